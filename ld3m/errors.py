@@ -1,0 +1,12 @@
+"""The one exception that means: the user can mend this."""
+
+
+class UserError(Exception):
+    """A mistake in what the user gave; `lines` say what is wrong and what would be right.
+
+    The command line prints each line on stderr and exits with code 2, without a traceback.
+    """
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__("\n".join(lines))
+        self.lines = lines

@@ -1,0 +1,49 @@
+"""Processes: who we are, which classes are ours, and the little that must be said between us."""
+
+import os
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+from ld3m.errors import UserError
+
+T = TypeVar("T")
+
+
+def start() -> Accelerator:
+    """Accelerate's view of this launch, checked against the environment's.
+
+    Some launch settings make every process believe that it is alone; the run would then be done several times over.
+
+    Raises:
+        UserError: where the number of processes is not what the launcher set.
+    """
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available())
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched != accelerator.num_processes:
+        raise UserError(
+            f"the launcher started {launched} processes but Accelerate sees {accelerator.num_processes}; "
+            "use a configuration of launch/ (on CPUs it needs distributed_type: MULTI_GPU and use_cpu: true)"
+        )
+    return accelerator
+
+
+def shard(items: Sequence[T], accelerator: Accelerator) -> list[T]:
+    """The items this process owns, dealt like cards, so that shards differ by one at most."""
+    return list(items[accelerator.process_index :: accelerator.num_processes])
+
+
+def gather(items: list[Any], accelerator: Accelerator) -> list[Any]:
+    """The items of all processes, on all processes; tensors must be on the CPU."""
+    return gather_object(items) if accelerator.num_processes > 1 else items
+
+
+def total(values: Sequence[float], accelerator: Accelerator) -> list[float]:
+    """Sums over processes, in float64, in the order of ranks, so that all agree to the last bit."""
+    if accelerator.num_processes == 1:
+        return list(values)
+    rows = gather_object([list(values)])
+    return [sum(column) for column in zip(*rows, strict=True)]

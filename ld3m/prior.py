@@ -1,0 +1,170 @@
+"""The prior: a frozen, pre-trained latent diffusion model behind one small protocol."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from ld3m.errors import UserError
+from ld3m.files import write_json, write_tensors
+from ld3m.recipe import PACKAGED_PRIORS, SamplerRecipe
+
+
+class Prior(Protocol):
+    """What the sampler and the loop need of a latent diffusion model.
+
+    Images are [N, channels, H, W] in [-1, 1]; latents are [N, *latent_shape], scaled to about unit variance;
+    conditioning is [N, *conditioning_shape]. All methods take gradients; none of the weights does.
+    """
+
+    latent_shape: tuple[int, int, int]
+    conditioning_shape: tuple[int, ...]
+    alphas_cumprod: Tensor
+    """[T] float64, cumulative ᾱ of the training schedule."""
+    null_embedding: Tensor
+    """[1, *conditioning_shape], what guidance contrasts with."""
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Latents of images, before quantisation."""
+
+    def quantise(self, z: Tensor) -> Tensor:
+        """Q(z): the nearest codes with a straight-through gradient; the identity where the prior has no codes."""
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Images of latents; quantises first, where the prior does."""
+
+    def denoise(self, z: Tensor, t: int, c: Tensor) -> Tensor:
+        """The noise ε that the denoiser sees in z at training time step t, in z's dtype."""
+
+    def class_embeddings(self, classes: Sequence[str]) -> Tensor:
+        """[len(classes), *conditioning_shape], by name."""
+
+
+class ClassConditionalLDM:
+    """A VQ autoencoder, a UNet and a table of class embeddings, as diffusers folders.
+
+    Layout: `model_index.json`, `vqvae/` (VQModel), `unet/` (UNet2DConditionModel), `scheduler/` (any diffusers
+    scheduler configuration), `class_embedder/` (config.json with the class names, model.safetensors with a
+    [classes + 1, width] table whose last row is the null class).
+    """
+
+    def __init__(
+        self,
+        autoencoder: nn.Module,
+        denoiser: nn.Module,
+        table: Tensor,
+        classes: Sequence[str],
+        scheduler: Any,
+    ) -> None:
+        self.autoencoder = autoencoder.eval().requires_grad_(False)
+        self.denoiser = denoiser.eval().requires_grad_(False)
+        self.table = table.detach()
+        self.classes = list(classes)
+        self.scheduler = scheduler
+        config: Any = denoiser.config
+        self.scale = float(getattr(autoencoder.config, "scaling_factor", 1.0))
+        self.latent_shape = (config.in_channels, config.sample_size, config.sample_size)
+        self.conditioning_shape = (1, config.cross_attention_dim)
+        self.alphas_cumprod = _alphas_cumprod(scheduler)
+        self.null_embedding = self.table[-1].view(1, *self.conditioning_shape)
+
+    def encode(self, images: Tensor) -> Tensor:
+        return self.autoencoder.encode(images).latents * self.scale
+
+    def quantise(self, z: Tensor) -> Tensor:
+        return self.autoencoder.quantize(z / self.scale)[0] * self.scale
+
+    def decode(self, z: Tensor) -> Tensor:
+        return self.autoencoder.decode(z / self.scale).sample
+
+    def denoise(self, z: Tensor, t: int, c: Tensor) -> Tensor:
+        dtype = next(self.denoiser.parameters()).dtype
+        times = torch.full((len(z),), t, device=z.device)
+        return self.denoiser(z.to(dtype), times, c.to(dtype)).sample.to(z.dtype)
+
+    def class_embeddings(self, classes: Sequence[str]) -> Tensor:
+        if unknown := [name for name in classes if name not in self.classes]:
+            raise UserError(
+                f"prior.source: the prior does not know the class {unknown[0]!r}, only {', '.join(self.classes)}; "
+                "train one on your classes with ld3m train-prior"
+            )
+        rows = [self.classes.index(name) for name in classes]
+        return self.table[rows].view(len(rows), *self.conditioning_shape)
+
+    def save(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+        """Writes the prior as diffusers folders, weights in `dtype`."""
+        for name, model in (("vqvae", self.autoencoder), ("unet", self.denoiser)):
+            model.to(dtype).save_pretrained(folder / name)
+            model.to(torch.float32)
+        self.scheduler.save_pretrained(folder / "scheduler")
+        write_tensors(folder / "class_embedder" / "model.safetensors", {"weight": self.table.to(dtype)})
+        write_json(folder / "class_embedder" / "config.json", {"classes": self.classes})
+        index = {
+            "_class_name": "ClassConditionalLDM",
+            "vqvae": ["diffusers", type(self.autoencoder).__name__],
+            "unet": ["diffusers", type(self.denoiser).__name__],
+            "scheduler": ["diffusers", type(self.scheduler).__name__],
+            "class_embedder": ["ld3m", "Embedding"],
+        }
+        write_json(folder / "model_index.json", index)
+
+    @classmethod
+    def load(
+        cls, folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> "ClassConditionalLDM":
+        """Reads what `save` wrote; the autoencoder and the class table stay in float32.
+
+        Raises:
+            UserError: naming the part of the folder that is missing or unreadable.
+        """
+        from diffusers import DDIMScheduler, UNet2DConditionModel, VQModel
+
+        try:
+            autoencoder = VQModel.from_pretrained(folder / "vqvae", torch_dtype=torch.float32)
+            denoiser = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=dtype)
+            scheduler = DDIMScheduler.from_pretrained(folder / "scheduler")
+            table = safetensors.torch.load_file(folder / "class_embedder" / "model.safetensors")["weight"].float()
+            classes = json.loads((folder / "class_embedder" / "config.json").read_text())["classes"]
+        except (OSError, ValueError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
+            raise UserError(
+                f"prior.source: {folder} is not a whole prior: {' '.join(str(error).split())[:300]}"
+            ) from None
+        return cls(autoencoder.to(device), denoiser.to(device), table.to(device), classes, scheduler)
+
+
+def _alphas_cumprod(scheduler: Any) -> Tensor:
+    """[T] float64 ᾱ, recomputed from the scheduler's configuration, since diffusers keeps float32."""
+    config = scheduler.config
+    start, end, count = config.beta_start, config.beta_end, config.num_train_timesteps
+    if config.beta_schedule == "scaled_linear":
+        betas = torch.linspace(start**0.5, end**0.5, count, dtype=torch.float64).square()
+    elif config.beta_schedule == "linear":
+        betas = torch.linspace(start, end, count, dtype=torch.float64)
+    else:
+        raise UserError(
+            f"prior.source: the noise schedule {config.beta_schedule!r} is not supported, only linear and scaled_linear"
+        )
+    return (1 - betas).cumprod(0)
+
+
+def load(recipe: SamplerRecipe, device: torch.device | str = "cpu") -> ClassConditionalLDM:
+    """The prior that `prior.source` names, on a device, in the recipe's dtype.
+
+    Raises:
+        UserError: where it is not a class-conditional latent diffusion model in diffusers' layout.
+    """
+    source = recipe.source
+    if source.startswith("hub:"):
+        from huggingface_hub import snapshot_download
+
+        try:
+            folder = Path(snapshot_download(source.removeprefix("hub:")))
+        except Exception as error:
+            raise UserError(f"prior.source: cannot fetch {source}: {' '.join(str(error).split())[:300]}") from None
+    else:
+        folder = PACKAGED_PRIORS.get(source, Path(source))
+    return ClassConditionalLDM.load(folder, device, getattr(torch, recipe.dtype))
