@@ -44,6 +44,65 @@ def _overrides(overrides: list[str] | None, output: str | None) -> list[str]:
     return [*(overrides or []), *([f"output={output}"] if output else [])]
 
 
+@app.command()
+def distill(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    output: Output = None,
+    resume: Resume = True,
+    dry_run: DryRun = False,
+) -> None:
+    """Distil a data set by a recipe: RECIPE says everything, overrides change single keys.
+
+    Interrupted at any moment, the same command goes on where it stood. Under accelerate launch the classes are shared
+    by the processes: accelerate launch -m ld3m distill quickstart.
+    """
+    from ld3m.recipe import Recipe, load, to_yaml
+
+    resolved = load(Recipe, recipe, _overrides(overrides, output))
+    if dry_run:
+        typer.echo(to_yaml(resolved), nl=False)
+        return
+    from ld3m.distill import distill
+
+    distill(resolved, resume)
+
+
+@app.command()
+def evaluate(
+    folder: Annotated[
+        str | None, typer.Argument(metavar="[RUN]", help="A finished run; left out, the newest below runs/.")
+    ] = None,
+    arch: Annotated[
+        str | None, typer.Option(metavar="NAME,…", help="Networks to train: convnet, resnet18. [default: the recipe's]")
+    ] = None,
+    against: Annotated[
+        str, typer.Option(metavar="NAME,…", help="Baselines of as many images, trained on alike: random.")
+    ] = "",
+    seeds: Annotated[int | None, typer.Option(help="Networks of each kind. [default: the recipe's]")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs of training. [default: the recipe's]")] = None,
+    split: Annotated[str, typer.Option(help="What to test on: test, or validation where some is held out.")] = "test",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Train networks from scratch on a distilled set and test them on real images.
+
+    Prints mean ± std over seeds and writes evaluation.json into the run.
+    """
+    from ld3m import run
+
+    path = run.find(folder)
+    changes = {"arch": arch.split(",") if arch else None, "seeds": seeds, "epochs": epochs}
+    overrides = [f"evaluate.{key}={value}" for key, value in changes.items() if value is not None]
+    recipe = run.load_recipe(path, overrides)
+    from ld3m.evaluate import evaluate, table
+
+    report = evaluate(path, recipe, [name for name in against.split(",") if name], split)
+    if report:
+        import json
+
+        typer.echo(json.dumps(report, indent=2) if as_json else table(report))
+
+
 @app.command("train-prior")
 def train_prior(
     recipe: RecipeArgument,

@@ -39,11 +39,3 @@ def shard(items: Sequence[T], accelerator: Accelerator) -> list[T]:
 def gather(items: list[Any], accelerator: Accelerator) -> list[Any]:
     """The items of all processes, on all processes; tensors must be on the CPU."""
     return gather_object(items) if accelerator.num_processes > 1 else items
-
-
-def total(values: Sequence[float], accelerator: Accelerator) -> list[float]:
-    """Sums over processes, in float64, in the order of ranks, so that all agree to the last bit."""
-    if accelerator.num_processes == 1:
-        return list(values)
-    rows = gather_object([list(values)])
-    return [sum(column) for column in zip(*rows, strict=True)]

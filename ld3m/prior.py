@@ -21,6 +21,9 @@ class Prior(Protocol):
     conditioning is [N, *conditioning_shape]. All methods take gradients; none of the weights does.
     """
 
+    image_channels: int
+    image_size: int
+    """Height and width of what `decode` gives."""
     latent_shape: tuple[int, int, int]
     conditioning_shape: tuple[int, ...]
     alphas_cumprod: Tensor
@@ -67,6 +70,9 @@ class ClassConditionalLDM:
         self.scheduler = scheduler
         config: Any = denoiser.config
         self.scale = float(getattr(autoencoder.config, "scaling_factor", 1.0))
+        self.image_channels = int(autoencoder.config.out_channels)
+        levels = len(autoencoder.config.block_out_channels)
+        self.image_size = config.sample_size * 2 ** (levels - 1)
         self.latent_shape = (config.in_channels, config.sample_size, config.sample_size)
         self.conditioning_shape = (1, config.cross_attention_dim)
         self.alphas_cumprod = _alphas_cumprod(scheduler)

@@ -137,6 +137,10 @@ class EvaluateRecipe(Section):
     seeds: int = Field(5, ge=1)
     epochs: int = Field(1000, ge=1)
     batch: int = Field(256, ge=1)
+    lr: float | None = Field(None, gt=0)
+    """Peak learning rate; left out: 0.001, and 0.0001 for VGG11."""
+    ema: float = Field(0.995, ge=0, lt=1)
+    """Decay of the weights' average over epochs, which is what is tested."""
     augment: bool = True
 
 

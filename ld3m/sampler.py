@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ld3m.errors import UserError
 from ld3m.prior import Prior
@@ -71,7 +72,8 @@ def render(
     c: Tensor,
     noise: Tensor,
     *,
-    micro_batch: int,
+    resolution: int | None = None,
+    micro_batch: int = 64,
     keep_graph_steps: int | Literal["all"] = 0,
 ) -> tuple[Tensor, PullBack]:
     """Images of latents and codes, and the exact pull-back of a gradient at them, in the manner of a vjp.
@@ -86,16 +88,19 @@ def render(
         z: latents Z [N, *latent_shape].
         c: conditioning [N, *conditioning_shape].
         noise: ε0 [N, *latent_shape], standard normal.
+        resolution: of the images; they are resized where the decoder's is another.
         micro_batch: images at a time.
         keep_graph_steps: 0 for memory flat in S; "all" for speed.
 
     Returns:
         Pixels [N, channels, H, W] in [0, 1], without a graph, and the pull-back.
     """
-    parts = [
-        _render_part(prior, schedule, *tensors, len(schedule.steps) if keep_graph_steps == "all" else keep_graph_steps)
-        for tensors in zip(z.split(micro_batch), c.split(micro_batch), noise.split(micro_batch), strict=True)
-    ]
+    if not len(z):
+        size = resolution or prior.image_size
+        return z.new_zeros(0, prior.image_channels, size, size), lambda grad: (z.clone(), c.clone())
+    keep = len(schedule.steps) if keep_graph_steps == "all" else keep_graph_steps
+    batches = zip(z.split(micro_batch), c.split(micro_batch), noise.split(micro_batch), strict=True)
+    parts = [_render_part(prior, schedule, *batch, resolution, keep) for batch in batches]
 
     def pull_back(grad: Tensor) -> tuple[Tensor, Tensor]:
         grads = [pull(part) for (_, pull), part in zip(parts, grad.split(micro_batch), strict=True)]
@@ -105,7 +110,7 @@ def render(
 
 
 def _render_part(
-    prior: Prior, schedule: Schedule, z: Tensor, c: Tensor, noise: Tensor, keep: int
+    prior: Prior, schedule: Schedule, z: Tensor, c: Tensor, noise: Tensor, resolution: int | None, keep: int
 ) -> tuple[Tensor, PullBack]:
     """`render` for one micro-batch: the chain forwards, and its links' pull-backs backwards."""
     first = schedule.steps[0]
@@ -116,7 +121,7 @@ def _render_part(
     for left, step in zip(range(len(schedule.steps), 0, -1), schedule.steps, strict=True):
         state, link = _link(_reverse(prior, schedule, step), state, c, anchor, keep=left <= keep)
         links.append(link)
-    pixels, decode_link = _link(lambda latents: ((prior.decode(latents) + 1) / 2).clamp(0, 1), state, keep=keep > 0)
+    pixels, decode_link = _link(lambda latents: to_pixels(prior.decode(latents), resolution), state, keep=keep > 0)
 
     def pull_back(grad: Tensor) -> tuple[Tensor, Tensor]:
         (grad_state,) = decode_link(grad)
@@ -146,6 +151,14 @@ def _reverse(prior: Prior, schedule: Schedule, step: Step) -> Callable[[Tensor, 
         return (1 - step.weight) * z + step.weight * anchor if schedule.skip == "paper" else z
 
     return reverse
+
+
+def to_pixels(images: Tensor, resolution: int | None = None) -> Tensor:
+    """The decoder's [-1, 1] to pixels in [0, 1], clamped, at another resolution where one is given."""
+    pixels = ((images + 1) / 2).clamp(0, 1)
+    if resolution in (None, pixels.shape[-1]):
+        return pixels
+    return functional.interpolate(pixels, size=resolution, mode="bilinear", antialias=True)
 
 
 def guided(prior: Prior, z: Tensor, time: int, c: Tensor, guidance: float) -> Tensor:

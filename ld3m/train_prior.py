@@ -21,7 +21,7 @@ from ld3m.pictures import curves, grid
 from ld3m.prior import ClassConditionalLDM
 from ld3m.randomness import generator
 from ld3m.recipe import NORM_GROUPS, NetworkRecipe, PriorRecipe, digest, to_yaml
-from ld3m.sampler import Schedule, render
+from ld3m.sampler import Schedule, render, to_pixels
 
 TRAIN_STEPS = 1000
 BETAS = (0.0015, 0.0195)
@@ -367,7 +367,7 @@ def evaluate_prior(
     classifier = _train_classifier(recipe, images, device)
     with torch.no_grad():
         rebuilt = torch.cat(
-            [_unsigned(prior.decode(prior.encode(_signed(x.to(device))))).cpu() for x in test.split(100)]
+            [to_pixels(prior.decode(prior.encode(_signed(x.to(device))))).cpu() for x in test.split(100)]
         )
     pixels = data.to_pixels(test)
     result: dict[str, Any] = {
@@ -409,10 +409,6 @@ def sample(
         pixels, _ = render(prior, schedule, other, table[chunk], noise, micro_batch=100, keep_graph_steps=0)
         sampled.append(pixels.cpu())
     return torch.cat(sampled), labels
-
-
-def _unsigned(images: Tensor) -> Tensor:
-    return ((images + 1) / 2).clamp(0, 1)
 
 
 def _train_classifier(recipe: PriorRecipe, images: data.ImageSet, device: torch.device) -> nn.Module:

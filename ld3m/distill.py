@@ -1,0 +1,254 @@
+"""The loop: latents of a few images per class, optimised through the frozen model to match real images."""
+
+import math
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from tqdm import tqdm
+
+from ld3m import data, objectives, parallel, run
+from ld3m import prior as priors
+from ld3m.errors import UserError
+from ld3m.learnt import Learnt, draw_noise, initial
+from ld3m.objectives import Objective
+from ld3m.prior import Prior
+from ld3m.recipe import Recipe
+from ld3m.sampler import PullBack, Schedule, render
+
+
+def distill(recipe: Recipe, resume: bool = True) -> Path:
+    """Distils a recipe into its run folder, going on where an unfinished run of it stands.
+
+    Under `accelerate launch` the classes are dealt to the processes, and the result is that of one process.
+
+    Raises:
+        UserError: for a mistake in the recipe that only its data or prior shows, or a loss that is not finite.
+        SystemExit: with 128 + the signal's number after SIGINT or SIGTERM, once the state is saved.
+    """
+    job = Job.prepare(recipe)
+    settings = recipe.distill
+    with job.accelerator.main_process_first():
+        if job.accelerator.is_main_process:
+            run.claim(recipe, resume)
+    if run.iterations_done(recipe.folder) == settings.iterations:
+        job.accelerator.print(f"{recipe.folder} is finished; raise distill.iterations to go on, or give --no-resume")
+        return recipe.folder
+    start, learnt = _start(job)
+    with _signals() as received, _progress(job, start) as bar:
+        for iteration in range(start, settings.iterations):
+            clock = Clock(job.accelerator.device)
+            pixels, pull_back = _render(job, learnt, iteration)
+            clock.lap("render")
+            losses, grad_pixels = job.objective.match(iteration, job.by_class(pixels))
+            clock.lap("objective")
+            grad_z, grad_c = pull_back(grad_pixels.flatten(0, 1))
+            clock.lap("pull_back")
+
+            done = iteration + 1
+            due = done % settings.checkpoint_every == 0 or done == settings.iterations
+            stop = 0
+            if due or done % settings.log_every == 0:
+                metrics, stop = _agree(job, learnt, losses, grad_z, grad_c, received)
+                if not all(math.isfinite(value) for value in metrics.values()):
+                    _give_up(job, learnt, iteration)
+                _log(job, bar, {"iteration": iteration, **metrics, "seconds": clock.seconds})
+            learnt.step(grad_z, grad_c, settings)
+            bar.update()
+            if due or stop:
+                run.save_checkpoint(recipe, done, dict(zip(job.own, learnt.by_class(), strict=True)), job.accelerator)
+                _draw_grid(job, pixels)
+            if stop and done < settings.iterations:
+                job.accelerator.print(f"saved after iteration {done}; the same command goes on from there")
+                raise SystemExit(128 + stop)
+    _finish(job, learnt)
+    return recipe.folder
+
+
+@dataclass(frozen=True)
+class Job:
+    """A recipe made ready on this process."""
+
+    recipe: Recipe
+    accelerator: Accelerator
+    images: data.ImageSet
+    prior: Prior
+    schedule: Schedule
+    objective: Objective
+    own: list[int]
+    """The classes of this process; none where there are more processes than classes."""
+
+    @classmethod
+    def prepare(cls, recipe: Recipe) -> "Job":
+        """Loads data and prior and checks that they fit each other and the recipe."""
+        accelerator = parallel.start()
+        with accelerator.main_process_first():
+            images = data.prepare(recipe.data, progress=accelerator.is_main_process)
+        prior = priors.load(recipe.prior, accelerator.device)
+        _check(recipe, images, prior)
+        own = parallel.shard(range(len(images.classes)), accelerator)
+        settings = recipe.prior
+        return cls(
+            recipe=recipe,
+            accelerator=accelerator,
+            images=images,
+            prior=prior,
+            schedule=Schedule.of(prior.alphas_cumprod, settings.steps, settings.skip, settings.guidance),
+            objective=objectives.build(recipe, images, own, accelerator.device),
+            own=own,
+        )
+
+    def by_class(self, images: Tensor) -> Tensor:
+        """[images, …] to [classes, images per class, …]."""
+        return images.unflatten(0, (len(self.own), self.recipe.distill.images_per_class))
+
+
+def _check(recipe: Recipe, images: data.ImageSet, prior: Prior) -> None:
+    """Mistakes that only the data and the prior show."""
+    channels, count = recipe.data.channels, recipe.distill.images_per_class
+    if prior.image_channels != channels:
+        raise UserError(
+            f"data.channels: {channels}, but the prior's images have {prior.image_channels}; "
+            f"set data.channels={prior.image_channels} or choose another prior.source"
+        )
+    fewest = min(images.counts["train"])
+    if recipe.distill.init == "real" and fewest < count:
+        name = images.classes[images.counts["train"].index(fewest)]
+        raise UserError(
+            f"distill.images_per_class: {count}, but class {name!r} has only {fewest} training images to start from; "
+            "set fewer, or distill.init=noise"
+        )
+
+
+def _start(job: Job) -> tuple[int, Learnt]:
+    """The first iteration to do and the state before it: the newest checkpoint's, or the initial one."""
+    labels = job.own or [0]  # an idle process needs the shapes, and learns none of it
+    device = job.accelerator.device
+    checkpoint = run.newest_checkpoint(job.recipe)
+    if checkpoint:
+        start, states = run.load_checkpoint(checkpoint, labels, device)
+    else:
+        embeddings = job.prior.class_embeddings(job.images.classes)
+        start = 0
+        states = [initial(job.recipe, job.images, job.prior, embeddings[label], label, device) for label in labels]
+    if job.accelerator.is_main_process:
+        run.cut_metrics(job.recipe.folder, start)
+    return start, Learnt.stack(states, count=len(job.own))
+
+
+def _render(job: Job, learnt: Learnt, iteration: int) -> tuple[Tensor, PullBack]:
+    """This process's images with the noise of an iteration, and their pull-back."""
+    settings = job.recipe.prior
+    return render(
+        job.prior,
+        job.schedule,
+        learnt.z.flatten(0, 1),
+        learnt.c.flatten(0, 1),
+        draw_noise(job.recipe, job.prior, job.own, iteration, job.accelerator.device),
+        resolution=job.recipe.data.resolution,
+        micro_batch=settings.micro_batch,
+        keep_graph_steps=settings.keep_graph_steps,
+    )
+
+
+def _finish(job: Job, learnt: Learnt) -> None:
+    """Renders the result once more and writes it; under "fresh" noise, with that of the iteration after the last."""
+    recipe = job.recipe
+    moment = recipe.distill.iterations if recipe.prior.noise == "fresh" else 0
+    pixels = job.by_class(_render(job, learnt, moment)[0])
+    own = [(label, learnt.z[i].cpu(), learnt.c[i].cpu(), pixels[i].cpu()) for i, label in enumerate(job.own)]
+    everyone = sorted(parallel.gather(own, job.accelerator), key=lambda item: item[0])
+    if job.accelerator.is_main_process:
+        z, c, rendered = (torch.stack(parts) for parts in list(zip(*everyone, strict=True))[1:])
+        run.write_result(recipe, job.images.classes, z, c, rendered, recipe.distill.iterations, moment)
+        print(f"{recipe.folder}: {rendered.shape[0] * rendered.shape[1]} images in images/, a look at them in grid.png")
+    job.accelerator.wait_for_everyone()
+
+
+# --- what is said on the way -------------------------------------------------------------------------------
+
+
+class Clock:
+    """Seconds of each part of an iteration."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, part: str) -> None:
+        """Ends a part."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        now = time.perf_counter()
+        self.seconds[part] = round(now - self._last, 4)
+        self._last = now
+
+
+@contextmanager
+def _progress(job: Job, start: int) -> Iterator[tqdm]:
+    """A bar with loss, rate and time left, on the main process."""
+    total = job.recipe.distill.iterations
+    hidden = not job.accelerator.is_main_process
+    with tqdm(desc=job.recipe.name, initial=start, total=total, disable=hidden) as bar:
+        yield bar
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM instead of dying of them; a second one of a kind kills."""
+    received: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        received.append(number)
+        signal.signal(number, before[number])
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _agree(
+    job: Job, learnt: Learnt, losses: Tensor, grad_z: Tensor, grad_c: Tensor, received: list[int]
+) -> tuple[dict[str, float], int]:
+    """Loss and gradient norms over all classes, and the signal that any process received, or 0."""
+    sums = torch.stack([losses.sum(), grad_z.square().sum(), grad_c.square().sum()]).tolist()
+    rows = parallel.gather([(sums, max(received, default=0))], job.accelerator)
+    loss, square_z, square_c = (sum(column) for column in zip(*(sums for sums, _ in rows), strict=True))
+    norms = {"loss": loss, "grad_z": math.sqrt(square_z), "grad_c": math.sqrt(square_c)}
+    return norms, max(number for _, number in rows)
+
+
+def _give_up(job: Job, learnt: Learnt, iteration: int) -> None:
+    """Saves the state before a loss that is not finite, where it is sound, and says what to try."""
+    sound = all(bool(tensor.isfinite().all()) for tensor in vars(learnt).values())
+    if all(parallel.gather([sound], job.accelerator)):
+        states = dict(zip(job.own, learnt.by_class(), strict=True))
+        run.save_checkpoint(job.recipe, iteration, states, job.accelerator)
+    raise UserError(
+        f"the loss or its gradient is not finite at iteration {iteration}; the last good state is in "
+        f"{job.recipe.folder / 'checkpoints'}. Try a lower distill.lr_latents and distill.lr_conditioning "
+        "(and prior.dtype=float32) with another --output"
+    )
+
+
+def _log(job: Job, bar: tqdm, row: dict[str, object]) -> None:
+    if job.accelerator.is_main_process:
+        bar.set_postfix(loss=f"{row['loss']:.4g}")
+        run.append_metrics(job.recipe.folder, row)
+
+
+def _draw_grid(job: Job, pixels: Tensor) -> None:
+    own = list(zip(job.own, job.by_class(pixels).cpu(), strict=True))
+    everyone = sorted(parallel.gather(own, job.accelerator), key=lambda item: item[0])
+    if job.accelerator.is_main_process:
+        run.write_grid(job.recipe.folder, torch.stack([images for _, images in everyone]))

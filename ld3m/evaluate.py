@@ -1,0 +1,217 @@
+"""Evaluation: other networks, trained from scratch on the distilled set only, tested on real images.
+
+The protocol is GLaD's (Cazenavette et al., CVPR 2023), which LD3M uses; whatever a recipe changes is printed.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm import tqdm
+
+from ld3m import augment, data, networks, parallel, run
+from ld3m.errors import UserError
+from ld3m.files import write_json
+from ld3m.randomness import generator
+from ld3m.recipe import EvaluateRecipe, Recipe
+
+LEARNING_RATES = {"vgg11": 1e-4}
+"""The protocol's rates where they differ from 1e-3."""
+BASELINES = ("random",)
+"""What `--against` compares with: "random" draws as many real images of each class."""
+TEST_CHUNK = 500
+
+
+@dataclass(frozen=True)
+class Result:
+    """Test accuracies in percent of one architecture trained on one set, a network a seed."""
+
+    trained_on: str
+    arch: str
+    accuracies: list[float]
+
+    @property
+    def mean(self) -> float:
+        return sum(self.accuracies) / len(self.accuracies)
+
+    @property
+    def std(self) -> float:
+        """Population standard deviation, as the literature's code computes it."""
+        return math.sqrt(sum((value - self.mean) ** 2 for value in self.accuracies) / len(self.accuracies))
+
+
+def evaluate(folder: Path, recipe: Recipe, against: Sequence[str] = (), split: str = "test") -> dict[str, Any]:
+    """Trains `recipe.evaluate.seeds` networks of each architecture on a run's images and on the baselines.
+
+    Networks are dealt to the processes of an `accelerate launch`. The outcome is added to the run's
+    `evaluation.json`, where it replaces earlier figures of the same set, architecture and split.
+
+    Args:
+        folder: a finished run.
+        recipe: its recipe; `evaluate` says how networks are trained.
+        against: names of `BASELINES`.
+        split: "test", or "validation" where the recipe holds out a share of the training images.
+
+    Raises:
+        UserError: for an unknown architecture, baseline or split.
+    """
+    settings = recipe.evaluate
+    for names, known, option in ((settings.arch, networks.NETWORKS, "--arch"), (against, BASELINES, "--against")):
+        if unknown := [name for name in names if name not in known]:
+            raise UserError(f"{option}: {unknown[0]!r} is not known; known are {', '.join(known)}")
+    accelerator = parallel.start()
+    main = accelerator.is_main_process
+    with accelerator.main_process_first():
+        images = data.prepare(recipe.data, progress=main)
+    if split not in images.counts:
+        raise UserError(f"--split: there is no {split!r}; set data.validation_share in the recipe to hold images out")
+    distilled = run.load_images(folder, images.classes, recipe.data.channels)
+    tested = images.everything(split)
+    jobs = [
+        (trained_on, arch, seed)
+        for trained_on in ("distilled", *against)
+        for arch in settings.arch
+        for seed in range(settings.seeds)
+    ]
+    done = []
+    for trained_on, arch, seed in tqdm(parallel.shard(jobs, accelerator), "evaluating", disable=not main):
+        chosen = distilled if trained_on == "distilled" else random_images(images, distilled[1], recipe.seed, seed)
+        network = train(arch, *chosen, images, recipe, seed, accelerator.device)
+        done.append(((trained_on, arch, seed), accuracy(network, *tested, images, accelerator.device)))
+    measured = dict(parallel.gather(done, accelerator))
+    results = [
+        Result(trained_on, arch, [measured[trained_on, arch, seed] for seed in range(settings.seeds)])
+        for trained_on in ("distilled", *against)
+        for arch in settings.arch
+    ]
+    rows = [_row(result, settings, split, len(distilled[0]), len(tested[0])) for result in results]
+    if main:
+        path = folder / "evaluation.json"
+        earlier = json.loads(path.read_text())["results"] if path.is_file() else []
+        same = ("trained_on", "arch", "split")
+        fresh = {tuple(row[key] for key in same) for row in rows}
+        rows = [row for row in earlier if tuple(row[key] for key in same) not in fresh] + rows
+        write_json(path, {"run": recipe.name, "results": rows})
+    accelerator.wait_for_everyone()
+    return {"run": str(folder), "results": rows}
+
+
+def _row(result: Result, settings: EvaluateRecipe, split: str, images: int, tested: int) -> dict[str, Any]:
+    protocol = {key: value for key, value in settings.model_dump().items() if key not in ("arch", "seeds")}
+    protocol["lr"] = learning_rate(result.arch, settings)
+    return {
+        "trained_on": result.trained_on,
+        "arch": result.arch,
+        "split": split,
+        "mean": round(result.mean, 2),
+        "std": round(result.std, 2),
+        "accuracies": [round(value, 2) for value in result.accuracies],
+        "images": images,
+        "tested_on": tested,
+        "protocol": protocol,
+    }
+
+
+def table(report: dict[str, Any]) -> str:
+    """The report as text: a row a training set, a column an architecture, and how the networks were trained."""
+    rows = report["results"]
+    archs = list(dict.fromkeys(row["arch"] for row in rows))
+    lines = [f"accuracy in %, mean ± std{'':>15}" + "".join(f"{arch:>16}" for arch in archs)]
+    for trained_on, split in dict.fromkeys((row["trained_on"], row["split"]) for row in rows):
+        cells = []
+        for arch in archs:
+            found = [r for r in rows if (r["trained_on"], r["split"], r["arch"]) == (trained_on, split, arch)]
+            cells.append(
+                f"{found[0]['mean']:.1f} ± {found[0]['std']:.1f} ({len(found[0]['accuracies'])})" if found else ""
+            )
+        images = next(r["images"] for r in rows if r["trained_on"] == trained_on)
+        label = f"{trained_on}, {images} images, {split} split"
+        lines.append(f"{label:<40}" + "".join(f"{cell:>16}" for cell in cells))
+    protocols = dict.fromkeys(json.dumps(row["protocol"]) for row in rows)
+    return "\n".join([*lines, *(f"networks: {protocol}" for protocol in protocols)])
+
+
+def random_images(images: data.ImageSet, labels: Tensor, seed: int, draw: int) -> tuple[Tensor, Tensor]:
+    """As many real training images of each class as `labels` has, drawn at random; another draw, other images."""
+    chosen = []
+    for label, count in enumerate(torch.bincount(labels, minlength=len(images.classes)).tolist()):
+        real = images.images("train", label)
+        order = torch.randperm(len(real), generator=generator(seed, "random images", draw, label))
+        chosen.append(real[order[:count]])
+    return torch.cat(chosen), labels.sort().values
+
+
+def learning_rate(arch: str, settings: EvaluateRecipe) -> float:
+    """The recipe's rate, or the protocol's for the architecture."""
+    return settings.lr or LEARNING_RATES.get(arch, 1e-3)
+
+
+def rate_factor(epoch: int, epochs: int) -> float:
+    """The share of the learning rate in an epoch: linear warm-up over the first half, cosine decay over the second.
+
+    As the reference's LinearLR(1e-7) over half the epochs and CosineAnnealingLR from the epoch after.
+    """
+    half = max(1, epochs // 2)
+    if epoch <= half:
+        return 1e-7 + (1 - 1e-7) * epoch / half
+    return (1 + math.cos(math.pi * (epoch - half - 1) / half)) / 2
+
+
+def train(
+    arch: str,
+    pixels: Tensor,
+    labels: Tensor,
+    images: data.ImageSet,
+    recipe: Recipe,
+    seed: int,
+    device: torch.device,
+) -> nn.Module:
+    """A network trained on a few images and nothing else, its weights averaged over epochs.
+
+    Args:
+        arch: a name of `networks.NETWORKS`.
+        pixels: uint8 [N, channels, H, W].
+        labels: int64 [N].
+        images: the set they stand for, which normalises them.
+        recipe: its `evaluate` and `network` sections count.
+        seed: of the initial weights, the order of images and the augmentation.
+        device: where to train.
+    """
+    settings = recipe.evaluate
+    shape = networks.Shape(recipe.data.channels, recipe.data.resolution, len(images.classes))
+    network = networks.build(arch, shape, recipe.network, generator(recipe.seed, "evaluation network", seed)).to(device)
+    average = networks.averaged(network, settings.ema)
+    rate = learning_rate(arch, settings)
+    optimiser = torch.optim.SGD(network.parameters(), lr=rate, momentum=0.9, weight_decay=5e-4)
+    inputs = images.normalise(data.to_pixels(pixels.to(device)))
+    targets = labels.to(device)
+    for epoch in range(settings.epochs):
+        for group in optimiser.param_groups:
+            group["lr"] = rate * rate_factor(epoch, settings.epochs)
+        draws = generator(recipe.seed, "evaluation epoch", seed, epoch)
+        for batch in torch.randperm(len(inputs), generator=draws).split(settings.batch):
+            shown = inputs[batch]
+            if settings.augment:
+                shown = augment.draw(draws, recipe.data.resolution, len(batch))(shown)
+            loss = functional.cross_entropy(network(shown), targets[batch])
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+        average.update_parameters(network)
+    return average.module.eval()
+
+
+@torch.no_grad()
+def accuracy(network: nn.Module, pixels: Tensor, labels: Tensor, images: data.ImageSet, device: torch.device) -> float:
+    """Percent of uint8 images [N, channels, H, W] that the network puts in the right class."""
+    right = 0
+    for chunk, targets in zip(pixels.split(TEST_CHUNK), labels.split(TEST_CHUNK), strict=True):
+        logits = network(images.normalise(data.to_pixels(chunk.to(device))))
+        right += int((logits.argmax(1).cpu() == targets).sum())
+    return 100 * right / len(labels)

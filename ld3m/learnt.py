@@ -1,0 +1,71 @@
+"""What is learnt: latents Z and conditioning c of this process's images, their start, their noise, their step."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ld3m import data
+from ld3m.prior import Prior
+from ld3m.randomness import generator
+from ld3m.recipe import DistillRecipe, Recipe
+
+
+@dataclass
+class Learnt:
+    """Z, c and their momentum, each [classes, images per class, …] in float32, in the order of the classes."""
+
+    z: Tensor
+    c: Tensor
+    z_momentum: Tensor
+    c_momentum: Tensor
+
+    @classmethod
+    def stack(cls, states: Sequence[dict[str, Tensor]], count: int) -> "Learnt":
+        """Of the states of the first `count` classes, as `by_class` gives them; none at all is a count of 0."""
+        return cls(**{name: torch.stack([state[name] for state in states])[:count] for name in states[0]})
+
+    def by_class(self) -> list[dict[str, Tensor]]:
+        """The state of each class, which checkpoints keep: classes may move to other processes."""
+        return [{name: tensor[place] for name, tensor in vars(self).items()} for place in range(len(self.z))]
+
+    def step(self, grad_z: Tensor, grad_c: Tensor, recipe: DistillRecipe) -> None:
+        """Stochastic gradient descent with momentum on what the recipe learns."""
+        if recipe.learn != "conditioning":
+            self.z_momentum = recipe.momentum * self.z_momentum + grad_z.view_as(self.z)
+            self.z = self.z - recipe.lr_latents * self.z_momentum
+        if recipe.learn != "latents":
+            self.c_momentum = recipe.momentum * self.c_momentum + grad_c.view_as(self.c)
+            self.c = self.c - recipe.lr_conditioning * self.c_momentum
+
+
+@torch.no_grad()
+def initial(
+    recipe: Recipe, images: data.ImageSet, prior: Prior, embedding: Tensor, label: int, device: torch.device
+) -> dict[str, Tensor]:
+    """The state of a class at the start: Z encodes random real images of it, or is noise; c is its embedding."""
+    count = recipe.distill.images_per_class
+    draws = generator(recipe.seed, "init", label)
+    if recipe.distill.init == "real":
+        real = images.images("train", label)
+        pixels = data.to_pixels(real[torch.randperm(len(real), generator=draws)[:count]].to(device))
+        if pixels.shape[-1] != prior.image_size:
+            pixels = functional.interpolate(pixels, size=prior.image_size, mode="bilinear", antialias=True)
+        z = prior.encode(pixels * 2 - 1)
+    else:
+        z = torch.randn(count, *prior.latent_shape, generator=draws).to(device)
+    c = embedding.expand(count, *prior.conditioning_shape).clone()
+    return {"z": z, "c": c, "z_momentum": torch.zeros_like(z), "c_momentum": torch.zeros_like(c)}
+
+
+def draw_noise(recipe: Recipe, prior: Prior, labels: Sequence[int], iteration: int, device: torch.device) -> Tensor:
+    """ε0 [classes · images per class, *latent_shape]: of the iteration ("fresh"), or the run's ("fixed")."""
+    moment = iteration if recipe.prior.noise == "fresh" else 0
+    draws = [
+        torch.randn(prior.latent_shape, generator=generator(recipe.seed, "noise", moment, label, image))
+        for label in labels
+        for image in range(recipe.distill.images_per_class)
+    ]
+    return torch.stack(draws).to(device) if draws else torch.empty(0, *prior.latent_shape, device=device)

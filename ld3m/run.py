@@ -1,0 +1,228 @@
+"""The run folder: what is in it, how it is written so that nothing is lost, and how it is read back."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+import yaml
+from accelerate import Accelerator
+from PIL import Image
+from torch import Tensor
+
+from ld3m import parallel
+from ld3m.errors import UserError
+from ld3m.files import write_bytes, write_folder, write_image, write_json, write_tensors, write_text
+from ld3m.pictures import grid, to_image
+from ld3m.recipe import Recipe, digest, load, to_yaml
+
+FORMAT = "ld3m-1"
+KEPT_CHECKPOINTS = 2
+
+
+def claim(recipe: Recipe, resume: bool) -> None:
+    """Makes the recipe's folder this run's; call it on one process.
+
+    Raises:
+        UserError: where the folder holds another recipe's run, or something that is not a run.
+    """
+    folder = recipe.folder
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "recipe.yaml").is_file():
+        raise UserError(f"output: {folder} is not empty and not a run; give another folder with --output")
+    if (folder / "recipe.yaml").is_file():
+        if not resume:
+            for name in ("checkpoints", "images"):
+                shutil.rmtree(folder / name, ignore_errors=True)
+            for name in ("latents.safetensors", "metrics.jsonl", "grid.png", "evaluation.json"):
+                (folder / name).unlink(missing_ok=True)
+        elif keys := _differences(folder / "recipe.yaml", recipe):
+            raise UserError(
+                f"output: {folder} holds a run of another recipe ({', '.join(keys)} differ); "
+                "give another --output, or --no-resume to replace it"
+            )
+    write_text(folder / "recipe.yaml", to_yaml(recipe))
+
+
+def _differences(path: Path, recipe: Recipe) -> list[str]:
+    """Keys in which the folder's recipe differs from this one, if that changes the result."""
+    old = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        if digest(Recipe.model_validate(old)) == digest(recipe):
+            return []
+    except ValueError:
+        pass
+    before, after = _flat(old), _flat(recipe.model_dump(mode="json"))
+    return [key for key in sorted(before.keys() | after.keys()) if before.get(key) != after.get(key)]
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    return {
+        key: value for name, part in tree.items() for key, value in _flat(part, f"{prefix}.{name}".strip(".")).items()
+    }
+
+
+# --- checkpoints -------------------------------------------------------------------------------------------
+
+
+def save_checkpoint(
+    recipe: Recipe, iteration: int, states: dict[int, dict[str, Tensor]], accelerator: Accelerator
+) -> None:
+    """Saves the state before `iteration`; every process writes its own classes, the manifest makes it count."""
+    folder = recipe.folder / "checkpoints" / f"{iteration:06d}"
+    written = []
+    for label, state in states.items():
+        content = safetensors.torch.save({name: tensor.cpu().contiguous() for name, tensor in state.items()})
+        name = f"class-{label:04d}.safetensors"
+        write_bytes(folder / name, content)
+        written.append((name, hashlib.sha256(content).hexdigest()))
+    files = dict(parallel.gather(written, accelerator))
+    if accelerator.is_main_process:
+        manifest = {"format": FORMAT, "iteration": iteration, "recipe": digest(recipe), "files": files}
+        write_json(folder / "manifest.json", manifest)
+        for old in sorted(folder.parent.iterdir())[:-KEPT_CHECKPOINTS]:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def newest_checkpoint(recipe: Recipe) -> Path | None:
+    """The newest checkpoint whose every file is what its manifest says; damaged ones are told and passed over."""
+    for folder in sorted((recipe.folder / "checkpoints").glob("[0-9]*"), reverse=True):
+        manifest = folder / "manifest.json"
+        if not manifest.is_file():
+            continue
+        files = json.loads(manifest.read_text())["files"]
+        bad = [name for name, known in files.items() if _sha256(folder / name) != known]
+        if not bad:
+            return folder
+        print(f"{folder / bad[0]} is damaged; going back to the checkpoint before it")
+    return None
+
+
+def _sha256(path: Path) -> str | None:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+
+
+def load_checkpoint(folder: Path, labels: Iterable[int], device: torch.device) -> tuple[int, list[dict[str, Tensor]]]:
+    """The iteration to go on with, and the states of some classes."""
+    iteration = json.loads((folder / "manifest.json").read_text())["iteration"]
+    files = [folder / f"class-{label:04d}.safetensors" for label in labels]
+    return iteration, [safetensors.torch.load_file(path, device=str(device)) for path in files]
+
+
+# --- metrics -----------------------------------------------------------------------------------------------
+
+
+def cut_metrics(folder: Path, iteration: int) -> None:
+    """Drops the lines of iterations that will be done again."""
+    path = folder / "metrics.jsonl"
+    if path.is_file():
+        lines = [line for line in path.read_text().splitlines() if line.endswith("}")]
+        kept = [line for line in lines if json.loads(line)["iteration"] < iteration]
+        write_text(path, "".join(f"{line}\n" for line in kept))
+
+
+def append_metrics(folder: Path, row: dict[str, Any]) -> None:
+    """Adds one JSON line."""
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+# --- results -----------------------------------------------------------------------------------------------
+
+
+def write_grid(folder: Path, pixels: Tensor) -> None:
+    """`grid.png` of pixels [classes, images per class, channels, H, W] in [0, 1]."""
+    columns = 10 if pixels.shape[1] == 1 else pixels.shape[1]
+    write_image(folder / "grid.png", grid(pixels.flatten(0, 1), columns=min(columns, 10)))
+
+
+def write_result(
+    recipe: Recipe, classes: Sequence[str], z: Tensor, c: Tensor, pixels: Tensor, iteration: int, noise_iteration: int
+) -> None:
+    """Writes images and grid, then the latents, whose presence says that the run is finished.
+
+    Args:
+        z, c: [classes, images per class, …] float32.
+        pixels: [classes, images per class, channels, H, W] in [0, 1], what they render to.
+        iteration: iterations done.
+        noise_iteration: keys the noise of the rendered images.
+    """
+    folder = recipe.folder
+
+    def fill(target: Path) -> None:
+        for name, images in zip(classes, pixels, strict=True):
+            (target / name).mkdir()
+            for index, image in enumerate(images):
+                to_image(image).save(target / name / f"{index}.png")
+
+    shutil.rmtree(folder / "images", ignore_errors=True)
+    write_folder(folder / "images", fill)
+    write_grid(folder, pixels)
+    labels = torch.arange(len(classes)).repeat_interleave(pixels.shape[1])
+    metadata = {
+        "format": FORMAT,
+        "iteration": str(iteration),
+        "recipe": digest(recipe),
+        "classes": json.dumps(list(classes)),
+        "noise": recipe.prior.noise,
+        "noise_iteration": str(noise_iteration),
+        "seed": str(recipe.seed),
+    }
+    tensors = {"z": z.flatten(0, 1).float(), "c": c.flatten(0, 1).float(), "labels": labels}
+    write_tensors(folder / "latents.safetensors", tensors, metadata)
+
+
+def iterations_done(folder: Path) -> int | None:
+    """How many iterations the finished run has, or None where none is finished."""
+    path = folder / "latents.safetensors"
+    if not path.is_file():
+        return None
+    with safetensors.safe_open(path, "pt") as file:
+        return int(file.metadata()["iteration"])
+
+
+def find(name: str | None) -> Path:
+    """A finished run's folder; without a name, the newest below runs/.
+
+    Raises:
+        UserError: where there is none.
+    """
+    if name is None:
+        finished = sorted(Path("runs").glob("*/latents.safetensors"), key=lambda path: path.stat().st_mtime)
+        if not finished:
+            raise UserError("RUN: there is no finished run below runs/; make one with ld3m distill quickstart")
+        return finished[-1].parent
+    folder = Path(name)
+    if not (folder / "latents.safetensors").is_file():
+        raise UserError(f"RUN: {folder} is not a finished run (it has no latents.safetensors)")
+    return folder
+
+
+def load_recipe(folder: Path, overrides: list[str]) -> Recipe:
+    """The recipe a run was made with, with overrides."""
+    return load(Recipe, str(folder / "recipe.yaml"), overrides)
+
+
+def load_images(folder: Path, classes: Sequence[str], channels: int) -> tuple[Tensor, Tensor]:
+    """The images of a run, uint8 [N, channels, H, W], and their labels, int64 [N].
+
+    Raises:
+        UserError: where a class has none.
+    """
+    images, labels = [], []
+    for label, name in enumerate(classes):
+        paths = sorted((folder / "images" / name).glob("*.png"), key=lambda path: int(path.stem))
+        if not paths:
+            raise UserError(f"RUN: {folder / 'images' / name} has no images")
+        for path in paths:
+            pixels = np.array(Image.open(path).convert("L" if channels == 1 else "RGB"))
+            images.append(torch.from_numpy(pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)))
+            labels.append(label)
+    return torch.stack(images), torch.tensor(labels)
