@@ -5,11 +5,12 @@ import hashlib
 import io
 import json
 import os
-from collections import Counter
+import sys
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import safetensors.torch
@@ -28,8 +29,9 @@ DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 FASHION_MNIST_CLASSES = (
     "T-shirt-top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle-boot",
 )  # fmt: skip
-IMAGE_SUFFIXES = frozenset(Image.registered_extensions())
-LAYOUT = 1
+IMAGE_SUFFIXES = frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN)
+"""File names that Pillow reads; some it only writes."""
+LAYOUT = 2
 """Version of the cache's layout; part of its key."""
 
 
@@ -103,6 +105,8 @@ def open_source(recipe: DataRecipe) -> Source:
     path = Path(name)
     if "*" in name or path.suffix == ".parquet" or (path.is_dir() and any(path.glob("*.parquet"))):
         return _parquet(path, recipe)
+    if not path.is_dir():
+        raise UserError(f"data.source: {path} is neither a folder nor a .parquet file")
     return _image_folder(path, recipe)
 
 
@@ -138,7 +142,7 @@ def _image_folder(root: Path, recipe: DataRecipe) -> Source:
             if (root / name).is_dir():
                 folders["test"] = root / name
                 break
-    classes = sorted(entry.name for entry in folders["train"].iterdir() if entry.is_dir())
+    classes = _class_folders(folders["train"])
     if not classes:
         raise UserError(
             f"data.source: {folders['train']} has no class folders; put images in <class>/ folders below it"
@@ -146,61 +150,83 @@ def _image_folder(root: Path, recipe: DataRecipe) -> Source:
     splits: dict[str, Sequence[Example]] = {}
     stamps = hashlib.sha256()
     for split, folder in folders.items():
-        found = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
-        if unknown := sorted(set(found) - set(classes)):
+        if unknown := sorted(set(_class_folders(folder)) - set(classes)):
             raise UserError(f"data.source: {folder / unknown[0]} is a class that {folders['train']} does not have")
         examples = []
         for label, name in enumerate(classes):
             for path in sorted((folder / name).rglob("*")):
-                if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
-                    stat = path.stat()
-                    stamps.update(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+                if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file() and not _is_hidden(path):
+                    stamps.update(f"{split} {name} {_stamp(path)}\n".encode())
                     examples.append(Example(str(path), label, lambda path=path: Image.open(path)))
         splits[split] = examples
     return Source(classes, splits, stamps.hexdigest())
 
 
-def _parquet(path: Path, recipe: DataRecipe) -> Source:
-    """A Parquet file, a pattern, or a folder of `train*.parquet` and `test*.parquet`."""
-    import datasets
+def _class_folders(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not _is_hidden(entry))
 
-    if path.is_dir():
+
+def _is_hidden(path: Path) -> bool:
+    """What systems and tools leave beside images, such as ._1.png, .ipynb_checkpoints and __MACOSX."""
+    return path.name.startswith((".", "__"))
+
+
+def _stamp(path: Path) -> str:
+    """Changes when the file's content does."""
+    stat = path.stat()
+    return f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}"
+
+
+def _parquet(path: Path, recipe: DataRecipe) -> Source:
+    """A Parquet file, a pattern, or a folder of `train*.parquet` and `test*.parquet` (or `val*`)."""
+    import datasets
+    import pyarrow.parquet
+
+    if path.is_file():
+        files = [path]
+    elif path.is_dir():
         files = sorted(path.glob("*.parquet"))
     else:
         files = sorted(Path(path.anchor or ".").glob(str(path.relative_to(path.anchor))))
     if not files:
         raise UserError(f"data.source: no file matches {path}")
-    test = [str(file) for file in files if file.name.startswith(("test", "val"))]
-    train = [str(file) for file in files if str(file) not in test]
+    named = {prefix: [file for file in files if file.name.startswith(prefix)] for prefix in ("test", "val")}
+    train = [file for file in files if file not in named["test"] + named["val"]]
     if not train:
         raise UserError(f"data.source: {path} has only test files; name the training ones train*.parquet")
     loaded = {}
-    for split, names in (("train", train), ("test", test)):
-        if names:
+    for split, chosen in (("train", train), ("test", named["test"] or named["val"])):
+        for file in chosen:
             try:
-                loaded[split] = datasets.Dataset.from_parquet(names)
+                pyarrow.parquet.read_schema(file)
             except Exception as error:
-                raise UserError(f"data.source: {names[0]} is not readable as Parquet: {_one_line(error)}") from None
-    stamps = [f"{file.resolve()} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files]
-    return _from_tables(loaded, recipe, "\n".join(stamps))
+                raise UserError(f"data.source: {file} is not readable as Parquet ({_one_line(error)})") from None
+        if chosen:
+            try:
+                loaded[split] = datasets.Dataset.from_parquet([str(file) for file in chosen])
+            except Exception as error:
+                raise UserError(f"data.source: cannot load {chosen[0]} ({_one_line(error)})") from None
+    return _from_tables(loaded, recipe, "\n".join(_stamp(file) for file in files))
 
 
 def _hub(name: str, recipe: DataRecipe, classes: Sequence[str] | None = None) -> Source:
-    """A data set of the Hugging Face Hub."""
+    """A data set of the Hugging Face Hub; its test split, or its validation split where test labels are secret."""
     import datasets
 
     try:
         loaded = datasets.load_dataset(name)
     except Exception as error:
-        raise UserError(f"data.source: cannot load {name} from the Hub: {_one_line(error)}") from None
-    splits = {"train": loaded.get("train")}
-    if splits["train"] is None:
+        raise UserError(f"data.source: cannot load {name} from the Hub ({_one_line(error)})") from None
+    if "train" not in loaded:
         raise UserError(f"data.source: {name} has no train split, only {', '.join(loaded)}")
+    splits = {"train": loaded["train"]}
+    label_column = _column("label_column", splits["train"], recipe)
     for split in ("test", "validation", "valid", "val"):
-        if split in loaded:
-            splits["test"] = loaded[split]
-            break
-    # pylint-free: the fingerprint changes with the data's revision
+        if split in loaded and label_column in loaded[split].features:
+            if set(loaded[split].unique(label_column)) - {-1, None}:
+                splits["test"] = loaded[split]
+                break
+    # a fingerprint changes with the data's revision
     identity = name + "".join(table._fingerprint for table in splits.values())
     return _from_tables(splits, recipe, identity, classes)
 
@@ -211,35 +237,34 @@ def _from_tables(
     """Examples from `datasets` tables: the image and label columns are found by type, or named by the recipe."""
     import datasets
 
-    features = tables["train"].features
-    image_column = recipe.image_column or _find(
-        features, lambda kind: isinstance(kind, datasets.Image), ("image", "img")
-    )
-    label_column = recipe.label_column or _find(
-        features,
-        lambda kind: isinstance(kind, datasets.ClassLabel),
-        ("label", "labels", "class", "fine_label"),
-    )
-    for key, column in (("image_column", image_column), ("label_column", label_column)):
-        if column not in features:
-            what = f"there is no column {column!r}" if column else "the column cannot be told"
-            raise UserError(f"data.{key}: {what}; {recipe.source} has {', '.join(features)}")
-    known = features[label_column].names if isinstance(features[label_column], datasets.ClassLabel) else None
-    if known is None:
-        values = sorted(set(tables["train"][label_column]))
-        known = [str(value) for value in values]
-        labels = {value: label for label, value in enumerate(values)}
+    image_column = _column("image_column", tables["train"], recipe)
+    label_column = _column("label_column", tables["train"], recipe)
+    kind = tables["train"].features[label_column]
+    if isinstance(kind, datasets.ClassLabel):
+        known, values = kind.names, list(range(len(kind.names)))
     else:
-        labels = {label: label for label in range(len(known))}
+        values = sorted(value for value in tables["train"].unique(label_column) if value is not None)
+        known = [str(value) for value in values]
     names = [name.replace("/", "-").replace(" ", "-") for name in (classes or known)]
+    if bad := [name for name, count in Counter(names).items() if count > 1 or not name.strip(".")]:
+        raise UserError(f"data.label_column: {bad[0]!r} names two classes, or cannot name a folder")
+    labels = {value: label for label, value in enumerate(values)}
     splits: dict[str, Sequence[Example]] = {}
     for split, table in tables.items():
-        table = table.cast_column(image_column, datasets.Image(decode=False))
+        for key, column in (("image_column", image_column), ("label_column", label_column)):
+            if column not in table.features:
+                raise UserError(f"data.{key}: the {split} split of {recipe.source} has no column {column!r}")
+        if getattr(table.features[label_column], "names", None) != getattr(kind, "names", None):
+            raise UserError(f"data.label_column: the {split} split of {recipe.source} numbers its classes otherwise")
+        try:
+            table = table.cast_column(image_column, datasets.Image(decode=False))
+        except Exception as error:
+            raise UserError(f"data.image_column: {image_column!r} holds no images ({_one_line(error)})") from None
         examples = []
         for index, value in enumerate(table[label_column]):
             if value not in labels:
                 raise UserError(
-                    f"data.label_column: row {index} of {split} has label {value!r}, which no training row has"
+                    f"data.label_column: row {index} of {split} has label {value!r}, which is none of the classes"
                 )
 
             def read(table: Any = table, index: int = index) -> Image.Image:
@@ -251,10 +276,23 @@ def _from_tables(
     return Source(names, splits, identity)
 
 
-def _find(features: Any, is_kind: Callable[[Any], bool], usual: Sequence[str]) -> str | None:
-    by_kind = [name for name, kind in features.items() if is_kind(kind)]
-    by_name = [name for name in usual if name in features]
-    return next(iter(by_kind + by_name), None)
+def _column(key: Literal["image_column", "label_column"], table: Any, recipe: DataRecipe) -> str:
+    """The column that the recipe names, or the first of the right type, or of a usual name."""
+    import datasets
+
+    features = table.features
+    kind, usual = {
+        "image_column": (datasets.Image, ("image", "img")),
+        "label_column": (datasets.ClassLabel, ("label", "labels", "class", "fine_label")),
+    }[key]
+    by_kind = [name for name, feature in features.items() if isinstance(feature, kind)]
+    name = getattr(recipe, key) or next((name for name in (*by_kind, *usual) if name in features), None)
+    if name not in features:
+        wrong = f"there is no column {name!r}" if name else "cannot be told"
+        raise UserError(f"data.{key}: {wrong}; {recipe.source} has {', '.join(features)}")
+    if key == "label_column" and not isinstance(features[name], datasets.ClassLabel | datasets.Value):
+        raise UserError(f"data.{key}: {name!r} holds lists or structures, not one label a row")
+    return name
 
 
 def _one_line(error: Exception) -> str:
@@ -273,14 +311,12 @@ SOURCES: dict[str, Callable[[DataRecipe], Source]] = {
 def convert(image: Image.Image, resolution: int, channels: int) -> np.ndarray:
     """Any PIL image as uint8 [channels, resolution, resolution].
 
-    EXIF rotation is applied, 16-bit and float images are scaled to 8 bits, transparency is laid on white; the short
-    side is resized (bicubic, antialiased) to `resolution` and the centre cropped.
+    EXIF rotation is applied, 16-bit, 32-bit and float images are scaled to 8 bits, transparency is laid on white;
+    the short side is resized (bicubic, antialiased) to `resolution` and the centre cropped.
     """
     image = ImageOps.exif_transpose(image)
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        values = np.asarray(image).astype(np.float64)
-        scale = 1 if values.max() <= 1 and image.mode == "F" else 255 if values.max() <= 255 else 65535
-        image = Image.fromarray((values.clip(0) / scale * 255).clip(0, 255).round().astype(np.uint8))
+        image = _to_8_bits(image)
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -289,6 +325,20 @@ def convert(image: Image.Image, resolution: int, channels: int) -> np.ndarray:
         image = ImageOps.fit(image, (resolution, resolution), Image.Resampling.BICUBIC)
     pixels = np.asarray(image)
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    """Scales by the mode's largest value; 32-bit modes have none, so that it is told from the image's own."""
+    values = np.asarray(image).astype(np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError("holds values that are not finite")
+    if image.mode.startswith("I;16"):
+        largest = 65535
+    elif image.mode == "F" and values.max() <= 1:
+        largest = 1
+    else:
+        largest = 255 if values.max() <= 255 else 65535
+    return Image.fromarray((values / largest * 255).clip(0, 255).round().astype(np.uint8))
 
 
 def cache_folder() -> Path:
@@ -307,14 +357,15 @@ def prepare(recipe: DataRecipe, progress: bool = True) -> ImageSet:
     """
     source = open_source(recipe)
     chosen = _subset(source.classes, recipe.subset)
-    settings = recipe.model_dump(exclude={"image_column", "label_column", "source"})
-    key = json.dumps([LAYOUT, source.identity, settings, recipe.image_column, recipe.label_column], sort_keys=True)
+    settings = recipe.model_dump(exclude={"source"})
+    key = json.dumps([LAYOUT, source.identity, list(source.classes), settings], sort_keys=True)
     folder = cache_folder() / "data" / hashlib.sha256(key.encode()).hexdigest()[:20]
     if not (folder / "index.json").is_file():
         write_folder(folder, lambda target: _prepare_into(target, source, chosen, recipe, progress))
     index = json.loads((folder / "index.json").read_text())
     if index["corrupt"] and progress:
-        tqdm.write(f"skipped {len(index['corrupt'])} unreadable images: {', '.join(index['corrupt'][:5])} …")
+        shown = [*index["corrupt"][:5], *["…"] * (len(index["corrupt"]) > 5)]
+        print(f"skipped {len(index['corrupt'])} unreadable images: {', '.join(shown)}", file=sys.stderr)
     return ImageSet(
         classes=index["classes"],
         mean=torch.tensor(index["mean"]),
@@ -335,71 +386,85 @@ def _subset(classes: Sequence[str], subset: list[str] | None) -> list[int]:
 
 
 def _prepare_into(target: Path, source: Source, chosen: list[int], recipe: DataRecipe, progress: bool) -> None:
-    place = {label: position for position, label in enumerate(chosen)}
+    """Reads, splits and writes one class at a time, then the index."""
+    examples: dict[str, dict[int, list[Example]]] = {split: defaultdict(list) for split in source.splits}
+    for split, found in source.splits.items():
+        for example in found:
+            examples[split][example.label].append(example)
+    for label in chosen:  # an empty class is told before hours of reading
+        _sizes({split: len(examples[split][label]) for split in examples}, source.classes[label], recipe)
+    total = sum(len(examples[split][label]) for split in examples for label in chosen)
     corrupt: list[str] = []
-    prepared: dict[str, list[list[np.ndarray]]] = {}
-    for split, examples in source.splits.items():
-        wanted = [example for example in examples if example.label in place]
-        prepared[split] = [[] for _ in chosen]
-        for example in tqdm(wanted, f"preparing {split} images", disable=not progress, leave=False):
-            try:
-                image = convert(example.read(), recipe.resolution, recipe.channels)
-            except Exception as error:  # a broken file can raise nearly anything in a decoder
-                if recipe.on_corrupt == "error":
-                    raise UserError(
-                        f"data.source: cannot read {example.name} ({_one_line(error)}); "
-                        "mend or remove it, or set data.on_corrupt=skip"
-                    ) from None
-                corrupt.append(example.name)
-                continue
-            prepared[split][place[example.label]].append(image)
+    counts: dict[str, list[int]] = defaultdict(list)
+    histogram = torch.zeros(recipe.channels, 256, dtype=torch.int64)
+    with tqdm(desc="preparing images", total=total, leave=False, disable=None if progress else True) as bar:
+        for place, label in enumerate(chosen):
+            stacked = {split: _read(examples[split][label], recipe, corrupt, bar) for split in examples}
+            found = {split: len(images) for split, images in stacked.items()}
+            sizes = _sizes(found, source.classes[label], recipe)
+            for split, size in sizes.items():
+                if split not in found:
+                    stacked["train"], stacked[split] = _hold_out(stacked["train"], split, label, size)
+            for split, images in stacked.items():
+                (target / split).mkdir(exist_ok=True)
+                safetensors.torch.save_file({"images": images}, target / split / f"{place}.safetensors")
+                counts[split].append(len(images))
+            for channel, pixels in enumerate(stacked["train"].unbind(1)):
+                histogram[channel] += pixels.flatten().bincount(minlength=256)
+    mean, std = _statistics(histogram)
     classes = [source.classes[label] for label in chosen]
-    stacked = {split: [_stack(images, recipe) for images in by_class] for split, by_class in prepared.items()}
-    if "test" not in stacked:
-        stacked = _hold_out(stacked, "test", recipe.test_share)
-    if recipe.validation_share:
-        stacked = _hold_out(stacked, "validation", recipe.validation_share)
-    for split, by_class in stacked.items():
-        for name, images in zip(classes, by_class, strict=True):
-            if not len(images):
-                raise UserError(f"data.source: class {name!r} has no {split} images in {recipe.source}")
-    counts = {split: [len(images) for images in by_class] for split, by_class in stacked.items()}
-    for split, by_class in stacked.items():
-        (target / split).mkdir()
-        for label, images in enumerate(by_class):
-            safetensors.torch.save_file({"images": images}, target / split / f"{label}.safetensors")
-    mean, std = _statistics(stacked["train"])
     index = {"classes": classes, "counts": counts, "mean": mean, "std": std, "corrupt": corrupt}
     (target / "index.json").write_text(json.dumps(index))
 
 
-def _stack(images: list[np.ndarray], recipe: DataRecipe) -> Tensor:
+def _sizes(found: dict[str, int], name: str, recipe: DataRecipe) -> dict[str, int]:
+    """Images of a class in each split once the splits that the source has not are held out of "train".
+
+    Raises:
+        UserError: where a split would have none.
+    """
+    sizes = dict(found)
+    for split, share in (("test", recipe.test_share), ("validation", recipe.validation_share)):
+        if share and split not in sizes:
+            sizes[split] = max(1, round(share * sizes["train"]))
+            sizes["train"] -= sizes[split]
+    if min(sizes.values()) < 1:
+        counts = ", ".join(f"{count} {split}" for split, count in found.items())
+        raise UserError(
+            f"data.source: class {name!r} has too few images in {recipe.source} ({counts}); "
+            f"it needs at least one for each of {', '.join(sizes)}"
+        )
+    return sizes
+
+
+def _read(examples: list[Example], recipe: DataRecipe, corrupt: list[str], bar: tqdm) -> Tensor:
+    """Images uint8 [n, channels, H, W]; the names of unreadable ones go to `corrupt`, or the first is an error."""
+    images = []
+    for example in examples:
+        try:
+            images.append(convert(example.read(), recipe.resolution, recipe.channels))
+        except Exception as error:  # a broken file can raise nearly anything in a decoder
+            if recipe.on_corrupt == "error":
+                raise UserError(
+                    f"data.source: cannot read {example.name} ({_one_line(error)}); "
+                    "mend or remove it, or set data.on_corrupt=skip"
+                ) from None
+            corrupt.append(example.name)
+        bar.update()
     shape = (len(images), recipe.channels, recipe.resolution, recipe.resolution)
     return torch.from_numpy(np.stack(images)) if images else torch.empty(shape, dtype=torch.uint8)
 
 
-def _hold_out(stacked: dict[str, list[Tensor]], split: str, share: float) -> dict[str, list[Tensor]]:
-    """Moves `share` of each class's training images, at least one, to a split of their own."""
-    train, held_out = [], []
-    for label, images in enumerate(stacked["train"]):
-        order = torch.randperm(len(images), generator=generator(0, split, label))
-        count = max(1, round(share * len(images)))
-        held_out.append(images[order[:count].sort().values])
-        train.append(images[order[count:].sort().values])
-    return {**stacked, "train": train, split: held_out}
+def _hold_out(images: Tensor, split: str, label: int, count: int) -> tuple[Tensor, Tensor]:
+    """The images without `count` of them, and these; `label` is the source's, so that a subset holds out the same."""
+    order = torch.randperm(len(images), generator=generator(0, split, label))
+    return images[order[count:].sort().values], images[order[:count].sort().values]
 
 
-def _statistics(by_class: list[Tensor]) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel over all training pixels, in units of [0, 1]."""
-    counts: Counter[str] = Counter()
-    total = torch.zeros(by_class[0].shape[1], dtype=torch.float64)
-    squares = torch.zeros_like(total)
-    for images in by_class:
-        for chunk in images.split(4096):
-            values = chunk.double() / 255
-            total += values.sum((0, 2, 3))
-            squares += values.square().sum((0, 2, 3))
-        counts["pixels"] += images.numel() // images.shape[1]
-    mean = total / counts["pixels"]
-    std = (squares / counts["pixels"] - mean.square()).clamp(min=1e-8).sqrt()
+def _statistics(histogram: Tensor) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel in units of [0, 1], of counts [channels, 256] of pixel values."""
+    values = torch.arange(256, dtype=torch.float64) / 255
+    shares = histogram / histogram.sum(1, keepdim=True, dtype=torch.float64)
+    mean = shares @ values
+    std = (shares @ values.square() - mean.square()).clamp(min=1e-8).sqrt()
     return mean.tolist(), std.tolist()

@@ -61,6 +61,9 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
     try:
         temporary.mkdir()
         fill(temporary)
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                _flush(file)
         try:
             temporary.rename(path)
         except OSError:
@@ -68,3 +71,8 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())

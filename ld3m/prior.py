@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ld3m.errors import UserError
 from ld3m.files import write_json, write_tensors
@@ -57,8 +57,8 @@ class ClassConditionalLDM:
 
     def __init__(
         self,
-        autoencoder: nn.Module,
-        denoiser: nn.Module,
+        autoencoder: Any,
+        denoiser: Any,
         table: Tensor,
         classes: Sequence[str],
         scheduler: Any,
@@ -68,13 +68,13 @@ class ClassConditionalLDM:
         self.table = table.detach()
         self.classes = list(classes)
         self.scheduler = scheduler
-        config: Any = denoiser.config
+        config = denoiser.config
         self.scale = float(getattr(autoencoder.config, "scaling_factor", 1.0))
         self.image_channels = int(autoencoder.config.out_channels)
         levels = len(autoencoder.config.block_out_channels)
         self.image_size = config.sample_size * 2 ** (levels - 1)
-        self.latent_shape = (config.in_channels, config.sample_size, config.sample_size)
-        self.conditioning_shape = (1, config.cross_attention_dim)
+        self.latent_shape: tuple[int, int, int] = (config.in_channels, config.sample_size, config.sample_size)
+        self.conditioning_shape: tuple[int, ...] = (1, config.cross_attention_dim)
         self.alphas_cumprod = _alphas_cumprod(scheduler)
         self.null_embedding = self.table[-1].view(1, *self.conditioning_shape)
 

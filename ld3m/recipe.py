@@ -7,7 +7,18 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from ld3m.errors import UserError
 
@@ -40,10 +51,24 @@ def _existing_prior(source: str) -> str:
     )
 
 
+def _steps_or_all(value: Any) -> Any:
+    if value == "all" or (isinstance(value, int) and value >= 0):
+        return value
+    raise ValueError(f"{value!r} is not right: give a number of steps, 0 or more, or all")
+
+
 class Section(BaseModel):
     """Unknown keys are mistakes, and a validated recipe never changes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _yes_is_not_1(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML's `yes`, `on` and `true` are no numbers, although Python counts with them."""
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise ValueError(f"{value!r} is not right: this is not a key to switch on and off")
+        return value
 
 
 class DataRecipe(Section):
@@ -51,7 +76,7 @@ class DataRecipe(Section):
 
     source: Annotated[str, AfterValidator(_existing_data)]
     """A folder, Parquet files (a folder or pattern), `hub:<id>`, or a known name."""
-    subset: list[str] | None = None
+    subset: list[Annotated[str, Field(coerce_numbers_to_str=True)]] | None = Field(None, min_length=1)
     """Names of the classes to use, in this order; all where left out."""
     resolution: int = Field(32, ge=8, le=1024)
     """Height and width in pixels: the short side is resized to it, the centre cropped."""
@@ -83,14 +108,8 @@ class SamplerRecipe(Section):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     micro_batch: int = Field(64, ge=1)
     """Images that go through the prior at a time."""
-    keep_graph_steps: int | Literal["all"] = Field("all", union_mode="left_to_right")
+    keep_graph_steps: Annotated[int | Literal["all"], BeforeValidator(_steps_or_all)] = "all"
     """How many of the last steps keep their graph: more is faster, fewer saves memory; 0 is flat in S."""
-
-    @model_validator(mode="after")
-    def _kept_steps_not_negative(self) -> "SamplerRecipe":
-        if self.keep_graph_steps != "all" and self.keep_graph_steps < 0:
-            raise ValueError(f"keep_graph_steps: {self.keep_graph_steps} is negative; give 0 or more, or all")
-        return self
 
 
 class DmRecipe(Section):
@@ -129,11 +148,17 @@ class NetworkRecipe(Section):
     width: int = Field(128, ge=1)
     norm: Literal["instance", "batch", "group", "layer", "none"] = "instance"
 
+    @model_validator(mode="after")
+    def _groups_divide_width(self) -> "NetworkRecipe":
+        if self.norm == "group" and self.width % 4:
+            raise ValueError(f"width: {self.width} is not a multiple of 4, the groups of norm group")
+        return self
+
 
 class EvaluateRecipe(Section):
     """How networks are trained on the distilled set; the defaults are GLaD's protocol."""
 
-    arch: list[str] = ["convnet"]
+    arch: list[str] = Field(["convnet"], min_length=1)
     seeds: int = Field(5, ge=1)
     epochs: int = Field(1000, ge=1)
     batch: int = Field(256, ge=1)
@@ -165,6 +190,16 @@ class Recipe(Section):
     evaluate: EvaluateRecipe = EvaluateRecipe()
     hub: HubRecipe = HubRecipe()
 
+    @model_validator(mode="after")
+    def _blocks_halve(self) -> "Recipe":
+        depth, resolution = self.network.depth, self.data.resolution
+        if depth and resolution < 2**depth:
+            raise ValueError(
+                f"network.depth: {depth} blocks halve {resolution} pixels to nothing; "
+                f"give {resolution.bit_length() - 1} or fewer, or a larger data.resolution"
+            )
+        return self
+
     @property
     def folder(self) -> Path:
         """Where the run lives."""
@@ -174,7 +209,7 @@ class Recipe(Section):
 class AutoencoderRecipe(Section):
     """The VQ autoencoder of a prior and its training."""
 
-    channels: list[int] = Field([32, 64, 64], min_length=1)
+    channels: list[PositiveInt] = Field([32, 64, 64], min_length=1)
     """Channels of each level; every level but the last halves the resolution."""
     latent_channels: int = Field(3, ge=1)
     codes: int = Field(512, ge=2)
@@ -192,7 +227,7 @@ class AutoencoderRecipe(Section):
 class DenoiserRecipe(Section):
     """The class-conditional UNet of a prior and its training."""
 
-    channels: list[int] = Field([64, 96], min_length=1)
+    channels: list[PositiveInt] = Field([64, 96], min_length=1)
     """Channels of each level; the latents are halved between levels."""
     layers: int = Field(1, ge=1)
     attention: list[bool] = [False, True]
@@ -284,17 +319,23 @@ def load(kind: type[AnyRecipe], name: str, overrides: list[str] | None = None) -
     path = find(name)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date such as 2024-13-01
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path}: a recipe is a mapping of keys to values; see ld3m distill --help")
+        raise UserError(f"{path}: a recipe is a mapping of keys to values; {path.name} holds {_what(content)}")
+    mistakes: list[str] = []
     for override in overrides or []:
-        _apply(content, override)
+        try:
+            _apply(content, override)
+        except UserError as error:
+            mistakes += error.lines
     try:
-        return kind.model_validate(content)
+        recipe = kind.model_validate(content)
     except ValidationError as error:
-        lines = [_explain(kind, mistake) for mistake in error.errors()]
-        raise UserError(*(f"{path}: {line}" for line in lines)) from None
+        mistakes += [f"{path}: {_explain(kind, mistake)}" for mistake in error.errors()]
+    if mistakes:
+        raise UserError(*mistakes)
+    return recipe
 
 
 def _apply(content: dict[str, Any], override: str) -> None:
@@ -303,11 +344,13 @@ def _apply(content: dict[str, Any], override: str) -> None:
         raise UserError(f"{override}: overrides have the form KEY=VALUE, such as distill.iterations=200")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):
         raise UserError(f"{override}: {text!r} is not a YAML value") from None
     *sections, last = key.split(".")
     for name in sections:
-        content = content.setdefault(name, {})
+        if content.get(name) is None:
+            content[name] = {}
+        content = content[name]
         if not isinstance(content, dict):
             raise UserError(f"{override}: {name} is a value, not a section with keys of its own")
     content[last] = value
@@ -315,25 +358,32 @@ def _apply(content: dict[str, Any], override: str) -> None:
 
 def _explain(kind: type[BaseModel], mistake: Any) -> str:
     """One line for one of pydantic's errors: the key, the value, what would be right."""
-    place = [str(part) for part in mistake["loc"] if part not in ("int", "literal['all']")]
-    key = ".".join(place)
+    place = [str(part) for part in mistake["loc"]]
+    key, value, message = ".".join(place), mistake["input"], mistake["msg"]
     if mistake["type"] == "extra_forbidden":
-        known = _keys(kind, place[:-1])
-        near = difflib.get_close_matches(place[-1], known, n=1)
-        return f"{key}: unknown key; " + (f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}")
+        return f"{key}: unknown key; {_right_key(kind, place)}"
     if mistake["type"] == "missing":
         return f"{key}: is missing"
-    message = mistake["msg"].removeprefix("Value error, ")
-    if mistake["type"] == "value_error":
-        return (
-            f"{key}.{message}"
-            if isinstance(mistake["input"], BaseModel | dict) and key
-            else f"{key}: {message}".lstrip(": ")
-        )
-    return f"{key}: {mistake['input']!r} is not right: {message[0].lower()}{message[1:]}"
+    if mistake["type"] == "model_type":
+        return f"{key}: {value!r} is not right: give a section with some of {', '.join(_keys(kind, place))}"
+    if mistake["type"] == "value_error":  # one of ours; that of a whole section names the key below it
+        section = f"{key}." if key and isinstance(value, BaseModel | dict) else f"{key}: " if key else ""
+        return section + message.removeprefix("Value error, ")
+    return f"{key}: {value!r} is not right: {message[0].lower()}{message[1:]}"
+
+
+def _right_key(kind: type[BaseModel], place: list[str]) -> str:
+    """The nearest key of the same section, or the same key of another section, or all that there are."""
+    *section, last = place
+    siblings = _keys(kind, section)
+    near = [".".join([*section, name]) for name in difflib.get_close_matches(last, siblings, n=1)]
+    namesakes = [f"{name}.{last}" for name in _keys(kind, []) if last in _keys(kind, [name])]
+    found = near or namesakes
+    return f"did you mean {' or '.join(found)}?" if found else f"known are {', '.join(siblings)}"
 
 
 def _keys(kind: type[BaseModel], place: list[str]) -> list[str]:
+    """The keys of a section; none where the place is not one."""
     for name in place:
         field = kind.model_fields[name].annotation
         if not (isinstance(field, type) and issubclass(field, BaseModel)):

@@ -55,7 +55,7 @@ def train_prior(recipe: PriorRecipe, resume: bool = True) -> Path:
     if main:
         prior.save(folder, torch.float16)
         prior = ClassConditionalLDM.load(folder, accelerator.device)
-        report = {"seconds": {"autoencoder": codes_seconds, "denoiser": denoiser_seconds}}
+        report: dict[str, Any] = {"seconds": {"autoencoder": codes_seconds, "denoiser": denoiser_seconds}}
         report |= evaluate_prior(recipe, prior, images, training, accelerator.device)
         report["seconds"]["all, this session"] = round(time.monotonic() - began)
         report["processes"] = accelerator.num_processes
@@ -98,7 +98,7 @@ def _fit(
     training: Path,
     accelerator: Accelerator,
     at_step: Callable[[int], None] = lambda step: None,
-) -> tuple[nn.Module, float]:
+) -> tuple[Any, float]:
     """Minimises `loss_of(step, indices, share)` with AdamW, warm-up, cosine decay and weight averaging; resumes.
 
     Every batch is a function of (seed, name, step); `share` is this process's part of it. Returns the averaged
@@ -332,7 +332,7 @@ def _train_denoiser(
         errors = (predicted - noise).square().mean((1, 2, 3))
         return (weights[times] * errors).mean()
 
-    model, seconds = _fit(
+    averaged, seconds = _fit(
         "denoiser",
         model,
         loss_of,
@@ -345,7 +345,7 @@ def _train_denoiser(
         training=training,
         accelerator=accelerator,
     )
-    return ClassConditionalLDM(autoencoder, model.unet, model.table.weight, images.classes, scheduler), seconds
+    return ClassConditionalLDM(autoencoder, averaged.unet, averaged.table.weight, images.classes, scheduler), seconds
 
 
 # --- the prior's own evaluation ----------------------------------------------------------------------------

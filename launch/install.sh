@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Makes .venv beside this folder and installs ld3m into it: launch/install.sh [EXTRA,…]
+# Where no NVIDIA GPU is found, PyTorch comes as its CPU build, which spares several GB. PYTHON names another interpreter.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+[ -x .venv/bin/python ] || "${PYTHON:-python3}" -m venv .venv
+if ! .venv/bin/python -c "import torch" 2>/dev/null; then
+  if [ "$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null; then
+    # The local part +cpu picks the CPU build: from PyTorch's index, or wherever pip is set up to look.
+    .venv/bin/pip install --quiet --retries 0 "torch==2.13.0+cpu" --extra-index-url https://download.pytorch.org/whl/cpu
+  else
+    .venv/bin/pip install --quiet torch
+  fi
+fi
+.venv/bin/pip install --quiet --editable ".[${1:-report}]"

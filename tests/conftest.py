@@ -1,0 +1,150 @@
+"""Small real things the tests share: a prior with random weights, an image folder, the command line."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: two busy processes with two threads each crawl
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ld3m.__main__ import main
+from ld3m.prior import ClassConditionalLDM
+
+CLASSES = ["circle", "cross", "square"]
+DATA = Path(__file__).parent / "data"
+
+
+def make_prior(classes: list[str] | None = None, size: int = 16, channels: int = 1) -> ClassConditionalLDM:
+    """A class-conditional LDM of the real architecture with random weights: size/2-pixel latents, 3 channels.
+
+    Blocks are wide enough that the time step is felt: with one channel a normalisation group it would cancel.
+    """
+    from diffusers import DDIMScheduler, UNet2DConditionModel, VQModel
+
+    torch.manual_seed(0)
+    autoencoder = VQModel(
+        in_channels=channels,
+        out_channels=channels,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(16, 32),
+        latent_channels=3,
+        num_vq_embeddings=64,
+        sample_size=size,
+        norm_num_groups=8,
+        scaling_factor=0.8,
+    )
+    autoencoder.quantize.embedding.weight.data.normal_()
+    denoiser = UNet2DConditionModel(
+        sample_size=size // 2,
+        in_channels=3,
+        out_channels=3,
+        layers_per_block=1,
+        block_out_channels=(32, 64),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=16,
+        attention_head_dim=2,
+        norm_num_groups=8,
+    )
+    scheduler = DDIMScheduler(
+        beta_start=0.0015,
+        beta_end=0.0195,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+    names = classes or CLASSES
+    return ClassConditionalLDM(autoencoder, denoiser, torch.randn(len(names) + 1, 16), names, scheduler)
+
+
+def draw_shape(name: str, rng: np.random.Generator, size: int = 20) -> Image.Image:
+    """A white circle, cross or square of random size on noise."""
+    canvas = rng.integers(0, 60, (size, size)).astype(np.uint8)
+    rows, columns = np.mgrid[:size, :size] - size // 2
+    radius = rng.integers(4, 8)
+    inside = {
+        "circle": rows**2 + columns**2 < radius**2,
+        "square": (abs(rows) < radius) & (abs(columns) < radius),
+        "cross": ((abs(rows) < 2) | (abs(columns) < 2)) & (abs(rows) < radius) & (abs(columns) < radius),
+    }[name]
+    canvas[inside] = 230
+    return Image.fromarray(canvas)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Prepared data of tests goes nowhere near the user's cache."""
+    os.environ["LD3M_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image folder with 12 training and 6 test images of each of three shapes."""
+    root = tmp_path_factory.mktemp("shapes")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 12), ("test", 6)):
+        for name in CLASSES:
+            (root / split / name).mkdir(parents=True)
+            for index in range(count):
+                draw_shape(name, rng).save(root / split / name / f"{index}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def prior_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small prior, saved."""
+    folder = tmp_path_factory.mktemp("prior")
+    make_prior().save(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def recipe_file(tmp_path_factory: pytest.TempPathFactory, shapes: Path, prior_folder: Path) -> Path:
+    """A recipe that distils the shapes in seconds."""
+    path = tmp_path_factory.mktemp("recipes") / "shapes.yaml"
+    path.write_text(
+        f"""
+name: shapes
+data: {{source: {shapes}, resolution: 16, channels: 1}}
+prior: {{source: {prior_folder}, steps: 3}}
+distill: {{iterations: 4, real_batch: 8, checkpoint_every: 2, lr_latents: 0.1, lr_conditioning: 0.1}}
+network: {{width: 8, depth: 2}}
+evaluate: {{arch: [convnet], seeds: 2, epochs: 3}}
+"""
+    )
+    return path
+
+
+class Outcome(NamedTuple):
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def ld3m(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Outcome]:
+    """Runs a command line in this process, in an empty working folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["ld3m", *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        captured = capsys.readouterr()
+        return Outcome(code, captured.out, captured.err)
+
+    return run

@@ -1,0 +1,230 @@
+"""Distillation through the command line: the run folder, resuming, processes, failures."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors
+import safetensors.torch
+import torch
+import yaml
+from PIL import Image
+
+CLASSES = ["circle", "cross", "square"]
+
+
+def latents(folder: Path) -> dict[str, torch.Tensor]:
+    return safetensors.torch.load_file(folder / "latents.safetensors")
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "ld3m", *map(str, arguments)]
+
+
+@pytest.fixture(scope="module")
+def finished(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 30 iterations on one process."""
+    folder = tmp_path_factory.mktemp("runs") / "one"
+    subprocess.run(
+        command("distill", recipe_file, "distill.iterations=30", "distill.checkpoint_every=7", "--output", folder),
+        check=True,
+    )
+    return folder
+
+
+def test_run_folder_holds_what_it_promises(finished: Path) -> None:
+    tensors = latents(finished)
+    assert tensors["z"].shape == (3, 3, 8, 8)
+    assert tensors["z"].dtype == torch.float32
+    assert tensors["c"].shape == (3, 1, 16)
+    assert tensors["labels"].tolist() == [0, 1, 2]
+    with safetensors.safe_open(finished / "latents.safetensors", "pt") as file:
+        metadata = file.metadata()
+    assert metadata["iteration"] == "30"
+    assert json.loads(metadata["classes"]) == CLASSES
+    rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert [row["iteration"] for row in rows] == list(range(30))
+    assert all(row["grad_z"] > 0 and row["grad_c"] > 0 for row in rows)
+    assert set(rows[0]["seconds"]) == {"render", "objective", "pull_back"}
+    assert Image.open(finished / "grid.png").width > 0
+
+
+def test_images_are_what_the_latents_render_to(finished: Path, prior_folder: Path) -> None:
+    """Independently: diffusers' own parts, its DDIM schedule, and the noise that the metadata names."""
+    from ld3m.prior import ClassConditionalLDM
+    from ld3m.randomness import generator
+    from ld3m.sampler import Schedule, render
+
+    prior = ClassConditionalLDM.load(prior_folder)
+    tensors = latents(finished)
+    with safetensors.safe_open(finished / "latents.safetensors", "pt") as file:
+        metadata = file.metadata()
+    moment, seed = int(metadata["noise_iteration"]), int(metadata["seed"])
+    noise = torch.stack([torch.randn(3, 8, 8, generator=generator(seed, "noise", moment, k, 0)) for k in range(3)])
+    schedule = Schedule.of(prior.alphas_cumprod, 3, "reference", 3.0)
+    pixels, _ = render(prior, schedule, tensors["z"], tensors["c"], noise)
+    for label, name in enumerate(CLASSES):
+        saved = np.asarray(Image.open(finished / "images" / name / "0.png")) / 255
+        assert np.abs(saved - pixels[label, 0].numpy()).max() <= 0.5 / 255 + 1e-5
+
+
+def test_loss_falls(finished: Path) -> None:
+    losses = [json.loads(line)["loss"] for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert np.mean(losses[-10:]) < np.mean(losses[:10])
+
+
+def test_the_saved_recipe_gives_the_same_result(finished: Path, tmp_path: Path) -> None:
+    subprocess.run(command("distill", finished / "recipe.yaml", "--output", tmp_path / "again"), check=True)
+    again, before = latents(tmp_path / "again"), latents(finished)
+    assert all(torch.equal(again[name], before[name]) for name in before)
+
+
+def launch(*arguments: object) -> None:
+    """Two processes, as launch/cpu2.yaml starts them."""
+    config = Path(__file__).parent.parent / "launch" / "cpu2.yaml"
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), "-m", "ld3m"]
+    subprocess.run([*launcher, *map(str, arguments)], check=True)
+
+
+def relative(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a - b).abs().max() / b.abs().max())
+
+
+def test_two_processes_give_the_latents_of_one(finished: Path, recipe_file: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "two"
+    launch("distill", recipe_file, "distill.iterations=30", "distill.checkpoint_every=7", "--output", folder)
+    two, one = latents(folder), latents(finished)
+    assert relative(two["z"], one["z"]) <= 1e-5
+    assert relative(two["c"], one["c"]) <= 1e-5
+    assert torch.equal(two["labels"], one["labels"])
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    before = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert [row["loss"] for row in rows] == pytest.approx([row["loss"] for row in before], rel=1e-4)
+
+
+def test_a_run_started_on_one_process_goes_on_on_two(finished: Path, recipe_file: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "moved"
+    subprocess.run(command("distill", recipe_file, "distill.iterations=14", "--output", folder), check=True)
+    launch("distill", recipe_file, "distill.iterations=30", "--output", folder)
+    assert relative(latents(folder)["z"], latents(finished)["z"]) <= 1e-5
+
+
+def test_more_processes_than_classes(recipe_file: Path, tmp_path: Path) -> None:
+    """The idle process takes part in the talking and changes nothing."""
+    subset = ["data.subset=[cross]", "distill.iterations=3", "--output"]
+    launch("distill", recipe_file, *subset, tmp_path / "two")
+    subprocess.run(command("distill", recipe_file, *subset, tmp_path / "one"), check=True)
+    assert relative(latents(tmp_path / "two")["z"], latents(tmp_path / "one")["z"]) <= 1e-5
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_the_same_command_goes_on(
+    finished: Path, recipe_file: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    arguments = command("distill", recipe_file, "distill.iterations=30", "--output", tmp_path / "run")
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
+    wait_for_rows(tmp_path / "run", 2)
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert "the same command goes on" in out
+    subprocess.run(arguments, check=True)
+    assert torch.equal(latents(tmp_path / "run")["z"], latents(finished)["z"])
+
+
+def wait_for_rows(folder: Path, count: int) -> None:
+    metrics = folder / "metrics.jsonl"
+    for _ in range(600):
+        if metrics.is_file() and len(metrics.read_text().splitlines()) >= count:
+            return
+        time.sleep(0.05)
+    raise TimeoutError(f"{metrics} did not get {count} lines")
+
+
+def test_killed_at_random_moments_it_ends_where_an_undisturbed_run_ends(
+    finished: Path, recipe_file: Path, tmp_path: Path
+) -> None:
+    """SIGKILL eight times, at any moment from the start of the loop on; then bit for bit the same end."""
+    folder = tmp_path / "killed"
+    arguments = command(
+        "distill", recipe_file, "distill.iterations=30", "distill.checkpoint_every=1", "--output", folder
+    )
+    moments = random.Random(0)
+    for _ in range(8):
+        process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        before = newest(folder)
+        while process.poll() is None and newest(folder) == before:
+            time.sleep(0.01)
+        time.sleep(moments.uniform(0, 0.3))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run(arguments, check=True)
+    ended, undisturbed = latents(folder), latents(finished)
+    assert all(torch.equal(ended[name], undisturbed[name]) for name in undisturbed)
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [row["iteration"] for row in rows] == list(range(30))
+
+
+def newest(folder: Path) -> str | None:
+    manifests = sorted((folder / "checkpoints").glob("*/manifest.json"))
+    return manifests[-1].parent.name if manifests else None
+
+
+def test_a_damaged_checkpoint_is_passed_over(finished: Path, recipe_file: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    subprocess.run(command("distill", recipe_file, "distill.iterations=14", "--output", folder), check=True)
+    last = folder / "checkpoints" / "000014" / "class-0001.safetensors"
+    last.write_bytes(last.read_bytes()[:-8])
+    arguments = command("distill", recipe_file, "distill.iterations=30", "--output", folder)
+    done = subprocess.run(arguments, check=True, capture_output=True, text=True)
+    assert "000014/class-0001.safetensors is damaged" in done.stdout
+    assert torch.equal(latents(folder)["z"], latents(finished)["z"])
+
+
+def test_a_loss_that_is_not_finite_keeps_the_last_good_state(recipe_file: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    arguments = command("distill", recipe_file, "distill.lr_latents=1e30", "distill.iterations=9", "--output", folder)
+    done = subprocess.run(arguments, capture_output=True, text=True)
+    assert done.returncode == 2
+    message = done.stderr.splitlines()[-1]
+    assert "not finite at iteration" in message
+    assert "distill.lr_latents" in message
+    assert not (folder / "latents.safetensors").exists()
+    kept = folder / "checkpoints" / str(newest(folder))
+    for path in kept.glob("*.safetensors"):
+        assert all(tensor.isfinite().all() for tensor in safetensors.torch.load_file(path).values())
+
+
+def test_fixed_noise_is_that_of_iteration_0(recipe_file: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    subprocess.run(command("distill", recipe_file, "prior.noise=fixed", "--output", folder), check=True)
+    with safetensors.safe_open(folder / "latents.safetensors", "pt") as file:
+        assert file.metadata()["noise_iteration"] == "0"
+
+
+def test_learning_one_of_the_two_leaves_the_other_alone(recipe_file: Path, tmp_path: Path, prior_folder: Path) -> None:
+    for learn, still in (("latents", "c"), ("conditioning", "z")):
+        for iterations in (0, 2):
+            folder = tmp_path / f"{learn}-{iterations}"
+            settings = [f"distill.learn={learn}", f"distill.iterations={iterations}"]
+            subprocess.run(command("distill", recipe_file, *settings, "--output", folder), check=True)
+        before, after = latents(tmp_path / f"{learn}-0"), latents(tmp_path / f"{learn}-2")
+        moved = "z" if still == "c" else "c"
+        assert torch.equal(before[still], after[still])
+        assert not torch.equal(before[moved], after[moved])
+
+
+def test_dry_run_prints_the_resolved_recipe_and_writes_nothing(recipe_file: Path, tmp_path: Path) -> None:
+    arguments = command("distill", recipe_file, "distill.iterations=7", "--dry-run")
+    done = subprocess.run(arguments, check=True, capture_output=True, text=True, cwd=tmp_path, env=os.environ)
+    resolved = yaml.safe_load(done.stdout)
+    assert resolved["distill"]["iterations"] == 7
+    assert resolved["distill"]["momentum"] == 0.5
+    assert list(tmp_path.iterdir()) == []

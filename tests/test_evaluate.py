@@ -1,0 +1,85 @@
+"""Evaluation through the command line, on a run of shapes."""
+
+import json
+import shutil
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Outcome
+
+from ld3m import data
+from ld3m.evaluate import random_images, train
+from ld3m.recipe import Recipe, load
+
+
+@pytest.fixture(scope="module")
+def made(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from ld3m.distill import distill
+
+    folder = tmp_path_factory.mktemp("runs") / "made"
+    return distill(load(Recipe, str(recipe_file), [f"output={folder}", "distill.images_per_class=2"]))
+
+
+@pytest.fixture
+def run(made: Path, tmp_path: Path) -> Path:
+    """A fresh copy of a finished run, where the newest below runs/ is looked for."""
+    return Path(shutil.copytree(made, tmp_path / "runs" / "made"))
+
+
+def test_table_json_and_file_agree(ld3m: Callable[..., Outcome], run: Path) -> None:
+    """Without RUN it is the newest below runs/."""
+    outcome = ld3m("evaluate", "--arch", "convnet", "--against", "random", "--json")
+    assert outcome.code == 0, outcome.err
+    report = json.loads(outcome.out)
+    assert json.loads((run / "evaluation.json").read_text())["results"] == report["results"]
+    assert [row["trained_on"] for row in report["results"]] == ["distilled", "random"]
+    for row in report["results"]:
+        assert (row["images"], row["tested_on"], len(row["accuracies"])) == (6, 18, 2)
+        assert row["mean"] == pytest.approx(statistics.mean(row["accuracies"]), abs=0.01)
+        assert row["std"] == pytest.approx(statistics.pstdev(row["accuracies"]), abs=0.01)
+        assert row["protocol"]["lr"] == 0.001
+    outcome = ld3m("evaluate", run, "--arch", "convnet", "--against", "random")
+    row = report["results"][0]
+    assert f"{row['mean']:.1f} ± {row['std']:.1f} (2)" in outcome.out
+    assert '"epochs": 3' in outcome.out, "the protocol is printed with the figure"
+
+
+def test_evaluations_add_up(ld3m: Callable[..., Outcome], run: Path) -> None:
+    ld3m("evaluate", run, "--arch", "convnet")
+    ld3m("evaluate", run, "--arch", "resnet18", "--epochs", "1", "--seeds", "1")
+    results = json.loads((run / "evaluation.json").read_text())["results"]
+    assert [(row["arch"], row["protocol"]["epochs"]) for row in results] == [("convnet", 3), ("resnet18", 1)]
+
+
+def test_networks_learn_separable_classes(recipe_file: Path) -> None:
+    """Trained on all real shapes, a ConvNet tells almost all of the test shapes apart: chance is 33 %."""
+    from ld3m.evaluate import accuracy
+
+    recipe = load(Recipe, str(recipe_file), ["evaluate.epochs=60", "evaluate.lr=0.01", "evaluate.ema=0.9"])
+    images = data.prepare(recipe.data, progress=False)
+    network = train("convnet", *images.everything("train"), images, recipe, 0, torch.device("cpu"))
+    assert accuracy(network, *images.everything("test"), images, torch.device("cpu")) >= 70
+
+
+def test_random_images_are_real_ones_and_differ_by_draw(recipe_file: Path) -> None:
+    recipe = load(Recipe, str(recipe_file))
+    images = data.prepare(recipe.data, progress=False)
+    labels = torch.tensor([0, 0, 1, 1, 2, 2])
+    pixels, drawn = random_images(images, labels, 0, 0)
+    assert torch.equal(drawn, labels)
+    for image, label in zip(pixels, drawn, strict=True):
+        assert (images.images("train", int(label)) == image).flatten(1).all(1).any()
+    assert torch.equal(pixels, random_images(images, labels, 0, 0)[0])
+    assert not torch.equal(pixels, random_images(images, labels, 0, 1)[0])
+
+
+def test_validation_images_are_never_seen_in_training(
+    ld3m: Callable[..., Outcome], recipe_file: Path, tmp_path: Path
+) -> None:
+    outcome = ld3m("distill", recipe_file, "data.validation_share=0.25", "distill.iterations=1", "-o", tmp_path / "v")
+    assert outcome.code == 0, outcome.err
+    outcome = ld3m("evaluate", tmp_path / "v", "--split", "validation", "--json")
+    assert json.loads(outcome.out)["results"][0]["tested_on"] == 9  # a quarter of 3 × 12

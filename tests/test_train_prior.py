@@ -1,0 +1,95 @@
+"""Training a prior through the command line, on shapes."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from ld3m.prior import ClassConditionalLDM
+
+
+@pytest.fixture(scope="module")
+def recipe(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recipes") / "prior.yaml"
+    path.write_text(
+        f"""
+name: shapes
+data: {{source: {shapes}, resolution: 16, channels: 1}}
+autoencoder: {{channels: [16, 16], codes: 16, steps: 60, batch: 8}}
+denoiser: {{channels: [16, 32], heads: 2, class_width: 8, steps: 60, batch: 8}}
+checkpoint_every: 10
+evaluate: {{samples: 6, steps: 3, classifier_epochs: 2, classifier_width: 8}}
+"""
+    )
+    return path
+
+
+def command(recipe: Path, folder: Path) -> list[str]:
+    return [sys.executable, "-m", "ld3m", "train-prior", str(recipe), "--output", str(folder)]
+
+
+@pytest.fixture(scope="module")
+def trained(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("priors") / "whole"
+    subprocess.run(command(recipe, folder), check=True)
+    return folder
+
+
+def test_folder_is_a_prior_in_diffusers_layout(trained: Path) -> None:
+    from diffusers import DDIMScheduler, UNet2DConditionModel, VQModel
+
+    index = json.loads((trained / "model_index.json").read_text())
+    assert index["unet"] == ["diffusers", "UNet2DConditionModel"]
+    for kind, name in ((VQModel, "vqvae"), (UNet2DConditionModel, "unet"), (DDIMScheduler, "scheduler")):
+        kind.from_pretrained(trained / name)
+    prior = ClassConditionalLDM.load(trained)
+    assert prior.classes == ["circle", "cross", "square"]
+    assert prior.latent_shape == (3, 8, 8)
+    assert prior.image_size == 16
+    assert not any(parameter.requires_grad for parameter in prior.denoiser.parameters())
+
+
+def test_latents_have_about_unit_scale(trained: Path, shapes: Path) -> None:
+    from ld3m.data import prepare, to_pixels
+    from ld3m.recipe import DataRecipe
+
+    images = prepare(DataRecipe(source=str(shapes), resolution=16, channels=1), progress=False)
+    prior = ClassConditionalLDM.load(trained)
+    with torch.no_grad():
+        z = prior.encode(to_pixels(images.everything("train")[0]) * 2 - 1)
+    assert z.std().item() == pytest.approx(1, abs=0.02)
+
+
+def test_it_judges_itself_and_shows_itself(trained: Path) -> None:
+    report = json.loads((trained / "training" / "evaluation.json").read_text())
+    assert set(report["samples"]["share in the intended class"]) == {"guidance 1", "guidance 3"}
+    assert 0 < report["reconstruction"]["l1"] < 0.5
+    for name in ("reconstructions.png", "samples-guidance-3.png", "denoiser.png", "autoencoder.png"):
+        assert (trained / "training" / name).stat().st_size > 0
+
+
+def test_killed_and_resumed_it_ends_at_the_same_weights(recipe: Path, trained: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "killed"
+    for stage in ("autoencoder", "denoiser"):
+        process = subprocess.Popen(command(recipe, folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and not (folder / "training" / f"{stage}.safetensors").is_file():
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run(command(recipe, folder), check=True)
+    for part in ("vqvae/diffusion_pytorch_model", "unet/diffusion_pytorch_model", "class_embedder/model"):
+        resumed, whole = (safetensors.torch.load_file(root / f"{part}.safetensors") for root in (folder, trained))
+        assert all(torch.equal(resumed[name], whole[name]) for name in whole), part
+
+
+def test_another_recipe_is_refused(recipe: Path, trained: Path) -> None:
+    arguments = [*command(recipe, trained), "denoiser.steps=61"]
+    done = subprocess.run(arguments, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "another recipe" in done.stderr
