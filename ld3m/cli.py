@@ -70,8 +70,12 @@ def distill(
 
 @app.command()
 def evaluate(
-    folder: Annotated[
-        str | None, typer.Argument(metavar="[RUN]", help="A finished run; left out, the newest below runs/.")
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[RUN] [KEY=VALUE]...",
+            help="A finished run, by default the newest below runs/; overrides, such as evaluate.epochs=300.",
+        ),
     ] = None,
     arch: Annotated[
         str | None, typer.Option(metavar="NAME,…", help="Networks to train: convnet, resnet18. [default: the recipe's]")
@@ -80,24 +84,27 @@ def evaluate(
         str, typer.Option(metavar="NAME,…", help="Baselines of as many images, trained on alike: random.")
     ] = "",
     seeds: Annotated[int | None, typer.Option(help="Networks of each kind. [default: the recipe's]")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Epochs of training. [default: the recipe's]")] = None,
     split: Annotated[str, typer.Option(help="What to test on: test, or validation where some is held out.")] = "test",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Train networks from scratch on a distilled set and test them on real images.
 
-    Prints mean ± std over seeds and writes evaluation.json into the run.
+    Prints mean ± std over seeds and how the networks were trained, and adds the figures to the run's evaluation.json.
     """
     from ld3m import run
 
-    path = run.find(folder)
-    changes = {"arch": arch.split(",") if arch else None, "seeds": seeds, "epochs": epochs}
-    overrides = [f"evaluate.{key}={value}" for key, value in changes.items() if value is not None]
-    recipe = run.load_recipe(path, overrides)
+    overrides = [argument for argument in arguments or [] if "=" in argument]
+    names = [argument for argument in arguments or [] if "=" not in argument]
+    folder = run.find(names)
+    if arch is not None:
+        overrides.append(f"evaluate.arch=[{arch}]")
+    if seeds is not None:
+        overrides.append(f"evaluate.seeds={seeds}")
+    recipe = run.load_recipe(folder, overrides)
     from ld3m.evaluate import evaluate, table
 
-    report = evaluate(path, recipe, [name for name in against.split(",") if name], split)
-    if report:
+    report, is_main = evaluate(folder, recipe, [name for name in against.split(",") if name], split)
+    if is_main:
         import json
 
         typer.echo(json.dumps(report, indent=2) if as_json else table(report))

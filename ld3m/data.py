@@ -1,5 +1,6 @@
 """Real images: from any source to uint8 tensors by class, prepared once, cached, memory-mapped."""
 
+import glob
 import gzip
 import hashlib
 import io
@@ -9,6 +10,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -119,7 +121,7 @@ def _fashion_mnist(recipe: DataRecipe) -> Source:
         images = _read_idx(DEBIAN_FASHION_MNIST / f"{prefix}-images-idx3-ubyte.gz", header=16).reshape(-1, 28, 28)
         labels = _read_idx(DEBIAN_FASHION_MNIST / f"{prefix}-labels-idx1-ubyte.gz", header=8)
         splits[split] = [
-            Example(f"{split}/{index}", int(label), lambda image=image: Image.fromarray(image))
+            Example(f"{split}/{index}", int(label), partial(Image.fromarray, image))
             for index, (image, label) in enumerate(zip(images, labels, strict=True))
         ]
     return Source(FASHION_MNIST_CLASSES, splits, "fashion-mnist")
@@ -155,20 +157,20 @@ def _image_folder(root: Path, recipe: DataRecipe) -> Source:
         examples = []
         for label, name in enumerate(classes):
             for path in sorted((folder / name).rglob("*")):
-                if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file() and not _is_hidden(path):
+                if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file() and not _is_hidden(path, folder):
                     stamps.update(f"{split} {name} {_stamp(path)}\n".encode())
-                    examples.append(Example(str(path), label, lambda path=path: Image.open(path)))
+                    examples.append(Example(str(path), label, partial(Image.open, path)))
         splits[split] = examples
     return Source(classes, splits, stamps.hexdigest())
 
 
 def _class_folders(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not _is_hidden(entry))
+    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not _is_hidden(entry, folder))
 
 
-def _is_hidden(path: Path) -> bool:
+def _is_hidden(path: Path, root: Path) -> bool:
     """What systems and tools leave beside images, such as ._1.png, .ipynb_checkpoints and __MACOSX."""
-    return path.name.startswith((".", "__"))
+    return any(part.startswith((".", "__")) for part in path.relative_to(root).parts)
 
 
 def _stamp(path: Path) -> str:
@@ -190,21 +192,21 @@ def _parquet(path: Path, recipe: DataRecipe) -> Source:
         files = sorted(Path(path.anchor or ".").glob(str(path.relative_to(path.anchor))))
     if not files:
         raise UserError(f"data.source: no file matches {path}")
+    for file in files:
+        try:
+            pyarrow.parquet.read_schema(file)
+        except Exception as error:
+            raise UserError(f"data.source: {file} is not readable as Parquet ({_one_line(error)})") from None
     named = {prefix: [file for file in files if file.name.startswith(prefix)] for prefix in ("test", "val")}
     train = [file for file in files if file not in named["test"] + named["val"]]
     if not train:
         raise UserError(f"data.source: {path} has only test files; name the training ones train*.parquet")
     loaded = {}
     for split, chosen in (("train", train), ("test", named["test"] or named["val"])):
-        for file in chosen:
-            try:
-                pyarrow.parquet.read_schema(file)
-            except Exception as error:
-                raise UserError(f"data.source: {file} is not readable as Parquet ({_one_line(error)})") from None
         if chosen:
             try:
-                loaded[split] = datasets.Dataset.from_parquet([str(file) for file in chosen])
-            except Exception as error:
+                loaded[split] = datasets.Dataset.from_parquet([glob.escape(str(file)) for file in chosen])
+            except Exception as error:  # columns that differ from file to file, no room for the Arrow copy, …
                 raise UserError(f"data.source: cannot load {chosen[0]} ({_one_line(error)})") from None
     return _from_tables(loaded, recipe, "\n".join(_stamp(file) for file in files))
 
@@ -222,10 +224,10 @@ def _hub(name: str, recipe: DataRecipe, classes: Sequence[str] | None = None) ->
     splits = {"train": loaded["train"]}
     label_column = _column("label_column", splits["train"], recipe)
     for split in ("test", "validation", "valid", "val"):
-        if split in loaded and label_column in loaded[split].features:
-            if set(loaded[split].unique(label_column)) - {-1, None}:
-                splits["test"] = loaded[split]
-                break
+        labelled = split in loaded and label_column in loaded[split].features
+        if labelled and set(loaded[split].unique(label_column)) - {-1, None}:
+            splits["test"] = loaded[split]
+            break
     # a fingerprint changes with the data's revision
     identity = name + "".join(table._fingerprint for table in splits.values())
     return _from_tables(splits, recipe, identity, classes)
@@ -292,7 +294,7 @@ def _column(key: Literal["image_column", "label_column"], table: Any, recipe: Da
         raise UserError(f"data.{key}: {wrong}; {recipe.source} has {', '.join(features)}")
     if key == "label_column" and not isinstance(features[name], datasets.ClassLabel | datasets.Value):
         raise UserError(f"data.{key}: {name!r} holds lists or structures, not one label a row")
-    return name
+    return str(name)
 
 
 def _one_line(error: Exception) -> str:
@@ -324,7 +326,7 @@ def convert(image: Image.Image, resolution: int, channels: int) -> np.ndarray:
     if image.size != (resolution, resolution):
         image = ImageOps.fit(image, (resolution, resolution), Image.Resampling.BICUBIC)
     pixels = np.asarray(image)
-    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+    return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
@@ -388,8 +390,8 @@ def _subset(classes: Sequence[str], subset: list[str] | None) -> list[int]:
 def _prepare_into(target: Path, source: Source, chosen: list[int], recipe: DataRecipe, progress: bool) -> None:
     """Reads, splits and writes one class at a time, then the index."""
     examples: dict[str, dict[int, list[Example]]] = {split: defaultdict(list) for split in source.splits}
-    for split, found in source.splits.items():
-        for example in found:
+    for split, every in source.splits.items():
+        for example in every:
             examples[split][example.label].append(example)
     for label in chosen:  # an empty class is told before hours of reading
         _sizes({split: len(examples[split][label]) for split in examples}, source.classes[label], recipe)

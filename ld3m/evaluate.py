@@ -46,7 +46,9 @@ class Result:
         return math.sqrt(sum((value - self.mean) ** 2 for value in self.accuracies) / len(self.accuracies))
 
 
-def evaluate(folder: Path, recipe: Recipe, against: Sequence[str] = (), split: str = "test") -> dict[str, Any]:
+def evaluate(
+    folder: Path, recipe: Recipe, against: Sequence[str] = (), split: str = "test"
+) -> tuple[dict[str, Any], bool]:
     """Trains `recipe.evaluate.seeds` networks of each architecture on a run's images and on the baselines.
 
     Networks are dealt to the processes of an `accelerate launch`. The outcome is added to the run's
@@ -57,6 +59,9 @@ def evaluate(folder: Path, recipe: Recipe, against: Sequence[str] = (), split: s
         recipe: its recipe; `evaluate` says how networks are trained.
         against: names of `BASELINES`.
         split: "test", or "validation" where the recipe holds out a share of the training images.
+
+    Returns:
+        The figures, and whether this process is the one to print them.
 
     Raises:
         UserError: for an unknown architecture, baseline or split.
@@ -99,7 +104,7 @@ def evaluate(folder: Path, recipe: Recipe, against: Sequence[str] = (), split: s
         rows = [row for row in earlier if tuple(row[key] for key in same) not in fresh] + rows
         write_json(path, {"run": recipe.name, "results": rows})
     accelerator.wait_for_everyone()
-    return {"run": str(folder), "results": rows}
+    return {"run": str(folder), "results": rows}, main
 
 
 def _row(result: Result, settings: EvaluateRecipe, split: str, images: int, tested: int) -> dict[str, Any]:

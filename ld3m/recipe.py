@@ -319,10 +319,10 @@ def load(kind: type[AnyRecipe], name: str, overrides: list[str] | None = None) -
     path = find(name)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date such as 2024-13-01
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    except (OSError, yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date such as 2024-13-01
+        raise UserError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path}: a recipe is a mapping of keys to values; {path.name} holds {_what(content)}")
+        raise UserError(f"{path}: has no keys; a recipe is made of lines such as name: my-run")
     mistakes: list[str] = []
     for override in overrides or []:
         try:
@@ -358,38 +358,38 @@ def _apply(content: dict[str, Any], override: str) -> None:
 
 def _explain(kind: type[BaseModel], mistake: Any) -> str:
     """One line for one of pydantic's errors: the key, the value, what would be right."""
-    place = [str(part) for part in mistake["loc"]]
-    key, value, message = ".".join(place), mistake["input"], mistake["msg"]
-    if mistake["type"] == "extra_forbidden":
-        return f"{key}: unknown key; {_right_key(kind, place)}"
-    if mistake["type"] == "missing":
-        return f"{key}: is missing"
-    if mistake["type"] == "model_type":
-        return f"{key}: {value!r} is not right: give a section with some of {', '.join(_keys(kind, place))}"
-    if mistake["type"] == "value_error":  # one of ours; that of a whole section names the key below it
-        section = f"{key}." if key and isinstance(value, BaseModel | dict) else f"{key}: " if key else ""
-        return section + message.removeprefix("Value error, ")
+    key, value, message = ".".join(map(str, mistake["loc"])), mistake["input"], mistake["msg"]
+    match mistake["type"]:
+        case "extra_forbidden":
+            return f"{key}: unknown key; {_right_key(kind, key)}"
+        case "missing":
+            return f"{key}: is missing"
+        case "model_type":
+            known = [name.removeprefix(f"{key}.") for name in _keys(kind) if name.rpartition(".")[0] == key]
+            return f"{key}: {value!r} is not right: give a section with some of {', '.join(known)}"
+        case "value_error":  # one of ours; that of a whole section names the key below it
+            section = f"{key}." if key and isinstance(value, BaseModel | dict) else f"{key}: " if key else ""
+            return section + message.removeprefix("Value error, ")
     return f"{key}: {value!r} is not right: {message[0].lower()}{message[1:]}"
 
 
-def _right_key(kind: type[BaseModel], place: list[str]) -> str:
-    """The nearest key of the same section, or the same key of another section, or all that there are."""
-    *section, last = place
-    siblings = _keys(kind, section)
-    near = [".".join([*section, name]) for name in difflib.get_close_matches(last, siblings, n=1)]
-    namesakes = [f"{name}.{last}" for name in _keys(kind, []) if last in _keys(kind, [name])]
-    found = near or namesakes
-    return f"did you mean {' or '.join(found)}?" if found else f"known are {', '.join(siblings)}"
+def _right_key(kind: type[BaseModel], key: str) -> str:
+    """The nearest key of the same section, or keys of that name in others, or all that the section has."""
+    section, dot, last = key.rpartition(".")
+    known = [name.rpartition(".")[2] for name in _keys(kind) if name.rpartition(".")[0] == section]
+    near = [f"{section}{dot}{name}" for name in difflib.get_close_matches(last, known, n=1)]
+    found = near or [name for name in _keys(kind) if name.rpartition(".")[2] == last]
+    return f"did you mean {' or '.join(found)}?" if found else f"known are {', '.join(known)}"
 
 
-def _keys(kind: type[BaseModel], place: list[str]) -> list[str]:
-    """The keys of a section; none where the place is not one."""
-    for name in place:
-        field = kind.model_fields[name].annotation
-        if not (isinstance(field, type) and issubclass(field, BaseModel)):
-            return []
-        kind = field
-    return list(kind.model_fields)
+def _keys(kind: type[BaseModel], prefix: str = "") -> list[str]:
+    """Every key of a recipe, with the sections it is in before it."""
+    keys = []
+    for name, field in kind.model_fields.items():
+        keys.append(prefix + name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys += _keys(field.annotation, f"{prefix}{name}.")
+    return keys
 
 
 def to_yaml(recipe: Recipe | PriorRecipe) -> str:

@@ -112,8 +112,8 @@ def _sha256(path: Path) -> str | None:
 def load_checkpoint(folder: Path, labels: Iterable[int], device: torch.device) -> tuple[int, list[dict[str, Tensor]]]:
     """The iteration to go on with, and the states of some classes."""
     iteration = json.loads((folder / "manifest.json").read_text())["iteration"]
-    files = [folder / f"class-{label:04d}.safetensors" for label in labels]
-    return iteration, [safetensors.torch.load_file(path, device=str(device)) for path in files]
+    states = [safetensors.torch.load_file(folder / f"class-{label:04d}.safetensors") for label in labels]
+    return iteration, [{name: tensor.to(device) for name, tensor in state.items()} for state in states]
 
 
 # --- metrics -----------------------------------------------------------------------------------------------
@@ -188,18 +188,20 @@ def iterations_done(folder: Path) -> int | None:
         return int(file.metadata()["iteration"])
 
 
-def find(name: str | None) -> Path:
+def find(names: list[str]) -> Path:
     """A finished run's folder; without a name, the newest below runs/.
 
     Raises:
-        UserError: where there is none.
+        UserError: where there is none, or several are named.
     """
-    if name is None:
+    if len(names) > 1:
+        raise UserError(f"RUN: give one run, not {len(names)}: {', '.join(names)}")
+    if not names:
         finished = sorted(Path("runs").glob("*/latents.safetensors"), key=lambda path: path.stat().st_mtime)
         if not finished:
             raise UserError("RUN: there is no finished run below runs/; make one with ld3m distill quickstart")
         return finished[-1].parent
-    folder = Path(name)
+    folder = Path(names[0])
     if not (folder / "latents.safetensors").is_file():
         raise UserError(f"RUN: {folder} is not a finished run (it has no latents.safetensors)")
     return folder

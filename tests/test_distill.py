@@ -15,13 +15,21 @@ import safetensors
 import safetensors.torch
 import torch
 import yaml
+from conftest import CLASSES
 from PIL import Image
 
-CLASSES = ["circle", "cross", "square"]
+from ld3m.distill import distill
+from ld3m.errors import UserError
+from ld3m.recipe import Recipe, load
 
 
 def latents(folder: Path) -> dict[str, torch.Tensor]:
     return safetensors.torch.load_file(folder / "latents.safetensors")
+
+
+def distilled(recipe_file: Path, folder: Path, *overrides: str) -> Path:
+    """A run made in this process."""
+    return distill(load(Recipe, str(recipe_file), [*overrides, f"output={folder}"]))
 
 
 def command(*arguments: object) -> list[str]:
@@ -32,11 +40,7 @@ def command(*arguments: object) -> list[str]:
 def finished(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of 30 iterations on one process."""
     folder = tmp_path_factory.mktemp("runs") / "one"
-    subprocess.run(
-        command("distill", recipe_file, "distill.iterations=30", "distill.checkpoint_every=7", "--output", folder),
-        check=True,
-    )
-    return folder
+    return distilled(recipe_file, folder, "distill.iterations=30", "distill.checkpoint_every=7")
 
 
 def test_run_folder_holds_what_it_promises(finished: Path) -> None:
@@ -81,7 +85,7 @@ def test_loss_falls(finished: Path) -> None:
 
 
 def test_the_saved_recipe_gives_the_same_result(finished: Path, tmp_path: Path) -> None:
-    subprocess.run(command("distill", finished / "recipe.yaml", "--output", tmp_path / "again"), check=True)
+    distilled(finished / "recipe.yaml", tmp_path / "again")
     again, before = latents(tmp_path / "again"), latents(finished)
     assert all(torch.equal(again[name], before[name]) for name in before)
 
@@ -111,16 +115,16 @@ def test_two_processes_give_the_latents_of_one(finished: Path, recipe_file: Path
 
 def test_a_run_started_on_one_process_goes_on_on_two(finished: Path, recipe_file: Path, tmp_path: Path) -> None:
     folder = tmp_path / "moved"
-    subprocess.run(command("distill", recipe_file, "distill.iterations=14", "--output", folder), check=True)
+    distilled(recipe_file, folder, "distill.iterations=14")
     launch("distill", recipe_file, "distill.iterations=30", "--output", folder)
     assert relative(latents(folder)["z"], latents(finished)["z"]) <= 1e-5
 
 
 def test_more_processes_than_classes(recipe_file: Path, tmp_path: Path) -> None:
     """The idle process takes part in the talking and changes nothing."""
-    subset = ["data.subset=[cross]", "distill.iterations=3", "--output"]
-    launch("distill", recipe_file, *subset, tmp_path / "two")
-    subprocess.run(command("distill", recipe_file, *subset, tmp_path / "one"), check=True)
+    subset = ["data.subset=[cross]", "distill.iterations=3"]
+    launch("distill", recipe_file, *subset, "--output", tmp_path / "two")
+    distilled(recipe_file, tmp_path / "one", *subset)
     assert relative(latents(tmp_path / "two")["z"], latents(tmp_path / "one")["z"]) <= 1e-5
 
 
@@ -135,7 +139,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + number
     assert "the same command goes on" in out
-    subprocess.run(arguments, check=True)
+    distilled(recipe_file, tmp_path / "run", "distill.iterations=30")
     assert torch.equal(latents(tmp_path / "run")["z"], latents(finished)["z"])
 
 
@@ -177,25 +181,21 @@ def newest(folder: Path) -> str | None:
     return manifests[-1].parent.name if manifests else None
 
 
-def test_a_damaged_checkpoint_is_passed_over(finished: Path, recipe_file: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    subprocess.run(command("distill", recipe_file, "distill.iterations=14", "--output", folder), check=True)
+def test_a_damaged_checkpoint_is_passed_over(
+    finished: Path, recipe_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = distilled(recipe_file, tmp_path / "run", "distill.iterations=14")
     last = folder / "checkpoints" / "000014" / "class-0001.safetensors"
     last.write_bytes(last.read_bytes()[:-8])
-    arguments = command("distill", recipe_file, "distill.iterations=30", "--output", folder)
-    done = subprocess.run(arguments, check=True, capture_output=True, text=True)
-    assert "000014/class-0001.safetensors is damaged" in done.stdout
+    distilled(recipe_file, folder, "distill.iterations=30")
+    assert "000014/class-0001.safetensors is damaged" in capsys.readouterr().out
     assert torch.equal(latents(folder)["z"], latents(finished)["z"])
 
 
 def test_a_loss_that_is_not_finite_keeps_the_last_good_state(recipe_file: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    arguments = command("distill", recipe_file, "distill.lr_latents=1e30", "distill.iterations=9", "--output", folder)
-    done = subprocess.run(arguments, capture_output=True, text=True)
-    assert done.returncode == 2
-    message = done.stderr.splitlines()[-1]
-    assert "not finite at iteration" in message
-    assert "distill.lr_latents" in message
+    with pytest.raises(UserError, match=r"not finite at iteration \d+.*distill\.lr_latents"):
+        distilled(recipe_file, folder, "distill.lr_latents=1.0e+30", "distill.iterations=9")
     assert not (folder / "latents.safetensors").exists()
     kept = folder / "checkpoints" / str(newest(folder))
     for path in kept.glob("*.safetensors"):
@@ -203,22 +203,21 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_state(recipe_file: Path, 
 
 
 def test_fixed_noise_is_that_of_iteration_0(recipe_file: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    subprocess.run(command("distill", recipe_file, "prior.noise=fixed", "--output", folder), check=True)
+    folder = distilled(recipe_file, tmp_path / "run", "prior.noise=fixed")
     with safetensors.safe_open(folder / "latents.safetensors", "pt") as file:
         assert file.metadata()["noise_iteration"] == "0"
 
 
-def test_learning_one_of_the_two_leaves_the_other_alone(recipe_file: Path, tmp_path: Path, prior_folder: Path) -> None:
-    for learn, still in (("latents", "c"), ("conditioning", "z")):
-        for iterations in (0, 2):
-            folder = tmp_path / f"{learn}-{iterations}"
-            settings = [f"distill.learn={learn}", f"distill.iterations={iterations}"]
-            subprocess.run(command("distill", recipe_file, *settings, "--output", folder), check=True)
-        before, after = latents(tmp_path / f"{learn}-0"), latents(tmp_path / f"{learn}-2")
-        moved = "z" if still == "c" else "c"
-        assert torch.equal(before[still], after[still])
-        assert not torch.equal(before[moved], after[moved])
+@pytest.mark.parametrize(("learn", "moved", "still"), [("latents", "z", "c"), ("conditioning", "c", "z")])
+def test_learning_one_of_the_two_leaves_the_other_alone(
+    recipe_file: Path, tmp_path: Path, learn: str, moved: str, still: str
+) -> None:
+    before, after = (
+        latents(distilled(recipe_file, tmp_path / str(n), f"distill.learn={learn}", f"distill.iterations={n}"))
+        for n in (0, 2)
+    )
+    assert torch.equal(before[still], after[still])
+    assert not torch.equal(before[moved], after[moved])
 
 
 def test_dry_run_prints_the_resolved_recipe_and_writes_nothing(recipe_file: Path, tmp_path: Path) -> None:

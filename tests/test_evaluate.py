@@ -49,7 +49,7 @@ def test_table_json_and_file_agree(ld3m: Callable[..., Outcome], run: Path) -> N
 
 def test_evaluations_add_up(ld3m: Callable[..., Outcome], run: Path) -> None:
     ld3m("evaluate", run, "--arch", "convnet")
-    ld3m("evaluate", run, "--arch", "resnet18", "--epochs", "1", "--seeds", "1")
+    ld3m("evaluate", run, "--arch", "resnet18", "evaluate.epochs=1", "--seeds", "1")
     results = json.loads((run / "evaluation.json").read_text())["results"]
     assert [(row["arch"], row["protocol"]["epochs"]) for row in results] == [("convnet", 3), ("resnet18", 1)]
 

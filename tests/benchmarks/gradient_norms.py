@@ -1,0 +1,56 @@
+"""The norm of Z's gradient against the number of steps, for each skip: the paper's Table 1.
+
+    python tests/benchmarks/gradient_norms.py
+
+Gradients of the matching loss at the start, averaged over five draws of noise and network, on the packaged prior and
+data, as a share of the norm at S = 10. The paper's row is its Table 1 (plain sampler; ImageNet LDM).
+"""
+
+import torch
+
+from ld3m import data, objectives
+from ld3m import prior as priors
+from ld3m.learnt import draw_noise, initial
+from ld3m.recipe import Recipe, load
+from ld3m.sampler import Schedule, render
+
+STEPS = (10, 20, 30, 40, 50, 60, 70, 80, 90)
+PAPER = (58.1, 33.5, 19.8, 15.4, 13.9, 12.1, 10.4, 8.7, 6.5)
+"""×10⁴, arXiv 2403.03881, Table 1."""
+DRAWS = 5
+
+
+def gradient_norm(
+    recipe: Recipe, images: data.ImageSet, prior: priors.ClassConditionalLDM, skip: str, steps: int
+) -> float:
+    """Mean over draws of ‖∂loss/∂Z‖ over all classes, one image each."""
+    labels = range(len(images.classes))
+    device = torch.device("cpu")
+    embeddings = prior.class_embeddings(images.classes)
+    states = [initial(recipe, images, prior, embeddings[label], label, device) for label in labels]
+    z, c = (torch.cat([state[name] for state in states]) for name in ("z", "c"))
+    schedule = Schedule.of(prior.alphas_cumprod, steps, skip, recipe.prior.guidance)
+    objective = objectives.build(recipe, images, labels, device)
+    total = 0.0
+    for draw in range(DRAWS):
+        noise = draw_noise(recipe, prior, labels, draw, device)
+        pixels, pull_back = render(prior, schedule, z, c, noise)
+        _, grad = objective.match(draw, pixels.unsqueeze(1))
+        total += float(pull_back(grad.squeeze(1))[0].norm())
+    return total / DRAWS
+
+
+def main() -> None:
+    """Prints a row for each skip and the paper's."""
+    recipe = load(Recipe, "quickstart", ["distill.real_batch=32", "network.width=32"])
+    images = data.prepare(recipe.data)
+    prior = priors.load(recipe.prior)
+    print(f"{'S':<12}" + "".join(f"{steps:>8}" for steps in STEPS))
+    print(f"{'paper, none':<12}" + "".join(f"{value / PAPER[0]:>8.3f}" for value in PAPER))
+    for skip in ("none", "paper", "reference"):
+        norms = [gradient_norm(recipe, images, prior, skip, steps) for steps in STEPS]
+        print(f"{skip:<12}" + "".join(f"{norm / norms[0]:>8.3f}" for norm in norms) + f"   (S = 10: {norms[0]:.3g})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,326 @@
+"""Recipes: what is shipped, overrides, mistakes, the resolved form, the digest."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ld3m.errors import UserError
+from ld3m.recipe import PriorRecipe, Recipe, digest, find, load, to_yaml
+
+RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
+MINIMAL: dict[str, Any] = {
+    "name": "x",
+    "data": {"source": "fashion-mnist-small"},
+    "prior": {"source": "fashion-mnist"},
+}
+
+
+@pytest.fixture
+def minimal(tmp_path: Path) -> str:
+    """A recipe with nothing but what must be there."""
+    path = tmp_path / "minimal.yaml"
+    path.write_text(yaml.safe_dump(MINIMAL))
+    return str(path)
+
+
+def mistakes(name: str, *overrides: str, kind: Any = Recipe) -> list[str]:
+    """The lines that loading fails with."""
+    with pytest.raises(UserError) as caught:
+        load(kind, name, list(overrides))
+    return [line.removeprefix(f"{name}: ") for line in caught.value.lines]
+
+
+# --- shipped recipes ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_shipped_recipes_are_valid_and_say_how_they_are_run(path: Path) -> None:
+    text = path.read_text()
+    kind, command = (PriorRecipe, "train-prior") if "denoiser" in yaml.safe_load(text) else (Recipe, "distill")
+    recipe = load(kind, str(path))
+    header = "".join(line for line in text.splitlines(keepends=True) if line.startswith("#"))
+    assert re.search(rf"{command} (recipes/{path.stem}\.yaml|{path.stem})\s", header)
+    assert recipe.name in path.stem
+
+
+def test_a_name_means_the_file_below_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find("quickstart").samefile(RECIPES[0].parent / "quickstart.yaml")
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "quickstart.yaml").write_text("name: mine")
+    assert find("quickstart").samefile(tmp_path / "recipes" / "quickstart.yaml")  # the user's own comes first
+    (tmp_path / "quickstart").mkdir()
+    assert find("quickstart").samefile(tmp_path / "recipes" / "quickstart.yaml")  # a folder is no recipe
+    with pytest.raises(UserError, match=r"or one of .*quickstart"):
+        find("quickstar")
+
+
+# --- the resolved form -------------------------------------------------------------------------------------
+
+CLASS_NAMES = st.text(st.characters(blacklist_categories=["Cs"]), min_size=1, max_size=8)
+OVERRIDES = st.fixed_dictionaries(
+    {},
+    optional={
+        "name": st.from_regex(r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,12}\Z"),
+        "seed": st.integers(0, 2**64),
+        "output": CLASS_NAMES,
+        "data.subset": st.lists(CLASS_NAMES, min_size=1, max_size=4),
+        "data.test_share": st.floats(0, 1, exclude_min=True, exclude_max=True),
+        "prior.guidance": st.floats(allow_nan=False, allow_infinity=False),
+        "prior.keep_graph_steps": st.integers(0, 50) | st.just("all"),
+        "distill.lr_latents": st.floats(0, exclude_min=True, allow_infinity=False),
+        "distill.dm.augment": st.booleans(),
+        "evaluate.lr": st.none() | st.floats(1e-12, 1),
+        "hub.private": st.booleans(),
+    },
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(overrides=OVERRIDES)
+def test_the_resolved_recipe_loads_to_an_equal_one(
+    overrides: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Whatever a recipe says, and however YAML would read it bare: `no`, `1e5`, `0x10`, `~`, dates."""
+    path = tmp_path_factory.mktemp("resolved") / "recipe.yaml"
+    path.write_text(yaml.safe_dump(MINIMAL))
+    # one line of flow style, as a shell would pass it
+    written = [f"{key}={yaml.safe_dump(value, default_flow_style=True)}" for key, value in overrides.items()]
+    recipe = load(Recipe, str(path), written)
+    for key, value in overrides.items():
+        found: Any = recipe
+        for part in key.split("."):
+            found = getattr(found, part)
+        assert found == value
+    path.write_text(to_yaml(recipe), encoding="utf-8")
+    assert load(Recipe, str(path)) == recipe
+
+
+def test_the_resolved_recipe_writes_every_default_out(minimal: str) -> None:
+    resolved = yaml.safe_load(to_yaml(load(Recipe, minimal)))
+    assert set(resolved) == set(Recipe.model_fields)
+    assert resolved["distill"]["momentum"] == 0.5
+    assert resolved["distill"]["dm"] == {"augment": True}
+    assert resolved["prior"]["keep_graph_steps"] == "all"
+    assert resolved["data"]["subset"] is None
+
+
+# --- overrides ---------------------------------------------------------------------------------------------
+
+
+def test_overrides_have_dots_in_keys_and_yaml_in_values(minimal: str) -> None:
+    recipe = load(
+        Recipe,
+        minimal,
+        [
+            "distill.iterations=7",
+            "distill.dm.augment=no",
+            "distill.lr_latents=1e-3",  # a string to YAML 1.1, which wants 1.0e-3
+            "data.subset=[Bag, Coat]",
+            "evaluate.arch=[convnet, resnet18]",
+            "evaluate.lr=",
+            "output=a=b",
+            "prior.keep_graph_steps=2",
+        ],
+    )
+    assert recipe.distill.iterations == 7
+    assert recipe.distill.dm.augment is False
+    assert recipe.distill.lr_latents == 0.001
+    assert recipe.data.subset == ["Bag", "Coat"]
+    assert recipe.evaluate.arch == ["convnet", "resnet18"]
+    assert recipe.evaluate.lr is None
+    assert recipe.output == "a=b"
+    assert recipe.prior.keep_graph_steps == 2
+
+
+def test_the_last_override_of_a_key_counts(minimal: str) -> None:
+    assert load(Recipe, minimal, ["seed=1", "seed=2"]).seed == 2
+
+
+def test_classes_named_by_numbers_need_no_quotes(minimal: str) -> None:
+    assert load(Recipe, minimal, ["data.subset=[3, 10]"]).data.subset == ["3", "10"]
+
+
+def test_an_override_fills_a_section_left_empty(minimal: str) -> None:
+    path = Path(minimal)
+    path.write_text(path.read_text() + "distill:\n")
+    assert load(Recipe, minimal, ["distill.iterations=3"]).distill.iterations == 3
+
+
+def test_a_recipe_is_found_to_live_where_it_says(minimal: str) -> None:
+    assert load(Recipe, minimal).folder == Path("runs/x")
+    assert load(Recipe, minimal, ["output=elsewhere"]).folder == Path("elsewhere")
+
+
+# --- mistakes ----------------------------------------------------------------------------------------------
+
+
+def test_all_mistakes_are_told_at_once_a_line_each(minimal: str) -> None:
+    lines = mistakes(
+        minimal,
+        "steps=5",
+        "prior.skipp=paper",
+        "prior.keep_graph_steps=-1",
+        "distill.images_per_class=0",
+        "evaluate.epochs=many",
+        "nonsense",
+        "name.first=x",
+        "data.source=/no/such/folder",
+    )
+    assert lines[:2] == [
+        "nonsense: overrides have the form KEY=VALUE, such as distill.iterations=200",
+        "name.first=x: name is a value, not a section with keys of its own",
+    ]
+    starts = {line.split(": ")[0] for line in lines[2:]}
+    assert starts == {
+        "steps",
+        "prior.skipp",
+        "prior.keep_graph_steps",
+        "distill.images_per_class",
+        "evaluate.epochs",
+        "data.source",
+    }
+    assert len(lines) == 8
+    assert not any("\n" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("override", "answer"),
+    [
+        ("prior.skipp=none", "prior.skipp: unknown key; did you mean prior.skip?"),
+        ("distill.dm.augmnet=no", "distill.dm.augmnet: unknown key; did you mean distill.dm.augment?"),
+        ("sed=1", "sed: unknown key; did you mean seed?"),
+        # in another section: the key is right, its place is not
+        ("iterations=5", "iterations: unknown key; did you mean distill.iterations?"),
+        ("network.resolution=32", "network.resolution: unknown key; did you mean data.resolution?"),
+        ("augment=no", "augment: unknown key; did you mean distill.dm.augment or evaluate.augment?"),
+        ("hub.zzz=1", "hub.zzz: unknown key; known are repo_id, private"),
+    ],
+)
+def test_unknown_keys_are_answered_with_the_nearest(minimal: str, override: str, answer: str) -> None:
+    assert mistakes(minimal, override) == [answer]
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("name=a/b", ["name: 'a/b'", "pattern"]),
+        ("seed=-1", ["seed: -1", "greater than or equal to 0"]),
+        ("seed=1.5", ["seed: 1.5", "integer"]),
+        ("distill=5", ["distill: 5", "iterations"]),
+        ("distill.iterations=yes", ["distill.iterations: True"]),
+        ("distill.lr_latents=.inf", ["distill.lr_latents: inf", "finite"]),
+        ("distill.lr_latents=nan", ["distill.lr_latents: 'nan'", "finite"]),
+        ("distill.momentum=1", ["distill.momentum: 1", "less than 1"]),
+        ("distill.dm.augment=maybe", ["distill.dm.augment: 'maybe'", "boolean"]),
+        ("prior.skip=Paper", ["prior.skip: 'Paper'", "'paper', 'reference' or 'none'"]),
+        ("prior.keep_graph_steps=some", ["prior.keep_graph_steps: 'some'", "0 or more, or all"]),
+        ("prior.keep_graph_steps=2.5", ["prior.keep_graph_steps: 2.5", "0 or more, or all"]),
+        ("data.subset=Bag", ["data.subset: 'Bag'", "list"]),
+        ("data.subset=[]", ["data.subset: []", "at least 1"]),
+        ("data.subset=[yes]", ["data.subset.0: True", "string"]),
+        ("data.channels=2", ["data.channels: 2", "1 or 3"]),
+        ("evaluate.arch=[]", ["evaluate.arch: []", "at least 1"]),
+        ("network.depth=9", ["network.depth: 9", "32 pixels", "5 or fewer"]),
+        ("data.source=2024-13-45", ["data.source=2024-13-45", "not a YAML value"]),
+        ("data.subset=[a", ["data.subset=[a", "not a YAML value"]),
+    ],
+)
+def test_a_wrong_value_is_one_line_with_key_value_and_what_is_right(
+    minimal: str, override: str, parts: list[str]
+) -> None:
+    (line,) = mistakes(minimal, override)
+    assert all(part in line for part in parts), line
+
+
+def test_groups_of_the_norm_divide_the_width(minimal: str) -> None:
+    (line,) = mistakes(minimal, "network.norm=group", "network.width=6")
+    assert line == "network.width: 6 is not a multiple of 4, the groups of norm group"
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("autoencoder.channels=[0, 32]", ["autoencoder.channels.0: 0", "greater than 0"]),
+        ("autoencoder.channels=[24]", ["autoencoder.channels: 24", "multiple of 16"]),
+        ("denoiser.channels=[64, 100]", ["denoiser.channels: 100", "multiple of 16"]),
+        ("denoiser.attention=[true]", ["denoiser.attention", "1 entries for 2"]),
+        ("denoiser.attention=[false, false]", ["denoiser.attention", "at least one level"]),
+        ("data.resolution=30", ["data.resolution: 30", "halved 3 times"]),
+        ("prior=x", ["prior: unknown key"]),
+    ],
+)
+def test_mistakes_of_a_prior_recipe(tmp_path: Path, override: str, parts: list[str]) -> None:
+    path = tmp_path / "prior.yaml"
+    path.write_text("{name: x, data: {source: fashion-mnist-small}}")
+    (line,) = mistakes(str(path), override, kind=PriorRecipe)
+    assert all(part in line for part in parts), line
+
+
+def test_what_is_missing_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "bare.yaml"
+    path.write_text("data: {resolution: 16}")
+    assert mistakes(str(path)) == ["name: is missing", "data.source: is missing", "prior: is missing"]
+
+
+# --- the digest --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "seed=1",
+        "data.source=fashion-mnist",
+        "data.subset=[Bag]",
+        "data.resolution=16",
+        "data.validation_share=0.1",
+        "prior.skip=paper",
+        "prior.steps=3",
+        "prior.guidance=1",
+        "prior.noise=fixed",
+        "prior.dtype=bfloat16",
+        "distill.images_per_class=2",
+        "distill.init=noise",
+        "distill.learn=latents",
+        "distill.lr_latents=2",
+        "distill.lr_conditioning=2",
+        "distill.momentum=0",
+        "distill.real_batch=8",
+        "distill.dm.augment=false",
+        "network.width=64",
+        "network.depth=2",
+        "network.norm=batch",
+    ],
+)
+def test_the_digest_changes_with_what_decides_the_result(minimal: str, override: str) -> None:
+    assert digest(load(Recipe, minimal, [override])) != digest(load(Recipe, minimal))
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "name=other",
+        "output=elsewhere",
+        "distill.iterations=7",
+        "distill.checkpoint_every=7",
+        "distill.log_every=7",
+        "prior.micro_batch=7",
+        "prior.keep_graph_steps=0",
+        "evaluate.epochs=7",
+        "hub.private=true",
+    ],
+)
+def test_the_digest_stays_with_what_does_not(minimal: str, override: str) -> None:
+    assert digest(load(Recipe, minimal, [override])) == digest(load(Recipe, minimal))
+
+
+def test_the_digest_does_not_depend_on_how_the_recipe_was_written(minimal: str, tmp_path: Path) -> None:
+    recipe = load(Recipe, minimal)
+    (tmp_path / "resolved.yaml").write_text(to_yaml(recipe))
+    assert digest(load(Recipe, str(tmp_path / "resolved.yaml"))) == digest(recipe)
+    assert re.fullmatch("[0-9a-f]{16}", digest(recipe))
