@@ -90,6 +90,11 @@ def to_pixels(images: Tensor) -> Tensor:
     return images.float() / 255
 
 
+def to_signed(images: Tensor) -> Tensor:
+    """uint8 images to float32 in [-1, 1], the range of every autoencoder."""
+    return to_pixels(images) * 2 - 1
+
+
 # --- sources -----------------------------------------------------------------------------------------------
 
 
@@ -192,11 +197,13 @@ def _parquet(path: Path, recipe: DataRecipe) -> Source:
         files = sorted(Path(path.anchor or ".").glob(str(path.relative_to(path.anchor))))
     if not files:
         raise UserError(f"data.source: no file matches {path}")
-    for file in files:
+    for file in files:  # mistakes are told before anything is copied
         try:
-            pyarrow.parquet.read_schema(file)
+            features = datasets.Features.from_arrow_schema(pyarrow.parquet.read_schema(file))
         except Exception as error:
             raise UserError(f"data.source: {file} is not readable as Parquet ({_one_line(error)})") from None
+        _column("image_column", features, recipe)
+        _column("label_column", features, recipe)
     named = {prefix: [file for file in files if file.name.startswith(prefix)] for prefix in ("test", "val")}
     train = [file for file in files if file not in named["test"] + named["val"]]
     if not train:
@@ -222,7 +229,7 @@ def _hub(name: str, recipe: DataRecipe, classes: Sequence[str] | None = None) ->
     if "train" not in loaded:
         raise UserError(f"data.source: {name} has no train split, only {', '.join(loaded)}")
     splits = {"train": loaded["train"]}
-    label_column = _column("label_column", splits["train"], recipe)
+    label_column = _column("label_column", splits["train"].features, recipe)
     for split in ("test", "validation", "valid", "val"):
         labelled = split in loaded and label_column in loaded[split].features
         if labelled and set(loaded[split].unique(label_column)) - {-1, None}:
@@ -239,9 +246,10 @@ def _from_tables(
     """Examples from `datasets` tables: the image and label columns are found by type, or named by the recipe."""
     import datasets
 
-    image_column = _column("image_column", tables["train"], recipe)
-    label_column = _column("label_column", tables["train"], recipe)
-    kind = tables["train"].features[label_column]
+    features = tables["train"].features
+    image_column = _column("image_column", features, recipe)
+    label_column = _column("label_column", features, recipe)
+    kind = features[label_column]
     if isinstance(kind, datasets.ClassLabel):
         known, values = kind.names, list(range(len(kind.names)))
     else:
@@ -278,11 +286,10 @@ def _from_tables(
     return Source(names, splits, identity)
 
 
-def _column(key: Literal["image_column", "label_column"], table: Any, recipe: DataRecipe) -> str:
+def _column(key: Literal["image_column", "label_column"], features: Any, recipe: DataRecipe) -> str:
     """The column that the recipe names, or the first of the right type, or of a usual name."""
     import datasets
 
-    features = table.features
     kind, usual = {
         "image_column": (datasets.Image, ("image", "img")),
         "label_column": (datasets.ClassLabel, ("label", "labels", "class", "fine_label")),

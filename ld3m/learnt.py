@@ -50,10 +50,10 @@ def initial(
     draws = generator(recipe.seed, "init", label)
     if recipe.distill.init == "real":
         real = images.images("train", label)
-        pixels = data.to_pixels(real[torch.randperm(len(real), generator=draws)[:count]].to(device))
+        pixels = data.to_signed(real[torch.randperm(len(real), generator=draws)[:count]].to(device))
         if pixels.shape[-1] != prior.image_size:
             pixels = functional.interpolate(pixels, size=prior.image_size, mode="bilinear", antialias=True)
-        z = prior.encode(pixels * 2 - 1)
+        z = prior.encode(pixels)
     else:
         z = torch.randn(count, *prior.latent_shape, generator=draws).to(device)
     c = embedding.expand(count, *prior.conditioning_shape).clone()

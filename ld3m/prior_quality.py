@@ -1,0 +1,111 @@
+"""How good a prior is: what its autoencoder loses, and whether its samples are of the class they were asked for."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm import tqdm
+
+from ld3m import data, networks
+from ld3m.files import write_image
+from ld3m.pictures import grid
+from ld3m.prior import ClassConditionalLDM
+from ld3m.randomness import generator
+from ld3m.recipe import NetworkRecipe, PriorRecipe
+from ld3m.sampler import Schedule, render, to_pixels
+
+
+def evaluate_prior(
+    recipe: PriorRecipe,
+    prior: ClassConditionalLDM,
+    images: data.ImageSet,
+    training: Path,
+    device: torch.device,
+) -> dict[str, Any]:
+    """Reconstruction of test images, and how many samples a classifier of real images puts in the intended class.
+
+    Writes `reconstructions.png` and `samples-guidance-*.png` into `training`. Shares are in [0, 1], errors in units of
+    pixels in [0, 1].
+    """
+    settings = recipe.evaluate
+    test, test_labels = images.everything("test")
+    classifier = _train_classifier(recipe, images, device)
+    with torch.no_grad():
+        rebuilt = torch.cat(
+            [to_pixels(prior.decode(prior.encode(data.to_signed(x.to(device))))).cpu() for x in test.split(100)]
+        )
+    pixels = data.to_pixels(test)
+    result: dict[str, Any] = {
+        "reconstruction": {
+            "l1": round(float((rebuilt - pixels).abs().mean()), 5),
+            "mse": round(float((rebuilt - pixels).square().mean()), 6),
+        },
+        "classifier": {
+            "real test images": _share_right(classifier, images, pixels, test_labels, device),
+            "reconstructed test images": _share_right(classifier, images, rebuilt, test_labels, device),
+        },
+        "samples": {"count": settings.samples, "steps": settings.steps, "share in the intended class": {}},
+    }
+    write_image(training / "reconstructions.png", grid(torch.cat([pixels[::97][:20], rebuilt[::97][:20]]), columns=20))
+    for scale in settings.guidance:
+        sampled, labels = sample(prior, images.classes, settings.samples, settings.steps, scale, recipe.seed)
+        share = _share_right(classifier, images, sampled, labels, device)
+        result["samples"]["share in the intended class"][f"guidance {scale:g}"] = share
+        order = labels.sort(stable=True).indices.view(len(images.classes), -1)[:, :10].flatten()
+        write_image(training / f"samples-guidance-{scale:g}.png", grid(sampled[order], columns=10))
+    return result
+
+
+@torch.no_grad()
+def sample(
+    prior: ClassConditionalLDM, classes: list[str], count: int, steps: int, guidance: float, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Plain DDIM samples from noise, in turn of every class: pixels [count, …] in [0, 1] and labels [count]."""
+    labels = torch.arange(len(classes)).repeat(max(1, count // len(classes)))
+    schedule = Schedule.of(prior.alphas_cumprod, steps, "none", guidance)
+    table = prior.class_embeddings(classes)
+    sampled = []
+    for start, chunk in enumerate(labels.split(100)):
+        # With Z and the noise both white, the noised latent √ᾱ·Z + √(1 − ᾱ)·ε0 is white too: plain sampling.
+        shape = (len(chunk), *prior.latent_shape)
+        noise = torch.randn(shape, generator=generator(seed, "sample", start)).to(table.device)
+        z = torch.randn(shape, generator=generator(seed, "sample latent", start)).to(table.device)
+        pixels, _ = render(prior, schedule, z, table[chunk], noise, micro_batch=100)
+        sampled.append(pixels.cpu())
+    return torch.cat(sampled), labels
+
+
+def _train_classifier(recipe: PriorRecipe, images: data.ImageSet, device: torch.device) -> nn.Module:
+    """A ConvNet trained on all real training images by Adam with one cosine decay."""
+    settings = recipe.evaluate
+    real, labels = images.everything("train")
+    shape = networks.Shape(recipe.data.channels, recipe.data.resolution, len(images.classes))
+    network_recipe = NetworkRecipe(width=settings.classifier_width)
+    classifier = networks.build("convnet", shape, network_recipe, generator(recipe.seed, "classifier")).to(device)
+    steps = settings.classifier_epochs * math.ceil(len(real) / 128)
+    optimiser = torch.optim.AdamW(classifier.parameters(), lr=2e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=steps)
+    batches = (
+        batch
+        for epoch in range(settings.classifier_epochs)
+        for batch in torch.randperm(len(real), generator=generator(recipe.seed, "classifier order", epoch)).split(128)
+    )
+    for batch in tqdm(batches, "classifier", total=steps):
+        logits = classifier(images.normalise(data.to_pixels(real[batch].to(device))))
+        loss = functional.cross_entropy(logits, labels[batch].to(device))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+    return classifier.eval()
+
+
+@torch.no_grad()
+def _share_right(
+    classifier: nn.Module, images: data.ImageSet, pixels: Tensor, labels: Tensor, device: torch.device
+) -> float:
+    predictions = [classifier(images.normalise(chunk.to(device))).argmax(1).cpu() for chunk in pixels.split(500)]
+    return round(float((torch.cat(predictions) == labels).float().mean()), 4)

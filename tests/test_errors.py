@@ -1,0 +1,422 @@
+"""A user's mistake: one line on stderr with the key or file and what would be right, exit code 2, nothing written."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from PIL import Image
+
+from ld3m.distill import distill
+from ld3m.recipe import Recipe, load
+
+Command = Callable[..., NamedTuple]
+
+
+def contents(folder: Path) -> dict[str, bytes | None]:
+    """All that is below a folder."""
+    return {str(path): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+@pytest.fixture(autouse=True)
+def arrow_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arrow copies of Parquet go nowhere near the user's cache."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("arrow"))
+
+
+@pytest.fixture
+def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a test's bad input lies, outside the working folder."""
+    return tmp_path_factory.mktemp("given")
+
+
+@pytest.fixture
+def refused(ld3m: Command, tmp_path: Path, given: Path) -> Callable[..., list[str]]:
+    """Runs a command that must fail as the user is promised, and gives the lines it says."""
+
+    def run(*arguments: object, parts: tuple[str, ...] = ()) -> list[str]:
+        before = contents(given)
+        code, out, err = ld3m(*arguments)
+        assert "Traceback" not in err
+        assert code == 2, err
+        lines = err.removesuffix("\n").split("\n")
+        assert all(line.startswith("ld3m: ") for line in lines), err
+        for part in parts:
+            assert part in err
+        assert out == ""
+        assert list(tmp_path.rglob("*")) == [], "the working folder is not empty"
+        assert contents(given) == before
+        return lines
+
+    return run
+
+
+# --- the recipe --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        # keys
+        ("iteration=5", ("iteration: unknown key",)),
+        ("distill.iteration=5", ("distill.iteration: unknown key", "did you mean distill.iterations?")),
+        ("iterations=5", ("iterations: unknown key", "did you mean distill.iterations?")),
+        ("distill.dm.augmentation=no", ("did you mean distill.dm.augment?",)),
+        # form
+        ("distill.iterations", ("distill.iterations", "KEY=VALUE")),
+        ("=5", ("=5", "KEY=VALUE")),
+        ("distill.iterations.now=5", ("iterations is a value, not a section",)),
+        ("data.subset=[circle", ("data.subset=[circle", "not a YAML value")),
+        ("output=2024-13-45", ("2024-13-45", "not a YAML value")),
+        # types
+        ("distill=5", ("distill: 5 is not right", "section")),
+        ("distill.iterations=many", ("distill.iterations: 'many' is not right", "integer")),
+        ("distill.iterations=1.5", ("distill.iterations: 1.5 is not right", "integer")),
+        ("distill.iterations=yes", ("distill.iterations: True is not right",)),
+        ("distill.dm.augment=perhaps", ("distill.dm.augment: 'perhaps' is not right", "boolean")),
+        ("data.subset=circle", ("data.subset: 'circle' is not right", "list")),
+        ("prior.keep_graph_steps=some", ("prior.keep_graph_steps: 'some' is not right", "0 or more, or all")),
+        # ranges
+        ("distill.iterations=-1", ("distill.iterations: -1 is not right", "greater than or equal to 0")),
+        ("distill.images_per_class=0", ("distill.images_per_class: 0 is not right", "greater than or equal to 1")),
+        ("distill.real_batch=0", ("distill.real_batch: 0 is not right",)),
+        ("distill.lr_latents=0", ("distill.lr_latents: 0 is not right", "greater than 0")),
+        ("distill.lr_latents=-1.5", ("distill.lr_latents: -1.5 is not right", "greater than 0")),
+        ("distill.lr_latents=.nan", ("distill.lr_latents: nan is not right", "finite")),
+        ("distill.lr_conditioning=inf", ("distill.lr_conditioning: 'inf' is not right", "finite")),
+        ("prior.guidance=.inf", ("prior.guidance: inf is not right", "finite")),
+        ("prior.keep_graph_steps=-1", ("prior.keep_graph_steps: -1 is not right", "0 or more, or all")),
+        ("prior.steps=0", ("prior.steps: 0 is not right", "greater than or equal to 1")),
+        ("prior.steps=1000", ("prior.steps: 1000 is not right", "less than or equal to 999")),
+        ("data.resolution=7", ("data.resolution: 7 is not right", "greater than or equal to 8")),
+        ("data.test_share=1", ("data.test_share: 1 is not right", "less than 1")),
+        ("data.subset=[]", ("data.subset: [] is not right", "at least 1")),
+        ("seed=-1", ("seed: -1 is not right", "greater than or equal to 0")),
+        ("network.depth=9", ("network.depth: 9", "16 pixels", "give 4 or fewer")),
+        ("name=a/b", ("name: 'a/b' is not right", "[A-Za-z0-9]")),
+        ("name=..", ("name: '..' is not right", "[A-Za-z0-9]")),
+        # names
+        ("prior.skip=half", ("prior.skip: 'half' is not right", "'paper', 'reference' or 'none'")),
+        ("prior.noise=pink", ("prior.noise: 'pink' is not right", "'fresh' or 'fixed'")),
+        ("prior.dtype=float8", ("prior.dtype: 'float8' is not right", "'float32', 'bfloat16' or 'float16'")),
+        ("distill.init=fake", ("distill.init: 'fake' is not right", "'real' or 'noise'")),
+        ("distill.learn=nothing", ("distill.learn: 'nothing' is not right", "'both', 'latents' or 'conditioning'")),
+        ("network.norm=spectral", ("network.norm: 'spectral' is not right", "'instance'")),
+        ("data.on_corrupt=ignore", ("data.on_corrupt: 'ignore' is not right", "'error' or 'skip'")),
+        ("distill.objective=kip", ("distill.objective: 'kip'", "dm")),
+        ("network.arch=lenet", ("network", "'lenet'", "convnet")),
+        # what is not there
+        ("data.source=/no/such/images", ("data.source: '/no/such/images' is not there", "fashion-mnist")),
+        ("data.source=/no/such/train.parquet", ("data.source: '/no/such/train.parquet' is not there",)),
+        ("data.source=/no/such/*.parquet", ("data.source: no file matches /no/such/*.parquet",)),
+        ("prior.source=/no/such/prior", ("prior.source: '/no/such/prior'", "model_index.json", "train-prior")),
+        # what does not fit
+        ("data.subset=[circle, star]", ("data.subset: 'star'", "circle, cross, square")),
+        ("data.subset=[circle, circle]", ("data.subset", "twice")),
+        ("data.channels=3", ("data.channels: 3", "data.channels=1")),
+        ("distill.images_per_class=13", ("distill.images_per_class: 13", "only 12 training images", "init=noise")),
+    ],
+)
+def test_overrides(refused: Command, recipe_file: Path, override: str, parts: tuple[str, ...]) -> None:
+    assert len(refused("distill", recipe_file, override, parts=parts)) == 1
+
+
+def test_several_mistakes_are_a_line_each(refused: Command, recipe_file: Path) -> None:
+    lines = refused("distill", recipe_file, "seed=-1", "prior.skipp=none", "distill.objective=", "name.x=1", "distill")
+    assert lines[0].startswith("ld3m: name.x=1: name is a value")
+    assert lines[1].startswith("ld3m: distill: overrides have the form KEY=VALUE")
+    keys = {line.removeprefix(f"ld3m: {recipe_file}: ").split(": ")[0] for line in lines[2:]}
+    assert keys == {"seed", "prior.skipp", "distill.objective"}
+    assert len(lines) == 5
+
+
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        (b"name: [x", ("cannot be read as YAML", "line 1")),
+        (b"name: x\n\tseed: 1", ("cannot be read as YAML", "line 2")),
+        (b"name: \xff\xfe", ("cannot be read as YAML", "utf-8")),
+        (b"name: 2024-13-45", ("cannot be read as YAML",)),
+        (b"- name: x", ("has no keys", "name: my-run")),
+        (b"just words", ("has no keys", "name: my-run")),
+        (b"", ("has no keys", "name: my-run")),
+        (b"# nothing but a comment\n", ("has no keys", "name: my-run")),
+    ],
+)
+def test_files_that_are_no_recipe(refused: Command, given: Path, content: bytes, parts: tuple[str, ...]) -> None:
+    (given / "mine.yaml").write_bytes(content)
+    (line,) = refused("distill", given / "mine.yaml", parts=parts)
+    assert line.startswith(f"ld3m: {given / 'mine.yaml'}: ")
+
+
+def test_a_recipe_that_is_not_there(refused: Command, given: Path) -> None:
+    for name in ("quickstrat", given / "none.yaml", given):  # a folder is none either
+        (line,) = refused("distill", name)
+        assert line.startswith(f"ld3m: {name}: there is no such recipe; give a YAML file or one of")
+        assert "quickstart" in line
+
+
+def test_a_recipe_of_the_other_kind(refused: Command, recipe_file: Path) -> None:
+    lines = refused("train-prior", recipe_file)
+    assert {line.split(": ")[2] for line in lines} == {"prior", "distill", "network", "evaluate.arch"} | {
+        "evaluate.seeds",
+        "evaluate.epochs",
+    }
+
+
+def test_mistakes_in_a_prior_recipe(refused: Command, given: Path, shapes: Path) -> None:
+    path = given / "prior.yaml"
+    path.write_text(yaml.safe_dump({"name": "x", "data": {"source": str(shapes), "resolution": 18}}))
+    refused("train-prior", path, parts=("data.resolution: 18 cannot be halved 3 times",))
+    refused("train-prior", path, "autoencoder.channels=[0]", parts=("autoencoder.channels.0: 0", "greater than 0"))
+    refused("train-prior", path, "denoiser.stepz=1", parts=("did you mean denoiser.steps?",))
+
+
+# --- the data ----------------------------------------------------------------------------------------------
+
+
+def refuse_data(refused: Command, recipe_file: Path, source: Path, *parts: str) -> None:
+    (line,) = refused("distill", recipe_file, f"data.source={source}", parts=("data.", *parts))
+    assert str(source) in line
+
+
+@pytest.fixture
+def images(given: Path, shapes: Path) -> Path:
+    """A copy of the shapes, to be spoilt."""
+    return Path(shutil.copytree(shapes, given / "images"))
+
+
+def test_a_class_without_training_images(refused: Command, recipe_file: Path, images: Path) -> None:
+    (images / "train" / "star").mkdir()
+    (images / "train" / "star" / "readme.txt").write_text("to come")
+    refuse_data(refused, recipe_file, images, "class 'star' has too few images", "0 train")
+
+
+def test_a_class_without_test_images(refused: Command, recipe_file: Path, images: Path) -> None:
+    for path in (images / "test" / "cross").iterdir():
+        path.unlink()
+    refuse_data(refused, recipe_file, images, "class 'cross' has too few images", "12 train, 0 test")
+    (images / "test" / "cross").rmdir()
+    refuse_data(refused, recipe_file, images, "class 'cross' has too few images", "12 train, 0 test")
+
+
+def test_a_class_that_only_the_test_split_has(refused: Command, recipe_file: Path, images: Path) -> None:
+    (images / "test" / "star").mkdir()
+    refuse_data(refused, recipe_file, images, f"{images / 'test' / 'star'} is a class that {images / 'train'}")
+
+
+def test_an_image_that_cannot_be_read(refused: Command, recipe_file: Path, images: Path) -> None:
+    path = images / "train" / "cross" / "3.png"
+    path.write_bytes(path.read_bytes()[:40])
+    refuse_data(refused, recipe_file, images, f"cannot read {path}", "data.on_corrupt=skip")
+
+
+def test_a_folder_without_classes(refused: Command, recipe_file: Path, given: Path) -> None:
+    Image.new("L", (8, 8)).save(given / "0.png")
+    refuse_data(refused, recipe_file, given, "has no class folders", "<class>/")
+
+
+def test_a_file_that_is_no_data(refused: Command, recipe_file: Path, given: Path) -> None:
+    (given / "images.zip").write_bytes(b"PK")
+    refuse_data(refused, recipe_file, given / "images.zip", "neither a folder nor a .parquet file")
+
+
+def test_a_parquet_file_that_is_none(refused: Command, recipe_file: Path, given: Path) -> None:
+    (given / "train.parquet").write_text("not at all")
+    refuse_data(refused, recipe_file, given / "train.parquet", "is not readable as Parquet")
+
+
+def test_parquet_without_labels(refused: Command, recipe_file: Path, given: Path) -> None:
+    pq.write_table(pa.table({"image": [b"x"], "caption": ["y"]}), given / "train.parquet")
+    refuse_data(refused, recipe_file, given, "data.label_column: cannot be told", "has image, caption")
+
+
+def test_parquet_with_test_files_only(refused: Command, recipe_file: Path, given: Path) -> None:
+    pq.write_table(pa.table({"image": [b"x"], "label": ["y"]}), given / "test.parquet")
+    refuse_data(refused, recipe_file, given, "only test files", "train*.parquet")
+
+
+def test_columns_that_are_not_there(refused: Command, recipe_file: Path, given: Path) -> None:
+    pq.write_table(pa.table({"image": [b"x"], "label": ["y"]}), given / "train.parquet")
+    for key in ("image_column", "label_column"):
+        override = f"data.{key}=picture"
+        parts = (f"data.{key}: there is no column 'picture'", "has image, label")
+        assert len(refused("distill", recipe_file, f"data.source={given}", override, parts=parts)) == 1
+
+
+# --- the prior ---------------------------------------------------------------------------------------------
+
+
+def refuse_prior(refused: Command, recipe_file: Path, source: Path, *parts: str) -> None:
+    assert len(refused("distill", recipe_file, f"prior.source={source}", parts=parts)) == 1
+
+
+@pytest.fixture
+def prior(given: Path, prior_folder: Path) -> Path:
+    """A copy of the prior, to be spoilt."""
+    return Path(shutil.copytree(prior_folder, given / "prior"))
+
+
+WEIGHTS = {
+    "vqvae": "diffusion_pytorch_model.safetensors",
+    "unet": "diffusion_pytorch_model.safetensors",
+    "class_embedder": "model.safetensors",
+}
+
+
+@pytest.mark.parametrize("part", WEIGHTS)
+def test_a_prior_with_weights_missing(refused: Command, recipe_file: Path, prior: Path, part: str) -> None:
+    (prior / part / WEIGHTS[part]).unlink()
+    refuse_prior(refused, recipe_file, prior, "prior.source", str(prior / part), "not a whole prior")
+
+
+@pytest.mark.parametrize("part", WEIGHTS)
+def test_a_prior_with_weights_cut_off(refused: Command, recipe_file: Path, prior: Path, part: str) -> None:
+    path = prior / part / WEIGHTS[part]
+    path.write_bytes(path.read_bytes()[:-100])
+    refuse_prior(refused, recipe_file, prior, "prior.source", str(prior), part, "not a whole prior")
+
+
+@pytest.mark.parametrize("part", [*WEIGHTS, "scheduler"])
+def test_a_prior_with_a_part_missing(refused: Command, recipe_file: Path, prior: Path, part: str) -> None:
+    shutil.rmtree(prior / part)
+    refuse_prior(refused, recipe_file, prior, "prior.source", str(prior), part, "not a whole prior")
+
+
+def test_a_folder_that_is_no_prior(refused: Command, recipe_file: Path, shapes: Path) -> None:
+    refuse_prior(refused, recipe_file, shapes, f"prior.source: '{shapes}'", "model_index.json")
+
+
+def test_a_class_table_of_another_width(refused: Command, recipe_file: Path, prior: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    save_file({"weight": torch.zeros(4, 15)}, prior / "class_embedder" / "model.safetensors")
+    refuse_prior(refused, recipe_file, prior, "prior.source", "class_embedder")
+
+
+def test_a_class_that_the_prior_does_not_know(refused: Command, recipe_file: Path, images: Path) -> None:
+    for split in ("train", "test"):
+        (images / split / "cross").rename(images / split / "star")
+    override = f"data.source={images}"
+    parts = ("prior.source", "does not know the class 'star'", "circle, cross, square", "train-prior")
+    assert len(refused("distill", recipe_file, override, parts=parts)) == 1
+
+
+def change_scheduler(prior: Path, **settings: object) -> None:
+    path = prior / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+
+
+def test_more_steps_than_the_prior_was_trained_with(refused: Command, recipe_file: Path, prior: Path) -> None:
+    change_scheduler(prior, num_train_timesteps=3)
+    refuse_prior(refused, recipe_file, prior, "prior.steps: 3 is not between 1 and 2")
+
+
+def test_a_noise_schedule_that_is_not_known(refused: Command, recipe_file: Path, prior: Path) -> None:
+    change_scheduler(prior, beta_schedule="squaredcos_cap_v2")
+    refuse_prior(refused, recipe_file, prior, "prior.source", "'squaredcos_cap_v2'", "linear and scaled_linear")
+
+
+# --- the output --------------------------------------------------------------------------------------------
+
+
+def test_an_output_that_is_not_a_run(refused: Command, recipe_file: Path, given: Path) -> None:
+    (given / "thesis.tex").write_text("years of work")
+    for resume in ("--resume", "--no-resume"):
+        parts = (f"output: {given} is not empty and not a run", "--output")
+        assert len(refused("distill", recipe_file, resume, "--output", given, parts=parts)) == 1
+
+
+def test_an_output_that_is_a_file(refused: Command, recipe_file: Path, given: Path) -> None:
+    (given / "thesis.tex").write_text("years of work")
+    for output in (given / "thesis.tex", given / "thesis.tex" / "run"):
+        assert len(refused("distill", recipe_file, "--output", output, parts=("output", str(output)))) == 1
+
+
+@pytest.fixture
+def finished(given: Path, recipe_file: Path) -> Path:
+    """A run of no iterations, which is finished at its start."""
+    folder = given / "run"
+    distill(load(Recipe, str(recipe_file), ["distill.iterations=0", f"output={folder}"]))
+    assert (folder / "latents.safetensors").is_file()
+    return folder
+
+
+def test_an_output_of_another_recipe(refused: Command, recipe_file: Path, finished: Path) -> None:
+    parts = (f"output: {finished}", "(distill.iterations, prior.skip differ)", "--no-resume")
+    assert len(refused("distill", recipe_file, "prior.skip=none", "--output", finished, parts=parts)) == 1
+
+
+def test_a_run_folder_whose_recipe_is_spoilt(refused: Command, recipe_file: Path, finished: Path) -> None:
+    for content in ("[", "", "seed: -1"):
+        (finished / "recipe.yaml").write_text(content)
+        assert len(refused("distill", recipe_file, "--output", finished, parts=("output", str(finished)))) == 1
+
+
+@pytest.mark.parametrize("output", ["2024-11-22", "1e3", "007", "~", "[a]", "a: b", "yes", "a #1"])
+def test_an_output_means_what_it_says_whatever_yaml_makes_of_it(ld3m: Command, recipe_file: Path, output: str) -> None:
+    code, out, err = ld3m("distill", recipe_file, "--output", output, "--dry-run")
+    assert code == 0, err
+    assert yaml.safe_load(out)["output"] == output
+
+
+# --- evaluate ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        (["--arch", "lenet"], ("--arch: 'lenet' is not known", "convnet", "resnet18")),
+        (["--against", "herding"], ("--against: 'herding' is not known", "random")),
+        (["--split", "validation"], ("--split", "'validation'", "data.validation_share")),
+        (["--split", "holdout"], ("--split", "'holdout'", "train, test")),
+        (["--seeds", "0"], ("evaluate.seeds: 0 is not right", "greater than or equal to 1")),
+        (["--arch", ""], ("evaluate.arch: [] is not right", "at least 1")),
+        (["evaluate.epochs=-1"], ("evaluate.epochs: -1 is not right", "greater than or equal to 1")),
+        (["epochs=5"], ("epochs: unknown key; did you mean evaluate.epochs?",)),
+        (["another"], ("RUN: give one run, not 2",)),
+    ],
+)
+def test_evaluate_options(refused: Command, finished: Path, options: list[str], parts: tuple[str, ...]) -> None:
+    assert len(refused("evaluate", finished, *options, parts=parts)) == 1
+
+
+def test_evaluate_without_any_run(refused: Command) -> None:
+    refused("evaluate", parts=("RUN", "no finished run below runs/", "ld3m distill"))
+
+
+def test_evaluate_a_folder_that_is_no_run(refused: Command, shapes: Path) -> None:
+    for folder in (shapes, shapes / "nowhere"):
+        refused("evaluate", folder, parts=(f"RUN: {folder} is not a finished run", "latents.safetensors"))
+
+
+def test_evaluate_a_run_with_images_missing(refused: Command, finished: Path) -> None:
+    shutil.rmtree(finished / "images" / "cross")
+    refused("evaluate", finished, parts=("RUN", str(finished / "images" / "cross"), "no images"))
+
+
+def test_evaluate_a_run_with_an_image_spoilt(refused: Command, finished: Path) -> None:
+    path = finished / "images" / "cross" / "0.png"
+    path.write_bytes(path.read_bytes()[:40])
+    refused("evaluate", finished, parts=("RUN", str(path)))
+
+
+def test_evaluate_a_run_with_an_image_of_another_size(refused: Command, finished: Path) -> None:
+    path = finished / "images" / "cross" / "0.png"
+    Image.new("L", (9, 9)).save(path)
+    refused("evaluate", finished, parts=("RUN", str(path), "16"))
+
+
+def test_evaluate_a_run_whose_data_has_gone(refused: Command, recipe_file: Path, given: Path, images: Path) -> None:
+    folder = given / "run"
+    distill(load(Recipe, str(recipe_file), ["distill.iterations=0", f"data.source={images}", f"output={folder}"]))
+    shutil.rmtree(images)
+    refused("evaluate", folder, parts=(str(folder / "recipe.yaml"), f"data.source: '{images}' is not there"))
