@@ -1,5 +1,7 @@
 """The command line: one function a command; whatever is heavy is imported inside."""
 
+import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -41,7 +43,8 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved reci
 
 
 def _overrides(overrides: list[str] | None, output: str | None) -> list[str]:
-    return [*(overrides or []), *([f"output={output}"] if output else [])]
+    """The overrides with --output among them, which is a folder's name and not YAML."""
+    return [*(overrides or []), *([] if output is None else [f"output={json.dumps(output, ensure_ascii=False)}"])]
 
 
 @app.command()
@@ -93,8 +96,8 @@ def evaluate(
     """
     from ld3m import run
 
-    overrides = [argument for argument in arguments or [] if "=" in argument]
-    names = [argument for argument in arguments or [] if "=" not in argument]
+    names = [argument for argument in arguments or [] if "=" not in argument or Path(argument).is_dir()]
+    overrides = [argument for argument in arguments or [] if argument not in names]
     folder = run.find(names)
     if arch is not None:
         overrides.append(f"evaluate.arch=[{arch}]")
@@ -105,8 +108,6 @@ def evaluate(
 
     report, is_main = evaluate(folder, recipe, [name for name in against.split(",") if name], split)
     if is_main:
-        import json
-
         typer.echo(json.dumps(report, indent=2) if as_json else table(report))
 
 

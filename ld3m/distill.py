@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
-from ld3m import data, objectives, parallel, run
+from ld3m import data, networks, objectives, parallel, run
 from ld3m import prior as priors
 from ld3m.errors import UserError
 from ld3m.learnt import Learnt, draw_noise, initial
@@ -112,6 +112,10 @@ class Job:
 def _check(recipe: Recipe, images: data.ImageSet, prior: Prior) -> None:
     """Mistakes that only the data and the prior show."""
     channels, count = recipe.data.channels, recipe.distill.images_per_class
+    for key, archs in (("network.arch", [recipe.network.arch]), ("evaluate.arch", recipe.evaluate.arch)):
+        if unknown := [arch for arch in archs if arch not in networks.NETWORKS]:
+            raise UserError(f"{key}: {unknown[0]!r} is not known; known are {', '.join(networks.NETWORKS)}")
+    prior.class_embeddings(images.classes)  # says which class it does not know
     if prior.image_channels != channels:
         raise UserError(
             f"data.channels: {channels}, but the prior's images have {prior.image_channels}; "
@@ -130,7 +134,7 @@ def _start(job: Job) -> tuple[int, Learnt]:
     """The first iteration to do and the state before it: the newest checkpoint's, or the initial one."""
     labels = job.own or [0]  # an idle process needs the shapes, and learns none of it
     device = job.accelerator.device
-    checkpoint = run.newest_checkpoint(job.recipe)
+    checkpoint = run.newest_checkpoint(job.recipe, job.accelerator.print)
     if checkpoint:
         start, states = run.load_checkpoint(checkpoint, labels, device)
     else:

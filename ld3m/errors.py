@@ -10,3 +10,8 @@ class UserError(Exception):
     def __init__(self, *lines: str) -> None:
         super().__init__("\n".join(lines))
         self.lines = lines
+
+
+def one_line(error: Exception) -> str:
+    """A foreign error as a part of one of our lines."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]

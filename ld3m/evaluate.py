@@ -19,7 +19,7 @@ from ld3m import augment, data, networks, parallel, run
 from ld3m.errors import UserError
 from ld3m.files import write_json
 from ld3m.randomness import generator
-from ld3m.recipe import EvaluateRecipe, Recipe
+from ld3m.recipe import EvaluateRecipe, NetworkRecipe, Recipe
 
 LEARNING_RATES = {"vgg11": 1e-4}
 """The protocol's rates where they differ from 1e-3."""
@@ -75,8 +75,11 @@ def evaluate(
     with accelerator.main_process_first():
         images = data.prepare(recipe.data, progress=main)
     if split not in images.counts:
-        raise UserError(f"--split: there is no {split!r}; set data.validation_share in the recipe to hold images out")
-    distilled = run.load_images(folder, images.classes, recipe.data.channels)
+        raise UserError(
+            f"--split: there is no {split!r}, only {', '.join(images.counts)}; "
+            "data.validation_share=0.1 would hold out some for validation"
+        )
+    distilled = run.load_images(folder, images.classes, recipe.data.channels, recipe.data.resolution)
     tested = images.everything(split)
     jobs = [
         (trained_on, arch, seed)
@@ -149,7 +152,8 @@ def random_images(images: data.ImageSet, labels: Tensor, seed: int, draw: int) -
         real = images.images("train", label)
         order = torch.randperm(len(real), generator=generator(seed, "random images", draw, label))
         chosen.append(real[order[:count]])
-    return torch.cat(chosen), labels.sort().values
+    sizes = torch.tensor([len(part) for part in chosen])  # fewer where a class has not as many real images
+    return torch.cat(chosen), torch.arange(len(chosen)).repeat_interleave(sizes)
 
 
 def learning_rate(arch: str, settings: EvaluateRecipe) -> float:
@@ -184,13 +188,14 @@ def train(
         pixels: uint8 [N, channels, H, W].
         labels: int64 [N].
         images: the set they stand for, which normalises them.
-        recipe: its `evaluate` and `network` sections count.
+        recipe: its `evaluate` section counts; a ConvNet is the literature's, whatever the set was matched in.
         seed: of the initial weights, the order of images and the augmentation.
         device: where to train.
     """
     settings = recipe.evaluate
     shape = networks.Shape(recipe.data.channels, recipe.data.resolution, len(images.classes))
-    network = networks.build(arch, shape, recipe.network, generator(recipe.seed, "evaluation network", seed)).to(device)
+    weights = generator(recipe.seed, "evaluation network", seed)
+    network = networks.build(arch, shape, NetworkRecipe(), weights).to(device)
     average = networks.averaged(network, settings.ema)
     rate = learning_rate(arch, settings)
     optimiser = torch.optim.SGD(network.parameters(), lr=rate, momentum=0.9, weight_decay=5e-4)

@@ -9,7 +9,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from ld3m.errors import UserError
+from ld3m.errors import UserError, one_line
 from ld3m.files import write_json, write_tensors
 from ld3m.recipe import PACKAGED_PRIORS, SamplerRecipe
 
@@ -129,15 +129,21 @@ class ClassConditionalLDM:
         """
         from diffusers import DDIMScheduler, UNet2DConditionModel, VQModel
 
+        part = folder / "vqvae"
         try:
-            autoencoder = VQModel.from_pretrained(folder / "vqvae", torch_dtype=torch.float32)
-            denoiser = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=dtype)
-            scheduler = DDIMScheduler.from_pretrained(folder / "scheduler")
-            table = safetensors.torch.load_file(folder / "class_embedder" / "model.safetensors")["weight"].float()
-            classes = json.loads((folder / "class_embedder" / "config.json").read_text())["classes"]
+            autoencoder = VQModel.from_pretrained(part, torch_dtype=torch.float32, use_safetensors=True)
+            part = folder / "unet"
+            denoiser = UNet2DConditionModel.from_pretrained(part, torch_dtype=dtype, use_safetensors=True)
+            part = folder / "scheduler"
+            scheduler = DDIMScheduler.from_pretrained(part)
+            part = folder / "class_embedder"
+            classes = json.loads((part / "config.json").read_text())["classes"]
+            table = safetensors.torch.load_file(part / "model.safetensors")["weight"].float()
+            if table.shape != (wanted := (len(classes) + 1, denoiser.config.cross_attention_dim)):
+                raise ValueError(f"the table is {tuple(table.shape)}, not {wanted}")
         except (OSError, ValueError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
             raise UserError(
-                f"prior.source: {folder} is not a whole prior: {' '.join(str(error).split())[:300]}"
+                f"prior.source: {folder} is not a whole prior; {part.name}: {one_line(error)}"
             ) from None
         return cls(autoencoder.to(device), denoiser.to(device), table.to(device), classes, scheduler)
 
@@ -170,7 +176,7 @@ def load(recipe: SamplerRecipe, device: torch.device | str = "cpu") -> ClassCond
         try:
             folder = Path(snapshot_download(source.removeprefix("hub:")))
         except Exception as error:
-            raise UserError(f"prior.source: cannot fetch {source}: {' '.join(str(error).split())[:300]}") from None
+            raise UserError(f"prior.source: cannot fetch {source}: {one_line(error)}") from None
     else:
         folder = PACKAGED_PRIORS.get(source, Path(source))
     return ClassConditionalLDM.load(folder, device, getattr(torch, recipe.dtype))

@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from ld3m.errors import UserError
+from ld3m.errors import UserError, one_line
 
 PACKAGED_PRIORS = {"fashion-mnist": Path(__file__).parent / "assets" / "prior-fashion-mnist"}
 """Priors that come with the package, by the name a recipe's `prior.source` may give."""
@@ -320,7 +320,7 @@ def load(kind: type[AnyRecipe], name: str, overrides: list[str] | None = None) -
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date such as 2024-13-01
-        raise UserError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path}: cannot be read as YAML: {one_line(error)}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: has no keys; a recipe is made of lines such as name: my-run")
     mistakes: list[str] = []

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 import yaml
 from accelerate import Accelerator
 from PIL import Image
+from pydantic import ValidationError
 from torch import Tensor
 
 from ld3m import parallel
@@ -33,7 +34,11 @@ def claim(recipe: Recipe, resume: bool) -> None:
         UserError: where the folder holds another recipe's run, or something that is not a run.
     """
     folder = recipe.folder
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "recipe.yaml").is_file():
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"output: cannot make the folder {folder} ({error.strerror}); give another --output") from None
+    if any(folder.iterdir()) and not (folder / "recipe.yaml").is_file():
         raise UserError(f"output: {folder} is not empty and not a run; give another folder with --output")
     if (folder / "recipe.yaml").is_file():
         if not resume:
@@ -46,17 +51,29 @@ def claim(recipe: Recipe, resume: bool) -> None:
                 f"output: {folder} holds a run of another recipe ({', '.join(keys)} differ); "
                 "give another --output, or --no-resume to replace it"
             )
+        elif (done := _iterations_saved(folder)) > recipe.distill.iterations:
+            raise UserError(
+                f"distill.iterations: {recipe.distill.iterations}, but {folder} already has {done}; "
+                "give more to go on, or --no-resume to start anew"
+            )
     write_text(folder / "recipe.yaml", to_yaml(recipe))
+
+
+def _iterations_saved(folder: Path) -> int:
+    """The iteration of the newest checkpoint, or 0."""
+    return max((int(path.parent.name) for path in folder.glob("checkpoints/*/manifest.json")), default=0)
 
 
 def _differences(path: Path, recipe: Recipe) -> list[str]:
     """Keys in which the folder's recipe differs from this one, if that changes the result."""
-    old = yaml.safe_load(path.read_text(encoding="utf-8"))
     try:
+        old = yaml.safe_load(path.read_text(encoding="utf-8"))
         if digest(Recipe.model_validate(old)) == digest(recipe):
             return []
-    except ValueError:
+    except ValidationError:
         pass
+    except (yaml.YAMLError, ValueError):
+        old = {}
     before, after = _flat(old), _flat(recipe.model_dump(mode="json"))
     return [key for key in sorted(before.keys() | after.keys()) if before.get(key) != after.get(key)]
 
@@ -91,22 +108,29 @@ def save_checkpoint(
             shutil.rmtree(old, ignore_errors=True)
 
 
-def newest_checkpoint(recipe: Recipe) -> Path | None:
+def newest_checkpoint(recipe: Recipe, say: Callable[[str], None]) -> Path | None:
     """The newest checkpoint whose every file is what its manifest says; damaged ones are told and passed over."""
     for folder in sorted((recipe.folder / "checkpoints").glob("[0-9]*"), reverse=True):
-        manifest = folder / "manifest.json"
-        if not manifest.is_file():
-            continue
-        files = json.loads(manifest.read_text())["files"]
-        bad = [name for name, known in files.items() if _sha256(folder / name) != known]
-        if not bad:
+        if not (folder / "manifest.json").is_file():
+            continue  # the process died before the last file was there
+        bad = _damage(folder)
+        if bad is None:
             return folder
-        print(f"{folder / bad[0]} is damaged; going back to the checkpoint before it")
+        say(f"{bad} is damaged; going back to the checkpoint before it")
     return None
 
 
-def _sha256(path: Path) -> str | None:
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+def _damage(folder: Path) -> Path | None:
+    """A file of a checkpoint that is not what the manifest says, or None."""
+    try:
+        files = json.loads((folder / "manifest.json").read_text())["files"]
+    except (ValueError, KeyError):
+        return folder / "manifest.json"
+    for name, known in files.items():
+        path = folder / name
+        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != known:
+            return path
+    return None
 
 
 def load_checkpoint(folder: Path, labels: Iterable[int], device: torch.device) -> tuple[int, list[dict[str, Tensor]]]:
@@ -162,6 +186,7 @@ def write_result(
             for index, image in enumerate(images):
                 to_image(image).save(target / name / f"{index}.png")
 
+    (folder / "latents.safetensors").unlink(missing_ok=True)  # latents and images always agree
     shutil.rmtree(folder / "images", ignore_errors=True)
     write_folder(folder / "images", fill)
     write_grid(folder, pixels)
@@ -212,11 +237,11 @@ def load_recipe(folder: Path, overrides: list[str]) -> Recipe:
     return load(Recipe, str(folder / "recipe.yaml"), overrides)
 
 
-def load_images(folder: Path, classes: Sequence[str], channels: int) -> tuple[Tensor, Tensor]:
+def load_images(folder: Path, classes: Sequence[str], channels: int, resolution: int) -> tuple[Tensor, Tensor]:
     """The images of a run, uint8 [N, channels, H, W], and their labels, int64 [N].
 
     Raises:
-        UserError: where a class has none.
+        UserError: where a class has none, or one cannot be read or is of another size.
     """
     images, labels = [], []
     for label, name in enumerate(classes):
@@ -224,7 +249,14 @@ def load_images(folder: Path, classes: Sequence[str], channels: int) -> tuple[Te
         if not paths:
             raise UserError(f"RUN: {folder / 'images' / name} has no images")
         for path in paths:
-            pixels = np.array(Image.open(path).convert("L" if channels == 1 else "RGB"))
+            try:
+                pixels = np.array(Image.open(path).convert("L" if channels == 1 else "RGB"))
+            except OSError as error:
+                raise UserError(f"RUN: cannot read {path} ({error}); distil again with --no-resume") from None
+            if pixels.shape[:2] != (resolution, resolution):
+                raise UserError(
+                    f"RUN: {path} has {pixels.shape[0]} rows and {pixels.shape[1]} columns, not {resolution}"
+                )
             images.append(torch.from_numpy(pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)))
             labels.append(label)
     return torch.stack(images), torch.tensor(labels)

@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ld3m import data
+from ld3m import data, sources
 from ld3m.data import ImageSet, convert, prepare
 from ld3m.errors import UserError
 from ld3m.recipe import DataRecipe
@@ -325,25 +325,25 @@ def test_columns_that_do_not_do(
 def test_the_packaged_subset_of_fashion_mnist() -> None:
     """800 and 200 of ten classes; at 28 pixels, nothing is resized and every pixel is the PNG's."""
     images = prepared("fashion-mnist-small", resolution=28)
-    assert images.classes == list(data.FASHION_MNIST_CLASSES)
+    assert images.classes == list(sources.FASHION_MNIST_CLASSES)
     assert images.counts == {"train": [800] * 10, "test": [200] * 10}
     assert not images.mean.sub(0.286).abs().max() > 0.01  # 0.2860 and 0.3530 are those of the 60,000
     assert not images.std.sub(0.353).abs().max() > 0.01
-    rows = pq.read_table(data.SMALL_FASHION_MNIST / "test.parquet").to_pylist()
+    rows = pq.read_table(sources.SMALL_FASHION_MNIST / "test.parquet").to_pylist()
     for label in (0, 9):
         pngs = [row["image"]["bytes"] for row in rows if row["label"] == label]
         expected = np.stack([np.asarray(Image.open(io.BytesIO(content))) for content in pngs])
         assert np.array_equal(images.images("test", label)[:, 0], expected)
 
 
-@pytest.mark.skipif(not data.DEBIAN_FASHION_MNIST.is_dir(), reason="needs Debian's dataset-fashion-mnist")
+@pytest.mark.skipif(not sources.DEBIAN_FASHION_MNIST.is_dir(), reason="needs Debian's dataset-fashion-mnist")
 def test_the_full_fashion_mnist_of_debian() -> None:
     """6,000 and 1,000 of each class; the first of the training images is an ankle boot."""
     import gzip
 
     images = prepared("fashion-mnist", resolution=28, subset=["Ankle-boot"])
     assert images.counts == {"train": [6000], "test": [1000]}
-    with gzip.open(data.DEBIAN_FASHION_MNIST / "train-images-idx3-ubyte.gz") as file:
+    with gzip.open(sources.DEBIAN_FASHION_MNIST / "train-images-idx3-ubyte.gz") as file:
         first = np.frombuffer(file.read(16 + 784)[16:], np.uint8).reshape(28, 28)
     assert np.array_equal(images.images("train", 0)[0, 0], first)
 
@@ -379,7 +379,7 @@ def test_the_validation_split_where_test_labels_are_secret(hub: dict[str, datase
 def test_fashion_mnist_of_the_hub_where_debian_is_not(
     hub: dict[str, datasets.DatasetDict], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(data, "DEBIAN_FASHION_MNIST", tmp_path / "nowhere")
+    monkeypatch.setattr(sources, "DEBIAN_FASHION_MNIST", tmp_path / "nowhere")
     names = [str(name) for name in range(10)]
     every = table(list(range(10)), list(range(10)), datasets.ClassLabel(names=names))
     hub["zalando-datasets/fashion_mnist"] = datasets.DatasetDict(train=every, test=every)

@@ -4,7 +4,6 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,7 +14,9 @@ from PIL import Image
 from ld3m.distill import distill
 from ld3m.recipe import Recipe, load
 
-Command = Callable[..., NamedTuple]
+Command = Callable[..., tuple[int, str, str]]
+"""Exit code, stdout, stderr."""
+Refusal = Callable[..., list[str]]
 
 
 def contents(folder: Path) -> dict[str, bytes | None]:
@@ -38,7 +39,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def refused(ld3m: Command, tmp_path: Path, given: Path) -> Callable[..., list[str]]:
+def refused(ld3m: Command, tmp_path: Path, given: Path) -> Refusal:
     """Runs a command that must fail as the user is promised, and gives the lines it says."""
 
     def run(*arguments: object, parts: tuple[str, ...] = ()) -> list[str]:
@@ -124,11 +125,11 @@ def refused(ld3m: Command, tmp_path: Path, given: Path) -> Callable[..., list[st
         ("distill.images_per_class=13", ("distill.images_per_class: 13", "only 12 training images", "init=noise")),
     ],
 )
-def test_overrides(refused: Command, recipe_file: Path, override: str, parts: tuple[str, ...]) -> None:
+def test_overrides(refused: Refusal, recipe_file: Path, override: str, parts: tuple[str, ...]) -> None:
     assert len(refused("distill", recipe_file, override, parts=parts)) == 1
 
 
-def test_several_mistakes_are_a_line_each(refused: Command, recipe_file: Path) -> None:
+def test_several_mistakes_are_a_line_each(refused: Refusal, recipe_file: Path) -> None:
     lines = refused("distill", recipe_file, "seed=-1", "prior.skipp=none", "distill.objective=", "name.x=1", "distill")
     assert lines[0].startswith("ld3m: name.x=1: name is a value")
     assert lines[1].startswith("ld3m: distill: overrides have the form KEY=VALUE")
@@ -150,20 +151,20 @@ def test_several_mistakes_are_a_line_each(refused: Command, recipe_file: Path) -
         (b"# nothing but a comment\n", ("has no keys", "name: my-run")),
     ],
 )
-def test_files_that_are_no_recipe(refused: Command, given: Path, content: bytes, parts: tuple[str, ...]) -> None:
+def test_files_that_are_no_recipe(refused: Refusal, given: Path, content: bytes, parts: tuple[str, ...]) -> None:
     (given / "mine.yaml").write_bytes(content)
     (line,) = refused("distill", given / "mine.yaml", parts=parts)
     assert line.startswith(f"ld3m: {given / 'mine.yaml'}: ")
 
 
-def test_a_recipe_that_is_not_there(refused: Command, given: Path) -> None:
+def test_a_recipe_that_is_not_there(refused: Refusal, given: Path) -> None:
     for name in ("quickstrat", given / "none.yaml", given):  # a folder is none either
         (line,) = refused("distill", name)
         assert line.startswith(f"ld3m: {name}: there is no such recipe; give a YAML file or one of")
         assert "quickstart" in line
 
 
-def test_a_recipe_of_the_other_kind(refused: Command, recipe_file: Path) -> None:
+def test_a_recipe_of_the_other_kind(refused: Refusal, recipe_file: Path) -> None:
     lines = refused("train-prior", recipe_file)
     assert {line.split(": ")[2] for line in lines} == {"prior", "distill", "network", "evaluate.arch"} | {
         "evaluate.seeds",
@@ -171,7 +172,7 @@ def test_a_recipe_of_the_other_kind(refused: Command, recipe_file: Path) -> None
     }
 
 
-def test_mistakes_in_a_prior_recipe(refused: Command, given: Path, shapes: Path) -> None:
+def test_mistakes_in_a_prior_recipe(refused: Refusal, given: Path, shapes: Path) -> None:
     path = given / "prior.yaml"
     path.write_text(yaml.safe_dump({"name": "x", "data": {"source": str(shapes), "resolution": 18}}))
     refused("train-prior", path, parts=("data.resolution: 18 cannot be halved 3 times",))
@@ -182,7 +183,7 @@ def test_mistakes_in_a_prior_recipe(refused: Command, given: Path, shapes: Path)
 # --- the data ----------------------------------------------------------------------------------------------
 
 
-def refuse_data(refused: Command, recipe_file: Path, source: Path, *parts: str) -> None:
+def refuse_data(refused: Refusal, recipe_file: Path, source: Path, *parts: str) -> None:
     (line,) = refused("distill", recipe_file, f"data.source={source}", parts=("data.", *parts))
     assert str(source) in line
 
@@ -193,13 +194,13 @@ def images(given: Path, shapes: Path) -> Path:
     return Path(shutil.copytree(shapes, given / "images"))
 
 
-def test_a_class_without_training_images(refused: Command, recipe_file: Path, images: Path) -> None:
+def test_a_class_without_training_images(refused: Refusal, recipe_file: Path, images: Path) -> None:
     (images / "train" / "star").mkdir()
     (images / "train" / "star" / "readme.txt").write_text("to come")
     refuse_data(refused, recipe_file, images, "class 'star' has too few images", "0 train")
 
 
-def test_a_class_without_test_images(refused: Command, recipe_file: Path, images: Path) -> None:
+def test_a_class_without_test_images(refused: Refusal, recipe_file: Path, images: Path) -> None:
     for path in (images / "test" / "cross").iterdir():
         path.unlink()
     refuse_data(refused, recipe_file, images, "class 'cross' has too few images", "12 train, 0 test")
@@ -207,43 +208,43 @@ def test_a_class_without_test_images(refused: Command, recipe_file: Path, images
     refuse_data(refused, recipe_file, images, "class 'cross' has too few images", "12 train, 0 test")
 
 
-def test_a_class_that_only_the_test_split_has(refused: Command, recipe_file: Path, images: Path) -> None:
+def test_a_class_that_only_the_test_split_has(refused: Refusal, recipe_file: Path, images: Path) -> None:
     (images / "test" / "star").mkdir()
     refuse_data(refused, recipe_file, images, f"{images / 'test' / 'star'} is a class that {images / 'train'}")
 
 
-def test_an_image_that_cannot_be_read(refused: Command, recipe_file: Path, images: Path) -> None:
+def test_an_image_that_cannot_be_read(refused: Refusal, recipe_file: Path, images: Path) -> None:
     path = images / "train" / "cross" / "3.png"
     path.write_bytes(path.read_bytes()[:40])
     refuse_data(refused, recipe_file, images, f"cannot read {path}", "data.on_corrupt=skip")
 
 
-def test_a_folder_without_classes(refused: Command, recipe_file: Path, given: Path) -> None:
+def test_a_folder_without_classes(refused: Refusal, recipe_file: Path, given: Path) -> None:
     Image.new("L", (8, 8)).save(given / "0.png")
     refuse_data(refused, recipe_file, given, "has no class folders", "<class>/")
 
 
-def test_a_file_that_is_no_data(refused: Command, recipe_file: Path, given: Path) -> None:
+def test_a_file_that_is_no_data(refused: Refusal, recipe_file: Path, given: Path) -> None:
     (given / "images.zip").write_bytes(b"PK")
     refuse_data(refused, recipe_file, given / "images.zip", "neither a folder nor a .parquet file")
 
 
-def test_a_parquet_file_that_is_none(refused: Command, recipe_file: Path, given: Path) -> None:
+def test_a_parquet_file_that_is_none(refused: Refusal, recipe_file: Path, given: Path) -> None:
     (given / "train.parquet").write_text("not at all")
     refuse_data(refused, recipe_file, given / "train.parquet", "is not readable as Parquet")
 
 
-def test_parquet_without_labels(refused: Command, recipe_file: Path, given: Path) -> None:
+def test_parquet_without_labels(refused: Refusal, recipe_file: Path, given: Path) -> None:
     pq.write_table(pa.table({"image": [b"x"], "caption": ["y"]}), given / "train.parquet")
     refuse_data(refused, recipe_file, given, "data.label_column: cannot be told", "has image, caption")
 
 
-def test_parquet_with_test_files_only(refused: Command, recipe_file: Path, given: Path) -> None:
+def test_parquet_with_test_files_only(refused: Refusal, recipe_file: Path, given: Path) -> None:
     pq.write_table(pa.table({"image": [b"x"], "label": ["y"]}), given / "test.parquet")
     refuse_data(refused, recipe_file, given, "only test files", "train*.parquet")
 
 
-def test_columns_that_are_not_there(refused: Command, recipe_file: Path, given: Path) -> None:
+def test_columns_that_are_not_there(refused: Refusal, recipe_file: Path, given: Path) -> None:
     pq.write_table(pa.table({"image": [b"x"], "label": ["y"]}), given / "train.parquet")
     for key in ("image_column", "label_column"):
         override = f"data.{key}=picture"
@@ -254,7 +255,7 @@ def test_columns_that_are_not_there(refused: Command, recipe_file: Path, given: 
 # --- the prior ---------------------------------------------------------------------------------------------
 
 
-def refuse_prior(refused: Command, recipe_file: Path, source: Path, *parts: str) -> None:
+def refuse_prior(refused: Refusal, recipe_file: Path, source: Path, *parts: str) -> None:
     assert len(refused("distill", recipe_file, f"prior.source={source}", parts=parts)) == 1
 
 
@@ -272,29 +273,30 @@ WEIGHTS = {
 
 
 @pytest.mark.parametrize("part", WEIGHTS)
-def test_a_prior_with_weights_missing(refused: Command, recipe_file: Path, prior: Path, part: str) -> None:
+def test_a_prior_with_weights_missing(refused: Refusal, recipe_file: Path, prior: Path, part: str) -> None:
+    """Weights are never looked for in pickles, which diffusers would fall back to."""
     (prior / part / WEIGHTS[part]).unlink()
-    refuse_prior(refused, recipe_file, prior, "prior.source", str(prior / part), "not a whole prior")
+    refuse_prior(refused, recipe_file, prior, "prior.source", str(prior / part), "not a whole prior", WEIGHTS[part])
 
 
 @pytest.mark.parametrize("part", WEIGHTS)
-def test_a_prior_with_weights_cut_off(refused: Command, recipe_file: Path, prior: Path, part: str) -> None:
+def test_a_prior_with_weights_cut_off(refused: Refusal, recipe_file: Path, prior: Path, part: str) -> None:
     path = prior / part / WEIGHTS[part]
     path.write_bytes(path.read_bytes()[:-100])
     refuse_prior(refused, recipe_file, prior, "prior.source", str(prior), part, "not a whole prior")
 
 
 @pytest.mark.parametrize("part", [*WEIGHTS, "scheduler"])
-def test_a_prior_with_a_part_missing(refused: Command, recipe_file: Path, prior: Path, part: str) -> None:
+def test_a_prior_with_a_part_missing(refused: Refusal, recipe_file: Path, prior: Path, part: str) -> None:
     shutil.rmtree(prior / part)
     refuse_prior(refused, recipe_file, prior, "prior.source", str(prior), part, "not a whole prior")
 
 
-def test_a_folder_that_is_no_prior(refused: Command, recipe_file: Path, shapes: Path) -> None:
+def test_a_folder_that_is_no_prior(refused: Refusal, recipe_file: Path, shapes: Path) -> None:
     refuse_prior(refused, recipe_file, shapes, f"prior.source: '{shapes}'", "model_index.json")
 
 
-def test_a_class_table_of_another_width(refused: Command, recipe_file: Path, prior: Path) -> None:
+def test_a_class_table_of_another_width(refused: Refusal, recipe_file: Path, prior: Path) -> None:
     import torch
     from safetensors.torch import save_file
 
@@ -302,7 +304,7 @@ def test_a_class_table_of_another_width(refused: Command, recipe_file: Path, pri
     refuse_prior(refused, recipe_file, prior, "prior.source", "class_embedder")
 
 
-def test_a_class_that_the_prior_does_not_know(refused: Command, recipe_file: Path, images: Path) -> None:
+def test_a_class_that_the_prior_does_not_know(refused: Refusal, recipe_file: Path, images: Path) -> None:
     for split in ("train", "test"):
         (images / split / "cross").rename(images / split / "star")
     override = f"data.source={images}"
@@ -315,12 +317,12 @@ def change_scheduler(prior: Path, **settings: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | settings))
 
 
-def test_more_steps_than_the_prior_was_trained_with(refused: Command, recipe_file: Path, prior: Path) -> None:
+def test_more_steps_than_the_prior_was_trained_with(refused: Refusal, recipe_file: Path, prior: Path) -> None:
     change_scheduler(prior, num_train_timesteps=3)
     refuse_prior(refused, recipe_file, prior, "prior.steps: 3 is not between 1 and 2")
 
 
-def test_a_noise_schedule_that_is_not_known(refused: Command, recipe_file: Path, prior: Path) -> None:
+def test_a_noise_schedule_that_is_not_known(refused: Refusal, recipe_file: Path, prior: Path) -> None:
     change_scheduler(prior, beta_schedule="squaredcos_cap_v2")
     refuse_prior(refused, recipe_file, prior, "prior.source", "'squaredcos_cap_v2'", "linear and scaled_linear")
 
@@ -328,14 +330,14 @@ def test_a_noise_schedule_that_is_not_known(refused: Command, recipe_file: Path,
 # --- the output --------------------------------------------------------------------------------------------
 
 
-def test_an_output_that_is_not_a_run(refused: Command, recipe_file: Path, given: Path) -> None:
+def test_an_output_that_is_not_a_run(refused: Refusal, recipe_file: Path, given: Path) -> None:
     (given / "thesis.tex").write_text("years of work")
     for resume in ("--resume", "--no-resume"):
         parts = (f"output: {given} is not empty and not a run", "--output")
         assert len(refused("distill", recipe_file, resume, "--output", given, parts=parts)) == 1
 
 
-def test_an_output_that_is_a_file(refused: Command, recipe_file: Path, given: Path) -> None:
+def test_an_output_that_is_a_file(refused: Refusal, recipe_file: Path, given: Path) -> None:
     (given / "thesis.tex").write_text("years of work")
     for output in (given / "thesis.tex", given / "thesis.tex" / "run"):
         assert len(refused("distill", recipe_file, "--output", output, parts=("output", str(output)))) == 1
@@ -350,12 +352,19 @@ def finished(given: Path, recipe_file: Path) -> Path:
     return folder
 
 
-def test_an_output_of_another_recipe(refused: Command, recipe_file: Path, finished: Path) -> None:
+def test_an_output_of_another_recipe(refused: Refusal, recipe_file: Path, finished: Path) -> None:
     parts = (f"output: {finished}", "(distill.iterations, prior.skip differ)", "--no-resume")
     assert len(refused("distill", recipe_file, "prior.skip=none", "--output", finished, parts=parts)) == 1
 
 
-def test_a_run_folder_whose_recipe_is_spoilt(refused: Command, recipe_file: Path, finished: Path) -> None:
+def test_fewer_iterations_than_the_run_already_has(refused: Refusal, recipe_file: Path, given: Path) -> None:
+    folder = given / "run"
+    distill(load(Recipe, str(recipe_file), ["distill.iterations=2", f"output={folder}"]))
+    parts = ("distill.iterations: 1", str(folder), "2", "--no-resume")
+    assert len(refused("distill", recipe_file, "distill.iterations=1", "--output", folder, parts=parts)) == 1
+
+
+def test_a_run_folder_whose_recipe_is_spoilt(refused: Refusal, recipe_file: Path, finished: Path) -> None:
     for content in ("[", "", "seed: -1"):
         (finished / "recipe.yaml").write_text(content)
         assert len(refused("distill", recipe_file, "--output", finished, parts=("output", str(finished)))) == 1
@@ -385,37 +394,37 @@ def test_an_output_means_what_it_says_whatever_yaml_makes_of_it(ld3m: Command, r
         (["another"], ("RUN: give one run, not 2",)),
     ],
 )
-def test_evaluate_options(refused: Command, finished: Path, options: list[str], parts: tuple[str, ...]) -> None:
+def test_evaluate_options(refused: Refusal, finished: Path, options: list[str], parts: tuple[str, ...]) -> None:
     assert len(refused("evaluate", finished, *options, parts=parts)) == 1
 
 
-def test_evaluate_without_any_run(refused: Command) -> None:
+def test_evaluate_without_any_run(refused: Refusal) -> None:
     refused("evaluate", parts=("RUN", "no finished run below runs/", "ld3m distill"))
 
 
-def test_evaluate_a_folder_that_is_no_run(refused: Command, shapes: Path) -> None:
+def test_evaluate_a_folder_that_is_no_run(refused: Refusal, shapes: Path) -> None:
     for folder in (shapes, shapes / "nowhere"):
         refused("evaluate", folder, parts=(f"RUN: {folder} is not a finished run", "latents.safetensors"))
 
 
-def test_evaluate_a_run_with_images_missing(refused: Command, finished: Path) -> None:
+def test_evaluate_a_run_with_images_missing(refused: Refusal, finished: Path) -> None:
     shutil.rmtree(finished / "images" / "cross")
     refused("evaluate", finished, parts=("RUN", str(finished / "images" / "cross"), "no images"))
 
 
-def test_evaluate_a_run_with_an_image_spoilt(refused: Command, finished: Path) -> None:
+def test_evaluate_a_run_with_an_image_spoilt(refused: Refusal, finished: Path) -> None:
     path = finished / "images" / "cross" / "0.png"
     path.write_bytes(path.read_bytes()[:40])
     refused("evaluate", finished, parts=("RUN", str(path)))
 
 
-def test_evaluate_a_run_with_an_image_of_another_size(refused: Command, finished: Path) -> None:
+def test_evaluate_a_run_with_an_image_of_another_size(refused: Refusal, finished: Path) -> None:
     path = finished / "images" / "cross" / "0.png"
     Image.new("L", (9, 9)).save(path)
     refused("evaluate", finished, parts=("RUN", str(path), "16"))
 
 
-def test_evaluate_a_run_whose_data_has_gone(refused: Command, recipe_file: Path, given: Path, images: Path) -> None:
+def test_evaluate_a_run_whose_data_has_gone(refused: Refusal, recipe_file: Path, given: Path, images: Path) -> None:
     folder = given / "run"
     distill(load(Recipe, str(recipe_file), ["distill.iterations=0", f"data.source={images}", f"output={folder}"]))
     shutil.rmtree(images)

@@ -1,0 +1,42 @@
+"""Files are whole or not there."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from ld3m import files
+
+
+def test_a_write_replaces_the_whole_file(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "file"
+    files.write_text(path, "a long first text")
+    files.write_text(path, "short")
+    assert path.read_text() == "short"
+    assert [entry.name for entry in path.parent.iterdir()] == ["file"]
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    files.write_text(path, "old")
+
+    def full_disk(number: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        files.write_tensors(path, {"a": torch.zeros(3)})
+    assert path.read_text() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    def half(target: Path) -> None:
+        (target / "one").write_text("1")
+        raise ValueError("no more")
+
+    with pytest.raises(ValueError, match="no more"):
+        files.write_folder(tmp_path / "folder", half)
+    assert list(tmp_path.iterdir()) == []
+    files.write_folder(tmp_path / "folder", lambda target: (target / "one").touch())
+    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["one"]
