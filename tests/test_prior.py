@@ -1,0 +1,77 @@
+"""The packaged prior, and what loading and saving keep."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import make_prior
+
+from ld3m import data
+from ld3m import prior as priors
+from ld3m.data import to_pixels
+from ld3m.prior import ClassConditionalLDM
+from ld3m.recipe import PACKAGED_PRIORS, DataRecipe, SamplerRecipe
+from ld3m.sampler import to_pixels as decoded
+
+
+@pytest.fixture(scope="module")
+def packaged() -> ClassConditionalLDM:
+    return priors.load(SamplerRecipe(source="fashion-mnist"))
+
+
+def test_it_is_small_and_judged_well() -> None:
+    """At most 8 MB; the shares that its training command measured, by a classifier right on 90 % of real images."""
+    folder = PACKAGED_PRIORS["fashion-mnist"]
+    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= 8_000_000
+    report = json.loads((folder / "evaluation.json").read_text())
+    assert report["classifier"]["real test images"] >= 0.9
+    shares = report["samples"]["share in the intended class"]
+    assert shares["guidance 3"] >= 0.97
+    assert shares["guidance 1"] >= 0.85
+
+
+def test_reconstructions_are_close(packaged: ClassConditionalLDM) -> None:
+    """On the small test split; the training command measured the same on all 10,000 test images."""
+    images = data.prepare(DataRecipe(source="fashion-mnist-small", channels=1), progress=False)
+    test = images.everything("test")[0][::20]
+    with torch.no_grad():
+        rebuilt = decoded(packaged.decode(packaged.encode(data.to_signed(test))))
+    report = json.loads((PACKAGED_PRIORS["fashion-mnist"] / "evaluation.json").read_text())
+    assert float((rebuilt - to_pixels(test)).abs().mean()) == pytest.approx(report["reconstruction"]["l1"], rel=0.15)
+
+
+def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+    prior = make_prior()
+    prior.save(tmp_path)
+    again = ClassConditionalLDM.load(tmp_path)
+    z, c = torch.randn(2, *prior.latent_shape), prior.class_embeddings(["cross", "circle"])
+    assert torch.equal(again.class_embeddings(["cross", "circle"]), c)
+    with torch.no_grad():
+        assert torch.equal(again.denoise(z, 501, c), prior.denoise(z, 501, c))
+        assert torch.equal(again.decode(z), prior.decode(z))
+    assert again.scale == prior.scale == 0.8
+
+
+def test_quantisation_gives_codes_and_passes_gradients_straight_through() -> None:
+    prior = make_prior()
+    z = torch.randn(2, *prior.latent_shape, requires_grad=True)
+    codes = prior.autoencoder.quantize.embedding.weight * prior.scale
+    quantised = prior.quantise(z)
+    vectors = quantised.detach().permute(0, 2, 3, 1).reshape(-1, 3)
+    nearest = codes[torch.cdist(z.detach().permute(0, 2, 3, 1).reshape(-1, 3), codes).argmin(1)]
+    assert (vectors - nearest).abs().max() <= 1e-6
+    grad = torch.randn_like(z)
+    (through,) = torch.autograd.grad(quantised, z, grad)
+    assert (through - grad).abs().max() <= 1e-6
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_is_close_to_single(packaged: ClassConditionalLDM, dtype: str) -> None:
+    half = priors.load(SamplerRecipe(source="fashion-mnist", dtype=dtype))
+    z = torch.randn(2, *half.latent_shape, generator=torch.Generator().manual_seed(0))
+    c = half.class_embeddings(half.classes[:2])
+    with torch.no_grad():
+        exact, rounded = packaged.denoise(z, 501, c), half.denoise(z, 501, c)
+    assert rounded.dtype == torch.float32
+    assert (rounded - exact).norm() / exact.norm() <= {"bfloat16": 0.03, "float16": 0.005}[dtype]
