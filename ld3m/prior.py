@@ -142,9 +142,7 @@ class ClassConditionalLDM:
             if table.shape != (wanted := (len(classes) + 1, denoiser.config.cross_attention_dim)):
                 raise ValueError(f"the table is {tuple(table.shape)}, not {wanted}")
         except (OSError, ValueError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
-            raise UserError(
-                f"prior.source: {folder} is not a whole prior; {part.name}: {one_line(error)}"
-            ) from None
+            raise UserError(f"prior.source: {folder} is not a whole prior; {part.name}: {one_line(error)}") from None
         return cls(autoencoder.to(device), denoiser.to(device), table.to(device), classes, scheduler)
 
 

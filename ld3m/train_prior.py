@@ -16,7 +16,7 @@ from ld3m.fitting import Fit, fit
 from ld3m.prior import ClassConditionalLDM
 from ld3m.prior_quality import evaluate_prior
 from ld3m.randomness import generator
-from ld3m.recipe import NORM_GROUPS, PriorRecipe, digest, to_yaml
+from ld3m.recipe import NORM_GROUPS, AutoencoderRecipe, DenoiserRecipe, PriorRecipe, digest, to_yaml
 
 TRAIN_STEPS = 1000
 BETAS = (0.0015, 0.0195)
@@ -78,6 +78,12 @@ def _claim(recipe: PriorRecipe, training: Path, resume: bool, main: bool) -> Non
         write_json(note, {"digest": digest(recipe)})
 
 
+def _fit_settings(
+    name: str, settings: AutoencoderRecipe | DenoiserRecipe, ema: float, recipe: PriorRecipe, training: Path
+) -> Fit:
+    return Fit(name, training, recipe.seed, settings.steps, settings.batch, settings.lr, ema, recipe.checkpoint_every)
+
+
 # --- the autoencoder ---------------------------------------------------------------------------------------
 
 
@@ -131,17 +137,8 @@ def _train_autoencoder(
         decoded = model.decoder(model.post_quant_conv(codes))
         return functional.l1_loss(decoded, images) + commitment
 
-    settings_of_fit = Fit(
-        name="autoencoder",
-        folder=training,
-        seed=recipe.seed,
-        steps=settings.steps,
-        batch=settings.batch,
-        lr=settings.lr,
-        ema=AUTOENCODER_EMA,
-        checkpoint_every=recipe.checkpoint_every,
-    )
-    return fit(settings_of_fit, model, loss_of, len(real), accelerator)
+    how = _fit_settings("autoencoder", settings, AUTOENCODER_EMA, recipe, training)
+    return fit(how, model, loss_of, len(real), accelerator)
 
 
 @torch.no_grad()
@@ -224,15 +221,6 @@ def _train_denoiser(
         errors = (predicted - noise).square().mean((1, 2, 3))
         return (weights[times] * errors).mean()
 
-    settings_of_fit = Fit(
-        name="denoiser",
-        folder=training,
-        seed=recipe.seed,
-        steps=settings.steps,
-        batch=settings.batch,
-        lr=settings.lr,
-        ema=settings.ema,
-        checkpoint_every=recipe.checkpoint_every,
-    )
-    averaged, seconds = fit(settings_of_fit, model, loss_of, len(latents), accelerator)
+    how = _fit_settings("denoiser", settings, settings.ema, recipe, training)
+    averaged, seconds = fit(how, model, loss_of, len(latents), accelerator)
     return ClassConditionalLDM(autoencoder, averaged.unet, averaged.table.weight, images.classes, scheduler), seconds
