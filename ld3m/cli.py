@@ -35,7 +35,7 @@ def ld3m(
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a shipped recipe.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, such as distill.iterations=200."),
+    typer.Argument(metavar="KEY=VALUE", help="Overrides, such as distill.iterations=200."),
 ]
 Output = Annotated[str | None, typer.Option("--output", "-o", metavar="DIR", help="Where the result goes.")]
 Resume = Annotated[bool, typer.Option(help="Go on with an unfinished run of the same recipe, or start anew.")]
@@ -55,10 +55,11 @@ def distill(
     resume: Resume = True,
     dry_run: DryRun = False,
 ) -> None:
-    """Distil a data set by a recipe: RECIPE says everything, overrides change single keys.
+    """Distil a data set by a recipe, for example: ld3m distill quickstart distill.iterations=200
 
-    Interrupted at any moment, the same command goes on where it stood. Under accelerate launch the classes are shared
-    by the processes: accelerate launch -m ld3m distill quickstart.
+    Interrupted at any moment, the same command goes on where it stood.
+
+    Processes share the classes: accelerate launch -m ld3m distill quickstart
     """
     from ld3m.recipe import Recipe, load, to_yaml
 
@@ -76,23 +77,24 @@ def evaluate(
     arguments: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[RUN] [KEY=VALUE]...",
+            metavar="RUN KEY=VALUE",
             help="A finished run, by default the newest below runs/; overrides, such as evaluate.epochs=300.",
         ),
     ] = None,
     arch: Annotated[
-        str | None, typer.Option(metavar="NAME,…", help="Networks to train: convnet, resnet18. [default: the recipe's]")
+        str | None,
+        typer.Option(metavar="NAME,…", help="Networks to train: convnet, resnet18; by default the recipe's."),
     ] = None,
     against: Annotated[
         str, typer.Option(metavar="NAME,…", help="Baselines of as many images, trained on alike: random.")
     ] = "",
-    seeds: Annotated[int | None, typer.Option(help="Networks of each kind. [default: the recipe's]")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Networks of each kind; by default the recipe's.")] = None,
     split: Annotated[str, typer.Option(help="What to test on: test, or validation where some is held out.")] = "test",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Train networks from scratch on a distilled set and test them on real images.
 
-    Prints mean ± std over seeds and how the networks were trained, and adds the figures to the run's evaluation.json.
+    Prints mean ± std over seeds, and how the networks were trained; adds both to the run's evaluation.json.
     """
     from ld3m import run
 
@@ -119,7 +121,10 @@ def train_prior(
     resume: Resume = True,
     dry_run: DryRun = False,
 ) -> None:
-    """Train a small class-conditional latent diffusion model on your own images, and judge it."""
+    """Train a small class-conditional latent diffusion model on your own images, and judge it.
+
+    Interrupted, the same command goes on. Processes share each batch: accelerate launch -m ld3m train-prior RECIPE
+    """
     from ld3m.recipe import PriorRecipe, load, to_yaml
 
     resolved = load(PriorRecipe, recipe, _overrides(overrides, output))
