@@ -55,7 +55,7 @@ def distill(recipe: Recipe, resume: bool = True) -> Path:
             due = done % settings.checkpoint_every == 0 or done == settings.iterations
             stop = 0
             if due or done % settings.log_every == 0:
-                metrics, stop = _agree(job, learnt, losses, grad_z, grad_c, received)
+                metrics, stop = _agree(job, losses, grad_z, grad_c, received)
                 if not all(math.isfinite(value) for value in metrics.values()):
                     _give_up(job, learnt, iteration)
                 _log(job, bar, {"iteration": iteration, **metrics, "seconds": clock.seconds})
@@ -222,7 +222,7 @@ def _signals() -> Iterator[list[int]]:
 
 
 def _agree(
-    job: Job, learnt: Learnt, losses: Tensor, grad_z: Tensor, grad_c: Tensor, received: list[int]
+    job: Job, losses: Tensor, grad_z: Tensor, grad_c: Tensor, received: list[int]
 ) -> tuple[dict[str, float], int]:
     """Loss and gradient norms over all classes, and the signal that any process received, or 0."""
     sums = torch.stack([losses.sum(), grad_z.square().sum(), grad_c.square().sum()]).tolist()
