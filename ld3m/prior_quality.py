@@ -107,5 +107,5 @@ def _train_classifier(recipe: PriorRecipe, images: data.ImageSet, device: torch.
 def _share_right(
     classifier: nn.Module, images: data.ImageSet, pixels: Tensor, labels: Tensor, device: torch.device
 ) -> float:
-    predictions = [classifier(images.normalise(chunk.to(device))).argmax(1).cpu() for chunk in pixels.split(500)]
+    predictions = [classifier(images.normalise(chunk.to(device))).argmax(1).cpu() for chunk in pixels.split(100)]
     return round(float((torch.cat(predictions) == labels).float().mean()), 4)

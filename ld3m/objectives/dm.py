@@ -11,7 +11,7 @@ from ld3m.data import ImageSet, to_pixels
 from ld3m.randomness import generator
 from ld3m.recipe import Recipe
 
-REAL_CHUNK = 256
+REAL_CHUNK = 100
 """Real images through the network at a time."""
 
 
