@@ -39,5 +39,5 @@ def test_the_skip_of_the_public_code_keeps_it(norms: dict[str, list[float]]) -> 
 
 
 def test_the_skip_of_the_paper_lifts_it(norms: dict[str, list[float]]) -> None:
-    """Z enters scaled by √ᾱ at the highest time step, so that the norm falls with S here too; but from higher up."""
+    """Measured on this prior: the norm falls with S here too, but from about three times higher up."""
     assert all(paper > 2 * none for paper, none in zip(norms["paper"], norms["none"], strict=True))
