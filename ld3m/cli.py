@@ -61,7 +61,8 @@ def distill(
 
     Processes share the classes: accelerate launch -m ld3m distill quickstart
     """
-    from ld3m.recipe import Recipe, load, to_yaml
+    from ld3m.recipe import Recipe
+    from ld3m.recipe_file import load, to_yaml
 
     resolved = load(Recipe, recipe, _overrides(overrides, output))
     if dry_run:
@@ -125,7 +126,8 @@ def train_prior(
 
     Interrupted, the same command goes on. Processes share each batch: accelerate launch -m ld3m train-prior RECIPE
     """
-    from ld3m.recipe import PriorRecipe, load, to_yaml
+    from ld3m.prior_recipe import PriorRecipe
+    from ld3m.recipe_file import load, to_yaml
 
     resolved = load(PriorRecipe, recipe, _overrides(overrides, output))
     if dry_run:

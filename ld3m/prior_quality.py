@@ -13,8 +13,9 @@ from ld3m import data, networks
 from ld3m.files import write_image
 from ld3m.pictures import grid
 from ld3m.prior import ClassConditionalLDM
+from ld3m.prior_recipe import PriorRecipe
 from ld3m.randomness import generator
-from ld3m.recipe import NetworkRecipe, PriorRecipe
+from ld3m.recipe import NetworkRecipe
 from ld3m.sampler import Schedule, render, to_pixels
 
 

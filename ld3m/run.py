@@ -21,7 +21,8 @@ from ld3m import parallel
 from ld3m.errors import UserError
 from ld3m.files import write_bytes, write_folder, write_image, write_json, write_tensors, write_text
 from ld3m.pictures import grid, to_image
-from ld3m.recipe import Recipe, digest, load, to_yaml
+from ld3m.recipe import Recipe
+from ld3m.recipe_file import digest, load, to_yaml
 
 FORMAT = "ld3m-1"
 KEPT_CHECKPOINTS = 2

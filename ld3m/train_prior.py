@@ -15,8 +15,9 @@ from ld3m.files import write_json, write_text
 from ld3m.fitting import Fit, fit
 from ld3m.prior import ClassConditionalLDM
 from ld3m.prior_quality import evaluate_prior
+from ld3m.prior_recipe import NORM_GROUPS, AutoencoderRecipe, DenoiserRecipe, PriorRecipe
 from ld3m.randomness import generator
-from ld3m.recipe import NORM_GROUPS, AutoencoderRecipe, DenoiserRecipe, PriorRecipe, digest, to_yaml
+from ld3m.recipe_file import digest, to_yaml
 
 TRAIN_STEPS = 1000
 BETAS = (0.0015, 0.0195)

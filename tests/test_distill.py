@@ -20,7 +20,8 @@ from PIL import Image
 
 from ld3m.distill import distill
 from ld3m.errors import UserError
-from ld3m.recipe import Recipe, load
+from ld3m.recipe import Recipe
+from ld3m.recipe_file import load
 
 
 def latents(folder: Path) -> dict[str, torch.Tensor]:

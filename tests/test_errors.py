@@ -12,7 +12,8 @@ import yaml
 from PIL import Image
 
 from ld3m.distill import distill
-from ld3m.recipe import Recipe, load
+from ld3m.recipe import Recipe
+from ld3m.recipe_file import load
 
 Command = Callable[..., tuple[int, str, str]]
 """Exit code, stdout, stderr."""

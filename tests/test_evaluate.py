@@ -12,7 +12,8 @@ from conftest import Outcome
 
 from ld3m import data
 from ld3m.evaluate import random_images, train
-from ld3m.recipe import Recipe, load
+from ld3m.recipe import Recipe
+from ld3m.recipe_file import load
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,8 @@ import pytest
 
 from ld3m import data
 from ld3m import prior as priors
-from ld3m.recipe import Recipe, load
+from ld3m.recipe import Recipe
+from ld3m.recipe_file import load
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,8 @@ import torch
 from ld3m import data, objectives
 from ld3m import prior as priors
 from ld3m.learnt import draw_noise, initial
-from ld3m.recipe import Recipe, load
+from ld3m.recipe import Recipe
+from ld3m.recipe_file import load
 from ld3m.sampler import Schedule, render
 
 STEPS = (10, 20, 40, 90)
