@@ -96,6 +96,8 @@ def evaluate(
     """Train networks from scratch on a distilled set and test them on real images.
 
     Prints mean ± std over seeds, and how the networks were trained; adds both to the run's evaluation.json.
+
+    Interrupted, the same command goes on with the network it was at.
     """
     from ld3m import run
 

@@ -3,8 +3,10 @@
 The protocol is GLaD's (Cazenavette et al., CVPR 2023), which LD3M uses; whatever a recipe changes is printed.
 """
 
+import hashlib
 import json
 import math
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,8 +54,9 @@ def evaluate(
 ) -> tuple[dict[str, Any], bool]:
     """Trains `recipe.evaluate.seeds` networks of each architecture on a run's images and on the baselines.
 
-    Networks are dealt to the processes of an `accelerate launch`. The outcome is added to the run's
-    `evaluation.json`, where it replaces earlier figures of the same set, architecture and split.
+    Networks are dealt to the processes of an `accelerate launch`. Each accuracy is kept in the run's `evaluating/`
+    until all are there, so that an interrupted evaluation goes on with the network it was at. The outcome is added to
+    the run's `evaluation.json`, where it replaces earlier figures of the same set, architecture and split.
 
     Args:
         folder: a finished run.
@@ -88,11 +91,15 @@ def evaluate(
         for arch in settings.arch
         for seed in range(settings.seeds)
     ]
+    partial = folder / "evaluating"
     done = []
     for trained_on, arch, seed in tqdm(parallel.shard(jobs, accelerator), "evaluating", disable=not main):
         chosen = distilled if trained_on == "distilled" else random_images(images, distilled[1], recipe.seed, seed)
-        network = train(arch, *chosen, images, recipe, seed, accelerator.device)
-        done.append(((trained_on, arch, seed), accuracy(network, *tested, images, accelerator.device)))
+        kept = partial / f"{_digest(recipe, images, trained_on, arch, seed, split, chosen[0])}.json"
+        if not kept.is_file():
+            network = train(arch, *chosen, images, recipe, seed, accelerator.device)
+            write_json(kept, {"accuracy": accuracy(network, *tested, images, accelerator.device)})
+        done.append(((trained_on, arch, seed), json.loads(kept.read_text())["accuracy"]))
     measured = dict(parallel.gather(done, accelerator))
     results = [
         Result(trained_on, arch, [measured[trained_on, arch, seed] for seed in range(settings.seeds)])
@@ -107,8 +114,18 @@ def evaluate(
         fresh = {tuple(row[key] for key in same) for row in rows}
         rows = [row for row in earlier if tuple(row[key] for key in same) not in fresh] + rows
         write_json(path, {"run": recipe.name, "results": rows})
+        shutil.rmtree(partial, ignore_errors=True)
     accelerator.wait_for_everyone()
     return {"run": str(folder), "results": rows}, main
+
+
+def _digest(
+    recipe: Recipe, images: data.ImageSet, trained_on: str, arch: str, seed: int, split: str, pixels: Tensor
+) -> str:
+    """Tells one trained and tested network from all others."""
+    how = recipe.evaluate.model_dump(exclude={"arch", "seeds"})
+    said = json.dumps([recipe.seed, images.folder.name, how, trained_on, arch, seed, split])
+    return hashlib.sha256(said.encode() + pixels.numpy().tobytes()).hexdigest()[:20]
 
 
 def _row(result: Result, settings: EvaluateRecipe, split: str, images: int, tested: int) -> dict[str, Any]:

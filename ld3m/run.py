@@ -43,7 +43,7 @@ def claim(recipe: Recipe, resume: bool) -> None:
         raise UserError(f"output: {folder} is not empty and not a run; give another folder with --output")
     if (folder / "recipe.yaml").is_file():
         if not resume:
-            for name in ("checkpoints", "images"):
+            for name in ("checkpoints", "images", "evaluating"):
                 shutil.rmtree(folder / name, ignore_errors=True)
             for name in ("latents.safetensors", "metrics.jsonl", "grid.png", "evaluation.json"):
                 (folder / name).unlink(missing_ok=True)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import Outcome
 
-from ld3m import data
+from ld3m import data, evaluate
 from ld3m.evaluate import random_images, train
 from ld3m.recipe import Recipe
 from ld3m.recipe_file import load
@@ -53,6 +53,30 @@ def test_evaluations_add_up(ld3m: Callable[..., Outcome], run: Path) -> None:
     ld3m("evaluate", run, "--arch", "resnet18", "evaluate.epochs=1", "--seeds", "1")
     results = json.loads((run / "evaluation.json").read_text())["results"]
     assert [(row["arch"], row["protocol"]["epochs"]) for row in results] == [("convnet", 3), ("resnet18", 1)]
+
+
+def test_an_interrupted_evaluation_goes_on_with_the_network_it_was_at(
+    ld3m: Callable[..., Outcome], run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ("evaluate", run, "--arch", "convnet", "--against", "random", "--json")
+    whole = json.loads(ld3m(*options).out)
+    (run / "evaluation.json").unlink()
+    assert not (run / "evaluating").exists(), "nothing is left of a whole evaluation"
+
+    trained: list[str] = []
+
+    def interrupted(*arguments: object) -> torch.nn.Module:
+        if len(trained) == 3:
+            raise KeyboardInterrupt
+        trained.append(str(arguments[0]))
+        return train(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(evaluate, "train", interrupted)
+    assert ld3m(*options).code != 0
+    assert not (run / "evaluation.json").exists()
+    trained[:] = trained[:2]  # room for the fourth network, and for no other
+    assert json.loads(ld3m(*options).out) == whole
+    assert len(trained) == 3
 
 
 def test_networks_learn_separable_classes(recipe_file: Path) -> None:
