@@ -31,6 +31,10 @@ class Augmentation:
         draws = (values.to(images.device) for values in self.draws)
         return OPERATIONS[self.operation](images, *draws)
 
+    def of(self, places: Tensor) -> "Augmentation":
+        """That of some of the images, by their places [n] among all."""
+        return Augmentation(self.operation, tuple(values[places] for values in self.draws))
+
 
 def draw(generator: torch.Generator, resolution: int, count: int = 1) -> Augmentation:
     """A random operation with random numbers for `count` images of one resolution."""

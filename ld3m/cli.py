@@ -116,6 +116,31 @@ def evaluate(
         typer.echo(json.dumps(report, indent=2) if as_json else table(report))
 
 
+@app.command()
+def experts(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    resume: Resume = True,
+    dry_run: DryRun = False,
+) -> None:
+    """Train the networks whose way through weight space distill.objective=mtt matches.
+
+    Says what they will take on disk first. Interrupted, the same command goes on.
+
+    Processes share the experts: accelerate launch -m ld3m experts RECIPE
+    """
+    from ld3m.recipe import Recipe
+    from ld3m.recipe_file import load, to_yaml
+
+    resolved = load(Recipe, recipe, overrides)
+    if dry_run:
+        typer.echo(to_yaml(resolved), nl=False)
+        return
+    from ld3m.train_experts import train_experts
+
+    train_experts(resolved, resume)
+
+
 @app.command("train-prior")
 def train_prior(
     recipe: RecipeArgument,

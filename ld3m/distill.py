@@ -58,11 +58,12 @@ def distill(recipe: Recipe, resume: bool = True) -> Path:
                 metrics, stop = _agree(job, losses, grad_z, grad_c, received)
                 if not all(math.isfinite(value) for value in metrics.values()):
                     _give_up(job, learnt, iteration)
+                metrics |= job.objective.learnt()
                 _log(job, bar, {"iteration": iteration, **metrics, "seconds": clock.seconds})
             learnt.step(grad_z, grad_c, settings)
             bar.update()
             if due or stop:
-                run.save_checkpoint(recipe, done, dict(zip(job.own, learnt.by_class(), strict=True)), job.accelerator)
+                _save(job, learnt, done)
                 _draw_grid(job, pixels)
             if stop and done < settings.iterations:
                 job.accelerator.print(f"saved after iteration {done}; the same command goes on from there")
@@ -100,7 +101,7 @@ class Job:
             images=images,
             prior=prior,
             schedule=Schedule.of(prior.alphas_cumprod, settings.steps, settings.skip, settings.guidance),
-            objective=objectives.build(recipe, images, own, accelerator.device),
+            objective=objectives.build(recipe, images, own, accelerator),
             own=own,
         )
 
@@ -136,7 +137,8 @@ def _start(job: Job) -> tuple[int, Learnt]:
     device = job.accelerator.device
     checkpoint = run.newest_checkpoint(job.recipe, job.accelerator.print)
     if checkpoint:
-        start, states = run.load_checkpoint(checkpoint, labels, device)
+        start, states, objective = run.load_checkpoint(checkpoint, labels, device)
+        job.objective.restore(start, objective)
     else:
         embeddings = job.prior.class_embeddings(job.images.classes)
         start = 0
@@ -144,6 +146,12 @@ def _start(job: Job) -> tuple[int, Learnt]:
     if job.accelerator.is_main_process:
         run.cut_metrics(job.recipe.folder, start)
     return start, Learnt.stack(states, count=len(job.own))
+
+
+def _save(job: Job, learnt: Learnt, iteration: int) -> None:
+    """A checkpoint of the state before an iteration."""
+    states = dict(zip(job.own, learnt.by_class(), strict=True))
+    run.save_checkpoint(job.recipe, iteration, states, job.objective.state(), job.accelerator)
 
 
 def _render(job: Job, learnt: Learnt, iteration: int) -> tuple[Tensor, PullBack]:
@@ -170,7 +178,7 @@ def _finish(job: Job, learnt: Learnt) -> None:
     everyone = sorted(parallel.gather(own, job.accelerator), key=lambda item: item[0])
     if job.accelerator.is_main_process:
         z, c, rendered = (torch.stack(parts) for parts in list(zip(*everyone, strict=True))[1:])
-        run.write_result(recipe, job.images.classes, z, c, rendered, recipe.distill.iterations, moment)
+        run.write_result(recipe, job.images.classes, z, c, rendered, moment, job.objective.learnt())
         print(f"{recipe.folder}: {rendered.shape[0] * rendered.shape[1]} images in images/, a look at them in grid.png")
     job.accelerator.wait_for_everyone()
 
@@ -233,11 +241,13 @@ def _agree(
 
 
 def _give_up(job: Job, learnt: Learnt, iteration: int) -> None:
-    """Saves the state before a loss that is not finite, where it is sound, and says what to try."""
-    sound = all(bool(tensor.isfinite().all()) for tensor in vars(learnt).values())
+    """Saves the state before a loss that is not finite, where it is sound, and says what to try.
+
+    An objective with a state of its own has moved on by now; then the last checkpoint stands.
+    """
+    sound = all(bool(tensor.isfinite().all()) for tensor in vars(learnt).values()) and not job.objective.state()
     if all(parallel.gather([sound], job.accelerator)):
-        states = dict(zip(job.own, learnt.by_class(), strict=True))
-        run.save_checkpoint(job.recipe, iteration, states, job.accelerator)
+        _save(job, learnt, iteration)
     raise UserError(
         f"the loss or its gradient is not finite at iteration {iteration}; the last good state is in "
         f"{job.recipe.folder / 'checkpoints'}. Try a lower distill.lr_latents and distill.lr_conditioning "

@@ -14,14 +14,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from tqdm import tqdm
 
-from ld3m import augment, data, networks, parallel, run
+from ld3m import data, networks, parallel, run
 from ld3m.errors import UserError
 from ld3m.files import write_json
 from ld3m.randomness import generator
 from ld3m.recipe import EvaluateRecipe, NetworkRecipe, Recipe
+from ld3m.training import train_epoch
 
 LEARNING_RATES = {"vgg11": 1e-4}
 """The protocol's rates where they differ from 1e-3."""
@@ -83,6 +83,9 @@ def evaluate(
             f"--split: there is no {split!r}, only {', '.join(images.counts)}; "
             "data.validation_share=0.1 would hold out some for validation"
         )
+    if settings.lr == "learnt":
+        recipe = _with_learnt_rate(recipe, folder)
+        settings = recipe.evaluate
     distilled = run.load_images(folder, images.classes, recipe.data.channels, recipe.data.resolution)
     tested = images.everything(split)
     jobs = [
@@ -174,9 +177,17 @@ def random_images(images: data.ImageSet, labels: Tensor, seed: int, draw: int) -
     return torch.cat(chosen), torch.arange(len(chosen)).repeat_interleave(sizes)
 
 
+def _with_learnt_rate(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe with the step size that the run learnt in the place of `evaluate.lr: learnt`."""
+    step_size = run.learnt(folder).get("step_size")
+    if step_size is None:
+        raise UserError(f"evaluate.lr: {folder} has learnt no step size (objective mtt does); give a number")
+    return recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update={"lr": step_size})})
+
+
 def learning_rate(arch: str, settings: EvaluateRecipe) -> float:
     """The recipe's rate, or the protocol's for the architecture."""
-    return settings.lr or LEARNING_RATES.get(arch, 1e-3)
+    return float(settings.lr or LEARNING_RATES.get(arch, 1e-3))
 
 
 def rate_factor(epoch: int, epochs: int) -> float:
@@ -223,14 +234,7 @@ def train(
         for group in optimiser.param_groups:
             group["lr"] = rate * rate_factor(epoch, settings.epochs)
         draws = generator(recipe.seed, "evaluation epoch", seed, epoch)
-        for batch in torch.randperm(len(inputs), generator=draws).split(settings.batch):
-            shown = inputs[batch]
-            if settings.augment:
-                shown = augment.draw(draws, recipe.data.resolution, len(batch))(shown)
-            loss = functional.cross_entropy(network(shown), targets[batch])
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            optimiser.step()
+        train_epoch(network, optimiser, inputs, targets, settings.batch, settings.augment, draws)
         average.update_parameters(network)
     return average.module.eval()
 

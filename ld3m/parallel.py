@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from torch import Tensor
 
 from ld3m.errors import UserError
 
@@ -34,6 +35,24 @@ def start() -> Accelerator:
 def shard(items: Sequence[T], accelerator: Accelerator) -> list[T]:
     """The items this process owns, dealt like cards, so that shards differ by one at most."""
     return list(items[accelerator.process_index :: accelerator.num_processes])
+
+
+def gather_classes(own: Tensor, count: int, accelerator: Accelerator) -> Tensor:
+    """Rows of all `count` classes in their order, of the rows that each process has of its shard; no gradient.
+
+    Args:
+        own: [classes of this process, …].
+        count: classes of all processes.
+        accelerator: deals them out, as `shard` does.
+    """
+    processes = accelerator.num_processes
+    if processes == 1:
+        return own.detach()
+    most = -(-count // processes)
+    padded = own.new_zeros(most, *own.shape[1:])
+    padded[: len(own)] = own.detach()
+    dealt = accelerator.gather(padded).unflatten(0, (processes, most))
+    return dealt.transpose(0, 1).flatten(0, 1)[:count]  # process p holds the classes p, p + processes, …
 
 
 def gather(items: list[Any], accelerator: Accelerator) -> list[Any]:

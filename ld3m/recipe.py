@@ -108,6 +108,46 @@ class DmRecipe(Section):
     """Differentiable Siamese augmentation of both sides."""
 
 
+class DcRecipe(Section):
+    """Keys of gradient matching."""
+
+    augment: bool = True
+    """Differentiable Siamese augmentation of both sides, and in the inner loop."""
+    outer: int = Field(1, ge=1)
+    """Matches that one network goes through; left out: 1 at 1 image per class, 10 at 10, 50 at 50."""
+    inner: int = Field(1, ge=0)
+    """Epochs the network trains on the synthetic set between matches; left out: 1, 50, 10."""
+    lr_network: float = Field(0.01, gt=0)
+    batch: int = Field(256, ge=1)
+    """Synthetic images of one step of the inner loop."""
+
+
+class MttRecipe(Section):
+    """Keys of trajectory matching."""
+
+    augment: bool = True
+    """Augmentation of the synthetic images, other numbers for each."""
+    syn_steps: int = Field(10, ge=1)
+    """Steps of the student on synthetic images."""
+    expert_epochs: int = Field(2, ge=1)
+    """Epochs of the expert that these steps are to make up for."""
+    max_start_epoch: int = Field(2, ge=0)
+    """The latest epoch of an expert that a student starts from."""
+    batch_syn: int | None = Field(None, ge=1)
+    """Synthetic images of one step; left out: all."""
+    step_size: float = Field(0.01, gt=0)
+    """The student's step size at the start; it is learnt."""
+    lr_step_size: float = Field(1e-6, ge=0)
+    """0 keeps the step size as it is."""
+
+
+LEARNING_RATES = {"dm": 1.0, "dc": 0.1, "mtt": 1000.0}
+"""The authors' learning rates of Z and c, by objective."""
+
+DC_LOOPS = ((50, 50, 10), (40, 40, 15), (30, 30, 20), (20, 20, 25), (10, 10, 50), (1, 1, 1))
+"""(images per class from which it holds, outer loop, inner loop), of Zhao et al.'s code."""
+
+
 class DistillRecipe(Section):
     """What is learnt, and how."""
 
@@ -119,13 +159,31 @@ class DistillRecipe(Section):
     """Z starts as the encoding of a random real image of the class, or as standard normal noise."""
     learn: Literal["both", "latents", "conditioning"] = "both"
     lr_latents: float = Field(1.0, gt=0)
+    """Left out: 1 for dm, 0.1 for dc, 1000 for mtt."""
     lr_conditioning: float = Field(1.0, gt=0)
+    """Left out: 1 for dm, 0.1 for dc, 1000 for mtt."""
     momentum: float = Field(0.5, ge=0, lt=1)
     real_batch: int = Field(256, ge=1)
     """Real images per class and iteration."""
     checkpoint_every: int = Field(100, ge=1)
     log_every: int = Field(1, ge=1)
     dm: DmRecipe = DmRecipe()
+    dc: DcRecipe = DcRecipe()
+    mtt: MttRecipe = MttRecipe()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_that_depend(cls, content: Any) -> Any:
+        """Writes out the learning rates of the objective, and gradient matching's loops for the images per class."""
+        if not isinstance(content, dict):
+            return content
+        rate = LEARNING_RATES.get(str(content.get("objective")), 1.0)
+        filled = {"lr_latents": rate, "lr_conditioning": rate, **content}
+        count, dc = content.get("images_per_class", 1), content.get("dc") or {}
+        if isinstance(count, int) and isinstance(dc, dict):
+            outer, inner = next((loops for least, *loops in DC_LOOPS if count >= least), (1, 1))
+            filled["dc"] = {"outer": outer, "inner": inner, **dc}
+        return filled
 
 
 class NetworkRecipe(Section):
@@ -144,6 +202,22 @@ class NetworkRecipe(Section):
         return self
 
 
+class ExpertsRecipe(Section):
+    """The experts of trajectory matching: networks trained on the real images, a snapshot of the weights an epoch."""
+
+    folder: str | None = None
+    """Where they are; left out: experts/<name>."""
+    count: int = Field(100, ge=1)
+    epochs: int = Field(15, ge=1)
+    batch: int = Field(256, ge=1)
+    lr: float = Field(0.01, gt=0)
+    augment: bool = True
+    dtype: Literal["float32", "float16"] = "float32"
+    """Of the snapshots on disk."""
+    together: int = Field(1, ge=1)
+    """Networks that a process trains at once, as one stack."""
+
+
 class EvaluateRecipe(Section):
     """How networks are trained on the distilled set; the defaults are GLaD's protocol."""
 
@@ -151,8 +225,8 @@ class EvaluateRecipe(Section):
     seeds: int = Field(5, ge=1)
     epochs: int = Field(1000, ge=1)
     batch: int = Field(256, ge=1)
-    lr: float | None = Field(None, gt=0)
-    """Peak learning rate; left out: 0.001, and 0.0001 for VGG11."""
+    lr: Annotated[float, Field(gt=0)] | Literal["learnt"] | None = None
+    """Peak learning rate, or the step size that trajectory matching learnt; left out: 0.001, and 0.0001 for VGG11."""
     ema: float = Field(0.995, ge=0, lt=1)
     """Decay of the weights' average over epochs, which is what is tested."""
     augment: bool = True
@@ -176,6 +250,7 @@ class Recipe(Section):
     prior: SamplerRecipe
     distill: DistillRecipe = DistillRecipe()
     network: NetworkRecipe = NetworkRecipe()
+    experts: ExpertsRecipe = ExpertsRecipe()
     evaluate: EvaluateRecipe = EvaluateRecipe()
     hub: HubRecipe = HubRecipe()
 
@@ -189,7 +264,23 @@ class Recipe(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _experts_go_far_enough(self) -> "Recipe":
+        mtt = self.distill.mtt
+        needed = mtt.max_start_epoch + mtt.expert_epochs
+        if self.distill.objective == "mtt" and self.experts.epochs < needed:
+            raise ValueError(
+                f"experts.epochs: {self.experts.epochs}, but distill.mtt.max_start_epoch + expert_epochs is {needed}; "
+                "give as many epochs, or lower these"
+            )
+        return self
+
     @property
     def folder(self) -> Path:
         """Where the run lives."""
         return Path(self.output or f"runs/{self.name}")
+
+    @property
+    def experts_folder(self) -> Path:
+        """Where the experts of trajectory matching are."""
+        return Path(self.experts.folder or f"experts/{self.name}")

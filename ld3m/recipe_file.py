@@ -133,6 +133,7 @@ def digest(recipe: Recipe | PriorRecipe) -> str:
             "evaluate": True,
             "hub": True,
             "checkpoint_every": True,
+            "experts": {"folder", "together"},
             "prior": {"micro_batch", "keep_graph_steps"},
             "distill": {"iterations", "checkpoint_every", "log_every"},
         },

@@ -26,6 +26,7 @@ from ld3m.recipe_file import digest, load, to_yaml
 
 FORMAT = "ld3m-1"
 KEPT_CHECKPOINTS = 2
+OBJECTIVE_FILE = "objective.safetensors"
 
 
 def claim(recipe: Recipe, resume: bool) -> None:
@@ -91,14 +92,28 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def save_checkpoint(
-    recipe: Recipe, iteration: int, states: dict[int, dict[str, Tensor]], accelerator: Accelerator
+    recipe: Recipe,
+    iteration: int,
+    states: dict[int, dict[str, Tensor]],
+    objective: dict[str, Tensor],
+    accelerator: Accelerator,
 ) -> None:
-    """Saves the state before `iteration`; every process writes its own classes, the manifest makes it count."""
+    """Saves the state before `iteration`; every process writes its own classes, the manifest makes it count.
+
+    Args:
+        recipe: of the run.
+        iteration: the next to do.
+        states: of each of the process's classes.
+        objective: the objective's own state, which is the same on all processes.
+        accelerator: of this launch.
+    """
     folder = recipe.folder / "checkpoints" / f"{iteration:06d}"
+    parts = {f"class-{label:04d}.safetensors": state for label, state in states.items()}
+    if accelerator.is_main_process:
+        parts[OBJECTIVE_FILE] = objective
     written = []
-    for label, state in states.items():
-        content = safetensors.torch.save({name: tensor.cpu().contiguous() for name, tensor in state.items()})
-        name = f"class-{label:04d}.safetensors"
+    for name, state in parts.items():
+        content = safetensors.torch.save({key: tensor.cpu().contiguous() for key, tensor in state.items()})
         write_bytes(folder / name, content)
         written.append((name, hashlib.sha256(content).hexdigest()))
     files = dict(parallel.gather(written, accelerator))
@@ -134,11 +149,14 @@ def _damage(folder: Path) -> Path | None:
     return None
 
 
-def load_checkpoint(folder: Path, labels: Iterable[int], device: torch.device) -> tuple[int, list[dict[str, Tensor]]]:
-    """The iteration to go on with, and the states of some classes."""
+def load_checkpoint(
+    folder: Path, labels: Iterable[int], device: torch.device
+) -> tuple[int, list[dict[str, Tensor]], dict[str, Tensor]]:
+    """The iteration to go on with, the states of some classes, and that of the objective."""
     iteration = json.loads((folder / "manifest.json").read_text())["iteration"]
     states = [safetensors.torch.load_file(folder / f"class-{label:04d}.safetensors") for label in labels]
-    return iteration, [{name: tensor.to(device) for name, tensor in state.items()} for state in states]
+    objective = safetensors.torch.load_file(folder / OBJECTIVE_FILE)
+    return iteration, [{name: tensor.to(device) for name, tensor in state.items()} for state in states], objective
 
 
 # --- metrics -----------------------------------------------------------------------------------------------
@@ -169,15 +187,21 @@ def write_grid(folder: Path, pixels: Tensor) -> None:
 
 
 def write_result(
-    recipe: Recipe, classes: Sequence[str], z: Tensor, c: Tensor, pixels: Tensor, iteration: int, noise_iteration: int
+    recipe: Recipe,
+    classes: Sequence[str],
+    z: Tensor,
+    c: Tensor,
+    pixels: Tensor,
+    noise_iteration: int,
+    learnt: dict[str, float],
 ) -> None:
     """Writes images and grid, then the latents, whose presence says that the run is finished.
 
     Args:
         z, c: [classes, images per class, …] float32.
         pixels: [classes, images per class, channels, H, W] in [0, 1], what they render to.
-        iteration: iterations done.
         noise_iteration: keys the noise of the rendered images.
+        learnt: numbers that the objective learnt beside the latents.
     """
     folder = recipe.folder
 
@@ -194,12 +218,13 @@ def write_result(
     labels = torch.arange(len(classes)).repeat_interleave(pixels.shape[1])
     metadata = {
         "format": FORMAT,
-        "iteration": str(iteration),
+        "iteration": str(recipe.distill.iterations),
         "recipe": digest(recipe),
         "classes": json.dumps(list(classes)),
         "noise": recipe.prior.noise,
         "noise_iteration": str(noise_iteration),
         "seed": str(recipe.seed),
+        "learnt": json.dumps(learnt),
     }
     tensors = {"z": z.flatten(0, 1).float(), "c": c.flatten(0, 1).float(), "labels": labels}
     write_tensors(folder / "latents.safetensors", tensors, metadata)
@@ -207,11 +232,17 @@ def write_result(
 
 def iterations_done(folder: Path) -> int | None:
     """How many iterations the finished run has, or None where none is finished."""
-    path = folder / "latents.safetensors"
-    if not path.is_file():
-        return None
-    with safetensors.safe_open(path, "pt") as file:
-        return int(file.metadata()["iteration"])
+    return int(_metadata(folder)["iteration"]) if (folder / "latents.safetensors").is_file() else None
+
+
+def learnt(folder: Path) -> dict[str, float]:
+    """Numbers that a finished run's objective learnt beside the latents, such as the step size of "mtt"."""
+    return json.loads(_metadata(folder).get("learnt", "{}"))
+
+
+def _metadata(folder: Path) -> dict[str, str]:
+    with safetensors.safe_open(folder / "latents.safetensors", "pt") as file:
+        return file.metadata()
 
 
 def find(names: list[str]) -> Path:

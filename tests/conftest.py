@@ -1,6 +1,7 @@
 """Small real things the tests share: a prior with random weights, an image folder, the command line."""
 
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,11 +11,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: two busy processe
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from PIL import Image
 
 from ld3m.__main__ import main
+from ld3m.distill import distill
 from ld3m.prior import ClassConditionalLDM
+from ld3m.recipe import Recipe
+from ld3m.recipe_file import load
 
 CLASSES = ["circle", "cross", "square"]
 DATA = Path(__file__).parent / "data"
@@ -148,3 +153,30 @@ def ld3m(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tm
         return Outcome(code, captured.out, captured.err)
 
     return run
+
+
+def latents(folder: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a finished run."""
+    return safetensors.torch.load_file(folder / "latents.safetensors")
+
+
+def distilled(recipe_file: Path, folder: Path, *overrides: str) -> Path:
+    """A run made in this process."""
+    return distill(load(Recipe, str(recipe_file), [*overrides, f"output={folder}"]))
+
+
+def command(*arguments: object) -> list[str]:
+    """The command line of a process of its own."""
+    return [sys.executable, "-m", "ld3m", *map(str, arguments)]
+
+
+def launch(*arguments: object) -> None:
+    """Two processes, as launch/cpu2.yaml starts them."""
+    config = Path(__file__).parent.parent / "launch" / "cpu2.yaml"
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), "-m", "ld3m"]
+    subprocess.run([*launcher, *map(str, arguments)], check=True)
+
+
+def relative(a: torch.Tensor, b: torch.Tensor) -> float:
+    """The largest difference in units of the largest value."""
+    return float((a - b).abs().max() / b.abs().max())

@@ -5,7 +5,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,26 +14,10 @@ import safetensors
 import safetensors.torch
 import torch
 import yaml
-from conftest import CLASSES
+from conftest import CLASSES, command, distilled, latents, launch, relative
 from PIL import Image
 
-from ld3m.distill import distill
 from ld3m.errors import UserError
-from ld3m.recipe import Recipe
-from ld3m.recipe_file import load
-
-
-def latents(folder: Path) -> dict[str, torch.Tensor]:
-    return safetensors.torch.load_file(folder / "latents.safetensors")
-
-
-def distilled(recipe_file: Path, folder: Path, *overrides: str) -> Path:
-    """A run made in this process."""
-    return distill(load(Recipe, str(recipe_file), [*overrides, f"output={folder}"]))
-
-
-def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "ld3m", *map(str, arguments)]
 
 
 @pytest.fixture(scope="module")
@@ -89,17 +72,6 @@ def test_the_saved_recipe_gives_the_same_result(finished: Path, tmp_path: Path) 
     distilled(finished / "recipe.yaml", tmp_path / "again")
     again, before = latents(tmp_path / "again"), latents(finished)
     assert all(torch.equal(again[name], before[name]) for name in before)
-
-
-def launch(*arguments: object) -> None:
-    """Two processes, as launch/cpu2.yaml starts them."""
-    config = Path(__file__).parent.parent / "launch" / "cpu2.yaml"
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), "-m", "ld3m"]
-    subprocess.run([*launcher, *map(str, arguments)], check=True)
-
-
-def relative(a: torch.Tensor, b: torch.Tensor) -> float:
-    return float((a - b).abs().max() / b.abs().max())
 
 
 def test_two_processes_give_the_latents_of_one(finished: Path, recipe_file: Path, tmp_path: Path) -> None:

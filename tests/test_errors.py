@@ -112,7 +112,11 @@ def refused(ld3m: Command, tmp_path: Path, given: Path) -> Refusal:
         ("distill.learn=nothing", ("distill.learn: 'nothing' is not right", "'both', 'latents' or 'conditioning'")),
         ("network.norm=spectral", ("network.norm: 'spectral' is not right", "'instance'")),
         ("data.on_corrupt=ignore", ("data.on_corrupt: 'ignore' is not right", "'error' or 'skip'")),
-        ("distill.objective=kip", ("distill.objective: 'kip'", "dm")),
+        ("experts.dtype=int8", ("experts.dtype: 'int8' is not right", "'float32' or 'float16'")),
+        ("evaluate.lr=fast", ("evaluate.lr", "'fast' is not right", "'learnt'")),
+        ("distill.dc.outer=0", ("distill.dc.outer: 0 is not right", "greater than or equal to 1")),
+        ("distill.mtt.step_size=0", ("distill.mtt.step_size: 0 is not right", "greater than 0")),
+        ("distill.objective=kip", ("distill.objective: 'kip'", "dm, dc, mtt")),
         ("network.arch=lenet", ("network", "'lenet'", "convnet")),
         # what is not there
         ("data.source=/no/such/images", ("data.source: '/no/such/images' is not there", "fashion-mnist")),

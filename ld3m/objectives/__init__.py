@@ -1,39 +1,26 @@
 """Objectives: how far synthetic images are from real ones, and which way to go."""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
-import torch
-from torch import Tensor
+from accelerate import Accelerator
 
 from ld3m.data import ImageSet
 from ld3m.errors import UserError
+from ld3m.objectives.base import Objective
+from ld3m.objectives.dc import GradientMatching
 from ld3m.objectives.dm import DistributionMatching
+from ld3m.objectives.mtt import TrajectoryMatching
 from ld3m.recipe import Recipe
 
-
-class Objective(Protocol):
-    """A matching loss over the classes this process owns."""
-
-    def match(self, iteration: int, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss and its gradient at the rendered images.
-
-        Args:
-            iteration: keys every random draw.
-            pixels: [classes, images per class, channels, H, W] in [0, 1], in the order of the process's classes.
-
-        Returns:
-            The loss of each class [classes], and the gradient of their sum, of the shape of `pixels`.
-        """
-
-
-OBJECTIVES: dict[str, Callable[[Recipe, ImageSet, Sequence[int], torch.device], Objective]] = {
+OBJECTIVES: dict[str, Callable[[Recipe, ImageSet, Sequence[int], Accelerator], Objective]] = {
     "dm": DistributionMatching,
+    "dc": GradientMatching,
+    "mtt": TrajectoryMatching,
 }
 """Objectives by the name that `distill.objective` gives."""
 
 
-def build(recipe: Recipe, images: ImageSet, own: Sequence[int], device: torch.device) -> Objective:
+def build(recipe: Recipe, images: ImageSet, own: Sequence[int], accelerator: Accelerator) -> Objective:
     """The recipe's objective for the classes `own`.
 
     Raises:
@@ -42,4 +29,7 @@ def build(recipe: Recipe, images: ImageSet, own: Sequence[int], device: torch.de
     name = recipe.distill.objective
     if name not in OBJECTIVES:
         raise UserError(f"distill.objective: {name!r} is not known; known are {', '.join(OBJECTIVES)}")
-    return OBJECTIVES[name](recipe, images, own, device)
+    return OBJECTIVES[name](recipe, images, own, accelerator)
+
+
+__all__ = ["OBJECTIVES", "Objective", "build"]

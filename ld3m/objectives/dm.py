@@ -4,39 +4,37 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
-from ld3m import augment, networks
-from ld3m.data import ImageSet, to_pixels
-from ld3m.randomness import generator
+from ld3m import augment
+from ld3m.data import ImageSet
+from ld3m.objectives import draws
+from ld3m.objectives.base import Objective
 from ld3m.recipe import Recipe
 
 REAL_CHUNK = 100
 """Real images through the network at a time."""
 
 
-class DistributionMatching:
+class DistributionMatching(Objective):
     """Squared distance between the mean features of real and synthetic images in a fresh random network."""
 
-    def __init__(self, recipe: Recipe, images: ImageSet, own: Sequence[int], device: torch.device) -> None:
+    def __init__(self, recipe: Recipe, images: ImageSet, own: Sequence[int], accelerator: Accelerator) -> None:
         self.recipe = recipe
         self.images = images
         self.real = {label: images.images("train", label) for label in own}
-        self.device = device
-        self.shape = networks.Shape(recipe.data.channels, recipe.data.resolution, len(images.classes))
+        self.device = accelerator.device
 
     def match(self, iteration: int, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """As `Objective.match`; each class shares one augmentation between its real and synthetic images."""
         if not self.real:
             return pixels.new_zeros(0), torch.zeros_like(pixels)
-        network = networks.build(
-            self.recipe.network.arch,
-            self.shape,
-            self.recipe.network,
-            generator(self.recipe.seed, "network", iteration),
-        )
-        network = network.to(self.device).requires_grad_(False)
-        augmentations = [self._augmentation(iteration, label) for label in self.real]
+        network = draws.network(self.recipe, self.images, iteration, self.device).requires_grad_(False)
+        augmentations = [
+            draws.augmentation(self.recipe, iteration, label) if self.recipe.distill.dm.augment else None
+            for label in self.real
+        ]
         real = self._real_features(network, iteration, augmentations)
         pixels = pixels.detach().requires_grad_()
         with torch.enable_grad():
@@ -44,21 +42,13 @@ class DistributionMatching:
             (gradient,) = torch.autograd.grad(losses.sum(), pixels)
         return losses.detach(), gradient
 
-    def _augmentation(self, iteration: int, label: int) -> augment.Augmentation | None:
-        if not self.recipe.distill.dm.augment:
-            return None
-        draws = generator(self.recipe.seed, "augmentation", iteration, label)
-        return augment.draw(draws, self.recipe.data.resolution)
-
     @torch.no_grad()
     def _real_features(self, network: Any, iteration: int, augmentations: list[augment.Augmentation | None]) -> Tensor:
         """Mean features [classes, features] of this iteration's real batch of each class."""
         batches = []
         for (label, images), augmentation in zip(self.real.items(), augmentations, strict=True):
-            order = torch.randperm(len(images), generator=generator(self.recipe.seed, "real batch", iteration, label))
-            pixels = to_pixels(images[order[: self.recipe.distill.real_batch]].to(self.device))
-            normal = self.images.normalise(pixels)
-            batches.append(augmentation(normal) if augmentation else normal)
+            batch = draws.real_batch(self.recipe, self.images, images, iteration, label, self.device)
+            batches.append(augmentation(batch) if augmentation else batch)
         features = torch.cat([network.embed(chunk) for chunk in torch.cat(batches).split(REAL_CHUNK)])
         return torch.stack([part.mean(0) for part in features.split([len(batch) for batch in batches])])
 

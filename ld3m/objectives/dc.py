@@ -1,0 +1,145 @@
+"""Gradient matching (Zhao, Mopuri and Bilen, ICLR 2021; with augmentation Zhao and Bilen, ICML 2021)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ld3m import parallel
+from ld3m.data import ImageSet, to_pixels
+from ld3m.objectives import draws
+from ld3m.objectives.base import Objective
+from ld3m.randomness import generator
+from ld3m.recipe import Recipe
+from ld3m.training import train_epoch
+
+REAL_CHUNK = 100
+"""Real images through the network at a time."""
+NORM_IMAGES = 16
+"""Real images of each class that batch norm takes its statistics from, as in the reference code."""
+EPSILON = 1e-6
+
+
+class GradientMatching(Objective):
+    """Distance between the gradients that real and synthetic images of a class give a network's weights.
+
+    A network goes through `outer` iterations; between two of them it trains on the synthetic images of all classes,
+    for `inner` epochs.
+    """
+
+    def __init__(self, recipe: Recipe, images: ImageSet, own: Sequence[int], accelerator: Accelerator) -> None:
+        self.recipe = recipe
+        self.settings = recipe.distill.dc
+        self.images = images
+        self.real = {label: images.images("train", label) for label in own}
+        self.accelerator = accelerator
+        self.network: Any = None
+
+    def match(self, iteration: int, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """As `Objective.match`; each class shares one augmentation between its real and synthetic images."""
+        device = self.accelerator.device
+        number, place = divmod(iteration, self.settings.outer)
+        if place == 0:
+            self.network = draws.network(self.recipe, self.images, number, device)
+        else:
+            self._train(iteration, pixels)
+        self._freeze_norms(iteration)
+        losses = [pixels.new_zeros(0)]
+        gradients = [pixels.new_zeros(0, *pixels.shape[1:])]
+        for (label, images), own in zip(self.real.items(), pixels, strict=True):
+            real = draws.real_batch(self.recipe, self.images, images, iteration, label, device)
+            synthetic = own.detach().requires_grad_()
+            with torch.enable_grad():
+                shown = self.images.normalise(synthetic)
+                if self.settings.augment:
+                    augmentation = draws.augmentation(self.recipe, iteration, label)
+                    real, shown = augmentation(real), augmentation(shown)
+                loss = match_gradients(self.network, real, shown, label)
+                gradients += [gradient[None] for gradient in torch.autograd.grad(loss, synthetic)]
+            losses.append(loss.detach()[None])
+        return torch.cat(losses), torch.cat(gradients)
+
+    def _train(self, iteration: int, pixels: Tensor) -> None:
+        """The inner loop, on all classes as they are rendered in this iteration; the same on every process."""
+        every = parallel.gather_classes(pixels, len(self.images.classes), self.accelerator)
+        inputs = self.images.normalise(every.flatten(0, 1))
+        targets = torch.arange(len(every), device=inputs.device).repeat_interleave(every.shape[1])
+        optimiser = torch.optim.SGD(self.network.parameters(), lr=self.settings.lr_network)
+        self.network.train()
+        with torch.enable_grad():
+            for epoch in range(self.settings.inner):
+                numbers = generator(self.recipe.seed, "inner loop", iteration, epoch)
+                train_epoch(
+                    self.network, optimiser, inputs, targets, self.settings.batch, self.settings.augment, numbers
+                )
+
+    @torch.no_grad()
+    def _freeze_norms(self, iteration: int) -> None:
+        """Gives batch norms the statistics of real images of all classes, and keeps these while gradients match."""
+        norms = [module for module in self.network.modules() if isinstance(module, _BatchNorm)]
+        if not norms:
+            return
+        batch = []
+        for label in range(len(self.images.classes)):
+            real = self.images.images("train", label)
+            order = torch.randperm(len(real), generator=generator(self.recipe.seed, "norm batch", iteration, label))
+            batch.append(real[order[:NORM_IMAGES]])
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # statistics of this batch alone, not a moving mean
+            norm.train()
+        self.network(self.images.normalise(to_pixels(torch.cat(batch).to(self.accelerator.device))))
+        for norm in norms:
+            norm.eval()
+
+    def state(self) -> dict[str, Tensor]:
+        """The network, where a further iteration uses it."""
+        return self.network.state_dict() if self.network is not None and self.settings.outer > 1 else {}
+
+    def restore(self, iteration: int, state: dict[str, Tensor]) -> None:
+        """The network of an outer loop under way."""
+        number, place = divmod(iteration, self.settings.outer)
+        if place:
+            self.network = draws.network(self.recipe, self.images, number, self.accelerator.device)
+            self.network.load_state_dict(state)
+
+
+def match_gradients(network: nn.Module, real: Tensor, synthetic: Tensor, label: int) -> Tensor:
+    """How far apart the gradients of the classification loss are, as `row_distance`, differentiable in `synthetic`.
+
+    Args:
+        network: a classifier.
+        real: images of one class as the network sees them, [n, channels, H, W].
+        synthetic: images of the same class, [m, channels, H, W].
+        label: the class.
+    """
+    parameters = [parameter for parameter in network.parameters() if parameter.dim() in (2, 4)]
+    target = [torch.zeros_like(parameter) for parameter in parameters]
+    for chunk in real.split(REAL_CHUNK):
+        loss = _loss(network, chunk, label) * (len(chunk) / len(real))
+        for total, part in zip(target, torch.autograd.grad(loss, parameters), strict=True):
+            total += part
+    own = torch.autograd.grad(_loss(network, synthetic, label), parameters, create_graph=True)
+    return row_distance(target, own)
+
+
+def _loss(network: nn.Module, images: Tensor, label: int) -> Tensor:
+    targets = torch.full((len(images),), label, device=images.device)
+    return functional.cross_entropy(network(images), targets)
+
+
+def row_distance(real: Sequence[Tensor], synthetic: Sequence[Tensor]) -> Tensor:
+    """Σ (1 − cosine) over the output rows of every weight: its first axis, the rest being one vector.
+
+    Weights of one and three dimensions (biases, norms, embeddings) count nothing in the authors' code; leave them out.
+    """
+    total = torch.zeros((), dtype=synthetic[0].dtype, device=synthetic[0].device)
+    for one, other in zip(real, synthetic, strict=True):
+        one, other = one.flatten(1), other.flatten(1)
+        cosine = (one * other).sum(1) / (one.norm(dim=1) * other.norm(dim=1) + EPSILON)
+        total = total + (1 - cosine).sum()
+    return total

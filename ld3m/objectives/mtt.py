@@ -1,0 +1,172 @@
+"""Trajectory matching (Cazenavette et al., CVPR 2022) in constant memory (TESLA: Cui et al., ICML 2023)."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from torch.nn import functional
+
+from ld3m import augment, parallel
+from ld3m.data import ImageSet
+from ld3m.flat import FlatNetwork
+from ld3m.objectives import draws
+from ld3m.objectives.base import Objective
+from ld3m.randomness import generator
+from ld3m.recipe import Recipe
+from ld3m.trajectories import Trajectories
+
+CHUNK = 256
+"""Synthetic images through the student at a time."""
+
+
+class TrajectoryMatching(Objective):
+    """Distance of a student, trained on the synthetic images, from where an expert got to on the real ones.
+
+    The student starts as one of the expert's snapshots and takes a few steps; their size is learnt. Every process
+    trains the same student, and follows the gradient back to its own classes' images.
+    """
+
+    def __init__(self, recipe: Recipe, images: ImageSet, own: Sequence[int], accelerator: Accelerator) -> None:
+        self.recipe = recipe
+        self.settings = recipe.distill.mtt
+        self.images = images
+        self.own = torch.tensor(list(own), dtype=torch.long)
+        self.accelerator = accelerator
+        self.student = FlatNetwork(draws.network(recipe, images, 0, accelerator.device))
+        self.experts = Trajectories(recipe, images, self.student.count)
+        self.experts.require(recipe.experts.count, recipe)
+        self.step_size = self.settings.step_size
+        self.momentum = 0.0
+
+    def match(self, iteration: int, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """As `Objective.match`; the loss is of all classes together, and shared out evenly among them."""
+        settings, seed, device = self.settings, self.recipe.seed, self.accelerator.device
+        classes, per_class = len(self.images.classes), pixels.shape[1]
+        every = parallel.gather_classes(pixels, classes, self.accelerator).flatten(0, 1)
+        labels = torch.arange(classes, device=device).repeat_interleave(per_class)
+        numbers = generator(seed, "trajectory", iteration)
+        expert = int(torch.randint(self.recipe.experts.count, (), generator=numbers))
+        epoch = int(torch.randint(settings.max_start_epoch + 1, (), generator=numbers))
+        batches = draw_batches(len(every), settings.batch_syn or len(every), settings.syn_steps, numbers)
+
+        def show(step: int, places: Tensor, images: Tensor) -> Tensor:
+            """Images of a batch, by their places in it, as the student sees them."""
+            images = self.images.normalise(images)
+            if not settings.augment:
+                return images
+            augmentation = augment.draw(
+                generator(seed, "augmentation", iteration, step), images.shape[-1], len(batches[step])
+            )
+            return augmentation.of(places)(images)
+
+        own = torch.isin(labels.cpu(), self.own)
+        with torch.enable_grad():
+            loss, gradient, slope = match_trajectory(
+                self.student,
+                self.experts.weights(expert, epoch).to(device),
+                self.experts.weights(expert, epoch + settings.expert_epochs).to(device),
+                self.step_size,
+                batches,
+                show,
+                every,
+                labels,
+                own,
+            )
+        if math.isfinite(slope):
+            self.momentum = self.recipe.distill.momentum * self.momentum + slope
+            wanted = self.step_size - settings.lr_step_size * self.momentum
+            # By a factor of two at most: a step size never becomes zero, negative or huge at one bad slope.
+            self.step_size = min(max(wanted, self.step_size / 2), self.step_size * 2)
+        return loss.expand(len(self.own)) / classes, gradient.unflatten(0, (classes, per_class))[self.own]
+
+    def state(self) -> dict[str, Tensor]:
+        """The step size and its momentum."""
+        return {"step_size": torch.tensor([self.step_size, self.momentum], dtype=torch.float64)}
+
+    def restore(self, iteration: int, state: dict[str, Tensor]) -> None:
+        """The step size and its momentum."""
+        self.step_size, self.momentum = state["step_size"].tolist()
+
+    def learnt(self) -> dict[str, float]:
+        """The step size, at which networks are to be trained on the result."""
+        return {"step_size": self.step_size}
+
+
+def draw_batches(count: int, size: int, steps: int, numbers: torch.Generator) -> list[Tensor]:
+    """Indices of the images of each step: every image once before any a second time."""
+    left: list[Tensor] = []
+    batches = []
+    for _ in range(steps):
+        left = left or list(torch.randperm(count, generator=numbers).split(size))
+        batches.append(left.pop())
+    return batches
+
+
+def match_trajectory(
+    student: Callable[[Tensor, Tensor], Tensor],
+    start: Tensor,
+    target: Tensor,
+    step_size: float,
+    batches: Sequence[Tensor],
+    show: Callable[[int, Tensor, Tensor], Tensor],
+    pixels: Tensor,
+    labels: Tensor,
+    own: Tensor,
+) -> tuple[Tensor, Tensor, float]:
+    """The loss ‖θ_0 − α Σ g_i − θ*‖² / ‖θ_0 − θ*‖² of a student's steps, and its gradients in constant memory.
+
+    A first pass adds up the gradients g_i of the steps. With the loss's derivative by that sum,
+    2 α (α Σ g_i + θ* − θ_0) / ‖θ_0 − θ*‖², a second pass takes each step again and pulls back through it alone, its θ_i
+    being held constant (TESLA).
+
+    Args:
+        student: (weights [P], shown images [n, …]) to logits [n, classes].
+        start: θ_0, [P].
+        target: θ*, [P].
+        step_size: α.
+        batches: for each step the indices of its images.
+        show: (step, places in its batch, their pixels) to what the student sees.
+        pixels: all images [N, channels, H, W].
+        labels: [N].
+        own: bool [N], the images whose gradient is wanted; it is zero for all others.
+
+    Returns:
+        The loss, its gradient at `pixels`, and its derivative by α with the sum held constant.
+    """
+
+    def gradient(weights: Tensor, step: int, places: Tensor, images: Tensor, keep_graph: bool = False) -> Tensor:
+        """What some of a batch's images add to g_i."""
+        weights = weights.detach().requires_grad_()
+        logits = student(weights, show(step, places, images))
+        chosen = batches[step][places].to(labels.device)
+        loss = functional.cross_entropy(logits, labels[chosen], reduction="sum") / len(batches[step])
+        return torch.autograd.grad(loss, weights, create_graph=keep_graph)[0]
+
+    weights, total = start, torch.zeros_like(start)
+    for step, batch in enumerate(batches):
+        mean = torch.zeros_like(start)
+        for places in torch.arange(len(batch)).split(CHUNK):
+            mean += gradient(weights, step, places, pixels[batch[places]])
+        total += mean
+        weights = weights - step_size * mean
+    distance = (start - target).square().sum()
+    gap = start - step_size * total - target
+    loss = gap.square().sum() / distance
+    slope = -2 * gap.dot(total) / distance
+    direction = -2 * step_size * gap / distance
+
+    result = torch.zeros_like(pixels)
+    weights = start
+    for step, batch in enumerate(batches):
+        mean = torch.zeros_like(start)
+        for places in own[batch].nonzero().flatten().split(CHUNK):
+            images = pixels[batch[places]].detach().requires_grad_()
+            part = gradient(weights, step, places, images, keep_graph=True)
+            result[batch[places]] += torch.autograd.grad(part.dot(direction), images)[0]
+            mean += part.detach()
+        for places in (~own[batch]).nonzero().flatten().split(CHUNK):
+            mean += gradient(weights, step, places, pixels[batch[places]])
+        weights = weights - step_size * mean
+    return loss, result, float(slope)

@@ -1,0 +1,318 @@
+"""Gradient and trajectory matching through the command line: loops, experts, resuming, processes."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import safetensors
+import safetensors.torch
+import torch
+from conftest import Outcome, distilled, latents, launch, relative
+
+from ld3m import data
+from ld3m.objectives.dc import GradientMatching
+from ld3m.objectives.mtt import TrajectoryMatching
+from ld3m.recipe import Recipe
+from ld3m.recipe_file import load
+from ld3m.trajectories import Trajectories
+
+DC = ("distill.objective=dc", "distill.images_per_class=2", "distill.dc.outer=3", "distill.dc.inner=2")
+MTT = (
+    "distill.objective=mtt",
+    "distill.images_per_class=2",
+    "distill.mtt.syn_steps=4",
+    "distill.mtt.batch_syn=4",
+    "distill.mtt.lr_step_size=1.0e-4",
+    "distill.lr_latents=10",
+    "distill.lr_conditioning=10",
+    "distill.checkpoint_every=1",
+)
+CPU = SimpleNamespace(device=torch.device("cpu"), num_processes=1, process_index=0)
+
+
+@pytest.fixture(scope="module")
+def experts(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    """Three experts of five epochs, by the command; gives the overrides that name them."""
+    from ld3m.train_experts import train_experts
+
+    folder = tmp_path_factory.mktemp("experts") / "shapes"
+    settings = ("experts.count=3", "experts.epochs=5", "experts.batch=8", f"experts.folder={folder}")
+    train_experts(load(Recipe, str(recipe_file), [*settings]))
+    return settings
+
+
+def trajectories(recipe_file: Path, *overrides: str) -> Trajectories:
+    recipe = load(Recipe, str(recipe_file), list(overrides))
+    return Trajectories(recipe, data.prepare(recipe.data, progress=False), 0)
+
+
+def snapshots(recipe_file: Path, settings: tuple[str, ...], expert: int) -> torch.Tensor:
+    path = trajectories(recipe_file, *settings).path(expert)
+    return safetensors.torch.load_file(path)["weights"]
+
+
+# --- recipes -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("count", "loops"), [(1, (1, 1)), (10, (10, 50)), (50, (50, 10)), (12, (10, 50))])
+def test_loops_by_images_per_class_are_the_literatures(recipe_file: Path, count: int, loops: tuple[int, int]) -> None:
+    dc = load(Recipe, str(recipe_file), [f"distill.images_per_class={count}"]).distill.dc
+    assert (dc.outer, dc.inner) == loops
+
+
+def test_learning_rates_are_the_objectives_unless_given(tmp_path: Path, recipe_file: Path) -> None:
+    plain = tmp_path / "plain.yaml"
+    plain.write_text(recipe_file.read_text().replace(", lr_latents: 0.1, lr_conditioning: 0.1", ""))
+    for objective, rate in (("dm", 1.0), ("dc", 0.1), ("mtt", 1000.0)):
+        distill = load(Recipe, str(plain), [f"distill.objective={objective}", "distill.lr_conditioning=7"]).distill
+        assert (distill.lr_latents, distill.lr_conditioning) == (rate, 7)
+
+
+# --- gradient matching -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def matched(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Seven iterations of gradient matching, which end within an outer loop."""
+    return distilled(recipe_file, tmp_path_factory.mktemp("runs") / "dc", *DC, "distill.iterations=7")
+
+
+def test_dc_goes_on_within_an_outer_loop_bit_for_bit(matched: Path, recipe_file: Path, tmp_path: Path) -> None:
+    distilled(recipe_file, tmp_path / "run", *DC, "distill.iterations=5")
+    distilled(recipe_file, tmp_path / "run", *DC, "distill.iterations=7")
+    assert torch.equal(latents(tmp_path / "run")["z"], latents(matched)["z"])
+
+
+def test_dc_on_two_processes_is_that_of_one(matched: Path, recipe_file: Path, tmp_path: Path) -> None:
+    """The inner loops need all classes' images, of which each process has but its own."""
+    launch("distill", recipe_file, *DC, "distill.iterations=7", "--output", tmp_path / "two")
+    assert relative(latents(tmp_path / "two")["z"], latents(matched)["z"]) <= 1e-5
+    assert relative(latents(tmp_path / "two")["c"], latents(matched)["c"]) <= 1e-5
+
+
+def test_the_inner_loop_learns_the_synthetic_images(recipe_file: Path) -> None:
+    """After enough epochs the network knows their classes; a fresh one does not."""
+    recipe = load(Recipe, str(recipe_file), [*DC, "distill.dc.inner=200", "distill.dc.lr_network=0.1"])
+    images = data.prepare(recipe.data, progress=False)
+    objective = GradientMatching(recipe, images, range(3), CPU)  # type: ignore[arg-type]
+    pixels = torch.stack([data.to_pixels(images.images("train", label)[:2]) for label in range(3)])
+    labels = torch.arange(3).repeat_interleave(2)
+
+    def loss() -> float:
+        with torch.no_grad():
+            logits = objective.network(images.normalise(pixels.flatten(0, 1)))
+        return torch.nn.functional.cross_entropy(logits, labels).item()
+
+    objective.match(0, pixels)
+    fresh = loss()
+    objective.match(1, pixels)
+    assert loss() < 0.3 < fresh
+    objective.match(3, pixels)
+    assert loss() > 0.3, "a new outer loop has a new network"
+
+
+def test_batch_norm_is_frozen_on_real_statistics(recipe_file: Path) -> None:
+    recipe = load(Recipe, str(recipe_file), [*DC, "network.norm=batch"])
+    images = data.prepare(recipe.data, progress=False)
+    objective = GradientMatching(recipe, images, range(3), CPU)  # type: ignore[arg-type]
+    losses, gradient = objective.match(0, torch.rand(3, 2, 1, 16, 16))
+    assert losses.isfinite().all()
+    assert gradient.abs().amax((1, 2, 3, 4)).min() > 0
+    convolution, norm = objective.network.features[:2]
+    # 16 images of each class are wanted; the shapes have 12, so that all of them count.
+    seen = convolution(images.normalise(data.to_pixels(images.everything("train")[0])))
+    assert torch.allclose(norm.running_mean, seen.mean((0, 2, 3)), atol=1e-5)
+    assert torch.allclose(norm.running_var, seen.var((0, 2, 3)), rtol=1e-4)
+    assert not norm.training
+
+
+# --- experts -----------------------------------------------------------------------------------------------
+
+
+def test_snapshots_are_copies_of_their_own(recipe_file: Path, experts: tuple[str, ...]) -> None:
+    """Every epoch's differ, as they do not where a snapshot aliases the live weights."""
+    for expert in range(3):
+        weights = snapshots(recipe_file, experts, expert)
+        assert weights.shape[0] == 6
+        assert all(not torch.equal(weights[epoch], weights[epoch + 1]) for epoch in range(5))
+    assert not torch.equal(snapshots(recipe_file, experts, 0)[0], snapshots(recipe_file, experts, 1)[0])
+
+
+def test_one_epoch_is_plain_sgd(recipe_file: Path, tmp_path: Path) -> None:
+    """Against torch.optim.SGD on the whole training set in one batch without augmentation."""
+    from ld3m import networks
+    from ld3m.randomness import generator
+    from ld3m.train_experts import train_experts
+
+    settings = ["experts.count=1", "experts.epochs=4", "experts.augment=false", f"experts.folder={tmp_path / 'e'}"]
+    recipe = load(Recipe, str(recipe_file), settings)
+    train_experts(recipe)
+    images = data.prepare(recipe.data, progress=False)
+    shape = networks.Shape(1, 16, 3)
+    network = networks.build("convnet", shape, recipe.network, generator(recipe.seed, "expert", 0))
+    optimiser = torch.optim.SGD(network.parameters(), lr=0.01)
+    pixels, labels = images.everything("train")
+    for _ in range(4):
+        optimiser.zero_grad()
+        torch.nn.functional.cross_entropy(network(images.normalise(data.to_pixels(pixels))), labels).backward()
+        optimiser.step()
+    expected = torch.nn.utils.parameters_to_vector(network.parameters())
+    assert relative(snapshots(recipe_file, tuple(settings), 0)[-1], expected.detach()) <= 1e-5
+
+
+@pytest.mark.parametrize("way", ["stacked", "two processes", "interrupted"])
+def test_experts_are_the_same_however_they_are_trained(
+    recipe_file: Path, experts: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    from ld3m import train_experts as command
+
+    again = (*experts[:-1], f"experts.folder={tmp_path / 'again'}")
+    if way == "two processes":
+        launch("experts", recipe_file, *again)
+    else:
+        stacked = ["experts.together=2"] if way == "stacked" else []
+        recipe = load(Recipe, str(recipe_file), [*again, *stacked])
+        if way == "interrupted":
+            step, done = command._step, 0
+
+            def until_the_third_epoch_of_the_second(*arguments: object) -> torch.Tensor:
+                nonlocal done
+                done += 1
+                if done > (5 + 2) * 5:
+                    raise KeyboardInterrupt
+                return step(*arguments)  # type: ignore[arg-type]
+
+            monkeypatch.setattr(command, "_step", until_the_third_epoch_of_the_second)
+            with pytest.raises(KeyboardInterrupt):
+                command.train_experts(recipe)
+            assert trajectories(recipe_file, *again).progress(1).shape[0] == 3  # type: ignore[union-attr]
+            monkeypatch.setattr(command, "_step", step)
+        command.train_experts(recipe)
+    for expert in range(3):
+        one, other = (snapshots(recipe_file, settings, expert) for settings in (experts, again))
+        assert torch.equal(one, other) if way == "interrupted" else relative(one, other) <= 1e-5
+
+
+def test_half_precision_takes_half_the_disk(recipe_file: Path, experts: tuple[str, ...], tmp_path: Path) -> None:
+    from ld3m.train_experts import train_experts
+
+    half = (*experts[:-1], f"experts.folder={tmp_path / 'half'}", "experts.dtype=float16", "experts.count=1")
+    train_experts(load(Recipe, str(recipe_file), list(half)))
+    one, other = (trajectories(recipe_file, *settings).path(0) for settings in (experts, half))
+    assert other.stat().st_size / one.stat().st_size == pytest.approx(0.5, abs=0.02)
+    assert relative(snapshots(recipe_file, half, 0).float(), snapshots(recipe_file, experts, 0)) <= 1e-3
+
+
+def test_disk_use_is_told_before_training(
+    ld3m: Callable[..., Outcome], recipe_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1,000 experts of 16 snapshots of 1,107 weights in 4 bytes."""
+    parameters = 9 * 8 + 8 + 2 * 8 + 9 * 8 * 8 + 8 + 2 * 8 + 8 * 16 * 3 + 3 + 24
+    assert parameters == 1107
+    monkeypatch.setattr(Trajectories, "bytes_free", lambda self: 1_000_000)
+    outcome = ld3m("experts", recipe_file, "experts.count=1000")
+    assert outcome.code == 2
+    assert f"{1000 * 16 * parameters * 4 / 1e9:.2f} GB" in outcome.err
+    assert "float16" in outcome.err
+
+
+# --- trajectory matching -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def followed(recipe_file: Path, experts: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six iterations of trajectory matching."""
+    return distilled(recipe_file, tmp_path_factory.mktemp("runs") / "mtt", *MTT, *experts, "distill.iterations=6")
+
+
+def test_mtt_goes_on_bit_for_bit(followed: Path, recipe_file: Path, experts: tuple[str, ...], tmp_path: Path) -> None:
+    distilled(recipe_file, tmp_path / "run", *MTT, *experts, "distill.iterations=3")
+    distilled(recipe_file, tmp_path / "run", *MTT, *experts, "distill.iterations=6")
+    assert torch.equal(latents(tmp_path / "run")["z"], latents(followed)["z"])
+    last = [(folder / "metrics.jsonl").read_text().splitlines()[-1] for folder in (followed, tmp_path / "run")]
+    assert json.loads(last[0])["step_size"] == json.loads(last[1])["step_size"]
+
+
+def test_mtt_on_two_processes_is_that_of_one(
+    followed: Path, recipe_file: Path, experts: tuple[str, ...], tmp_path: Path
+) -> None:
+    launch("distill", recipe_file, *MTT, *experts, "distill.iterations=6", "--output", tmp_path / "two")
+    assert relative(latents(tmp_path / "two")["z"], latents(followed)["z"]) <= 1e-5
+    assert relative(latents(tmp_path / "two")["c"], latents(followed)["c"]) <= 1e-5
+
+
+def test_the_learnt_step_size_is_saved_and_evaluated_with(ld3m: Callable[..., Outcome], followed: Path) -> None:
+    with safetensors.safe_open(followed / "latents.safetensors", "pt") as file:
+        step_size = json.loads(file.metadata()["learnt"])["step_size"]
+    assert step_size != 0.01
+    outcome = ld3m("evaluate", followed, "--arch", "convnet", "evaluate.lr=learnt", "--json")
+    assert outcome.code == 0, outcome.err
+    assert json.loads(outcome.out)["results"][0]["protocol"]["lr"] == step_size
+
+
+@pytest.mark.parametrize("rate", [1e6, -1e6])
+def test_the_step_size_stays_positive_whatever_its_slope(
+    recipe_file: Path, experts: tuple[str, ...], rate: float
+) -> None:
+    """It moves by a factor of two at most; a slope that is not finite leaves it alone."""
+    recipe = load(Recipe, str(recipe_file), [*MTT, *experts])
+    recipe.distill.mtt.__dict__["lr_step_size"] = rate  # a negative one turns the slope round
+    images = data.prepare(recipe.data, progress=False)
+    objective = TrajectoryMatching(recipe, images, range(3), CPU)  # type: ignore[arg-type]
+    pixels = torch.rand(3, 2, 1, 16, 16)
+    for iteration in range(4):
+        before = objective.step_size
+        objective.match(iteration, pixels)
+        assert objective.step_size / before in (0.5, 2.0)
+    before = objective.step_size
+    loss, _ = objective.match(4, pixels * math.nan)
+    assert loss.isnan().all()
+    assert objective.step_size == before
+
+
+# --- mistakes ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        (["experts.folder=nowhere"], ["nowhere has 0 of experts.count = 3 experts", "ld3m experts"]),
+        (["experts.count=4"], ["has 3 of experts.count = 4 experts", "ld3m experts"]),
+        (["network.width=4"], ["experts.folder", "network.width 8, this recipe 4"]),
+        (["data.subset=[cross, square]"], ["experts.folder", "classes ['circle', 'cross', 'square']"]),
+        (["data.resolution=32", "network.depth=2"], ["experts.folder", "network parameters"]),
+        (["distill.mtt.expert_epochs=4"], ["experts.epochs: 5", "is 6"]),
+        (["distill.mtt.expert_epochs=4", "experts.epochs=6"], ["have 5 epochs", "is 6"]),
+    ],
+)
+def test_experts_that_do_not_fit_are_refused(
+    ld3m: Callable[..., Outcome],
+    recipe_file: Path,
+    experts: tuple[str, ...],
+    tmp_path: Path,
+    overrides: list[str],
+    parts: list[str],
+) -> None:
+    outcome = ld3m("distill", recipe_file, *MTT, *experts, *overrides)
+    assert outcome.code == 2, outcome.err
+    assert len(outcome.err.splitlines()) == 1
+    assert all(part in outcome.err for part in parts), outcome.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_experts_trained_otherwise_are_not_mixed(
+    ld3m: Callable[..., Outcome], recipe_file: Path, experts: tuple[str, ...]
+) -> None:
+    outcome = ld3m("experts", recipe_file, *experts, "experts.lr=0.5")
+    assert outcome.code == 2
+    assert "experts.lr differ" in outcome.err
+
+
+def test_a_learnt_rate_that_no_one_learnt(ld3m: Callable[..., Outcome], matched: Path) -> None:
+    outcome = ld3m("evaluate", matched, "evaluate.lr=learnt")
+    assert outcome.code == 2
+    assert "evaluate.lr" in outcome.err
+    assert "learnt no step size" in outcome.err
