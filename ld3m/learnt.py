@@ -24,8 +24,12 @@ class Learnt:
 
     @classmethod
     def stack(cls, states: Sequence[dict[str, Tensor]], count: int) -> "Learnt":
-        """Of the states of the first `count` classes, as `by_class` gives them; none at all is a count of 0."""
-        return cls(**{name: torch.stack([state[name] for state in states])[:count] for name in states[0]})
+        """Of the states of the first `count` classes, as `by_class` gives them; none at all is a count of 0.
+
+        In one memory layout, wherever the states come from: kernels add up in the order of memory, and an encoder's
+        output may be laid out otherwise than a file's.
+        """
+        return cls(**{name: torch.stack([state[name] for state in states])[:count].contiguous() for name in states[0]})
 
     def by_class(self) -> list[dict[str, Tensor]]:
         """The state of each class, which checkpoints keep: classes may move to other processes."""

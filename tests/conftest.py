@@ -120,7 +120,8 @@ def recipe_file(tmp_path_factory: pytest.TempPathFactory, shapes: Path, prior_fo
 name: shapes
 data: {{source: {shapes}, resolution: 16, channels: 1}}
 prior: {{source: {prior_folder}, steps: 3}}
-distill: {{iterations: 4, real_batch: 8, checkpoint_every: 2, lr_latents: 0.1, lr_conditioning: 0.1}}
+distill:
+  {{images_per_class: 2, iterations: 4, real_batch: 8, checkpoint_every: 2, lr_latents: 0.1, lr_conditioning: 0.1}}
 network: {{width: 8, depth: 2}}
 evaluate: {{arch: [convnet], seeds: 2, epochs: 3}}
 """

@@ -29,10 +29,10 @@ def finished(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 def test_run_folder_holds_what_it_promises(finished: Path) -> None:
     tensors = latents(finished)
-    assert tensors["z"].shape == (3, 3, 8, 8)
+    assert tensors["z"].shape == (6, 3, 8, 8)
     assert tensors["z"].dtype == torch.float32
-    assert tensors["c"].shape == (3, 1, 16)
-    assert tensors["labels"].tolist() == [0, 1, 2]
+    assert tensors["c"].shape == (6, 1, 16)
+    assert tensors["labels"].tolist() == [0, 0, 1, 1, 2, 2]
     with safetensors.safe_open(finished / "latents.safetensors", "pt") as file:
         metadata = file.metadata()
     assert metadata["iteration"] == "30"
@@ -55,12 +55,13 @@ def test_images_are_what_the_latents_render_to(finished: Path, prior_folder: Pat
     with safetensors.safe_open(finished / "latents.safetensors", "pt") as file:
         metadata = file.metadata()
     moment, seed = int(metadata["noise_iteration"]), int(metadata["seed"])
-    noise = torch.stack([torch.randn(3, 8, 8, generator=generator(seed, "noise", moment, k, 0)) for k in range(3)])
+    keys = [(label, image) for label in range(3) for image in range(2)]
+    noise = torch.stack([torch.randn(3, 8, 8, generator=generator(seed, "noise", moment, *key)) for key in keys])
     schedule = Schedule.of(prior.alphas_cumprod, 3, "reference", 3.0)
     pixels, _ = render(prior, schedule, tensors["z"], tensors["c"], noise)
-    for label, name in enumerate(CLASSES):
-        saved = np.asarray(Image.open(finished / "images" / name / "0.png")) / 255
-        assert np.abs(saved - pixels[label, 0].numpy()).max() <= 0.5 / 255 + 1e-5
+    for (label, image), rendered in zip(keys, pixels[:, 0], strict=True):
+        saved = np.asarray(Image.open(finished / "images" / CLASSES[label] / f"{image}.png")) / 255
+        assert np.abs(saved - rendered.numpy()).max() <= 0.5 / 255 + 1e-5
 
 
 def test_loss_falls(finished: Path) -> None:

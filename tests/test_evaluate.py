@@ -21,7 +21,7 @@ def made(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from ld3m.distill import distill
 
     folder = tmp_path_factory.mktemp("runs") / "made"
-    return distill(load(Recipe, str(recipe_file), [f"output={folder}", "distill.images_per_class=2"]))
+    return distill(load(Recipe, str(recipe_file), [f"output={folder}"]))
 
 
 @pytest.fixture
