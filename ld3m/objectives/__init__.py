@@ -6,8 +6,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ld3m import registry
 from ld3m.data import ImageSet
-from ld3m.errors import UserError
 from ld3m.objectives.dm import DistributionMatching
 from ld3m.recipe import Recipe
 
@@ -30,7 +30,8 @@ class Objective(Protocol):
 OBJECTIVES: dict[str, Callable[[Recipe, ImageSet, Sequence[int], torch.device], Objective]] = {
     "dm": DistributionMatching,
 }
-"""Objectives by the name that `distill.objective` gives."""
+"""Objectives by the name that `distill.objective` gives; other packages add theirs through entry points of the group
+`ld3m.objectives`."""
 
 
 def build(recipe: Recipe, images: ImageSet, own: Sequence[int], device: torch.device) -> Objective:
@@ -39,7 +40,5 @@ def build(recipe: Recipe, images: ImageSet, own: Sequence[int], device: torch.de
     Raises:
         UserError: where `distill.objective` is not known.
     """
-    name = recipe.distill.objective
-    if name not in OBJECTIVES:
-        raise UserError(f"distill.objective: {name!r} is not known; known are {', '.join(OBJECTIVES)}")
-    return OBJECTIVES[name](recipe, images, own, device)
+    found = registry.find("ld3m.objectives", OBJECTIVES, recipe.distill.objective, "distill.objective")
+    return found(recipe, images, own, device)

@@ -35,7 +35,7 @@ class DistributionMatching:
             self.recipe.network,
             generator(self.recipe.seed, "network", iteration),
         )
-        network = network.to(self.device).requires_grad_(False)
+        network = networks.without_dropout(network.to(self.device)).requires_grad_(False)
         augmentations = [self._augmentation(iteration, label) for label in self.real]
         real = self._real_features(network, iteration, augmentations)
         pixels = pixels.detach().requires_grad_()
