@@ -98,8 +98,9 @@ def evaluate(
 ) -> None:
     """Train networks from scratch on a distilled set and test them on real images.
 
-    Prints mean ± std over seeds, the mean over architectures other than the matching network's, and how the networks
-    were trained; adds all to the run's evaluation.json.
+    Prints mean ± std over seeds, of each architecture and of the mean over all but the matching network's.
+
+    Adds them, and how the networks were trained, to the run's evaluation.json.
 
     Interrupted, the same command goes on with the network it was at.
     """
