@@ -84,7 +84,10 @@ def evaluate(
     ] = None,
     arch: Annotated[
         str | None,
-        typer.Option(metavar="NAME,…", help="Networks to train: convnet, resnet18; by default the recipe's."),
+        typer.Option(
+            metavar="NAME,…",
+            help="Networks to train: convnet, resnet18, vgg11, alexnet, vit, timm/<model>; by default the recipe's.",
+        ),
     ] = None,
     against: Annotated[
         str, typer.Option(metavar="NAME,…", help="Baselines of as many images, trained on alike: random.")
@@ -95,7 +98,9 @@ def evaluate(
 ) -> None:
     """Train networks from scratch on a distilled set and test them on real images.
 
-    Prints mean ± std over seeds, and how the networks were trained; adds both to the run's evaluation.json.
+    Prints mean ± std over seeds, of each architecture and of the mean over all but the matching network's.
+
+    Adds them, and how the networks were trained, to the run's evaluation.json.
 
     Interrupted, the same command goes on with the network it was at.
     """

@@ -19,7 +19,7 @@ from ld3m.errors import UserError
 from ld3m.learnt import Learnt, draw_noise, initial
 from ld3m.objectives import Objective
 from ld3m.prior import Prior
-from ld3m.recipe import Recipe
+from ld3m.recipe import NetworkRecipe, Recipe
 from ld3m.sampler import PullBack, Schedule, render
 
 
@@ -113,9 +113,10 @@ class Job:
 def _check(recipe: Recipe, images: data.ImageSet, prior: Prior) -> None:
     """Mistakes that only the data and the prior show."""
     channels, count = recipe.data.channels, recipe.distill.images_per_class
-    for key, archs in (("network.arch", [recipe.network.arch]), ("evaluate.arch", recipe.evaluate.arch)):
-        if unknown := [arch for arch in archs if arch not in networks.NETWORKS]:
-            raise UserError(f"{key}: {unknown[0]!r} is not known; known are {', '.join(networks.NETWORKS)}")
+    shape = networks.Shape(channels, recipe.data.resolution, len(images.classes))
+    networks.check(recipe.network.arch, shape, recipe.network)
+    for arch in recipe.evaluate.arch:
+        networks.check(arch, shape, NetworkRecipe(), "evaluate.arch")
     prior.class_embeddings(images.classes)  # says which class it does not know
     if prior.image_channels != channels:
         raise UserError(

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import shutil
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +24,9 @@ from ld3m.randomness import generator
 from ld3m.recipe import EvaluateRecipe, NetworkRecipe, Recipe
 from ld3m.training import train_epoch
 
+LEARNING_RATE = 1e-3
 LEARNING_RATES = {"vgg11": 1e-4}
-"""The protocol's rates where they differ from 1e-3."""
+"""The protocol's rate, and the rates of architectures that have another."""
 BASELINES = ("random",)
 """What `--against` compares with: "random" draws as many real images of each class."""
 TEST_CHUNK = 100
@@ -38,15 +40,6 @@ class Result:
     trained_on: str
     arch: str
     accuracies: list[float]
-
-    @property
-    def mean(self) -> float:
-        return sum(self.accuracies) / len(self.accuracies)
-
-    @property
-    def std(self) -> float:
-        """Population standard deviation, as the literature's code computes it."""
-        return math.sqrt(sum((value - self.mean) ** 2 for value in self.accuracies) / len(self.accuracies))
 
 
 def evaluate(
@@ -68,12 +61,14 @@ def evaluate(
         The figures, and whether this process is the one to print them.
 
     Raises:
-        UserError: for an unknown architecture, baseline or split.
+        UserError: for an unknown architecture, baseline or split, or an architecture that does not fit the images.
     """
     settings = recipe.evaluate
-    for names, known, option in ((settings.arch, networks.NETWORKS, "--arch"), (against, BASELINES, "--against")):
-        if unknown := [name for name in names if name not in known]:
-            raise UserError(f"{option}: {unknown[0]!r} is not known; known are {', '.join(known)}")
+    if unknown := [name for name in against if name not in BASELINES]:
+        raise UserError(f"--against: {unknown[0]!r} is not known; known are {', '.join(BASELINES)}")
+    archs = list(dict.fromkeys(settings.arch))
+    for arch in archs:  # any number of classes shows the mistakes, and they are told before data is prepared
+        networks.check(arch, networks.Shape(recipe.data.channels, recipe.data.resolution, 2), NetworkRecipe(), "--arch")
     accelerator = parallel.start()
     main = accelerator.is_main_process
     with accelerator.main_process_first():
@@ -91,7 +86,7 @@ def evaluate(
     jobs = [
         (trained_on, arch, seed)
         for trained_on in ("distilled", *against)
-        for arch in settings.arch
+        for arch in archs
         for seed in range(settings.seeds)
     ]
     partial = folder / "evaluating"
@@ -107,7 +102,7 @@ def evaluate(
     results = [
         Result(trained_on, arch, [measured[trained_on, arch, seed] for seed in range(settings.seeds)])
         for trained_on in ("distilled", *against)
-        for arch in settings.arch
+        for arch in archs
     ]
     rows = [_row(result, settings, split, len(distilled[0]), len(tested[0])) for result in results]
     if main:
@@ -116,10 +111,12 @@ def evaluate(
         same = ("trained_on", "arch", "split")
         fresh = {tuple(row[key] for key in same) for row in rows}
         rows = [row for row in earlier if tuple(row[key] for key in same) not in fresh] + rows
-        write_json(path, {"run": recipe.name, "results": rows})
+    report = {"results": rows, "cross_architecture": cross_architecture(rows, recipe.network.arch)}
+    if main:
+        write_json(path, {"run": recipe.name, **report})
         shutil.rmtree(partial, ignore_errors=True)
     accelerator.wait_for_everyone()
-    return {"run": str(folder), "results": rows}, main
+    return {"run": str(folder), **report}, main
 
 
 def _digest(
@@ -138,32 +135,91 @@ def _row(result: Result, settings: EvaluateRecipe, split: str, images: int, test
         "trained_on": result.trained_on,
         "arch": result.arch,
         "split": split,
-        "mean": round(result.mean, 2),
-        "std": round(result.std, 2),
-        "accuracies": [round(value, 2) for value in result.accuracies],
+        **_figures(result.accuracies),
         "images": images,
         "tested_on": tested,
         "protocol": protocol,
     }
 
 
-def table(report: dict[str, Any]) -> str:
-    """The report as text: a row a training set, a column an architecture, and how the networks were trained."""
-    rows = report["results"]
-    archs = list(dict.fromkeys(row["arch"] for row in rows))
-    lines = [f"accuracy in %, mean ± std{'':>15}" + "".join(f"{arch:>16}" for arch in archs)]
+def _figures(accuracies: Sequence[float]) -> dict[str, Any]:
+    """Mean and population standard deviation, as the literature's code computes it, and what they are of."""
+    return {
+        "mean": round(statistics.fmean(accuracies), 2),
+        "std": round(statistics.pstdev(accuracies), 2),
+        "accuracies": [round(value, 2) for value in accuracies],
+    }
+
+
+def cross_architecture(rows: Sequence[dict[str, Any]], matching: str) -> list[dict[str, Any]]:
+    """How a set trains architectures that it was not matched in: means over these, as GLaD and LD3M report them.
+
+    Args:
+        rows: results as in `evaluation.json`, the newest last.
+        matching: the architecture of the matching network, which is left out.
+
+    Returns:
+        A row for each training set and split that has two other architectures or more measured in the way of the
+        newest of them: of as many seeds under the same protocol. Its accuracies are, seed by seed, the means over
+        these architectures; `mean` and `std` are over seeds.
+    """
+    means = []
     for trained_on, split in dict.fromkeys((row["trained_on"], row["split"]) for row in rows):
-        cells = []
-        for arch in archs:
-            found = [r for r in rows if (r["trained_on"], r["split"], r["arch"]) == (trained_on, split, arch)]
-            cells.append(
-                f"{found[0]['mean']:.1f} ± {found[0]['std']:.1f} ({len(found[0]['accuracies'])})" if found else ""
+        others = [r for r in rows if (r["trained_on"], r["split"]) == (trained_on, split) and r["arch"] != matching]
+        alike = [row for row in others if _measured_alike(row, others[-1])]
+        if len(alike) >= 2:
+            by_seed = zip(*(row["accuracies"] for row in alike), strict=True)
+            means.append(
+                {
+                    "trained_on": trained_on,
+                    "split": split,
+                    "without": matching,
+                    "archs": [row["arch"] for row in alike],
+                    **_figures([statistics.fmean(values) for values in by_seed]),
+                    "images": alike[-1]["images"],
+                }
             )
-        images = next(r["images"] for r in rows if r["trained_on"] == trained_on)
-        label = f"{trained_on}, {images} images, {split} split"
-        lines.append(f"{label:<40}" + "".join(f"{cell:>16}" for cell in cells))
+    return means
+
+
+def _measured_alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two rows may be averaged: learning rates may differ where each is its architecture's own."""
+
+    def how(row: dict[str, Any]) -> list[Any]:
+        protocol = {key: value for key, value in row["protocol"].items() if key != "lr"}
+        return [len(row["accuracies"]), row["images"], row["tested_on"], protocol]
+
+    rates = [row["protocol"]["lr"] for row in (one, other)]
+    own = [LEARNING_RATES.get(row["arch"], LEARNING_RATE) for row in (one, other)]
+    return how(one) == how(other) and (rates == own or rates[0] == rates[1])
+
+
+def table(report: dict[str, Any]) -> str:
+    """The report as text: a row a training set, a column an architecture, and how the networks were trained.
+
+    Below are the cross-architecture means, where there are any.
+    """
+    rows = report["results"]
+    widths = {row["arch"]: max(16, len(row["arch"]) + 2) for row in rows}
+    lines = [f"{'accuracy in %, mean ± std':<40}" + "".join(f"{arch:>{width}}" for arch, width in widths.items())]
+    for trained_on, split in dict.fromkeys((row["trained_on"], row["split"]) for row in rows):
+        found = {r["arch"]: r for r in rows if (r["trained_on"], r["split"]) == (trained_on, split)}
+        cells = [f"{_cell(found.get(arch)):>{width}}" for arch, width in widths.items()]
+        lines.append(f"{_label(next(iter(found.values()))):<40}" + "".join(cells))
+    for number, row in enumerate(report["cross_architecture"]):
+        if number == 0:
+            lines.append(f"cross-architecture mean, without {row['without']}, the matching network")
+        lines.append(f"{_label(row):<40}{_cell(row):>16}  over {', '.join(row['archs'])}")
     protocols = dict.fromkeys(json.dumps(row["protocol"]) for row in rows)
     return "\n".join([*lines, *(f"networks: {protocol}" for protocol in protocols)])
+
+
+def _label(row: dict[str, Any]) -> str:
+    return f"{row['trained_on']}, {row['images']} images, {row['split']} split"
+
+
+def _cell(row: dict[str, Any] | None) -> str:
+    return f"{row['mean']:.1f} ± {row['std']:.1f} ({len(row['accuracies'])})" if row else ""
 
 
 def random_images(images: data.ImageSet, labels: Tensor, seed: int, draw: int) -> tuple[Tensor, Tensor]:
@@ -187,7 +243,7 @@ def _with_learnt_rate(recipe: Recipe, folder: Path) -> Recipe:
 
 def learning_rate(arch: str, settings: EvaluateRecipe) -> float:
     """The recipe's rate, or the protocol's for the architecture."""
-    return float(settings.lr or LEARNING_RATES.get(arch, 1e-3))
+    return float(settings.lr or LEARNING_RATES.get(arch, LEARNING_RATE))
 
 
 def rate_factor(epoch: int, epochs: int) -> float:
@@ -213,12 +269,12 @@ def train(
     """A network trained on a few images and nothing else, its weights averaged over epochs.
 
     Args:
-        arch: a name of `networks.NETWORKS`.
+        arch: as `networks.build` takes it.
         pixels: uint8 [N, channels, H, W].
         labels: int64 [N].
         images: the set they stand for, which normalises them.
         recipe: its `evaluate` section counts; a ConvNet is the literature's, whatever the set was matched in.
-        seed: of the initial weights, the order of images and the augmentation.
+        seed: of the initial weights, the order of images, the augmentation and dropout.
         device: where to train.
     """
     settings = recipe.evaluate

@@ -1,7 +1,7 @@
 """The prior: a frozen, pre-trained latent diffusion model behind one small protocol."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -9,6 +9,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from ld3m import registry
 from ld3m.errors import UserError, one_line
 from ld3m.files import write_json, write_tensors
 from ld3m.recipe import PACKAGED_PRIORS, SamplerRecipe
@@ -161,11 +162,18 @@ def _alphas_cumprod(scheduler: Any) -> Tensor:
     return (1 - betas).cumprod(0)
 
 
-def load(recipe: SamplerRecipe, device: torch.device | str = "cpu") -> ClassConditionalLDM:
+PRIORS: dict[str, Callable[[Path, torch.device | str, torch.dtype], Prior]] = {
+    "ClassConditionalLDM": ClassConditionalLDM.load,
+}
+"""Loaders by the `_class_name` of a folder's model_index.json; other packages add theirs through entry points of the
+group `ld3m.priors`."""
+
+
+def load(recipe: SamplerRecipe, device: torch.device | str = "cpu") -> Prior:
     """The prior that `prior.source` names, on a device, in the recipe's dtype.
 
     Raises:
-        UserError: where it is not a class-conditional latent diffusion model in diffusers' layout.
+        UserError: where it is not a latent diffusion model in diffusers' layout, or not of a known kind.
     """
     source = recipe.source
     if source.startswith("hub:"):
@@ -177,4 +185,9 @@ def load(recipe: SamplerRecipe, device: torch.device | str = "cpu") -> ClassCond
             raise UserError(f"prior.source: cannot fetch {source}: {one_line(error)}") from None
     else:
         folder = PACKAGED_PRIORS.get(source, Path(source))
-    return ClassConditionalLDM.load(folder, device, getattr(torch, recipe.dtype))
+    try:
+        kind = json.loads((folder / "model_index.json").read_text())["_class_name"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"prior.source: {folder} is not a whole prior; model_index.json: {one_line(error)}") from None
+    loader = registry.find("ld3m.priors", PRIORS, kind, f"prior.source: the kind of {folder}")
+    return loader(folder, device, getattr(torch, recipe.dtype))

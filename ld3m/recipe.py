@@ -14,19 +14,23 @@ from pydantic import (
     model_validator,
 )
 
+from ld3m import registry
+
 PACKAGED_PRIORS = {"fashion-mnist": Path(__file__).parent / "assets" / "prior-fashion-mnist"}
 """Priors that come with the package, by the name a recipe's `prior.source` may give."""
 
 NAMED_DATA = ("fashion-mnist", "fashion-mnist-small")
-"""Data sources known by name; all others are folders, Parquet files or `hub:<id>`."""
+"""Our data sources known by name; all others are folders, Parquet files, `hub:<id>`, or other packages'."""
 
 
 def _existing_data(source: str) -> str:
     if source in NAMED_DATA or source.startswith("hub:") or "*" in source or Path(source).exists():
         return source
-    raise ValueError(
-        f"{source!r} is not there; give a folder, Parquet files, hub:<id>, or one of {', '.join(NAMED_DATA)}"
-    )
+    offered = registry.plugins("ld3m.sources")
+    if source in offered:
+        return source
+    known = ", ".join([*NAMED_DATA, *sorted(offered)])
+    raise ValueError(f"{source!r} is not there; give a folder, Parquet files, hub:<id>, or one of {known}")
 
 
 def _existing_prior(source: str) -> str:
@@ -190,10 +194,15 @@ class NetworkRecipe(Section):
     """The network that the objective matches in."""
 
     arch: str = "convnet"
+    """convnet, resnet18, vgg11, alexnet, vit, timm/<model>, or another package's."""
     depth: int | None = Field(None, ge=1)
     """Blocks of the ConvNet; left out: 3 at 32 px, 5 at 128 px, 6 at 256 px."""
     width: int = Field(128, ge=1)
+    """Channels of the ConvNet's blocks."""
     norm: Literal["instance", "batch", "group", "layer", "none"] = "instance"
+    """Of the ConvNet, ResNet18 and VGG11."""
+    pooling: Literal["avg", "max", "none"] = "avg"
+    """What halves the images after each block of the ConvNet; "none" keeps the full resolution."""
 
     @model_validator(mode="after")
     def _groups_divide_width(self) -> "NetworkRecipe":
@@ -257,7 +266,8 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _blocks_halve(self) -> "Recipe":
         depth, resolution = self.network.depth, self.data.resolution
-        if depth and resolution < 2**depth:
+        halves = self.network.arch == "convnet" and self.network.pooling != "none"
+        if halves and depth and resolution < 2**depth:
             raise ValueError(
                 f"network.depth: {depth} blocks halve {resolution} pixels to nothing; "
                 f"give {resolution.bit_length() - 1} or fewer, or a larger data.resolution"

@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from PIL import Image
 
+from ld3m import registry
 from ld3m.errors import UserError, one_line
 from ld3m.recipe import DataRecipe
 
@@ -59,9 +60,11 @@ def open_source(recipe: DataRecipe) -> Source:
     path = Path(name)
     if "*" in name or path.suffix == ".parquet" or (path.is_dir() and any(path.glob("*.parquet"))):
         return _parquet(path, recipe)
-    if not path.is_dir():
+    if path.is_dir():
+        return _image_folder(path, recipe)
+    if path.exists():
         raise UserError(f"data.source: {path} is neither a folder nor a .parquet file")
-    return _image_folder(path, recipe)
+    return registry.find("ld3m.sources", SOURCES, name, "data.source")(recipe)
 
 
 def _fashion_mnist(recipe: DataRecipe) -> Source:
@@ -255,3 +258,5 @@ SOURCES: dict[str, Callable[[DataRecipe], Source]] = {
     "fashion-mnist": _fashion_mnist,
     "fashion-mnist-small": _small_fashion_mnist,
 }
+"""Sources by the name that `data.source` gives; other packages add theirs through entry points of the group
+`ld3m.sources`, which a file or folder of the same name goes before."""

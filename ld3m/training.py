@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ld3m import augment
+from ld3m.randomness import generator, global_draws
 
 
 def train_epoch(
@@ -25,13 +26,14 @@ def train_epoch(
         targets: their labels, int64 [N].
         batch: images of a step.
         augmented: whether a step augments its images, by one operation with other numbers for each.
-        draws: of the order and the augmentation.
+        draws: of the order, the augmentation and, on the CPU, dropout.
     """
-    for places in torch.randperm(len(inputs), generator=draws).split(batch):
-        shown = inputs[places]
-        if augmented:
-            shown = augment.draw(draws, shown.shape[-1], len(places))(shown)
-        loss = functional.cross_entropy(network(shown), targets[places])
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
+    with global_draws(generator(draws.initial_seed(), "dropout")):
+        for places in torch.randperm(len(inputs), generator=draws).split(batch):
+            shown = inputs[places]
+            if augmented:
+                shown = augment.draw(draws, shown.shape[-1], len(places))(shown)
+            loss = functional.cross_entropy(network(shown), targets[places])
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()

@@ -102,6 +102,7 @@ def refused(ld3m: Command, tmp_path: Path, given: Path) -> Refusal:
         ("data.subset=[]", ("data.subset: [] is not right", "at least 1")),
         ("seed=-1", ("seed: -1 is not right", "greater than or equal to 0")),
         ("network.depth=9", ("network.depth: 9", "16 pixels", "give 4 or fewer")),
+        ("network.pooling=min", ("network.pooling: 'min' is not right", "'avg', 'max' or 'none'")),
         ("name=a/b", ("name: 'a/b' is not right", "[A-Za-z0-9]")),
         ("name=..", ("name: '..' is not right", "[A-Za-z0-9]")),
         # names
@@ -127,6 +128,8 @@ def refused(ld3m: Command, tmp_path: Path, given: Path) -> Refusal:
         ("data.subset=[circle, star]", ("data.subset: 'star'", "circle, cross, square")),
         ("data.subset=[circle, circle]", ("data.subset", "twice")),
         ("data.channels=3", ("data.channels: 3", "data.channels=1")),
+        ("network.arch=vgg11", ("data.resolution: 16", "vgg11", "32 or more")),
+        ("evaluate.arch=[convnet, lenet]", ("evaluate.arch: 'lenet' is not known", "vgg11")),
         ("distill.images_per_class=13", ("distill.images_per_class: 13", "only 12 training images", "init=noise")),
     ],
 )
@@ -389,6 +392,7 @@ def test_an_output_means_what_it_says_whatever_yaml_makes_of_it(ld3m: Command, r
     ("options", "parts"),
     [
         (["--arch", "lenet"], ("--arch: 'lenet' is not known", "convnet", "resnet18")),
+        (["--arch", "convnet,vgg11"], ("data.resolution: 16", "vgg11", "32 or more")),
         (["--against", "herding"], ("--against: 'herding' is not known", "random")),
         (["--split", "validation"], ("--split", "'validation'", "data.validation_share")),
         (["--split", "holdout"], ("--split", "'holdout'", "train, test")),

@@ -5,13 +5,14 @@ import shutil
 import statistics
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from conftest import Outcome
 
 from ld3m import data, evaluate
-from ld3m.evaluate import random_images, train
+from ld3m.evaluate import cross_architecture, random_images, table, train
 from ld3m.recipe import Recipe
 from ld3m.recipe_file import load
 
@@ -53,6 +54,82 @@ def test_evaluations_add_up(ld3m: Callable[..., Outcome], run: Path) -> None:
     ld3m("evaluate", run, "--arch", "resnet18", "evaluate.epochs=1", "--seeds", "1")
     results = json.loads((run / "evaluation.json").read_text())["results"]
     assert [(row["arch"], row["protocol"]["epochs"]) for row in results] == [("convnet", 3), ("resnet18", 1)]
+
+
+def row(arch: str, accuracies: list[float], trained_on: str = "distilled", **protocol: object) -> dict[str, Any]:
+    """A result as evaluation.json has it, under the protocol where nothing else is said."""
+    usual = {"epochs": 1000, "batch": 256, "lr": 1e-4 if arch == "vgg11" else 1e-3, "ema": 0.995, "augment": True}
+    return {
+        "trained_on": trained_on,
+        "arch": arch,
+        "split": "test",
+        "accuracies": accuracies,
+        "images": 10,
+        "tested_on": 100,
+        "protocol": usual | protocol,
+    }
+
+
+def test_the_cross_architecture_mean_by_hand() -> None:
+    """Seed by seed (50 + 40) / 2 = 45 and (60 + 20) / 2 = 40; their mean is 42.5 and their deviation 2.5."""
+    rows = [row("convnet", [90, 95]), row("resnet18", [50, 60]), row("vgg11", [40, 20])]
+    assert cross_architecture([*rows, row("resnet18", [1, 2], "random")], "convnet") == [
+        {
+            "trained_on": "distilled",
+            "split": "test",
+            "without": "convnet",
+            "archs": ["resnet18", "vgg11"],
+            "mean": 42.5,
+            "std": 2.5,
+            "accuracies": [45.0, 40.0],
+            "images": 10,
+        }
+    ]
+    (of_another,) = cross_architecture(rows, "resnet18")
+    assert (of_another["archs"], of_another["mean"]) == (["convnet", "vgg11"], 61.25)
+
+
+@pytest.mark.parametrize(
+    ("rows", "archs"),
+    [
+        ([row("resnet18", [50, 60])], None),
+        ([row("resnet18", [50, 60]), row("vit", [40, 20, 30])], None),  # of 2 and of 3 seeds
+        ([row("resnet18", [50, 60]), row("vit", [40, 20], epochs=5)], None),
+        ([row("alexnet", [1, 2], epochs=5), row("resnet18", [50, 60]), row("vit", [40, 20])], ["resnet18", "vit"]),
+        ([row("resnet18", [50, 60], lr=0.01), row("vgg11", [40, 20], lr=0.01)], ["resnet18", "vgg11"]),
+        ([row("resnet18", [50, 60], lr=0.01), row("vgg11", [40, 20])], None),  # one rate is the recipe's
+    ],
+)
+def test_only_what_was_measured_alike_is_averaged(rows: list[dict[str, Any]], archs: list[str] | None) -> None:
+    means = cross_architecture([row("convnet", [90, 95]), *rows], "convnet")
+    assert [mean["archs"] for mean in means] == ([archs] if archs else [])
+
+
+def test_the_cross_architecture_mean_of_evaluations_that_add_up(ld3m: Callable[..., Outcome], run: Path) -> None:
+    assert json.loads(ld3m("evaluate", run, "--arch", "convnet,resnet18", "--json").out)["cross_architecture"] == []
+    outcome = ld3m("evaluate", run, "--arch", "alexnet", "--json")
+    report = json.loads(outcome.out)
+    (mean,) = report["cross_architecture"]
+    assert mean["archs"] == ["resnet18", "alexnet"]
+    one, other = (next(r["accuracies"] for r in report["results"] if r["arch"] == arch) for arch in mean["archs"])
+    assert mean["accuracies"] == pytest.approx([(a + b) / 2 for a, b in zip(one, other, strict=True)], abs=0.01)
+    assert mean["mean"] == pytest.approx(statistics.mean(mean["accuracies"]), abs=0.01)
+    assert mean["std"] == pytest.approx(statistics.pstdev(mean["accuracies"]), abs=0.01)
+    assert json.loads((run / "evaluation.json").read_text())["cross_architecture"] == [mean]
+    printed = table(report)
+    assert "cross-architecture mean, without convnet, the matching network" in printed
+    assert f"{mean['mean']:.1f} ± {mean['std']:.1f} (2)  over resnet18, alexnet" in printed
+
+
+def test_dropout_of_an_evaluation_is_a_function_of_the_seed(recipe_file: Path) -> None:
+    recipe = load(Recipe, str(recipe_file), ["evaluate.epochs=2", "evaluate.batch=4"])
+    images = data.prepare(recipe.data, progress=False)
+    few = random_images(images, torch.tensor([0, 0, 1, 1, 2, 2]), 0, 0)
+    torch.manual_seed(1)
+    one = train("vit", *few, images, recipe, 0, torch.device("cpu"))
+    torch.manual_seed(2)
+    same = train("vit", *few, images, recipe, 0, torch.device("cpu"))
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), same.parameters(), strict=True))
 
 
 def test_an_interrupted_evaluation_goes_on_with_the_network_it_was_at(

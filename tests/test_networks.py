@@ -1,6 +1,8 @@
 """Networks, their averaging and the evaluation schedule, against the literature's code."""
 
 import json
+import sys
+from typing import Any
 
 import pytest
 import torch
@@ -9,30 +11,58 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ld3m import networks
+from ld3m.errors import UserError
 from ld3m.evaluate import rate_factor
-from ld3m.networks import Shape
-from ld3m.randomness import generator
+from ld3m.networks import Shape, vit
+from ld3m.randomness import generator, global_draws
 from ld3m.recipe import NetworkRecipe
 
 REFERENCE = json.loads((DATA / "networks.json").read_text())
 
 
-@pytest.mark.parametrize(
-    ("name", "arch", "resolution"),
-    [
-        ("ConvNet_32_d3", "convnet", 32),
-        ("ConvNet_128_d5", "convnet", 128),
-        ("ConvNet_256_d6", "convnet", 256),
-        ("ResNet18_32", "resnet18", 32),
-        ("ResNet18_128", "resnet18", 128),
-    ],
-)
-def test_parameters_are_those_of_the_literature(name: str, arch: str, resolution: int) -> None:
-    network = networks.build(arch, Shape(3, resolution, 10), NetworkRecipe(), generator(0, "test"))
-    assert sum(parameter.numel() for parameter in network.parameters()) == REFERENCE[name]["params"]
-    if "parameters" in REFERENCE[name]:
-        ours = [[key, list(parameter.shape)] for key, parameter in network.named_parameters()]
-        assert ours == REFERENCE[name]["parameters"]
+BUILT_IN = list(networks.NETWORKS)
+COLOUR = Shape(channels=3, resolution=32, classes=10)
+
+
+def built(arch: str, shape: Shape = COLOUR, **settings: Any) -> Any:
+    return networks.build(arch, shape, NetworkRecipe(**settings), generator(0, "test"))
+
+
+@pytest.mark.parametrize("name", REFERENCE)
+def test_parameters_are_those_of_the_literature(name: str) -> None:
+    """Counts and ordered shapes of GLaD's networks; where theirs name the classifier `classifier`, all names too."""
+    reference = REFERENCE[name]
+    resolution = reference["res"]
+    network = built(reference["model"].lower(), Shape(3, resolution, 10))
+    assert sum(parameter.numel() for parameter in network.parameters()) == reference["params"]
+    ours = [[key, list(parameter.shape)] for key, parameter in network.named_parameters()]
+    theirs = reference.get("parameters", ours)
+    assert [shape for _, shape in ours] == [shape for _, shape in theirs]
+    if reference["model"] in ("ConvNet", "ResNet18", "VGG11"):
+        assert ours == theirs
+    with torch.no_grad():
+        assert network(torch.zeros(1, 3, resolution, resolution)).shape == (1, 10)
+
+
+@pytest.mark.parametrize("arch", BUILT_IN)
+def test_logits_are_the_classifier_of_the_features(arch: str) -> None:
+    network = built(arch, Shape(1, 32, 3)).eval()
+    images = torch.randn(2, 1, 32, 32)
+    features = network.embed(images)
+    assert features.ndim == 2
+    assert torch.equal(network.classifier(features), network(images))
+
+
+@pytest.mark.parametrize("arch", BUILT_IN)
+def test_every_network_trains_and_matches_gradients(arch: str) -> None:
+    """Gradients reach all parameters, or `grad` would fail, and theirs reach the images, as gradient matching needs."""
+    network = built(arch, Shape(3, 32, 3))
+    images = torch.randn(2, 3, 32, 32, requires_grad=True)
+    parameters = list(network.parameters())
+    gradients = torch.autograd.grad(network(images).square().mean(), parameters, create_graph=True)
+    assert all(gradient.isfinite().all() for gradient in gradients)
+    (of_images,) = torch.autograd.grad(sum(gradient.square().sum() for gradient in gradients), images)
+    assert of_images.abs().sum() > 0
 
 
 def test_a_network_is_a_function_of_its_generator() -> None:
@@ -46,11 +76,129 @@ def test_a_network_is_a_function_of_its_generator() -> None:
     assert not torch.equal(one.classifier.weight, other.classifier.weight)
 
 
+@pytest.mark.parametrize("arch", ["convnet", "resnet18", "vgg11"])
 @pytest.mark.parametrize("norm", ["instance", "batch", "group", "layer", "none"])
-def test_every_norm_trains(norm: str) -> None:
-    network = networks.build("convnet", Shape(1, 16, 3), NetworkRecipe(width=8, norm=norm), generator(0, "network"))
-    network(torch.randn(4, 1, 16, 16)).square().mean().backward()
+def test_every_norm_trains(arch: str, norm: str) -> None:
+    network = built(arch, Shape(1, 32, 3), width=8, norm=norm)
+    assert any(isinstance(module, torch.nn.BatchNorm2d) for module in network.modules()) == (norm == "batch")
+    network(torch.randn(4, 1, 32, 32)).square().mean().backward()
     assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+@pytest.mark.parametrize(("pooling", "side"), [("avg", 4), ("max", 4), ("none", 16)])
+def test_pooling_decides_what_the_classifier_sees(pooling: str, side: int) -> None:
+    network = built("convnet", Shape(1, 16, 3), width=8, depth=2, pooling=pooling)
+    assert network.classifier.in_features == 8 * side**2
+    assert network.embed(torch.randn(2, 1, 16, 16)).shape == (2, 8 * side**2)
+
+
+def test_max_and_average_pooling_are_what_they_say() -> None:
+    images = torch.randn(2, 1, 8, 8)
+    average, largest, none = (
+        built("convnet", Shape(1, 8, 3), width=4, depth=1, pooling=pooling).embed(images).unflatten(1, (4, -1))
+        for pooling in ("avg", "max", "none")
+    )
+    quarters = none.view(2, 4, 4, 2, 4, 2).transpose(3, 4).flatten(4).flatten(2, 3)
+    assert torch.allclose(average, quarters.mean(-1), atol=1e-6)
+    assert torch.equal(largest, quarters.amax(-1))
+
+
+def test_attention_is_torchs_own() -> None:
+    """The layout of heads is that of the public code: queries, keys, values, each 8 heads of 64."""
+    attention = vit.Attention().eval()
+    tokens = torch.randn(2, 5, 512)
+    parts = attention.queries_keys_values(tokens).chunk(3, dim=-1)
+    heads = [part.view(2, 5, 8, 64).transpose(1, 2) for part in parts]
+    mixed = torch.nn.functional.scaled_dot_product_attention(*heads).transpose(1, 2).reshape(2, 5, 512)
+    assert torch.allclose(attention(tokens), attention.output(mixed), atol=1e-6)
+
+
+def test_patches_are_read_row_by_row_with_channels_last() -> None:
+    network = built("vit", Shape(3, 32, 2)).eval()
+    seen = []
+    network.patch_embedding.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    images = torch.randn(1, 3, 32, 32)
+    network(images)
+    second = images[0, :, :16, 16:].permute(1, 2, 0).flatten()  # first row, second column
+    assert torch.equal(seen[0][0, 1], second)
+
+
+def test_dropout_is_a_function_of_its_generator() -> None:
+    network, images = built("vit"), torch.randn(2, 3, 32, 32)
+
+    def logits(key: int) -> torch.Tensor:
+        with global_draws(generator(0, "dropout", key)):
+            return network(images)
+
+    before = torch.random.get_rng_state()
+    one = logits(1)
+    assert torch.equal(torch.random.get_rng_state(), before), "the global generator is left alone"
+    assert torch.equal(one, logits(1))
+    assert not torch.equal(one, logits(2))
+
+
+def test_matching_sees_one_function_of_its_images() -> None:
+    network, images = networks.without_dropout(built("vit")), torch.randn(2, 3, 32, 32)
+    assert torch.equal(network.embed(images), network.embed(images))
+    network, images = networks.without_dropout(built("convnet", norm="batch")), torch.randn(64, 3, 32, 32) + 3
+    normed = network.features[1](network.features[0](images))
+    assert normed.mean((0, 2, 3)).abs().max() < 1e-4, "batch norm still normalises by the batch"
+
+
+@pytest.mark.parametrize(
+    ("arch", "resolution", "parts"),
+    [
+        ("lenet", 32, ("--arch: 'lenet' is not known; known are convnet, resnet18, vgg11, alexnet, vit",)),
+        ("vit", 40, ("data.resolution: 40", "32 or 48")),
+        ("vit", 8, ("data.resolution: 8", "give 16, or")),
+        ("vgg11", 28, ("data.resolution: 28", "32 or more")),
+    ],
+)
+def test_what_does_not_fit_is_told(arch: str, resolution: int, parts: tuple[str, ...]) -> None:
+    with pytest.raises(UserError) as error:
+        networks.check(arch, Shape(3, resolution, 10), NetworkRecipe(), "--arch")
+    assert all(part in str(error.value) for part in parts), str(error.value)
+    assert len(error.value.lines) == 1
+
+
+@pytest.mark.parametrize("arch", BUILT_IN)
+def test_what_fits_passes(arch: str) -> None:
+    networks.check(arch, Shape(1, 32, 1), NetworkRecipe())
+
+
+def test_a_network_that_breaks_the_contract_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Featureless(torch.nn.Module):
+        def __init__(self, shape: Shape, recipe: NetworkRecipe) -> None:
+            super().__init__()
+            self.classifier = torch.nn.Linear(4, shape.classes)
+
+    monkeypatch.setitem(networks.NETWORKS, "featureless", Featureless)
+    with pytest.raises(
+        UserError, match=r"network\.arch: 'featureless' fails on images of 16 pixels .*no attribute 'embed'"
+    ):
+        networks.check("featureless", Shape(1, 16, 3), NetworkRecipe())
+    Featureless.embed = lambda self, images: images[:, 0, :2, :2].flatten(1).repeat(2, 1)
+    with pytest.raises(UserError, match=r"gives logits \[2, 3\], not \[1, 3\]"):
+        networks.check("featureless", Shape(1, 16, 3), NetworkRecipe())
+
+
+def test_timm_missing_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(UserError, match=r"--arch: 'timm/resnet18' needs the extra timm: pip install 'ld3m\[timm\]'"):
+        networks.check("timm/resnet18", Shape(3, 32, 10), NetworkRecipe(), "--arch")
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224"])
+def test_timm_models_are_networks(name: str) -> None:
+    """ResNet takes images of any size, the transformer is told theirs."""
+    pytest.importorskip("timm")
+    shape = Shape(1, 32, 3)
+    networks.check(f"timm/{name}", shape, NetworkRecipe())
+    network, images = built(f"timm/{name}", shape).eval(), torch.randn(2, 1, 32, 32)
+    assert torch.allclose(network(images), network.model(images), atol=1e-6)
+    assert torch.equal(network.classifier(network.embed(images)), network(images))
+    with pytest.raises(UserError, match=r"timm has no model 'resnet19'; near are timm/resnet18"):
+        networks.check("timm/resnet19", shape, NetworkRecipe())
 
 
 def test_instance_norm_is_per_image_and_channel() -> None:
@@ -85,6 +233,17 @@ def test_averaging_is_that_of_ema_pytorch_after_400_updates() -> None:
     network.weight.data.fill_(201)
     average.update_parameters(network)
     assert average.module.weight.item() == pytest.approx(0.995 * 100.5 + 0.005 * 201, rel=1e-12)
+
+
+def test_averaging_includes_the_statistics_of_batch_norm() -> None:
+    network = torch.nn.BatchNorm1d(1).double()
+    average = networks.averaged(network, 0.995)
+    for value in (1.0, 2.0, 6.0):
+        network.running_mean.fill_(value)
+        network.num_batches_tracked.add_(1)
+        average.update_parameters(network)
+    assert average.module.running_mean.item() == pytest.approx(3, rel=1e-12)
+    assert average.module.num_batches_tracked.item() == 3
 
 
 @pytest.mark.parametrize(

@@ -273,6 +273,11 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
 # --- the digest --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("override", ["network.pooling=none", "network.arch=resnet18"])
+def test_depth_is_bound_where_blocks_halve(minimal: str, override: str) -> None:
+    assert load(Recipe, minimal, ["network.depth=9", override]).network.depth == 9
+
+
 @pytest.mark.parametrize(
     "override",
     [
@@ -297,6 +302,7 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         "network.width=64",
         "network.depth=2",
         "network.norm=batch",
+        "network.pooling=max",
     ],
 )
 def test_the_digest_changes_with_what_decides_the_result(minimal: str, override: str) -> None:

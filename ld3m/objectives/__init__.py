@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 
 from accelerate import Accelerator
 
+from ld3m import registry
 from ld3m.data import ImageSet
-from ld3m.errors import UserError
 from ld3m.objectives.base import Objective
 from ld3m.objectives.dc import GradientMatching
 from ld3m.objectives.dm import DistributionMatching
@@ -17,7 +17,8 @@ OBJECTIVES: dict[str, Callable[[Recipe, ImageSet, Sequence[int], Accelerator], O
     "dc": GradientMatching,
     "mtt": TrajectoryMatching,
 }
-"""Objectives by the name that `distill.objective` gives."""
+"""Objectives by the name that `distill.objective` gives; other packages add theirs through entry points of the group
+`ld3m.objectives`."""
 
 
 def build(recipe: Recipe, images: ImageSet, own: Sequence[int], accelerator: Accelerator) -> Objective:
@@ -26,10 +27,8 @@ def build(recipe: Recipe, images: ImageSet, own: Sequence[int], accelerator: Acc
     Raises:
         UserError: where `distill.objective` is not known.
     """
-    name = recipe.distill.objective
-    if name not in OBJECTIVES:
-        raise UserError(f"distill.objective: {name!r} is not known; known are {', '.join(OBJECTIVES)}")
-    return OBJECTIVES[name](recipe, images, own, accelerator)
+    found = registry.find("ld3m.objectives", OBJECTIVES, recipe.distill.objective, "distill.objective")
+    return found(recipe, images, own, accelerator)
 
 
 __all__ = ["OBJECTIVES", "Objective", "build"]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ld3m import parallel
+from ld3m import networks, parallel
 from ld3m.data import ImageSet, to_pixels
 from ld3m.objectives import draws
 from ld3m.objectives.base import Objective
@@ -76,6 +76,7 @@ class GradientMatching(Objective):
                 train_epoch(
                     self.network, optimiser, inputs, targets, self.settings.batch, self.settings.augment, numbers
                 )
+        networks.without_dropout(self.network)
 
     @torch.no_grad()
     def _freeze_norms(self, iteration: int) -> None:

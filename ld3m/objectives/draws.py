@@ -12,10 +12,10 @@ from ld3m.recipe import Recipe
 
 
 def network(recipe: Recipe, images: ImageSet, number: int, device: torch.device) -> Any:
-    """The `number`-th fresh random matching network of a run."""
+    """The `number`-th fresh random matching network of a run, its dropout switched off."""
     shape = networks.Shape(recipe.data.channels, recipe.data.resolution, len(images.classes))
     weights = generator(recipe.seed, "network", number)
-    return networks.build(recipe.network.arch, shape, recipe.network, weights).to(device)
+    return networks.without_dropout(networks.build(recipe.network.arch, shape, recipe.network, weights).to(device))
 
 
 def real_batch(

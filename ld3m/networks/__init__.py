@@ -1,0 +1,111 @@
+"""Classifiers: what objectives match in and what the distilled set is judged by."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from ld3m import registry
+from ld3m.errors import UserError, one_line
+from ld3m.networks.alexnet import AlexNet
+from ld3m.networks.convnet import ConvNet
+from ld3m.networks.parts import Shape
+from ld3m.networks.resnet import ResNet18
+from ld3m.networks.timm import PREFIX, TimmNetwork
+from ld3m.networks.vgg import VGG11
+from ld3m.networks.vit import ViT
+from ld3m.randomness import global_draws
+from ld3m.recipe import NetworkRecipe
+
+__all__ = ["NETWORKS", "ConvNet", "Network", "Shape", "averaged", "build", "check", "without_dropout"]
+
+
+class Network(Protocol):
+    """What objectives and evaluation need of a network, besides that it is an `nn.Module`."""
+
+    classifier: nn.Module
+    """The last layer, [N, features] to [N, classes]."""
+
+    def embed(self, images: Tensor) -> Tensor:
+        """[N, channels, H, W] normalised images to [N, features], what the classifier sees."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """[N, channels, H, W] normalised images to logits [N, classes]."""
+
+
+NETWORKS: dict[str, Callable[[Shape, NetworkRecipe], Any]] = {
+    "convnet": lambda shape, recipe: ConvNet(shape, recipe.width, recipe.depth, recipe.norm, recipe.pooling),
+    "resnet18": lambda shape, recipe: ResNet18(shape, recipe.norm),
+    "vgg11": lambda shape, recipe: VGG11(shape, recipe.norm),
+    "alexnet": lambda shape, recipe: AlexNet(shape),
+    "vit": lambda shape, recipe: ViT(shape),
+}
+"""Constructors of a `Network` by the name that recipes and `--arch` give; other packages add theirs through entry
+points of the group `ld3m.networks`, and `timm/<model>` names one of timm's."""
+
+
+def build(arch: str, shape: Shape, recipe: NetworkRecipe, generator: torch.Generator, key: str = "network.arch") -> Any:
+    """A freshly initialised `Network`, a function of the generator alone.
+
+    Args:
+        arch: a name of `NETWORKS` or of another package's, or `timm/<model>`.
+        shape: the images and classes it is for.
+        recipe: width, depth and pooling of a ConvNet, norm of a ConvNet, ResNet18 or VGG11; its `arch` does not count.
+        generator: decides the initial weights.
+        key: the recipe's key or the option that named it, for messages.
+
+    Raises:
+        UserError: where there is no such network, or it does not fit the images.
+    """
+    with global_draws(generator):
+        if arch.startswith(PREFIX):
+            return TimmNetwork(arch, shape, key)
+        return registry.find("ld3m.networks", NETWORKS, arch, key)(shape, recipe)
+
+
+@torch.no_grad()
+def check(arch: str, shape: Shape, recipe: NetworkRecipe, key: str = "network.arch") -> None:
+    """Tells before any training whether a network is known and fits: builds one and shows it one black image.
+
+    Raises:
+        UserError: naming `key`, or the key of the recipe that does not fit the network.
+    """
+    try:
+        network = build(arch, shape, recipe, torch.Generator(), key).eval()
+        logits = network.classifier(network.embed(torch.zeros(1, shape.channels, shape.resolution, shape.resolution)))
+    except UserError:
+        raise
+    except Exception as error:  # timm's and other packages' networks have limits of their own
+        raise UserError(f"{key}: {arch!r} fails on images of {shape.resolution} pixels ({one_line(error)})") from None
+    if logits.shape != (1, shape.classes):
+        raise UserError(f"{key}: {arch!r} gives logits {list(logits.shape)}, not [1, {shape.classes}]")
+
+
+def without_dropout(network: Any) -> Any:
+    """The network with its random layers switched off; batch norm goes on normalising by the batch.
+
+    A matching loss compares what one and the same function makes of real and of synthetic images.
+    """
+    network.eval()
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.train()
+    return network
+
+
+def averaged(network: nn.Module, decay: float) -> AveragedModel:
+    """A copy of the network that follows it: the plain mean of its first states, then an exponential one.
+
+    The k-th update has decay min((k − 1)/k, `decay`), the warm-up of ema_pytorch that GLaD's evaluation uses; batch
+    norm's statistics are averaged as the weights are, counters are copied.
+    """
+
+    def blend(average: Tensor, new: Tensor, updates: Tensor | int) -> Tensor:
+        if not average.is_floating_point():
+            return new
+        weight = max(1 / (int(updates) + 1), 1 - decay)
+        return average + (new - average) * weight
+
+    return AveragedModel(network, avg_fn=blend, use_buffers=True)

@@ -1,0 +1,182 @@
+"""What other packages add: found by name once installed, in recipes and options alike."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import CLASSES, make_prior
+
+import ld3m
+from ld3m import networks, objectives, registry
+from ld3m.errors import UserError
+
+PACKAGE = '''
+"""A network, an objective, a data source and a prior in another package."""
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from ld3m import networks
+from ld3m.objectives import Objective
+from ld3m.prior import ClassConditionalLDM
+from ld3m.randomness import generator
+from ld3m.sources import Example, Source
+
+
+class Linear(nn.Module):
+    def __init__(self, shape, recipe):
+        super().__init__()
+        self.classifier = nn.Linear(shape.channels * shape.resolution**2, shape.classes)
+
+    def embed(self, images):
+        return images.flatten(1)
+
+    def forward(self, images):
+        return self.classifier(self.embed(images))
+
+
+class MeanLogits(Objective):
+    def __init__(self, recipe, images, own, accelerator):
+        shape = networks.Shape(recipe.data.channels, recipe.data.resolution, len(images.classes))
+        self.network = networks.build(recipe.network.arch, shape, recipe.network, generator(recipe.seed, "network"))
+        real = [images.normalise(images.images("train", label) / 255) for label in own]
+        self.real = torch.stack([self.network(batch).mean(0) for batch in real]).detach()
+        self.normalise = images.normalise
+
+    def match(self, iteration, pixels):
+        pixels = pixels.detach().requires_grad_()
+        synthetic = torch.stack([self.network(self.normalise(images)).mean(0) for images in pixels])
+        losses = (synthetic - self.real).square().sum(1)
+        return losses.detach(), torch.autograd.grad(losses.sum(), pixels)[0]
+
+
+def stripes(recipe):
+    """Three classes of stripes, each with a width of its own."""
+    def example(split, label, index):
+        pixels = np.tile((np.arange(16) + index) // (label + 1) % 2 * 200, (16, 1)).astype(np.uint8)
+        return Example(f"{split} {label} {index}", label, lambda: Image.fromarray(pixels))
+
+    splits = {
+        split: [example(split, label, index) for label in range(3) for index in range(4)] for split in ("train", "test")
+    }
+    return Source(CLASSES, splits, "stripes")
+
+
+def load_prior(folder, device, dtype):
+    return ClassConditionalLDM.load(folder, device, dtype)
+'''
+ENTRY_POINTS = """
+[ld3m.networks]
+linear = ld3m_stripes:Linear
+broken = ld3m_stripes:Missing
+convnet = ld3m_stripes:Linear
+
+[ld3m.objectives]
+mean-logits = ld3m_stripes:MeanLogits
+
+[ld3m.sources]
+stripes = ld3m_stripes:stripes
+
+[ld3m.priors]
+StripedLDM = ld3m_stripes:load_prior
+"""
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the package and its metadata, laid out as pip does."""
+    site = tmp_path_factory.mktemp("site-packages")
+    (site / "ld3m_stripes.py").write_text(PACKAGE.replace("CLASSES", repr(CLASSES)))
+    metadata = site / "ld3m_stripes-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: ld3m-stripes\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text(ENTRY_POINTS)
+    return site
+
+
+@pytest.fixture
+def importable(installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(installed)
+    monkeypatch.delitem(sys.modules, "ld3m_stripes", raising=False)
+
+
+@pytest.fixture
+def run_ld3m(installed: Path, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs the command line in a process of its own, where the package is installed."""
+
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        paths = os.pathsep.join([str(installed), str(Path(ld3m.__file__).parent.parent)])
+        command = [sys.executable, "-m", "ld3m", *map(str, arguments)]
+        return subprocess.run(
+            command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, check=False
+        )
+
+    return run
+
+
+@pytest.mark.usefixtures("importable")
+def test_names_are_ours_or_a_packages() -> None:
+    found = registry.find("ld3m.networks", networks.NETWORKS, "linear", "network.arch")
+    assert found.__name__ == "Linear"
+    ours = registry.find("ld3m.networks", networks.NETWORKS, "convnet", "network.arch")
+    assert ours is networks.NETWORKS["convnet"], "no package replaces what is ours"
+    assert sorted(registry.plugins("ld3m.objectives")) == ["mean-logits"]
+
+
+@pytest.mark.usefixtures("importable")
+def test_unknown_names_are_told_with_all_that_are_known() -> None:
+    with pytest.raises(UserError, match=r"^distill\.objective: 'md' is not known; known are dm.*, mean-logits$"):
+        registry.find("ld3m.objectives", objectives.OBJECTIVES, "md", "distill.objective")
+
+
+@pytest.mark.usefixtures("importable")
+def test_a_broken_package_is_named() -> None:
+    with pytest.raises(
+        UserError, match=r"^--arch: 'broken' cannot be loaded from ld3m_stripes:Missing \(Attr"
+    ) as error:
+        registry.find("ld3m.networks", networks.NETWORKS, "broken", "--arch")
+    assert len(error.value.lines) == 1
+
+
+def test_a_package_of_four_is_distilled_and_evaluated_with(
+    run_ld3m: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    prior = tmp_path / "prior"
+    make_prior().save(prior)
+    index = json.loads((prior / "model_index.json").read_text())
+    (prior / "model_index.json").write_text(json.dumps(index | {"_class_name": "StripedLDM"}))
+    recipe = {
+        "name": "striped",
+        "data": {"source": "stripes", "resolution": 16, "channels": 1},
+        "prior": {"source": str(prior), "steps": 2},
+        "distill": {"objective": "mean-logits", "iterations": 3, "lr_latents": 0.1, "lr_conditioning": 0.1},
+        "network": {"arch": "linear"},
+        "evaluate": {"arch": ["linear"], "seeds": 1, "epochs": 2},
+    }
+    (tmp_path / "striped.yaml").write_text(yaml.safe_dump(recipe))
+    done = run_ld3m("distill", "striped.yaml")
+    assert done.returncode == 0, done.stderr
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "runs/striped/metrics.jsonl").read_text().splitlines()]
+    assert len(losses) == 3
+    assert len(list((tmp_path / "runs/striped/images").rglob("*.png"))) == 3
+    done = run_ld3m("evaluate", "--json")
+    assert done.returncode == 0, done.stderr
+    assert [row["arch"] for row in json.loads(done.stdout)["results"]] == ["linear"]
+
+
+def test_a_prior_of_an_unknown_kind_is_told(ld3m: Callable[..., tuple[int, str, str]], recipe_file: Path) -> None:
+    prior = Path("prior")
+    prior.mkdir()
+    (prior / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
+    code, _, err = ld3m("distill", recipe_file, "prior.source=prior")
+    assert code == 2
+    assert err == (
+        "ld3m: prior.source: the kind of prior: 'StableDiffusionPipeline' is not known; known are ClassConditionalLDM\n"
+    )
