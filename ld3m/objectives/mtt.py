@@ -147,7 +147,7 @@ def match_trajectory(
     weights, total = start, torch.zeros_like(start)
     for step, batch in enumerate(batches):
         mean = torch.zeros_like(start)
-        for places in torch.arange(len(batch)).split(CHUNK):
+        for places in _chunks(torch.arange(len(batch))):
             mean += gradient(weights, step, places, pixels[batch[places]])
         total += mean
         weights = weights - step_size * mean
@@ -161,12 +161,17 @@ def match_trajectory(
     weights = start
     for step, batch in enumerate(batches):
         mean = torch.zeros_like(start)
-        for places in own[batch].nonzero().flatten().split(CHUNK):
+        for places in _chunks(own[batch].nonzero().flatten()):
             images = pixels[batch[places]].detach().requires_grad_()
             part = gradient(weights, step, places, images, keep_graph=True)
             result[batch[places]] += torch.autograd.grad(part.dot(direction), images)[0]
             mean += part.detach()
-        for places in (~own[batch]).nonzero().flatten().split(CHUNK):
+        for places in _chunks((~own[batch]).nonzero().flatten()):
             mean += gradient(weights, step, places, pixels[batch[places]])
         weights = weights - step_size * mean
     return loss, result, float(slope)
+
+
+def _chunks(places: Tensor) -> list[Tensor]:
+    """Places of a batch in parts, of which none is empty."""
+    return [part for part in places.split(CHUNK) if len(part)]
