@@ -148,6 +148,17 @@ def test_classes_named_by_numbers_need_no_quotes(minimal: str) -> None:
     assert load(Recipe, minimal, ["data.subset=[3, 10]"]).data.subset == ["3", "10"]
 
 
+def test_a_file_of_classes_is_read_into_the_recipe(minimal: str, tmp_path: Path) -> None:
+    (tmp_path / "some.txt").write_text("n01440764\n\n  n02102040 \n")
+    (tmp_path / "some.json").write_text('["n01440764", 217]')
+    assert load(Recipe, minimal, [f"data.subset={tmp_path}/some.txt"]).data.subset == ["n01440764", "n02102040"]
+    assert load(Recipe, minimal, [f"data.subset={tmp_path}/some.json"]).data.subset == ["n01440764", "217"]
+    for name, content in (("some.json", "[1,"), ("some.json", "{}"), ("some.txt", "\n")):
+        (tmp_path / name).write_text(content)
+        (line,) = mistakes(minimal, f"data.subset={tmp_path / name}")
+        assert line.startswith("data.subset: ")
+
+
 def test_an_override_fills_a_section_left_empty(minimal: str) -> None:
     path = Path(minimal)
     path.write_text(path.read_text() + "distill:\n")
@@ -223,9 +234,13 @@ def test_unknown_keys_are_answered_with_the_nearest(minimal: str, override: str,
         ("prior.skip=Paper", ["prior.skip: 'Paper'", "'paper', 'reference' or 'none'"]),
         ("prior.keep_graph_steps=some", ["prior.keep_graph_steps: 'some'", "0 or more, or all"]),
         ("prior.keep_graph_steps=2.5", ["prior.keep_graph_steps: 2.5", "0 or more, or all"]),
-        ("data.subset=Bag", ["data.subset: 'Bag'", "list"]),
+        ("data.subset=5", ["data.subset: 5", "list of at least 1 class"]),
+        ("data.subset=none.txt", ["data.subset: 'none.txt'", "list of classes", "FileNotFoundError"]),
+        ("data.root=/tmp", ["data.root: '/tmp'", "only for data.source=imagenet"]),
+        ("data.root=/no/such", ["data.root: '/no/such'", "train/ and val/"]),
+        ("data.workers=0", ["data.workers: 0", "greater than or equal to 1"]),
         ("data.subset=[]", ["data.subset: []", "at least 1"]),
-        ("data.subset=[yes]", ["data.subset.0: True", "string"]),
+        ("data.subset=[yes]", ["data.subset: True", "a string or a number"]),
         ("data.channels=2", ["data.channels: 2", "1 or 3"]),
         ("evaluate.arch=[]", ["evaluate.arch: []", "at least 1"]),
         ("network.depth=9", ["network.depth: 9", "32 pixels", "5 or fewer"]),
@@ -311,6 +326,7 @@ def test_the_digest_changes_with_what_decides_the_result(minimal: str, override:
         "distill.iterations=7",
         "distill.checkpoint_every=7",
         "distill.log_every=7",
+        "data.workers=7",
         "prior.micro_batch=7",
         "prior.keep_graph_steps=0",
         "evaluate.epochs=7",
