@@ -88,8 +88,7 @@ class Job:
     def prepare(cls, recipe: Recipe) -> "Job":
         """Loads data and prior and checks that they fit each other and the recipe."""
         accelerator = parallel.start()
-        with accelerator.main_process_first():
-            images = data.prepare(recipe.data, progress=accelerator.is_main_process)
+        images = data.prepare(recipe.data, progress=accelerator.is_main_process)
         prior = priors.load(recipe.prior, accelerator.device)
         _check(recipe, images, prior)
         own = parallel.shard(range(len(images.classes)), accelerator)

@@ -76,8 +76,7 @@ def evaluate(
             raise UserError(f"{option}: {unknown[0]!r} is not known; known are {', '.join(known)}")
     accelerator = parallel.start()
     main = accelerator.is_main_process
-    with accelerator.main_process_first():
-        images = data.prepare(recipe.data, progress=main)
+    images = data.prepare(recipe.data, progress=main)
     if split not in images.counts:
         raise UserError(
             f"--split: there is no {split!r}, only {', '.join(images.counts)}; "
