@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import os
+import stat
 from array import array
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +27,7 @@ DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 FASHION_MNIST_CLASSES = (
     "T-shirt-top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle-boot",
 )  # fmt: skip
-IMAGE_SUFFIXES = frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN)
+IMAGE_SUFFIXES = tuple(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN)
 """File names that Pillow reads; some it only writes."""
 
 
@@ -216,8 +217,8 @@ def _from_folders(folders: Mapping[str, Path], classes: Sequence[str], names: Ma
         for label, name in names.items():
             folder = (files.folder / name).resolve()
             for path in _image_files(folder):
-                stamps.update(f"{split} {label} {_stamp(path)}\n".encode())
-                files.add(f"{name}{os.sep}{path.relative_to(folder)}", label)
+                stamps.update(f"{split} {label} {_stamp(folder / path)}\n".encode())
+                files.add(f"{name}/{path}", label)
     return Source(classes, splits, stamps.hexdigest())
 
 
@@ -242,13 +243,14 @@ class _Files:
         return Example(path, self.labels[index], partial(Image.open, path))
 
 
-def _image_files(root: Path) -> list[Path]:
+def _image_files(root: Path) -> list[str]:
     """Images anywhere below a folder, in order; links that lead nowhere among them, so that they are told."""
-    found = []
+    found: list[tuple[str, ...]] = []
     for parent, folders, files in os.walk(root):
         folders[:] = [name for name in folders if not _is_hidden(name)]
-        found += [path for name in files if (path := Path(parent, name)).suffix.lower() in IMAGE_SUFFIXES]
-    return sorted(path for path in found if not _is_hidden(path.name))
+        below = Path(parent).relative_to(root).parts
+        found += [(*below, name) for name in files if name.lower().endswith(IMAGE_SUFFIXES) and not _is_hidden(name)]
+    return ["/".join(parts) for parts in sorted(found)]
 
 
 def _class_folders(folder: Path) -> list[str]:
@@ -263,10 +265,12 @@ def _is_hidden(name: str) -> bool:
 def _stamp(path: Path) -> str:
     """Changes when the file's content does."""
     try:
-        stat = path.stat()
+        status = path.lstat()
+        if stat.S_ISLNK(status.st_mode):
+            path, status = path.resolve(), path.stat()
     except OSError:
-        return f"{path} cannot be read"
-    return f"{path.resolve() if path.is_symlink() else path} {stat.st_size} {stat.st_mtime_ns}"
+        return f"{path} is not there"
+    return f"{path} {status.st_size} {status.st_mtime_ns}"
 
 
 def _parquet(path: Path, recipe: DataRecipe) -> Source:

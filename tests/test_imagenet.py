@@ -75,7 +75,7 @@ def draw(number: int, size: tuple[int, int] = (20, 12)) -> Image.Image:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """The classes of Imagenette and of subset e, two images to train and one to validate each; unlabelled test images."""
+    """The classes of Imagenette and of e, two images to train and one to validate each; unlabelled test images."""
     for number in SUBSETS["imagenette"] + SUBSETS["e"]:
         wordnet_id = imagenet.classes()[number].wordnet_id
         for split, count in (("train", 2), ("val", 1)):
