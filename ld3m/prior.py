@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ld3m.errors import UserError, one_line
 from ld3m.files import write_json, write_tensors
@@ -177,4 +177,19 @@ def load(recipe: SamplerRecipe, device: torch.device | str = "cpu") -> ClassCond
             raise UserError(f"prior.source: cannot fetch {source}: {one_line(error)}") from None
     else:
         folder = PACKAGED_PRIORS.get(source, Path(source))
-    return ClassConditionalLDM.load(folder, device, getattr(torch, recipe.dtype))
+    prior = ClassConditionalLDM.load(folder, device, getattr(torch, recipe.dtype))
+    if recipe.denoiser == "random":
+        draw_weights(prior.denoiser)
+    return prior
+
+
+def draw_weights(network: nn.Module) -> None:
+    """Gives a network the weights it would have before training, the same on every process and device."""
+    device = next(network.parameters()).device
+    network.to("cpu")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for layer in network.modules():
+            if callable(reset := getattr(layer, "reset_parameters", None)):
+                reset()
+    network.to(device)

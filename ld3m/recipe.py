@@ -136,6 +136,8 @@ class SamplerRecipe(Section):
 
     source: Annotated[str, AfterValidator(_existing_prior)]
     """A diffusers-style folder, `hub:<id>`, or the name of a packaged prior."""
+    denoiser: Literal["trained", "random"] = "trained"
+    """Whether the denoiser has its own weights or random ones, the paper's ablation of what the prior knows."""
     skip: Literal["paper", "reference", "none"] = "reference"
     """Where the decaying skip enters: Eq. 7 of the paper, the authors' code, or nowhere."""
     steps: int = Field(10, ge=1, le=999)
