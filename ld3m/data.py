@@ -24,7 +24,8 @@ from ld3m.errors import UserError, one_line
 from ld3m.files import write_json, write_tensors
 from ld3m.randomness import generator
 from ld3m.recipe import DataRecipe
-from ld3m.sources import Examples, Source, choose, open_source
+from ld3m.sources import Examples, Source, open_source
+from ld3m.subsets import choose
 
 LAYOUT = 2
 """Version of the cache's layout; part of its key."""
