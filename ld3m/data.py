@@ -4,26 +4,35 @@ import hashlib
 import json
 import os
 import sys
-from collections import defaultdict
-from collections.abc import Sequence
+from array import array
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors.torch
 import torch
+from filelock import FileLock, Timeout
 from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
 from ld3m.errors import UserError, one_line
-from ld3m.files import write_folder
+from ld3m.files import write_json, write_tensors
 from ld3m.randomness import generator
 from ld3m.recipe import DataRecipe
-from ld3m.sources import Example, Source, open_source
+from ld3m.sources import Examples, Source, open_source
+from ld3m.subsets import choose
 
-LAYOUT = 1
+LAYOUT = 2
 """Version of the cache's layout; part of its key."""
+NOT_CONTENT = {"source", "root", "subset", "on_corrupt", "workers"}
+"""Keys of a data recipe that say where images are and how they are read; the chosen classes are in the cache's key."""
+MOST_WORKERS = 8
+"""Threads by default: decoding and resizing go side by side, but a fifth of an image's time is Python's, one by one."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +46,8 @@ class ImageSet:
     """[channels], of training pixels in [0, 1]."""
     counts: dict[str, list[int]]
     """Images of each class, by split."""
+    ids: list[int]
+    """The place of each class among all of the source, by which a prior may know it: ImageNet's numbers, 0 to 999."""
     folder: Path
 
     def images(self, split: str, label: int) -> Tensor:
@@ -107,19 +118,21 @@ def cache_folder() -> Path:
 def prepare(recipe: DataRecipe, progress: bool = True) -> ImageSet:
     """The recipe's images, from the cache or prepared into it.
 
-    Splits are "train", "test" and, where `validation_share` asks for one, "validation".
+    Splits are "train", "test" and, where `validation_share` asks for one, "validation". Interrupted at any moment, the
+    next call goes on with the class it was at; processes that call it at the same time share the classes.
 
     Raises:
         UserError: naming the source, class or file that is wrong.
     """
     source = open_source(recipe)
-    chosen = _subset(source.classes, recipe.subset)
-    settings = recipe.model_dump(exclude={"source"})
-    key = json.dumps([LAYOUT, source.identity, list(source.classes), settings], sort_keys=True)
+    chosen = choose(recipe.subset, source.classes, source.aliases, source.subsets)
+    settings = recipe.model_dump(exclude=NOT_CONTENT)
+    key = json.dumps([LAYOUT, source.identity, list(source.classes), chosen, settings], sort_keys=True)
     folder = cache_folder() / "data" / hashlib.sha256(key.encode()).hexdigest()[:20]
     if not (folder / "index.json").is_file():
-        write_folder(folder, lambda target: _prepare_into(target, source, chosen, recipe, progress))
+        _prepare_into(folder, source, chosen, recipe, progress)
     index = json.loads((folder / "index.json").read_text())
+    _refuse_corrupt(index["corrupt"], recipe)
     if index["corrupt"] and progress:
         shown = [*index["corrupt"][:5], *["…"] * (len(index["corrupt"]) > 5)]
         print(f"skipped {len(index['corrupt'])} unreadable images: {', '.join(shown)}", file=sys.stderr)
@@ -128,50 +141,91 @@ def prepare(recipe: DataRecipe, progress: bool = True) -> ImageSet:
         mean=torch.tensor(index["mean"]),
         std=torch.tensor(index["std"]),
         counts=index["counts"],
+        ids=index["ids"],
         folder=folder,
     )
 
 
-def _subset(classes: Sequence[str], subset: list[str] | None) -> list[int]:
-    if subset is None:
-        return list(range(len(classes)))
-    if unknown := [name for name in subset if name not in classes]:
-        raise UserError(f"data.subset: {unknown[0]!r} is not a class; the classes are {', '.join(classes)}")
-    if len(set(subset)) != len(subset):
-        raise UserError("data.subset: names a class twice; name each once")
-    return [list(classes).index(name) for name in subset]
+def _prepare_into(folder: Path, source: Source, chosen: list[int], recipe: DataRecipe, progress: bool) -> None:
+    """Prepares class by class, then writes the index, which makes the folder count.
+
+    A class counts once its note is there; it is prepared under a lock, so that other processes take other classes.
+    """
+    members = _members(source, chosen)
+    sizes = [sum(map(len, places.values())) for places in members]
+    for label, places in zip(chosen, members, strict=True):  # an empty class is told before hours of reading
+        _sizes({split: len(indices) for split, indices in places.items()}, source.classes[label], recipe)
+    notes = [folder / "classes" / f"{place}.json" for place in range(len(chosen))]
+    notes[0].parent.mkdir(parents=True, exist_ok=True)
+    todo = list(range(len(chosen)))
+    workers = recipe.workers or min(MOST_WORKERS, os.cpu_count() or 1)
+    with (
+        ThreadPoolExecutor(workers) as pool,
+        tqdm(desc="preparing images", total=sum(sizes), leave=False, disable=None if progress else True) as bar,
+    ):
+        for wait in (False, True):  # classes that another process is at come last
+            for place in list(todo):
+                with suppress(Timeout), FileLock(notes[place].with_suffix(".lock")).acquire(blocking=wait):
+                    if notes[place].is_file():
+                        bar.update(sizes[place])
+                    else:
+                        _prepare_class(folder, place, source, chosen[place], members[place], recipe, pool, bar)
+                    todo.remove(place)
+    _write_index(folder, source, chosen, [json.loads(note.read_text()) for note in notes])
 
 
-def _prepare_into(target: Path, source: Source, chosen: list[int], recipe: DataRecipe, progress: bool) -> None:
-    """Reads, splits and writes one class at a time, then the index."""
-    examples: dict[str, dict[int, list[Example]]] = {split: defaultdict(list) for split in source.splits}
-    for split, every in source.splits.items():
-        for example in every:
-            examples[split][example.label].append(example)
-    for label in chosen:  # an empty class is told before hours of reading
-        _sizes({split: len(examples[split][label]) for split in examples}, source.classes[label], recipe)
-    total = sum(len(examples[split][label]) for split in examples for label in chosen)
+def _members(source: Source, chosen: list[int]) -> Sequence[Mapping[str, Sequence[int]]]:
+    """Of each chosen class, the places of its examples in each split."""
+    members = [{split: array("l") for split in source.splits} for _ in chosen]  # 1.3 million, in a few megabytes
+    place_of = {label: place for place, label in enumerate(chosen)}
+    for split, examples in source.splits.items():
+        for index in range(len(examples)):
+            place = place_of.get(examples[index].label)
+            if place is not None:
+                members[place][split].append(index)
+    return members
+
+
+def _prepare_class(
+    folder: Path,
+    place: int,
+    source: Source,
+    label: int,
+    members: Mapping[str, Sequence[int]],
+    recipe: DataRecipe,
+    pool: ThreadPoolExecutor,
+    bar: tqdm,
+) -> None:
+    """Reads, splits and writes the images of one class, then its note: counts, corrupt files, histogram of pixels."""
+    for left in folder.glob(f"*/.{place}.*.tmp"):  # by a process that was killed
+        left.unlink()
     corrupt: list[str] = []
-    counts: dict[str, list[int]] = defaultdict(list)
-    histogram = torch.zeros(recipe.channels, 256, dtype=torch.int64)
-    with tqdm(desc="preparing images", total=total, leave=False, disable=None if progress else True) as bar:
-        for place, label in enumerate(chosen):
-            stacked = {split: _read(examples[split][label], recipe, corrupt, bar) for split in examples}
-            found = {split: len(images) for split, images in stacked.items()}
-            sizes = _sizes(found, source.classes[label], recipe)
-            for split, size in sizes.items():
-                if split not in found:
-                    stacked["train"], stacked[split] = _hold_out(stacked["train"], split, label, size)
-            for split, images in stacked.items():
-                (target / split).mkdir(exist_ok=True)
-                safetensors.torch.save_file({"images": images}, target / split / f"{place}.safetensors")
-                counts[split].append(len(images))
-            for channel, pixels in enumerate(stacked["train"].unbind(1)):
-                histogram[channel] += pixels.flatten().bincount(minlength=256)
-    mean, std = _statistics(histogram)
-    classes = [source.classes[label] for label in chosen]
-    index = {"classes": classes, "counts": counts, "mean": mean, "std": std, "corrupt": corrupt}
-    (target / "index.json").write_text(json.dumps(index))
+    stacked = {
+        split: _read(source.splits[split], indices, recipe, corrupt, pool, bar) for split, indices in members.items()
+    }
+    found = {split: len(images) for split, images in stacked.items()}
+    for split, size in _sizes(found, source.classes[label], recipe).items():
+        if split not in found:
+            stacked["train"], stacked[split] = _hold_out(stacked["train"], split, label, size)
+    for split, images in stacked.items():
+        write_tensors(folder / split / f"{place}.safetensors", {"images": images})
+    histogram = sum(pool.map(_histogram, stacked["train"].split(16)), torch.tensor(0))
+    counts = {split: len(images) for split, images in stacked.items()}
+    note = {"counts": counts, "corrupt": corrupt, "histogram": histogram.tolist()}
+    write_json(folder / "classes" / f"{place}.json", note)
+
+
+def _write_index(folder: Path, source: Source, chosen: list[int], notes: list[dict[str, Any]]) -> None:
+    mean, std = _statistics(torch.tensor([note["histogram"] for note in notes]).sum(0))
+    index = {
+        "classes": [source.classes[label] for label in chosen],
+        "ids": chosen,
+        "counts": {split: [note["counts"][split] for note in notes] for split in notes[0]["counts"]},
+        "mean": mean,
+        "std": std,
+        "corrupt": [name for note in notes for name in note["corrupt"]],
+    }
+    write_json(folder / "index.json", index)
 
 
 def _sizes(found: dict[str, int], name: str, recipe: DataRecipe) -> dict[str, int]:
@@ -194,28 +248,50 @@ def _sizes(found: dict[str, int], name: str, recipe: DataRecipe) -> dict[str, in
     return sizes
 
 
-def _read(examples: list[Example], recipe: DataRecipe, corrupt: list[str], bar: tqdm) -> Tensor:
-    """Images uint8 [n, channels, H, W]; the names of unreadable ones go to `corrupt`, or the first is an error."""
-    images = []
-    for example in examples:
+def _read(
+    examples: Examples,
+    indices: Sequence[int],
+    recipe: DataRecipe,
+    corrupt: list[str],
+    pool: ThreadPoolExecutor,
+    bar: tqdm,
+) -> Tensor:
+    """Images uint8 [n, channels, H, W]; the unreadable go to `corrupt`, or the first of them is an error."""
+    images = np.empty((len(indices), recipe.channels, recipe.resolution, recipe.resolution), np.uint8)
+
+    def read(place: int) -> str | None:
+        example = examples[indices[place]]
         try:
-            images.append(convert(example.read(), recipe.resolution, recipe.channels))
+            images[place] = convert(example.read(), recipe.resolution, recipe.channels)
         except Exception as error:  # a broken file can raise nearly anything in a decoder
-            if recipe.on_corrupt == "error":
-                raise UserError(
-                    f"data.source: cannot read {example.name} ({one_line(error)}); "
-                    "mend or remove it, or set data.on_corrupt=skip"
-                ) from None
-            corrupt.append(example.name)
+            return f"{example.name} ({one_line(error)})"
+        return None
+
+    readable = []
+    for place, mistake in enumerate(pool.map(read, range(len(indices)))):
+        if mistake is None:
+            readable.append(place)
+        else:
+            corrupt.append(mistake)
+            _refuse_corrupt(corrupt, recipe)
         bar.update()
-    shape = (len(images), recipe.channels, recipe.resolution, recipe.resolution)
-    return torch.from_numpy(np.stack(images)) if images else torch.empty(shape, dtype=torch.uint8)
+    return torch.from_numpy(images if len(readable) == len(images) else images[readable])
+
+
+def _refuse_corrupt(corrupt: list[str], recipe: DataRecipe) -> None:
+    if corrupt and recipe.on_corrupt == "error":
+        raise UserError(f"data.source: cannot read {corrupt[0]}; mend or remove it, or set data.on_corrupt=skip")
 
 
 def _hold_out(images: Tensor, split: str, label: int, count: int) -> tuple[Tensor, Tensor]:
     """The images without `count` of them, and these; `label` is the source's, so that a subset holds out the same."""
     order = torch.randperm(len(images), generator=generator(0, split, label))
     return images[order[count:].sort().values], images[order[:count].sort().values]
+
+
+def _histogram(images: Tensor) -> Tensor:
+    """How often each channel has each value, [channels, 256]; of few images: counting takes eight times their size."""
+    return torch.stack([pixels.flatten().bincount(minlength=256) for pixels in images.unbind(1)])
 
 
 def _statistics(histogram: Tensor) -> tuple[list[float], list[float]]:

@@ -89,9 +89,10 @@ class Job:
     def prepare(cls, recipe: Recipe) -> "Job":
         """Loads data and prior and checks that they fit each other and the recipe."""
         accelerator = parallel.start()
-        with accelerator.main_process_first():
-            images = data.prepare(recipe.data, progress=accelerator.is_main_process)
-        prior = priors.load(recipe.prior, accelerator.device)
+        prior = priors.load(
+            recipe.prior, accelerator.device
+        )  # first, as a mistake here should not cost hours of reading
+        images = data.prepare(recipe.data, progress=accelerator.is_main_process)
         _check(recipe, images, prior)
         own = parallel.shard(range(len(images.classes)), accelerator)
         settings = recipe.prior

@@ -71,8 +71,7 @@ def evaluate(
         networks.check(arch, networks.Shape(recipe.data.channels, recipe.data.resolution, 2), NetworkRecipe(), "--arch")
     accelerator = parallel.start()
     main = accelerator.is_main_process
-    with accelerator.main_process_first():
-        images = data.prepare(recipe.data, progress=main)
+    images = data.prepare(recipe.data, progress=main)
     if split not in images.counts:
         raise UserError(
             f"--split: there is no {split!r}, only {', '.join(images.counts)}; "
@@ -82,7 +81,6 @@ def evaluate(
         recipe = _with_learnt_rate(recipe, folder)
         settings = recipe.evaluate
     distilled = run.load_images(folder, images.classes, recipe.data.channels, recipe.data.resolution)
-    tested = images.everything(split)
     jobs = [
         (trained_on, arch, seed)
         for trained_on in ("distilled", *against)
@@ -96,7 +94,7 @@ def evaluate(
         kept = partial / f"{_digest(recipe, images, trained_on, arch, seed, split, chosen[0])}.json"
         if not kept.is_file():
             network = train(arch, *chosen, images, recipe, seed, accelerator.device)
-            write_json(kept, {"accuracy": accuracy(network, *tested, images, accelerator.device)})
+            write_json(kept, {"accuracy": accuracy(network, images, split, accelerator.device)})
         done.append(((trained_on, arch, seed), json.loads(kept.read_text())["accuracy"]))
     measured = dict(parallel.gather(done, accelerator))
     results = [
@@ -104,7 +102,7 @@ def evaluate(
         for trained_on in ("distilled", *against)
         for arch in archs
     ]
-    rows = [_row(result, settings, split, len(distilled[0]), len(tested[0])) for result in results]
+    rows = [_row(result, settings, split, len(distilled[0]), sum(images.counts[split])) for result in results]
     if main:
         path = folder / "evaluation.json"
         earlier = json.loads(path.read_text())["results"] if path.is_file() else []
@@ -296,10 +294,11 @@ def train(
 
 
 @torch.no_grad()
-def accuracy(network: nn.Module, pixels: Tensor, labels: Tensor, images: data.ImageSet, device: torch.device) -> float:
-    """Percent of uint8 images [N, channels, H, W] that the network puts in the right class."""
+def accuracy(network: nn.Module, images: data.ImageSet, split: str, device: torch.device) -> float:
+    """Percent of a split's images that the network puts in the right class; only a chunk of them is in memory."""
     right = 0
-    for chunk, targets in zip(pixels.split(TEST_CHUNK), labels.split(TEST_CHUNK), strict=True):
-        logits = network(images.normalise(data.to_pixels(chunk.to(device))))
-        right += int((logits.argmax(1).cpu() == targets).sum())
-    return 100 * right / len(labels)
+    for label in range(len(images.classes)):
+        for chunk in images.images(split, label).split(TEST_CHUNK):
+            logits = network(images.normalise(data.to_pixels(chunk.to(device))))
+            right += int((logits.argmax(1) == label).sum())
+    return 100 * right / sum(images.counts[split])

@@ -5,7 +5,8 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,23 @@ from PIL import Image
 from torch import Tensor
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Replaces `path` by `content` in one step; a crash leaves the old file or the new one, never a part."""
+@contextmanager
+def _replaced(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path` to write under; what is there at the end is flushed and takes its place."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        yield temporary
+        _flush(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replaces `path` by `content` in one step; a crash leaves the old file or the new one, never a part."""
+    with _replaced(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -39,9 +45,13 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """`write_bytes` for a safetensors file."""
+    """As `write_bytes`, a safetensors file; tensors that lie on the CPU are not copied."""
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_bytes(path, safetensors.torch.save(content, dict(metadata) if metadata else None))
+    with _replaced(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # as the user's umask has it; safetensors makes files that only they can read
+        safetensors.torch.save_file(content, temporary, dict(metadata) if metadata else None)
+        temporary.chmod(mode)
 
 
 def write_image(path: Path, image: Image.Image) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ld3m import registry
 from ld3m.errors import UserError, one_line
@@ -190,4 +190,22 @@ def load(recipe: SamplerRecipe, device: torch.device | str = "cpu") -> Prior:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"prior.source: {folder} is not a whole prior; model_index.json: {one_line(error)}") from None
     loader = registry.find("ld3m.priors", PRIORS, kind, f"prior.source: the kind of {folder}")
-    return loader(folder, device, getattr(torch, recipe.dtype))
+    prior = loader(folder, device, getattr(torch, recipe.dtype))
+    if recipe.denoiser == "random":
+        denoiser = getattr(prior, "denoiser", None)
+        if not isinstance(denoiser, nn.Module):
+            raise UserError(f"prior.denoiser: random, but a prior of kind {kind!r} has no denoiser to draw anew")
+        draw_weights(denoiser)
+    return prior
+
+
+def draw_weights(network: nn.Module) -> None:
+    """Gives a network the weights it would have before training, the same on every process and device."""
+    device = next(network.parameters()).device
+    network.to("cpu")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for layer in network.modules():
+            if callable(reset := getattr(layer, "reset_parameters", None)):
+                reset()
+    network.to(device)

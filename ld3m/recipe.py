@@ -1,5 +1,6 @@
 """What a recipe of a distillation may say: every key with its type, range and default."""
 
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,11 +16,12 @@ from pydantic import (
 )
 
 from ld3m import registry
+from ld3m.errors import one_line
 
 PACKAGED_PRIORS = {"fashion-mnist": Path(__file__).parent / "assets" / "prior-fashion-mnist"}
 """Priors that come with the package, by the name a recipe's `prior.source` may give."""
 
-NAMED_DATA = ("fashion-mnist", "fashion-mnist-small")
+NAMED_DATA = ("fashion-mnist", "fashion-mnist-small", "imagenet")
 """Our data sources known by name; all others are folders, Parquet files, `hub:<id>`, or other packages'."""
 
 
@@ -31,6 +33,37 @@ def _existing_data(source: str) -> str:
         return source
     known = ", ".join([*NAMED_DATA, *sorted(offered)])
     raise ValueError(f"{source!r} is not there; give a folder, Parquet files, hub:<id>, or one of {known}")
+
+
+def _existing_root(root: str) -> str:
+    if root.startswith("hub:") or Path(root).is_dir():
+        return root
+    raise ValueError(f"{root!r} is not a folder; give one that has train/ and val/, or hub:<id>")
+
+
+def _classes(subset: Any) -> Any:
+    """What `data.subset` says, numbers as strings; a file is read here, so that a resolved recipe holds its classes."""
+    if isinstance(subset, str) and subset.endswith((".txt", ".json")):
+        subset = _listed(Path(subset))
+    if subset is None or isinstance(subset, str):
+        return subset
+    if not isinstance(subset, list) or not subset:
+        raise ValueError(f"{subset!r} is not right: give a list of at least 1 class, a file of one, or a subset's name")
+    for entry in subset:
+        if isinstance(entry, bool) or not isinstance(entry, str | int | float):
+            raise ValueError(f"{entry!r} is not right: a class is a string or a number")
+    return [str(entry) for entry in subset]
+
+
+def _listed(path: Path) -> Any:
+    """The classes in a file: a JSON list, or one a line."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        return (
+            json.loads(text) if path.suffix == ".json" else [line.strip() for line in text.split("\n") if line.strip()]
+        )
+    except (OSError, ValueError) as error:
+        raise ValueError(f"'{path}' cannot be read as a list of classes ({one_line(error)})") from None
 
 
 def _existing_prior(source: str) -> str:
@@ -69,8 +102,14 @@ class DataRecipe(Section):
 
     source: Annotated[str, AfterValidator(_existing_data)]
     """A folder, Parquet files (a folder or pattern), `hub:<id>`, or a known name."""
-    subset: list[Annotated[str, Field(coerce_numbers_to_str=True)]] | None = Field(None, min_length=1)
-    """Names of the classes to use, in this order; all where left out."""
+    root: Annotated[str, AfterValidator(_existing_root)] | None = None
+    """Where `source: imagenet` is: a folder, or `hub:<id>`; left out: $LD3M_IMAGENET, else hub:ILSVRC/imagenet-1k."""
+    subset: Annotated[list[str] | str | None, BeforeValidator(_classes)] = None
+    """The classes to use, in this order; all where left out.
+
+    A list of names, WordNet ids (of ImageNet) or numbers in the source's order, from 0; a .txt or .json file of such a
+    list; or the name of a subset of ImageNet: imagenette, imagewoof, a to e, birds, cats, fruits, yellow, …
+    """
     resolution: int = Field(32, ge=8, le=1024)
     """Height and width in pixels: the short side is resized to it, the centre cropped."""
     channels: Literal[1, 3] = 3
@@ -83,6 +122,16 @@ class DataRecipe(Section):
     """The share of each class held out for testing where the source has no test split."""
     validation_share: float = Field(0, ge=0, lt=1)
     """The share of each class's training images held out, to tune on (`ld3m evaluate --split validation`)."""
+    workers: int | None = Field(None, ge=1)
+    """Threads that read images when they are prepared; left out: one a core, 8 at most."""
+
+    @model_validator(mode="after")
+    def _only_imagenet_has_a_root(self) -> "DataRecipe":
+        if self.root and self.source != "imagenet":
+            raise ValueError(
+                f"root: {self.root!r} is only for data.source=imagenet; give data.source the folder itself"
+            )
+        return self
 
 
 class SamplerRecipe(Section):
@@ -90,6 +139,8 @@ class SamplerRecipe(Section):
 
     source: Annotated[str, AfterValidator(_existing_prior)]
     """A diffusers-style folder, `hub:<id>`, or the name of a packaged prior."""
+    denoiser: Literal["trained", "random"] = "trained"
+    """Whether the denoiser has its own weights or random ones, the paper's ablation of what the prior knows."""
     skip: Literal["paper", "reference", "none"] = "reference"
     """Where the decaying skip enters: Eq. 7 of the paper, the authors' code, or nowhere."""
     steps: int = Field(10, ge=1, le=999)

@@ -122,8 +122,8 @@ def to_yaml(recipe: Recipe | PriorRecipe) -> str:
 def digest(recipe: Recipe | PriorRecipe) -> str:
     """A hash of all that decides the path of the optimisation.
 
-    How far it goes, what it saves on the way, how memory is spent and what is done with the result do not
-    count: an unfinished run may go on with other values of those.
+    How far it goes, what it saves on the way, where ImageNet lies, how memory and processors are spent and what is done
+    with the result do not count: an unfinished run may go on with other values of those.
     """
     content = recipe.model_dump(
         mode="json",
@@ -134,6 +134,7 @@ def digest(recipe: Recipe | PriorRecipe) -> str:
             "hub": True,
             "checkpoint_every": True,
             "experts": {"folder", "together"},
+            "data": {"root", "workers"},
             "prior": {"micro_batch", "keep_graph_steps"},
             "distill": {"iterations", "checkpoint_every", "log_every"},
         },

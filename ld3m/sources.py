@@ -4,26 +4,30 @@ import glob
 import gzip
 import hashlib
 import io
+import os
+import stat
+from array import array
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from PIL import Image
 
-from ld3m import registry
+from ld3m import imagenet, registry
 from ld3m.errors import UserError, one_line
 from ld3m.recipe import DataRecipe
+from ld3m.subsets import choose
 
 SMALL_FASHION_MNIST = Path(__file__).parent / "assets" / "fashion-mnist-small"
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 FASHION_MNIST_CLASSES = (
     "T-shirt-top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle-boot",
 )  # fmt: skip
-IMAGE_SUFFIXES = frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN)
+IMAGE_SUFFIXES = tuple(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN)
 """File names that Pillow reads; some it only writes."""
 
 
@@ -35,15 +39,27 @@ class Example(NamedTuple):
     read: Callable[[], Image.Image]
 
 
+class Examples(Protocol):
+    """A list, or what makes each example when it is asked for: ImageNet's 1.3 million would take half a gigabyte."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Example: ...
+
+
 @dataclass(frozen=True)
 class Source:
     """A labelled image data set before preparation."""
 
     classes: Sequence[str]
-    splits: dict[str, Sequence[Example]]
+    splits: Mapping[str, Examples]
     """Examples of "train" and, where the source has one, "test"."""
     identity: str
     """Changes when the content changes; part of the cache's key."""
+    aliases: Mapping[str, int] = field(default_factory=dict)
+    """Other names that `data.subset` may call a class by, such as WordNet ids."""
+    subsets: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """Classes of the subsets that `data.subset` may name."""
 
 
 def open_source(recipe: DataRecipe) -> Source:
@@ -71,7 +87,7 @@ def _fashion_mnist(recipe: DataRecipe) -> Source:
     """The full data set, from Debian's package where it is installed, else from the Hub."""
     if not DEBIAN_FASHION_MNIST.is_dir():
         return _hub("zalando-datasets/fashion_mnist", recipe, classes=FASHION_MNIST_CLASSES)
-    splits: dict[str, Sequence[Example]] = {}
+    splits: dict[str, Examples] = {}
     for split, prefix in (("train", "train"), ("test", "t10k")):
         images = _read_idx(DEBIAN_FASHION_MNIST / f"{prefix}-images-idx3-ubyte.gz", header=16).reshape(-1, 28, 28)
         labels = _read_idx(DEBIAN_FASHION_MNIST / f"{prefix}-labels-idx1-ubyte.gz", header=8)
@@ -95,43 +111,124 @@ def _image_folder(root: Path, recipe: DataRecipe) -> Source:
     """`root/train/<class>/…` and `root/test/<class>/…` (or `val`), or `root/<class>/…` alone."""
     folders = {"train": root / "train"} if (root / "train").is_dir() else {"train": root}
     if folders["train"] != root:
-        for name in ("test", "val", "validation"):
-            if (root / name).is_dir():
-                folders["test"] = root / name
-                break
+        tests = [root / name for name in ("test", "val", "validation") if (root / name).is_dir()]
+        if tests:  # ImageNet's test folder has no classes, its val may have
+            folders["test"] = next(filter(_class_folders, tests), tests[0])
     classes = _class_folders(folders["train"])
     if not classes:
         raise UserError(
             f"data.source: {folders['train']} has no class folders; put images in <class>/ folders below it"
         )
-    splits: dict[str, Sequence[Example]] = {}
-    stamps = hashlib.sha256()
-    for split, folder in folders.items():
+    for folder in folders.values():
         if unknown := sorted(set(_class_folders(folder)) - set(classes)):
             raise UserError(f"data.source: {folder / unknown[0]} is a class that {folders['train']} does not have")
-        examples = []
-        for label, name in enumerate(classes):
-            for path in sorted((folder / name).rglob("*")):
-                if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file() and not _is_hidden(path, folder):
-                    stamps.update(f"{split} {name} {_stamp(path)}\n".encode())
-                    examples.append(Example(str(path), label, partial(Image.open, path)))
-        splits[split] = examples
+    return _from_folders(folders, classes, dict(enumerate(classes)))
+
+
+def _imagenet(recipe: DataRecipe) -> Source:
+    """ImageNet-1k from `data.root`, $LD3M_IMAGENET or the Hub: all 1,000 classes by number, whichever are there.
+
+    Of a folder, only the classes of `data.subset` are looked at.
+    """
+    classes, subsets = imagenet.classes(), imagenet.subsets()
+    names = [name for _, name in classes]
+    aliases = {wordnet_id: label for label, (wordnet_id, _) in enumerate(classes)}
+    key = "data.root" if recipe.root else "LD3M_IMAGENET"
+    place = recipe.root or os.environ.get("LD3M_IMAGENET") or imagenet.HUB
+    if place.startswith("hub:"):
+        try:
+            source = _hub(place.removeprefix("hub:"), recipe, names)
+        except UserError as error:
+            raise UserError(f"{error}; or name ImageNet's folder by data.root or LD3M_IMAGENET") from None
+        return replace(source, aliases=aliases, subsets=subsets)
+    root = Path(place)
+    tests = [root / name for name in ("val", "validation", "val_folders") if (root / name).is_dir()]
+    if not (root / "train").is_dir() or not tests:
+        raise UserError(f"{key}: {root} needs the folders train/n01440764/… and val/n01440764/…, one a class")
+    test = next((folder for folder in tests if set(_class_folders(folder)) & aliases.keys()), None)
+    if test is None:
+        raise UserError(
+            f"{key}: {tests[0]} is not sorted by class; move its images into folders such as {tests[0]}/n01440764"
+        )
+    chosen = {label: classes[label].wordnet_id for label in choose(recipe.subset, names, aliases, subsets)}
+    for label, name in chosen.items():
+        if missing := [folder for folder in (root / "train", test) if not (folder / name).is_dir()]:
+            raise UserError(
+                f"{key}: there is no {missing[0] / name}, the class {names[label]!r}; "
+                "set data.subset to classes that are there"
+            )
+    source = _from_folders({"train": root / "train", "test": test}, names, chosen)
+    return replace(source, aliases=aliases, subsets=subsets)
+
+
+def _from_folders(folders: Mapping[str, Path], classes: Sequence[str], names: Mapping[int, str]) -> Source:
+    """A source of the images below class folders.
+
+    Args:
+        folders: of each split.
+        classes: names of the classes.
+        names: the folder, in that of each split, of each class to look at.
+    """
+    stamps = hashlib.sha256()
+    splits = {split: _Files(folder) for split, folder in folders.items()}
+    for split, files in splits.items():
+        for label, name in names.items():
+            folder = (files.folder / name).resolve()
+            for path in _image_files(folder):
+                stamps.update(f"{split} {label} {_stamp(folder / path)}\n".encode())
+                files.add(f"{name}/{path}", label)
     return Source(classes, splits, stamps.hexdigest())
 
 
+class _Files:
+    """`Examples` by path."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.paths: list[str] = []
+        """Below the folder."""
+        self.labels = array("l")
+
+    def add(self, path: str, label: int) -> None:
+        self.paths.append(path)
+        self.labels.append(label)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Example:
+        path = str(self.folder / self.paths[index])
+        return Example(path, self.labels[index], partial(Image.open, path))
+
+
+def _image_files(root: Path) -> list[str]:
+    """Images anywhere below a folder, in order; links that lead nowhere among them, so that they are told."""
+    found: list[tuple[str, ...]] = []
+    for parent, folders, files in os.walk(root):
+        folders[:] = [name for name in folders if not _is_hidden(name)]
+        below = Path(parent).relative_to(root).parts
+        found += [(*below, name) for name in files if name.lower().endswith(IMAGE_SUFFIXES) and not _is_hidden(name)]
+    return ["/".join(parts) for parts in sorted(found)]
+
+
 def _class_folders(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not _is_hidden(entry, folder))
+    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not _is_hidden(entry.name))
 
 
-def _is_hidden(path: Path, root: Path) -> bool:
+def _is_hidden(name: str) -> bool:
     """What systems and tools leave beside images, such as ._1.png, .ipynb_checkpoints and __MACOSX."""
-    return any(part.startswith((".", "__")) for part in path.relative_to(root).parts)
+    return name.startswith((".", "__"))
 
 
 def _stamp(path: Path) -> str:
     """Changes when the file's content does."""
-    stat = path.stat()
-    return f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}"
+    try:
+        status = path.lstat()
+        if stat.S_ISLNK(status.st_mode):
+            path, status = path.resolve(), path.stat()
+    except OSError:
+        return f"{path} is not there"
+    return f"{path} {status.st_size} {status.st_mtime_ns}"
 
 
 def _parquet(path: Path, recipe: DataRecipe) -> Source:
@@ -165,7 +262,7 @@ def _parquet(path: Path, recipe: DataRecipe) -> Source:
                 loaded[split] = datasets.Dataset.from_parquet([glob.escape(str(file)) for file in chosen])
             except Exception as error:  # columns that differ from file to file, no room for the Arrow copy, …
                 raise UserError(f"data.source: cannot load {chosen[0]} ({one_line(error)})") from None
-    return _from_tables(loaded, recipe, "\n".join(_stamp(file) for file in files))
+    return _from_tables(loaded, recipe, "\n".join(_stamp(file.resolve()) for file in files))
 
 
 def _hub(name: str, recipe: DataRecipe, classes: Sequence[str] | None = None) -> Source:
@@ -205,11 +302,13 @@ def _from_tables(
     else:
         values = sorted(value for value in tables["train"].unique(label_column) if value is not None)
         known = [str(value) for value in values]
+    if classes and len(classes) != len(known):
+        raise UserError(f"data.source: {recipe.source} has {len(classes)} classes, but this has {len(known)}")
     names = [name.replace("/", "-").replace(" ", "-") for name in (classes or known)]
     if bad := [name for name, count in Counter(names).items() if count > 1 or not name.strip(".")]:
         raise UserError(f"data.label_column: {bad[0]!r} names two classes, or cannot name a folder")
     labels = {value: label for label, value in enumerate(values)}
-    splits: dict[str, Sequence[Example]] = {}
+    splits: dict[str, Examples] = {}
     for split, table in tables.items():
         for key, column in (("image_column", image_column), ("label_column", label_column)):
             if column not in table.features:
@@ -220,20 +319,34 @@ def _from_tables(
             table = table.cast_column(image_column, datasets.Image(decode=False))
         except Exception as error:
             raise UserError(f"data.image_column: {image_column!r} holds no images ({one_line(error)})") from None
-        examples = []
         for index, value in enumerate(table[label_column]):
             if value not in labels:
                 raise UserError(
                     f"data.label_column: row {index} of {split} has label {value!r}, which is none of the classes"
                 )
-
-            def read(table: Any = table, index: int = index) -> Image.Image:
-                record = table[index][image_column]
-                return Image.open(io.BytesIO(record["bytes"]) if record["bytes"] else record["path"])
-
-            examples.append(Example(f"{recipe.source} {split} row {index}", labels[value], read))
-        splits[split] = examples
+        numbers = array("l", (labels[value] for value in table[label_column]))
+        splits[split] = _Rows(f"{recipe.source} {split}", table, image_column, numbers)
     return Source(names, splits, identity)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """`Examples` in a `datasets` table."""
+
+    name: str
+    table: Any
+    column: str
+    labels: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> Example:
+        return Example(f"{self.name} row {index}", self.labels[index], partial(self._read, index))
+
+    def _read(self, index: int) -> Image.Image:
+        record = self.table[index][self.column]
+        return Image.open(io.BytesIO(record["bytes"]) if record["bytes"] else record["path"])
 
 
 def _column(key: Literal["image_column", "label_column"], features: Any, recipe: DataRecipe) -> str:
@@ -257,6 +370,7 @@ def _column(key: Literal["image_column", "label_column"], features: Any, recipe:
 SOURCES: dict[str, Callable[[DataRecipe], Source]] = {
     "fashion-mnist": _fashion_mnist,
     "fashion-mnist-small": _small_fashion_mnist,
+    "imagenet": _imagenet,
 }
 """Sources by the name that `data.source` gives; other packages add theirs through entry points of the group
 `ld3m.sources`, which a file or folder of the same name goes before."""

@@ -38,8 +38,7 @@ def train_prior(recipe: PriorRecipe, resume: bool = True) -> Path:
     folder = recipe.folder
     training = folder / "training"
     _claim(recipe, training, resume, main)
-    with accelerator.main_process_first():
-        images = data.prepare(recipe.data, progress=main)
+    images = data.prepare(recipe.data, progress=main)
     real, labels = images.everything("train")
     autoencoder, autoencoder_seconds = _train_autoencoder(recipe, real, training, accelerator)
     latents = _encode_all(autoencoder, real, accelerator)

@@ -411,8 +411,14 @@ def damaged(tmp_path: Path) -> Path:
 def test_an_unreadable_image_is_an_error_that_names_it(damaged: Path) -> None:
     with pytest.raises(UserError, match=r"cannot read .*/train/a/cut\.png \(.*\); .*data\.on_corrupt=skip"):
         prepared(damaged)
-    assert list((damaged.parent / "cache").rglob("*.safetensors")) == []
-    assert list((damaged.parent / "cache" / "data").iterdir()) == []
+    assert list((damaged.parent / "cache").rglob("index.json")) == []
+
+
+def test_images_prepared_without_the_unreadable_are_refused_where_they_are_errors(damaged: Path) -> None:
+    skipped = prepared(damaged, on_corrupt="skip")
+    with pytest.raises(UserError, match=r"cannot read .*/train/a/cut\.png \(.*\); .*data\.on_corrupt=skip"):
+        prepared(damaged)
+    assert prepared(damaged, on_corrupt="skip").folder == skipped.folder
 
 
 def test_unreadable_images_are_skipped_and_named(damaged: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -588,22 +594,6 @@ def test_a_link_moved_to_another_class_is_prepared_anew(tmp_path: Path) -> None:
     assert all_values(prepared(root), 0) == [1, 2]
     (root / "a").rename(root / "A")
     assert prepared(root).classes == ["A", "b"]
-
-
-def test_an_interrupted_preparation_leaves_nothing(numbered: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read = iter(range(25))
-
-    def interrupted(image: Image.Image, resolution: int, channels: int) -> np.ndarray:
-        if next(read) == 24:
-            raise KeyboardInterrupt
-        return convert(image, resolution, channels)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(data, "convert", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            prepared(numbered)
-    assert list((numbered.parent / "cache" / "data").iterdir()) == []
-    assert prepared(numbered).counts["train"] == [18, 18, 2]
 
 
 def test_the_index_says_what_the_folder_holds(numbered: Path) -> None:

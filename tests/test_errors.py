@@ -83,7 +83,7 @@ def refused(ld3m: Command, tmp_path: Path, given: Path) -> Refusal:
         ("distill.iterations=1.5", ("distill.iterations: 1.5 is not right", "integer")),
         ("distill.iterations=yes", ("distill.iterations: True is not right",)),
         ("distill.dm.augment=perhaps", ("distill.dm.augment: 'perhaps' is not right", "boolean")),
-        ("data.subset=circle", ("data.subset: 'circle' is not right", "list")),
+        ("data.subset=circle", ("data.subset: 'circle' is not a known subset", "list")),
         ("prior.keep_graph_steps=some", ("prior.keep_graph_steps: 'some' is not right", "0 or more, or all")),
         # ranges
         ("distill.iterations=-1", ("distill.iterations: -1 is not right", "greater than or equal to 0")),
@@ -127,6 +127,9 @@ def refused(ld3m: Command, tmp_path: Path, given: Path) -> Refusal:
         # what does not fit
         ("data.subset=[circle, star]", ("data.subset: 'star'", "circle, cross, square")),
         ("data.subset=[circle, circle]", ("data.subset", "twice")),
+        ("data.subset=[circle, 0]", ("data.subset: names the class 'circle' twice",)),
+        ("data.subset=[0, 3]", ("data.subset: 3 is not the number of a class", "0 to 2")),
+        ("data.subset=[-1]", ("data.subset: -1 is not the number of a class",)),
         ("data.channels=3", ("data.channels: 3", "data.channels=1")),
         ("network.arch=vgg11", ("data.resolution: 16", "vgg11", "32 or more")),
         ("evaluate.arch=[convnet, lenet]", ("evaluate.arch: 'lenet' is not known", "vgg11")),
@@ -258,6 +261,65 @@ def test_columns_that_are_not_there(refused: Refusal, recipe_file: Path, given: 
         override = f"data.{key}=picture"
         parts = (f"data.{key}: there is no column 'picture'", "has image, label")
         assert len(refused("distill", recipe_file, f"data.source={given}", override, parts=parts)) == 1
+
+
+@pytest.fixture
+def imagenet(given: Path) -> Path:
+    """Two classes of ImageNet in the usual layout."""
+    for name in ("n01440764", "n01443537"):
+        for split in ("train", "val"):
+            (given / "imagenet" / split / name).mkdir(parents=True)
+            Image.new("L", (16, 16)).save(given / "imagenet" / split / name / "0.png")
+    return given / "imagenet"
+
+
+@pytest.mark.parametrize(
+    ("subset", "parts"),
+    [
+        ("[1000]", ("data.subset: 1000 is not the number of a class; they go from 0 to 999",)),
+        ("[-1]", ("data.subset: -1", "0 to 999")),
+        ("[tench, 0]", ("data.subset: names the class 'tench' twice",)),
+        ("[n01440764, tench]", ("data.subset: names the class 'tench' twice",)),
+        ("[goldfsh]", ("data.subset: 'goldfsh' is not a class; did you mean goldfish or",)),
+        ("[n00000000]", ("data.subset: 'n00000000' is not a class",)),
+        ("bird", ("data.subset: 'bird' is not a known subset", "list of classes", "imagenette", "birds")),
+        ("imagenette", ("n02102040", "'English-springer'", "data.subset")),
+        ("null", ("n01484850", "'great-white-shark'", "data.subset")),
+    ],
+)
+def test_classes_that_imagenet_does_not_have(
+    refused: Refusal, recipe_file: Path, imagenet: Path, subset: str, parts: tuple[str, ...]
+) -> None:
+    overrides = ("data.source=imagenet", f"data.root={imagenet}", f"data.subset={subset}")
+    assert len(refused("distill", recipe_file, *overrides, parts=parts)) == 1
+
+
+def test_imagenet_in_another_layout(
+    refused: Refusal, recipe_file: Path, imagenet: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(imagenet / "val")
+    (imagenet / "val").mkdir()
+    (imagenet / "val" / "ILSVRC2012_val_00000001.JPEG").touch()
+    given = ("distill", recipe_file, "data.source=imagenet", "data.subset=[tench]")
+    parts = (f"data.root: {imagenet / 'val'} is not sorted by class", f"{imagenet / 'val' / 'n01440764'}")
+    assert len(refused(*given, f"data.root={imagenet}", parts=parts)) == 1
+    shutil.rmtree(imagenet / "val")
+    parts = (f"data.root: {imagenet} needs the folders train/n01440764/… and val/n01440764/…",)
+    assert len(refused(*given, f"data.root={imagenet}", parts=parts)) == 1
+    parts = ("data.root: '/no/such/imagenet' is not a folder", "train/ and val/")
+    assert len(refused(*given, "data.root=/no/such/imagenet", parts=parts)) == 1
+    monkeypatch.setenv("LD3M_IMAGENET", "/no/such/imagenet")
+    assert len(refused(*given, parts=("LD3M_IMAGENET: /no/such/imagenet needs the folders",))) == 1
+
+
+def test_imagenet_nowhere(refused: Refusal, recipe_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a folder it is the Hub's, which wants its terms accepted, and a network."""
+    import datasets
+
+    monkeypatch.delenv("LD3M_IMAGENET", raising=False)
+    monkeypatch.setattr(datasets, "load_dataset", {}.__getitem__)
+    parts = ("cannot load ILSVRC/imagenet-1k from the Hub", "data.root or LD3M_IMAGENET")
+    assert len(refused("distill", recipe_file, "data.source=imagenet", parts=parts)) == 1
 
 
 # --- the prior ---------------------------------------------------------------------------------------------

@@ -75,3 +75,20 @@ def test_half_precision_is_close_to_single(packaged: ClassConditionalLDM, dtype:
         exact, rounded = packaged.denoise(z, 501, c), half.denoise(z, 501, c)
     assert rounded.dtype == torch.float32
     assert (rounded - exact).norm() / exact.norm() <= {"bfloat16": 0.03, "float16": 0.005}[dtype]
+
+
+def test_a_random_denoiser_is_the_same_everywhere_and_leaves_the_rest_alone(packaged: ClassConditionalLDM) -> None:
+    state = torch.get_rng_state()
+    one, two = (priors.load(SamplerRecipe(source="fashion-mnist", denoiser="random")) for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), state)
+    for name, weight in one.denoiser.state_dict().items():
+        assert torch.equal(weight, two.denoiser.state_dict()[name])
+    first = "conv_in.weight"
+    trained = packaged.denoiser.state_dict()[first]
+    assert not torch.equal(one.denoiser.state_dict()[first], trained)
+    # drawn uniformly within 1/sqrt(fan in), as torch's layers are: variance a third of 1/fan in
+    fan_in = trained[0].numel()
+    assert one.denoiser.state_dict()[first].var().item() == pytest.approx(1 / (3 * fan_in), rel=0.1)
+    assert not any(weight.requires_grad for weight in one.denoiser.parameters())
+    for name, weight in one.autoencoder.state_dict().items():
+        assert torch.equal(weight, packaged.autoencoder.state_dict()[name])

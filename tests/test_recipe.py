@@ -50,6 +50,28 @@ def test_shipped_recipes_are_valid_and_say_how_they_are_run(path: Path) -> None:
     assert recipe.name in path.stem
 
 
+def test_every_row_of_the_recipes_readme_is_a_recipe() -> None:
+    """Code that begins with a recipe's name is that recipe with overrides."""
+    text = (RECIPES[0].parent / "README.md").read_text()
+    names = {path.stem for path in RECIPES}
+    rows = [words for code in re.findall("`([^`\n]+)`", text) if (words := code.split())[0] in names]
+    assert len(rows) >= 20
+    for name, *overrides in rows:
+        load(Recipe, name, overrides)
+    assert all(f"({path.name})" in text for path in RECIPES)
+
+
+@pytest.mark.parametrize(("name", "steps", "depth"), [("imagenet128", 10, 5), ("imagenet256", 20, 6)])
+def test_the_imagenet_recipes_have_the_papers_settings(name: str, steps: int, depth: int) -> None:
+    """T = 10 and ConvNet-5 at 128 px, T = 20 and ConvNet-6 at 256 px; the rest are the authors' defaults."""
+    recipe = load(Recipe, name)
+    assert (recipe.prior.steps, recipe.network.depth) == (steps, depth)
+    assert recipe.data.resolution == int(name.removeprefix("imagenet"))
+    assert (recipe.prior.guidance, recipe.distill.real_batch, recipe.distill.momentum) == (3, 256, 0.5)
+    assert (recipe.distill.lr_latents, recipe.distill.lr_conditioning) == (1, 1)
+    assert load(Recipe, name, ["data.subset=b"]).data.subset == "b"
+
+
 def test_a_name_means_the_file_below_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert find("quickstart").samefile(RECIPES[0].parent / "quickstart.yaml")
@@ -148,6 +170,17 @@ def test_classes_named_by_numbers_need_no_quotes(minimal: str) -> None:
     assert load(Recipe, minimal, ["data.subset=[3, 10]"]).data.subset == ["3", "10"]
 
 
+def test_a_file_of_classes_is_read_into_the_recipe(minimal: str, tmp_path: Path) -> None:
+    (tmp_path / "some.txt").write_text("n01440764\n\n  n02102040 \n")
+    (tmp_path / "some.json").write_text('["n01440764", 217]')
+    assert load(Recipe, minimal, [f"data.subset={tmp_path}/some.txt"]).data.subset == ["n01440764", "n02102040"]
+    assert load(Recipe, minimal, [f"data.subset={tmp_path}/some.json"]).data.subset == ["n01440764", "217"]
+    for name, content in (("some.json", "[1,"), ("some.json", "{}"), ("some.txt", "\n")):
+        (tmp_path / name).write_text(content)
+        (line,) = mistakes(minimal, f"data.subset={tmp_path / name}")
+        assert line.startswith("data.subset: ")
+
+
 def test_an_override_fills_a_section_left_empty(minimal: str) -> None:
     path = Path(minimal)
     path.write_text(path.read_text() + "distill:\n")
@@ -223,9 +256,13 @@ def test_unknown_keys_are_answered_with_the_nearest(minimal: str, override: str,
         ("prior.skip=Paper", ["prior.skip: 'Paper'", "'paper', 'reference' or 'none'"]),
         ("prior.keep_graph_steps=some", ["prior.keep_graph_steps: 'some'", "0 or more, or all"]),
         ("prior.keep_graph_steps=2.5", ["prior.keep_graph_steps: 2.5", "0 or more, or all"]),
-        ("data.subset=Bag", ["data.subset: 'Bag'", "list"]),
+        ("data.subset=5", ["data.subset: 5", "list of at least 1 class"]),
+        ("data.subset=none.txt", ["data.subset: 'none.txt'", "list of classes", "FileNotFoundError"]),
+        ("data.root=/tmp", ["data.root: '/tmp'", "only for data.source=imagenet"]),
+        ("data.root=/no/such", ["data.root: '/no/such'", "train/ and val/"]),
+        ("data.workers=0", ["data.workers: 0", "greater than or equal to 1"]),
         ("data.subset=[]", ["data.subset: []", "at least 1"]),
-        ("data.subset=[yes]", ["data.subset.0: True", "string"]),
+        ("data.subset=[yes]", ["data.subset: True", "a string or a number"]),
         ("data.channels=2", ["data.channels: 2", "1 or 3"]),
         ("evaluate.arch=[]", ["evaluate.arch: []", "at least 1"]),
         ("network.depth=9", ["network.depth: 9", "32 pixels", "5 or fewer"]),
@@ -317,6 +354,7 @@ def test_the_digest_changes_with_what_decides_the_result(minimal: str, override:
         "distill.iterations=7",
         "distill.checkpoint_every=7",
         "distill.log_every=7",
+        "data.workers=7",
         "prior.micro_batch=7",
         "prior.keep_graph_steps=0",
         "evaluate.epochs=7",
