@@ -1,0 +1,58 @@
+"""A classifier of the real images, trained briefly: what judges a prior's samples and scores images for core-sets."""
+
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional
+from tqdm import tqdm
+
+from ld3m import networks
+from ld3m.data import ImageSet, to_pixels
+from ld3m.randomness import generator
+from ld3m.recipe import NetworkRecipe
+
+BATCH = 128
+
+
+def build(arch: str, width: int, images: ImageSet, seed: int) -> nn.Module:
+    """An untrained network for the classes of a set of images; the seed decides its weights.
+
+    Args:
+        arch: a name of `networks.NETWORKS`.
+        width: channels of a ConvNet; other networks have sizes of their own.
+        images: its training images.
+        seed: keys the draw.
+    """
+    _, channels, resolution, _ = images.images("train", 0).shape
+    shape = networks.Shape(channels, resolution, len(images.classes))
+    return networks.build(arch, shape, NetworkRecipe(width=width), generator(seed, "classifier"))
+
+
+def train(classifier: nn.Module, images: ImageSet, epochs: int, seed: int, device: torch.device, title: str) -> None:
+    """Trains on all real training images by Adam with one cosine decay, and leaves the network in evaluation mode.
+
+    Each batch is read as it comes, so that memory does not grow with the images. The seed decides their order.
+    """
+    classifier.to(device).train()
+    real = [images.images("train", label) for label in range(len(images.classes))]
+    sizes = torch.tensor([len(part) for part in real])
+    labels = torch.arange(len(real)).repeat_interleave(sizes)
+    places = torch.cat([torch.arange(len(part)) for part in real])
+    steps = epochs * math.ceil(len(labels) / BATCH)
+    optimiser = torch.optim.AdamW(classifier.parameters(), lr=2e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=steps)
+    batches = (
+        batch
+        for epoch in range(epochs)
+        for batch in torch.randperm(len(labels), generator=generator(seed, "classifier order", epoch)).split(BATCH)
+    )
+    for batch in tqdm(batches, title, total=steps):
+        shown = torch.stack([real[labels[index]][places[index]] for index in batch.tolist()])
+        logits = classifier(images.normalise(to_pixels(shown.to(device))))
+        loss = functional.cross_entropy(logits, labels[batch].to(device))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+    classifier.eval()
