@@ -1,6 +1,7 @@
 """A classifier of the real images, trained briefly: what judges a prior's samples and scores images for core-sets."""
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -9,13 +10,13 @@ from tqdm import tqdm
 
 from ld3m import networks
 from ld3m.data import ImageSet, to_pixels
-from ld3m.randomness import generator
+from ld3m.randomness import generator, global_draws
 from ld3m.recipe import NetworkRecipe
 
 BATCH = 128
 
 
-def build(arch: str, width: int, images: ImageSet, seed: int) -> nn.Module:
+def build(arch: str, width: int, images: ImageSet, seed: int) -> Any:
     """An untrained network for the classes of a set of images; the seed decides its weights.
 
     Args:
@@ -32,7 +33,7 @@ def build(arch: str, width: int, images: ImageSet, seed: int) -> nn.Module:
 def train(classifier: nn.Module, images: ImageSet, epochs: int, seed: int, device: torch.device, title: str) -> None:
     """Trains on all real training images by Adam with one cosine decay, and leaves the network in evaluation mode.
 
-    Each batch is read as it comes, so that memory does not grow with the images. The seed decides their order.
+    Each batch is read as it comes, so that memory does not grow with the images. The seed decides order and dropout.
     """
     classifier.to(device).train()
     real = [images.images("train", label) for label in range(len(images.classes))]
@@ -47,12 +48,13 @@ def train(classifier: nn.Module, images: ImageSet, epochs: int, seed: int, devic
         for epoch in range(epochs)
         for batch in torch.randperm(len(labels), generator=generator(seed, "classifier order", epoch)).split(BATCH)
     )
-    for batch in tqdm(batches, title, total=steps):
-        shown = torch.stack([real[labels[index]][places[index]] for index in batch.tolist()])
-        logits = classifier(images.normalise(to_pixels(shown.to(device))))
-        loss = functional.cross_entropy(logits, labels[batch].to(device))
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        schedule.step()
+    with global_draws(generator(seed, "classifier dropout")):
+        for batch in tqdm(batches, title, total=steps):
+            shown = torch.stack([real[labels[index]][places[index]] for index in batch.tolist()])
+            logits = classifier(images.normalise(to_pixels(shown.to(device))))
+            loss = functional.cross_entropy(logits, labels[batch].to(device))
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
     classifier.eval()

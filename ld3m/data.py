@@ -114,7 +114,7 @@ def prepare(recipe: DataRecipe, progress: bool = True) -> ImageSet:
     """
     source = open_source(recipe)
     chosen = _subset(source.classes, recipe.subset)
-    settings = recipe.model_dump(exclude={"source"})
+    settings = recipe.model_dump(include=DataRecipe.model_fields.keys() - {"source"})  # and of no core-set of it
     key = json.dumps([LAYOUT, source.identity, list(source.classes), settings], sort_keys=True)
     folder = cache_folder() / "data" / hashlib.sha256(key.encode()).hexdigest()[:20]
     if not (folder / "index.json").is_file():

@@ -1,6 +1,8 @@
 """Random draws keyed by what they are for, never by the process that makes them."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -18,3 +20,14 @@ def generator(seed: int, purpose: str, *key: int) -> torch.Generator:
     """
     digest = hashlib.blake2b(repr((seed, purpose, *key)).encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
+
+
+@contextmanager
+def global_draws(source: torch.Generator) -> Iterator[None]:
+    """Makes what is drawn without a generator, such as initial weights and dropout, a function of `source` alone.
+
+    It seeds torch's global generators, of every device, for what runs inside; the CPU's is put back at the end.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(torch.randint(2**62, (), generator=source)))
+        yield
