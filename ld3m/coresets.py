@@ -2,8 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -81,11 +82,13 @@ def k_center(features: Tensor, count: int) -> Tensor:
     Starts at the image nearest to the mean. Covers the class within at most twice the least radius that as many
     images can (Gonzalez, 1985). Arguments and result as `herding`'s.
     """
-    centre, distances = features.mean(0), features.new_full((len(features),), torch.inf)
-    chosen = [int((features - centre).square().sum(1).argmin())]
+    mean, squares = features.mean(0), features.square().sum(1)
+    chosen = [int((squares - 2 * (features @ mean)).argmin())]
+    distances = torch.full_like(squares, torch.inf)
     for _ in range(1, min(count, len(features))):
-        distances = torch.minimum(distances, (features - features[chosen[-1]]).square().sum(1))
-        distances[chosen] = -1  # an image is not taken twice, even where it is one of several equal ones
+        newest = chosen[-1]
+        distances = torch.minimum(distances, squares - 2 * (features @ features[newest]) + squares[newest])
+        distances[chosen] = -torch.inf  # an image is not taken twice, even where it is one of several equal ones
         chosen.append(int(distances.argmax()))
     return torch.tensor(chosen)
 
@@ -109,14 +112,14 @@ class Coreset(ImageSet):
     `images("train", label)` holds the kept images of a class in memory, and maps them where all are kept.
     """
 
-    kept: Sequence[Tensor | slice]
-    """Of each class, the indices of its kept training images."""
+    kept: Callable[[int], Tensor | slice]
+    """The indices of the kept training images of a class."""
     scores: Path | None
     """The folder of losses and features of all training images, where something looks at them."""
 
     def images(self, split: str, label: int) -> Tensor:
         images = super().images(split, label)
-        return images[self.kept[label]] if split == "train" else images
+        return images[self.kept(label)] if split == "train" else images
 
     def select(self, name: str, label: int, count: int, draws: torch.Generator) -> Tensor:
         """Indices int64 [at most count] into the kept training images of a class.
@@ -132,7 +135,7 @@ class Coreset(ImageSet):
         measure, selection = SELECTIONS[name]
         assert self.scores, f"the set was not opened for {name}"
         with safetensors.safe_open(self.scores / f"{label}.safetensors", "pt") as file:
-            return selection(file.get_tensor(measure)[self.kept[label]], count)
+            return selection(file.get_tensor(measure)[self.kept(label)], count)
 
 
 def open_whole(
@@ -140,7 +143,7 @@ def open_whole(
 ) -> Coreset:
     """All images, ready for selections by these names; scores them where that was not done before."""
     scores = score(images, recipe.scorer, device) if any(name in SELECTIONS for name in selections) else None
-    return Coreset(**vars(images), kept=[slice(None)] * len(images.classes), scores=scores)
+    return Coreset(**vars(images), kept=lambda label: slice(None), scores=scores)
 
 
 def open_kept(
@@ -150,12 +153,14 @@ def open_kept(
     if recipe.keep == 1:
         return open_whole(images, recipe, selections, device)
     whole = open_whole(images, recipe, [recipe.keep_order, *selections], device)
-    kept = [
-        whole.select(recipe.keep_order, label, kept_count(recipe, count), generator(seed, "keep", label)).sort().values
-        for label, count in enumerate(images.counts["train"])
-    ]
-    counts = {**images.counts, "train": [len(indices) for indices in kept]}
-    return Coreset(**{**vars(whole), "kept": kept, "counts": counts})
+    counts = [kept_count(recipe, count) for count in images.counts["train"]]
+
+    @cache  # a process looks at its own classes only, but more than once
+    def kept(label: int) -> Tensor:
+        draws = generator(seed, "keep", label)
+        return whole.select(recipe.keep_order, label, counts[label], draws).sort().values
+
+    return Coreset(**{**vars(whole), "kept": kept, "counts": {**images.counts, "train": counts}})
 
 
 def kept_count(recipe: DistilledDataRecipe, count: int) -> int:
