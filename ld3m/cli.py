@@ -90,7 +90,11 @@ def evaluate(
         ),
     ] = None,
     against: Annotated[
-        str, typer.Option(metavar="NAME,…", help="Baselines of as many images, trained on alike: random.")
+        str,
+        typer.Option(
+            metavar="NAME,…",
+            help="Baselines of as many real images, trained on alike: random, herding, k-center, easy, hard.",
+        ),
     ] = "",
     seeds: Annotated[int | None, typer.Option(help="Networks of each kind; by default the recipe's.")] = None,
     split: Annotated[str, typer.Option(help="What to test on: test, or validation where some is held out.")] = "test",

@@ -29,8 +29,9 @@ from ld3m.subsets import choose
 
 LAYOUT = 2
 """Version of the cache's layout; part of its key."""
-NOT_CONTENT = {"source", "root", "subset", "on_corrupt", "workers"}
-"""Keys of a data recipe that say where images are and how they are read; the chosen classes are in the cache's key."""
+NOT_CONTENT = {"source", "root", "subset", "on_corrupt", "workers", "keep", "keep_order", "scorer"}
+"""Keys of a data recipe that say where images are, how they are read, and what core-set is taken of them; the chosen
+classes are in the cache's key."""
 MOST_WORKERS = 8
 """Threads by default: decoding and resizing go side by side, but a fifth of an image's time is Python's, one by one."""
 
@@ -64,6 +65,25 @@ class ImageSet:
         """Pixels [N, channels, H, W] in [0, 1] to what every network sees, real images and synthetic alike."""
         shape = (1, -1, 1, 1)
         return (pixels - self.mean.view(shape).to(pixels)) / self.std.view(shape).to(pixels)
+
+
+class Rows:
+    """The images of a split in the order of their classes, read as they are asked for and never all at once."""
+
+    def __init__(self, images: ImageSet, split: str) -> None:
+        self.parts = [images.images(split, label) for label in range(len(images.classes))]
+        sizes = torch.tensor([len(part) for part in self.parts])
+        self.labels = torch.arange(len(sizes)).repeat_interleave(sizes)
+        """int64 [N]."""
+        self.places = torch.cat([torch.arange(len(part)) for part in self.parts])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, indices: Tensor) -> Tensor:
+        """Images uint8 [n, channels, H, W] by their indices [n]."""
+        chosen = zip(self.labels[indices].tolist(), self.places[indices].tolist(), strict=True)
+        return torch.stack([self.parts[label][place] for label, place in chosen])
 
 
 def to_pixels(images: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
-from ld3m import data, networks, objectives, parallel, run
+from ld3m import coresets, data, networks, objectives, parallel, run
 from ld3m import prior as priors
 from ld3m.errors import UserError
 from ld3m.learnt import Learnt, draw_noise, initial
@@ -78,7 +78,7 @@ class Job:
 
     recipe: Recipe
     accelerator: Accelerator
-    images: data.ImageSet
+    images: coresets.Coreset
     prior: Prior
     schedule: Schedule
     objective: Objective
@@ -89,11 +89,10 @@ class Job:
     def prepare(cls, recipe: Recipe) -> "Job":
         """Loads data and prior and checks that they fit each other and the recipe."""
         accelerator = parallel.start()
-        prior = priors.load(
-            recipe.prior, accelerator.device
-        )  # first, as a mistake here should not cost hours of reading
-        images = data.prepare(recipe.data, progress=accelerator.is_main_process)
-        _check(recipe, images, prior)
+        prior = priors.load(recipe.prior, accelerator.device)  # first: a mistake here should not cost hours of reading
+        prepared = data.prepare(recipe.data, progress=accelerator.is_main_process)
+        _check(recipe, prepared, prior)
+        images = coresets.open_kept(prepared, recipe.data, recipe.seed, [recipe.distill.init], accelerator.device)
         own = parallel.shard(range(len(images.classes)), accelerator)
         settings = recipe.prior
         return cls(
@@ -124,12 +123,14 @@ def _check(recipe: Recipe, images: data.ImageSet, prior: Prior) -> None:
             f"data.channels: {channels}, but the prior's images have {prior.image_channels}; "
             f"set data.channels={prior.image_channels} or choose another prior.source"
         )
-    fewest = min(images.counts["train"])
-    if recipe.distill.init == "real" and fewest < count:
-        name = images.classes[images.counts["train"].index(fewest)]
+    found = min(images.counts["train"])
+    fewest = coresets.kept_count(recipe.data, found)
+    if recipe.distill.init != "noise" and fewest < count:
+        name = images.classes[images.counts["train"].index(found)]
+        kept = f" ({found} before data.keep={recipe.data.keep:g})" if fewest < found else ""
         raise UserError(
-            f"distill.images_per_class: {count}, but class {name!r} has only {fewest} training images to start from; "
-            "set fewer, or distill.init=noise"
+            f"distill.images_per_class: {count}, but class {name!r} has only {fewest} training images{kept} "
+            f"to start from; set fewer{', keep more' if kept else ''}, or distill.init=noise"
         )
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ld3m import data, networks, parallel, run
+from ld3m import coresets, data, networks, parallel, run
 from ld3m.errors import UserError
 from ld3m.files import write_json
 from ld3m.randomness import generator
@@ -27,8 +27,8 @@ from ld3m.training import train_epoch
 LEARNING_RATE = 1e-3
 LEARNING_RATES = {"vgg11": 1e-4}
 """The protocol's rate, and the rates of architectures that have another."""
-BASELINES = ("random",)
-"""What `--against` compares with: "random" draws as many real images of each class."""
+BASELINES = ("random", *coresets.SELECTIONS)
+"""What `--against` compares with: as many real images of each class, taken from all training images."""
 TEST_CHUNK = 100
 """Images tested at a time; larger activations are slower on CPUs, where each is mapped and unmapped anew."""
 
@@ -81,6 +81,9 @@ def evaluate(
         recipe = _with_learnt_rate(recipe, folder)
         settings = recipe.evaluate
     distilled = run.load_images(folder, images.classes, recipe.data.channels, recipe.data.resolution)
+    whole = coresets.open_whole(images, recipe.data, against, accelerator.device)
+    for_all_seeds = {name: real_images(name, whole, distilled[1], recipe, 0) for name in against if name != "random"}
+    for_all_seeds["distilled"] = distilled
     jobs = [
         (trained_on, arch, seed)
         for trained_on in ("distilled", *against)
@@ -90,7 +93,7 @@ def evaluate(
     partial = folder / "evaluating"
     done = []
     for trained_on, arch, seed in tqdm(parallel.shard(jobs, accelerator), "evaluating", disable=not main):
-        chosen = distilled if trained_on == "distilled" else random_images(images, distilled[1], recipe.seed, seed)
+        chosen = for_all_seeds.get(trained_on) or real_images(trained_on, whole, distilled[1], recipe, seed)
         kept = partial / f"{_digest(recipe, images, trained_on, arch, seed, split, chosen[0])}.json"
         if not kept.is_file():
             network = train(arch, *chosen, images, recipe, seed, accelerator.device)
@@ -103,6 +106,9 @@ def evaluate(
         for arch in archs
     ]
     rows = [_row(result, settings, split, len(distilled[0]), sum(images.counts[split])) for result in results]
+    for row in rows:
+        if row["trained_on"] in coresets.SELECTIONS:
+            row["scorer"] = recipe.data.scorer.model_dump()
     if main:
         path = folder / "evaluation.json"
         earlier = json.loads(path.read_text())["results"] if path.is_file() else []
@@ -220,14 +226,18 @@ def _cell(row: dict[str, Any] | None) -> str:
     return f"{row['mean']:.1f} ± {row['std']:.1f} ({len(row['accuracies'])})" if row else ""
 
 
-def random_images(images: data.ImageSet, labels: Tensor, seed: int, draw: int) -> tuple[Tensor, Tensor]:
-    """As many real training images of each class as `labels` has, drawn at random; another draw, other images."""
+def real_images(
+    selection: str, images: coresets.Coreset, labels: Tensor, recipe: Recipe, draw: int
+) -> tuple[Tensor, Tensor]:
+    """As many real training images of each class as `labels` has, or all where there are fewer, and their labels.
+
+    Another draw of "random" gives other images; the other selections always give the same.
+    """
     chosen = []
     for label, count in enumerate(torch.bincount(labels, minlength=len(images.classes)).tolist()):
-        real = images.images("train", label)
-        order = torch.randperm(len(real), generator=generator(seed, "random images", draw, label))
-        chosen.append(real[order[:count]])
-    sizes = torch.tensor([len(part) for part in chosen])  # fewer where a class has not as many real images
+        draws = generator(recipe.seed, "random images", draw, label)
+        chosen.append(images.images("train", label)[images.select(selection, label, count, draws)])
+    sizes = torch.tensor([len(part) for part in chosen])
     return torch.cat(chosen), torch.arange(len(chosen)).repeat_interleave(sizes)
 
 

@@ -8,6 +8,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from ld3m import data
+from ld3m.coresets import Coreset
+from ld3m.kmeans import kmeans
 from ld3m.prior import Prior
 from ld3m.randomness import generator
 from ld3m.recipe import DistillRecipe, Recipe
@@ -47,21 +49,35 @@ class Learnt:
 
 @torch.no_grad()
 def initial(
-    recipe: Recipe, images: data.ImageSet, prior: Prior, embedding: Tensor, label: int, device: torch.device
+    recipe: Recipe, images: Coreset, prior: Prior, embedding: Tensor, label: int, device: torch.device
 ) -> dict[str, Tensor]:
-    """The state of a class at the start: Z encodes random real images of it, or is noise; c is its embedding."""
-    count = recipe.distill.images_per_class
+    """The state of a class at the start: Z as `distill.init` says, c its embedding.
+
+    "prototype" is what D4M samples from (Su et al., CVPR 2024, arXiv 2407.15138), without its conditioning on text.
+    """
+    init, count = recipe.distill.init, recipe.distill.images_per_class
     draws = generator(recipe.seed, "init", label)
-    if recipe.distill.init == "real":
-        real = images.images("train", label)
-        pixels = data.to_signed(real[torch.randperm(len(real), generator=draws)[:count]].to(device))
-        if pixels.shape[-1] != prior.image_size:
-            pixels = functional.interpolate(pixels, size=prior.image_size, mode="bilinear", antialias=True)
-        z = prior.encode(pixels)
-    else:
+    if init == "noise":
         z = torch.randn(count, *prior.latent_shape, generator=draws).to(device)
+    elif init == "prototype":
+        encodings = _encode(images.images("train", label), prior, recipe.prior.micro_batch, device)
+        z = kmeans(encodings.flatten(1), count, draws).view(count, *prior.latent_shape).to(device)
+    else:
+        chosen = images.select("random" if init == "real" else init, label, count, draws)
+        z = _encode(images.images("train", label)[chosen], prior, recipe.prior.micro_batch, device).to(device)
     c = embedding.expand(count, *prior.conditioning_shape).clone()
     return {"z": z, "c": c, "z_momentum": torch.zeros_like(z), "c_momentum": torch.zeros_like(c)}
+
+
+def _encode(images: Tensor, prior: Prior, micro_batch: int, device: torch.device) -> Tensor:
+    """Latents [n, *latent_shape], on the CPU, of uint8 images [n, channels, H, W]."""
+    latents = []
+    for chunk in images.split(micro_batch):
+        pixels = data.to_signed(chunk.to(device))
+        if pixels.shape[-1] != prior.image_size:
+            pixels = functional.interpolate(pixels, size=prior.image_size, mode="bilinear", antialias=True)
+        latents.append(prior.encode(pixels).cpu())
+    return torch.cat(latents)
 
 
 def draw_noise(recipe: Recipe, prior: Prior, labels: Sequence[int], iteration: int, device: torch.device) -> Tensor:

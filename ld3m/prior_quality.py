@@ -1,21 +1,18 @@
 """How good a prior is: what its autoencoder loses, and whether its samples are of the class they were asked for."""
 
-import math
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
-from tqdm import tqdm
 
-from ld3m import data, networks
+from ld3m import classifier as classifiers
+from ld3m import data
 from ld3m.files import write_image
 from ld3m.pictures import grid
 from ld3m.prior import ClassConditionalLDM
 from ld3m.prior_recipe import PriorRecipe
 from ld3m.randomness import generator
-from ld3m.recipe import NetworkRecipe
 from ld3m.sampler import Schedule, render, to_pixels
 
 
@@ -33,7 +30,8 @@ def evaluate_prior(
     """
     settings = recipe.evaluate
     test, test_labels = images.everything("test")
-    classifier = _train_classifier(recipe, images, device)
+    classifier = classifiers.build("convnet", settings.classifier_width, images, recipe.seed)
+    classifiers.train(classifier, images, settings.classifier_epochs, recipe.seed, device, "classifier")
     with torch.no_grad():
         rebuilt = torch.cat(
             [to_pixels(prior.decode(prior.encode(data.to_signed(x.to(device))))).cpu() for x in test.split(100)]
@@ -77,31 +75,6 @@ def sample(
         pixels, _ = render(prior, schedule, z, table[chunk], noise, micro_batch=100)
         sampled.append(pixels.cpu())
     return torch.cat(sampled), labels
-
-
-def _train_classifier(recipe: PriorRecipe, images: data.ImageSet, device: torch.device) -> nn.Module:
-    """A ConvNet trained on all real training images by Adam with one cosine decay."""
-    settings = recipe.evaluate
-    real, labels = images.everything("train")
-    shape = networks.Shape(recipe.data.channels, recipe.data.resolution, len(images.classes))
-    network_recipe = NetworkRecipe(width=settings.classifier_width)
-    classifier = networks.build("convnet", shape, network_recipe, generator(recipe.seed, "classifier")).to(device)
-    steps = settings.classifier_epochs * math.ceil(len(real) / 128)
-    optimiser = torch.optim.AdamW(classifier.parameters(), lr=2e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=steps)
-    batches = (
-        batch
-        for epoch in range(settings.classifier_epochs)
-        for batch in torch.randperm(len(real), generator=generator(recipe.seed, "classifier order", epoch)).split(128)
-    )
-    for batch in tqdm(batches, "classifier", total=steps):
-        logits = classifier(images.normalise(data.to_pixels(real[batch].to(device))))
-        loss = functional.cross_entropy(logits, labels[batch].to(device))
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        schedule.step()
-    return classifier.eval()
 
 
 @torch.no_grad()

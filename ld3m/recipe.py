@@ -134,6 +134,30 @@ class DataRecipe(Section):
         return self
 
 
+class ScorerRecipe(Section):
+    """The network whose losses order real images and whose features herding and k-center look at."""
+
+    arch: str = "convnet"
+    width: int = Field(64, ge=1)
+    """Channels of a ConvNet; other networks have sizes of their own."""
+    epochs: int = Field(3, ge=1)
+    """Passes over the training images."""
+    seed: int = Field(0, ge=0)
+    """Its own, so that runs with other seeds share its scores."""
+    source: str | None = None
+    """Weights of a given network of this kind, a safetensors file; nothing is trained then."""
+
+
+class DistilledDataRecipe(DataRecipe):
+    """The data of a distillation, and the core-set of it that is distilled ("prune first, distil after")."""
+
+    keep: float = Field(1, gt=0, le=1)
+    """The share of each class's training images that is kept; test and validation images all are."""
+    keep_order: Literal["easy", "hard", "random", "herding", "k-center"] = "easy"
+    """Which are kept: of lowest or highest loss, any, or those that cover the features of the class."""
+    scorer: ScorerRecipe = ScorerRecipe()
+
+
 class SamplerRecipe(Section):
     """The frozen model and how it is sampled."""
 
@@ -210,8 +234,9 @@ class DistillRecipe(Section):
     """The matching loss."""
     images_per_class: int = Field(1, ge=1)
     iterations: int = Field(1000, ge=0)
-    init: Literal["real", "noise"] = "real"
-    """Z starts as the encoding of a random real image of the class, or as standard normal noise."""
+    init: Literal["real", "noise", "prototype", "herding", "k-center", "easy", "hard"] = "real"
+    """Z starts as encodings of random real images of the class, as standard normal noise, as k-means centres of the
+    class's encodings, or as encodings of the images that the named selection takes."""
     learn: Literal["both", "latents", "conditioning"] = "both"
     lr_latents: float = Field(1.0, gt=0)
     """Left out: 1 for dm, 0.1 for dc, 1000 for mtt."""
@@ -306,7 +331,7 @@ class Recipe(Section):
     seed: int = Field(0, ge=0)
     output: str | None = None
     """The run folder; left out: runs/<name>."""
-    data: DataRecipe
+    data: DistilledDataRecipe
     prior: SamplerRecipe
     distill: DistillRecipe = DistillRecipe()
     network: NetworkRecipe = NetworkRecipe()

@@ -43,10 +43,10 @@ def train_experts(recipe: Recipe, resume: bool = True) -> Path:
     accelerator.wait_for_everyone()  # all have looked before any expert is finished
     own = parallel.shard(missing, accelerator)
     stacks = [own[start : start + settings.together] for start in range(0, len(own), settings.together)]
-    real, labels = images.everything("train")
+    real = data.Rows(images, "train")
     with tqdm(desc="experts", total=len(own) * settings.epochs, unit="epoch", disable=not main) as bar:
         for experts in stacks:
-            _train(experts, recipe, images, real, labels, trajectories, accelerator, bar)
+            _train(experts, recipe, images, real, trajectories, accelerator, bar)
     accelerator.wait_for_everyone()
     if main:
         print(f"{trajectories.folder}: {settings.count} experts of {settings.epochs} epochs")
@@ -74,8 +74,7 @@ def _train(
     experts: Sequence[int],
     recipe: Recipe,
     images: data.ImageSet,
-    real: Tensor,
-    labels: Tensor,
+    real: data.Rows,
     trajectories: Trajectories,
     accelerator: Accelerator,
     bar: tqdm,
@@ -102,7 +101,7 @@ def _train(
                     for chosen, numbers in zip(places, draws, strict=True)
                 ]
             )
-            weights = _step(student, weights, shown, labels[places].to(device), settings.lr)
+            weights = _step(student, weights, shown, real.labels[places].to(device), settings.lr)
         for expert, rows, row in zip(experts, snapshots, weights.cpu(), strict=True):
             rows[epoch + 1 :] = [row.clone()]
             trajectories.save(expert, torch.stack(rows), settings.dtype)

@@ -1,6 +1,7 @@
 """A user's mistake: one line on stderr with the key or file and what would be right, exit code 2, nothing written."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -8,10 +9,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import safetensors.torch
 import yaml
+from conftest import CLASSES
 from PIL import Image
 
 from ld3m.distill import distill
+from ld3m.networks import ConvNet, Shape
 from ld3m.recipe import Recipe
 from ld3m.recipe_file import load
 
@@ -60,6 +64,9 @@ def refused(ld3m: Command, tmp_path: Path, given: Path) -> Refusal:
     return run
 
 
+OVERRIDE = re.compile(r" (?=[\w.]+=)")
+"""Between two overrides."""
+
 # --- the recipe --------------------------------------------------------------------------------------------
 
 
@@ -98,6 +105,9 @@ def refused(ld3m: Command, tmp_path: Path, given: Path) -> Refusal:
         ("prior.steps=0", ("prior.steps: 0 is not right", "greater than or equal to 1")),
         ("prior.steps=1000", ("prior.steps: 1000 is not right", "less than or equal to 999")),
         ("data.resolution=7", ("data.resolution: 7 is not right", "greater than or equal to 8")),
+        ("data.keep=0", ("data.keep: 0 is not right", "greater than 0")),
+        ("data.keep=60", ("data.keep: 60 is not right", "less than or equal to 1")),
+        ("data.scorer.epochs=0", ("data.scorer.epochs: 0 is not right",)),
         ("data.test_share=1", ("data.test_share: 1 is not right", "less than 1")),
         ("data.subset=[]", ("data.subset: [] is not right", "at least 1")),
         ("seed=-1", ("seed: -1 is not right", "greater than or equal to 0")),
@@ -109,9 +119,10 @@ def refused(ld3m: Command, tmp_path: Path, given: Path) -> Refusal:
         ("prior.skip=half", ("prior.skip: 'half' is not right", "'paper', 'reference' or 'none'")),
         ("prior.noise=pink", ("prior.noise: 'pink' is not right", "'fresh' or 'fixed'")),
         ("prior.dtype=float8", ("prior.dtype: 'float8' is not right", "'float32', 'bfloat16' or 'float16'")),
-        ("distill.init=fake", ("distill.init: 'fake' is not right", "'real' or 'noise'")),
+        ("distill.init=fake", ("distill.init: 'fake' is not right", "'real', 'noise', 'prototype'")),
         ("distill.learn=nothing", ("distill.learn: 'nothing' is not right", "'both', 'latents' or 'conditioning'")),
         ("network.norm=spectral", ("network.norm: 'spectral' is not right", "'instance'")),
+        ("data.keep_order=soft", ("data.keep_order: 'soft' is not right", "'easy', 'hard', 'random'")),
         ("data.on_corrupt=ignore", ("data.on_corrupt: 'ignore' is not right", "'error' or 'skip'")),
         ("experts.dtype=int8", ("experts.dtype: 'int8' is not right", "'float32' or 'float16'")),
         ("evaluate.lr=fast", ("evaluate.lr", "'fast' is not right", "'learnt'")),
@@ -133,11 +144,15 @@ def refused(ld3m: Command, tmp_path: Path, given: Path) -> Refusal:
         ("data.channels=3", ("data.channels: 3", "data.channels=1")),
         ("network.arch=vgg11", ("data.resolution: 16", "vgg11", "32 or more")),
         ("evaluate.arch=[convnet, lenet]", ("evaluate.arch: 'lenet' is not known", "vgg11")),
+        ("distill.images_per_class=13 distill.init=prototype", ("class 'circle' has only 12 training images",)),
+        ("distill.images_per_class=8 data.keep=0.6", ("'circle' has only 7", "12 before data.keep=0.6", "keep more")),
+        ("data.keep=0.5 data.scorer.arch=lenet", ("data.scorer.arch: 'lenet'", "convnet")),
+        ("data.keep=0.5 data.scorer.source=/no/weights", ("data.scorer.source: cannot read /no/weights",)),
         ("distill.images_per_class=13", ("distill.images_per_class: 13", "only 12 training images", "init=noise")),
     ],
 )
 def test_overrides(refused: Refusal, recipe_file: Path, override: str, parts: tuple[str, ...]) -> None:
-    assert len(refused("distill", recipe_file, override, parts=parts)) == 1
+    assert len(refused("distill", recipe_file, *OVERRIDE.split(override), parts=parts)) == 1
 
 
 def test_several_mistakes_are_a_line_each(refused: Refusal, recipe_file: Path) -> None:
@@ -322,6 +337,28 @@ def test_imagenet_nowhere(refused: Refusal, recipe_file: Path, monkeypatch: pyte
     assert len(refused("distill", recipe_file, "data.source=imagenet", parts=parts)) == 1
 
 
+# --- core-sets ---------------------------------------------------------------------------------------------
+
+
+def test_weights_of_another_network(refused: Refusal, recipe_file: Path, given: Path) -> None:
+    weights = given / "weights.safetensors"
+    weights.write_text("not at all")
+    options = ["distill.init=herding", f"data.scorer.source={weights}", "data.scorer.width=8"]
+    refused(
+        "distill", recipe_file, *options, parts=(f"data.scorer.source: {weights}", "convnet of data.scorer.width=8")
+    )
+    made = [(4, CLASSES), (8, ["star", "moon", "sun"])]
+    expected = ["data.scorer.width=8 for these images and 3 classes", "tells star, moon, sun apart, not circle"]
+    for (width, classes), part in zip(made, expected, strict=True):
+        network = ConvNet(Shape(1, 16, 3), width)
+        safetensors.torch.save_file(network.state_dict(), weights, {"classes": json.dumps(classes)})
+        assert len(refused("distill", recipe_file, *options, parts=(f"data.scorer.source: {weights}", part))) == 1
+
+
+def test_a_prior_is_trained_on_all_images(refused: Refusal, recipe_file: Path) -> None:
+    assert any("data.keep: unknown key" in line for line in refused("train-prior", recipe_file, "data.keep=0.5"))
+
+
 # --- the prior ---------------------------------------------------------------------------------------------
 
 
@@ -455,13 +492,13 @@ def test_an_output_means_what_it_says_whatever_yaml_makes_of_it(ld3m: Command, r
     [
         (["--arch", "lenet"], ("--arch: 'lenet' is not known", "convnet", "resnet18")),
         (["--arch", "convnet,vgg11"], ("data.resolution: 16", "vgg11", "32 or more")),
-        (["--against", "herding"], ("--against: 'herding' is not known", "random")),
+        (["--against", "glister"], ("--against: 'glister' is not known", "random, easy, hard, herding, k-center")),
         (["--split", "validation"], ("--split", "'validation'", "data.validation_share")),
         (["--split", "holdout"], ("--split", "'holdout'", "train, test")),
         (["--seeds", "0"], ("evaluate.seeds: 0 is not right", "greater than or equal to 1")),
         (["--arch", ""], ("evaluate.arch: [] is not right", "at least 1")),
         (["evaluate.epochs=-1"], ("evaluate.epochs: -1 is not right", "greater than or equal to 1")),
-        (["epochs=5"], ("epochs: unknown key; did you mean evaluate.epochs?",)),
+        (["epochs=5"], ("epochs: unknown key; did you mean data.scorer.epochs or evaluate.epochs?",)),
         (["another"], ("RUN: give one run, not 2",)),
     ],
 )

@@ -12,7 +12,8 @@ import torch
 from conftest import Outcome
 
 from ld3m import data, evaluate
-from ld3m.evaluate import cross_architecture, random_images, table, train
+from ld3m.coresets import open_whole
+from ld3m.evaluate import cross_architecture, real_images, table, train
 from ld3m.recipe import Recipe
 from ld3m.recipe_file import load
 
@@ -124,7 +125,8 @@ def test_the_cross_architecture_mean_of_evaluations_that_add_up(ld3m: Callable[.
 def test_dropout_of_an_evaluation_is_a_function_of_the_seed(recipe_file: Path) -> None:
     recipe = load(Recipe, str(recipe_file), ["evaluate.epochs=2", "evaluate.batch=4"])
     images = data.prepare(recipe.data, progress=False)
-    few = random_images(images, torch.tensor([0, 0, 1, 1, 2, 2]), 0, 0)
+    whole = open_whole(images, recipe.data, [], torch.device("cpu"))
+    few = real_images("random", whole, torch.tensor([0, 0, 1, 1, 2, 2]), recipe, 0)
     torch.manual_seed(1)
     one = train("vit", *few, images, recipe, 0, torch.device("cpu"))
     torch.manual_seed(2)
@@ -166,16 +168,37 @@ def test_networks_learn_separable_classes(recipe_file: Path) -> None:
     assert accuracy(network, images, "test", torch.device("cpu")) >= 70
 
 
-def test_random_images_are_real_ones_and_differ_by_draw(recipe_file: Path) -> None:
-    recipe = load(Recipe, str(recipe_file))
-    images = data.prepare(recipe.data, progress=False)
+def test_baselines_are_real_images_and_only_random_ones_differ_by_draw(recipe_file: Path) -> None:
+    recipe = load(Recipe, str(recipe_file), ["data.scorer.epochs=1", "data.scorer.width=8", "data.keep=0.5"])
+    prepared = data.prepare(recipe.data, progress=False)
+    images = open_whole(prepared, recipe.data, evaluate.BASELINES, torch.device("cpu"))
     labels = torch.tensor([0, 0, 1, 1, 2, 2])
-    pixels, drawn = random_images(images, labels, 0, 0)
-    assert torch.equal(drawn, labels)
-    for image, label in zip(pixels, drawn, strict=True):
-        assert (images.images("train", int(label)) == image).flatten(1).all(1).any()
-    assert torch.equal(pixels, random_images(images, labels, 0, 0)[0])
-    assert not torch.equal(pixels, random_images(images, labels, 0, 1)[0])
+    drawn = {}
+    for name in evaluate.BASELINES:
+        drawn[name], drawn_labels = real_images(name, images, labels, recipe, 0)
+        assert torch.equal(drawn_labels, labels)
+        for image, label in zip(drawn[name], labels, strict=True):
+            assert (prepared.images("train", int(label)) == image).flatten(1).all(1).any()
+        again, other = (real_images(name, images, labels, recipe, draw)[0] for draw in (0, 1))
+        assert torch.equal(again, drawn[name])
+        assert torch.equal(other, drawn[name]) == (name != "random")
+    assert not torch.equal(drawn["easy"], drawn["hard"])
+
+
+def test_against_a_core_set_says_that_a_scorer_is_trained_and_by_which(ld3m: Callable[..., Outcome], run: Path) -> None:
+    options = ("--against", "herding,hard", "--json", "--seeds", "1", "data.scorer.epochs=1", "data.scorer.width=4")
+    outcome = ld3m("evaluate", run, *options)
+    assert outcome.code == 0, outcome.err
+    assert "training the scorer" in outcome.err
+    rows = json.loads(outcome.out)["results"]
+    assert [(row["trained_on"], row.get("scorer", {}).get("width")) for row in rows] == [
+        ("distilled", None),
+        ("herding", 4),
+        ("hard", 4),
+    ]
+    again = ld3m("evaluate", run, *options)
+    assert json.loads(again.out)["results"] == rows
+    assert "training the scorer" not in again.err, "scores are kept"
 
 
 def test_validation_images_are_never_seen_in_training(

@@ -1,0 +1,317 @@
+"""Core-sets: selections against brute force, k-means against its definition, what a recipe keeps and starts from."""
+
+import itertools
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from ld3m import classifier, coresets, data, evaluate, objectives
+from ld3m.coresets import SELECTIONS, open_kept, score
+from ld3m.distill import Job, _render, _start, distill
+from ld3m.kmeans import kmeans
+from ld3m.prior import ClassConditionalLDM
+from ld3m.randomness import generator
+from ld3m.recipe import DistilledDataRecipe, DistillRecipe, Recipe
+from ld3m.recipe_file import load
+
+CPU = torch.device("cpu")
+FEATURES = hnp.arrays(np.float64, st.tuples(st.integers(1, 9), st.integers(1, 3)), elements=st.integers(-20, 20))
+SCORER = ["data.scorer.epochs=2", "data.scorer.width=8"]
+
+
+# --- selections --------------------------------------------------------------------------------------------
+
+
+def mean_error(features: np.ndarray, chosen: list[int]) -> float:
+    return float(np.linalg.norm(features[chosen].mean(0) - features.mean(0)))
+
+
+def radius(features: np.ndarray, chosen: list[int]) -> float:
+    """How far the worst covered point is from the nearest chosen one."""
+    return max(min(float(np.linalg.norm(point - features[centre])) for centre in chosen) for point in features)
+
+
+def test_herding_takes_what_brings_the_mean_nearest() -> None:
+    features = np.random.default_rng(0).normal(size=(40, 5))
+    chosen: list[int] = []
+    for _ in range(15):
+        rest = [index for index in range(40) if index not in chosen]
+        chosen.append(min(rest, key=lambda index: mean_error(features, [*chosen, index])))
+    assert coresets.herding(torch.from_numpy(features), 15).tolist() == chosen
+    drawn = [mean_error(features, list(np.random.default_rng(seed).permutation(40)[:15])) for seed in range(200)]
+    assert mean_error(features, chosen) < min(drawn), "nearer than 200 random selections of as many"
+
+
+def test_k_center_takes_what_is_farthest() -> None:
+    features = np.random.default_rng(1).normal(size=(40, 5))
+    chosen = [int(np.linalg.norm(features - features.mean(0), axis=1).argmin())]
+    for _ in range(14):
+        gaps = [min(np.linalg.norm(point - features[centre]) for centre in chosen) for point in features]
+        chosen.append(int(np.argmax(gaps)))
+    assert coresets.k_center(torch.from_numpy(features), 15).tolist() == chosen
+
+
+@given(FEATURES)
+@settings(max_examples=60, deadline=None)
+def test_k_center_covers_within_twice_the_least_radius(features: np.ndarray) -> None:
+    """Gonzalez's bound, 1985; the least by trying all."""
+    for count in range(1, len(features) + 1):
+        least = min(radius(features, list(tried)) for tried in itertools.combinations(range(len(features)), count))
+        assert radius(features, coresets.k_center(torch.from_numpy(features), count).tolist()) <= 2 * least + 1e-9
+
+
+@given(FEATURES, st.sampled_from(sorted(SELECTIONS)))
+@settings(max_examples=100, deadline=None)
+def test_fewer_are_a_beginning_of_more_and_none_is_taken_twice(features: np.ndarray, name: str) -> None:
+    """Equal images included; more than there are is all of them."""
+    measure, selection = SELECTIONS[name]
+    values = torch.from_numpy(features if measure == "features" else features[:, 0])
+    whole = selection(values, len(features) + 3).tolist()
+    assert sorted(whole) == list(range(len(features)))
+    for count in range(1, len(features)):
+        assert selection(values, count).tolist() == whole[:count]
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=12), st.data())
+def test_easy_and_hard_complement_each_other(losses: list[int], drawn: st.DataObject) -> None:
+    count = drawn.draw(st.integers(0, len(losses)))
+    values = torch.tensor(losses, dtype=torch.float32)
+    low, high = coresets.easy(values, count).tolist(), coresets.hard(values, len(losses) - count).tolist()
+    assert sorted(low + high) == list(range(len(losses)))
+    assert [losses[index] for index in low + high[::-1]] == sorted(losses)
+
+
+def test_the_recipe_knows_every_selection() -> None:
+    assert set(get_args(DistilledDataRecipe.model_fields["keep_order"].annotation)) == {"random", *SELECTIONS}
+    assert set(get_args(DistillRecipe.model_fields["init"].annotation)) == {"real", "noise", "prototype", *SELECTIONS}
+    assert set(evaluate.BASELINES) == {"random", *SELECTIONS}
+
+
+# --- k-means -----------------------------------------------------------------------------------------------
+
+
+def spread(points: torch.Tensor, centres: torch.Tensor) -> float:
+    """The objective: the sum of squared distances to the nearest centre."""
+    return float(torch.cdist(points.double(), centres.double()).min(1).values.square().sum())
+
+
+def test_kmeans_finds_the_means_of_separate_clusters() -> None:
+    rng = np.random.default_rng(0)
+    clusters = [rng.normal(loc=30 * place, size=(size, 4)) for place, size in enumerate((5, 40, 17))]
+    points = torch.from_numpy(np.concatenate(clusters).astype(np.float32))
+    for seed in range(5):
+        centres = kmeans(points, 3, generator(seed, "k-means"))
+        expected = torch.tensor(np.stack([cluster.mean(0) for cluster in clusters]), dtype=torch.float32)
+        torch.testing.assert_close(centres[centres[:, 0].argsort()], expected, rtol=0, atol=1e-4)
+
+
+def test_one_centre_is_the_mean() -> None:
+    points = torch.randn(20, 6, generator=generator(0, "points"))
+    torch.testing.assert_close(kmeans(points, 1, generator(0, "k-means"))[0], points.mean(0))
+
+
+def test_each_iteration_brings_the_centres_nearer_until_each_is_the_mean_of_its_points() -> None:
+    points = torch.randn(200, 3, generator=generator(0, "points"), dtype=torch.float64)
+    spreads = [spread(points, kmeans(points, 8, generator(0, "k-means"), iterations)) for iterations in range(40)]
+    assert all(later <= earlier + 1e-9 for earlier, later in itertools.pairwise(spreads))
+    centres = kmeans(points, 8, generator(0, "k-means"))
+    nearest = torch.cdist(points, centres).argmin(1)
+    means = torch.stack([points[nearest == place].mean(0) for place in range(8)])
+    torch.testing.assert_close(centres, means)
+
+
+@given(hnp.arrays(np.float32, st.tuples(st.integers(1, 12), st.just(2)), elements=st.integers(0, 3)), st.data())
+@settings(deadline=None)
+def test_kmeans_of_few_or_equal_points(values: np.ndarray, drawn: st.DataObject) -> None:
+    points = torch.from_numpy(values)
+    count = drawn.draw(st.integers(1, len(points)))
+    centres = kmeans(points, count, generator(0, "k-means"))
+    assert torch.equal(centres, kmeans(points, count, generator(0, "k-means")))
+    assert centres.isfinite().all()
+    if count >= len(points.unique(dim=0)):
+        assert spread(points, centres) == 0
+
+
+# --- scores ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache without scores."""
+    monkeypatch.setenv("LD3M_CACHE", str(tmp_path / "cache"))
+
+
+def scored(recipe_file: Path, *overrides: str) -> tuple[data.ImageSet, Recipe, Path]:
+    recipe = load(Recipe, str(recipe_file), [*SCORER, *overrides])
+    images = data.prepare(recipe.data, progress=False)
+    return images, recipe, score(images, recipe.data.scorer, CPU)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_scores_are_the_networks_and_the_same_each_time(recipe_file: Path, own_scores: None) -> None:
+    images, recipe, folder = scored(recipe_file)
+    network = classifier.build("convnet", 8, images, seed=0)
+    network.load_state_dict(safetensors.torch.load_file(folder / "scorer.safetensors"))
+    for label in range(3):
+        stored = safetensors.torch.load_file(folder / f"{label}.safetensors")
+        inputs = images.normalise(data.to_pixels(images.images("train", label)))
+        with torch.no_grad():
+            losses = -network(inputs).log_softmax(1)[:, label]
+            torch.testing.assert_close(stored["losses"], losses)
+            torch.testing.assert_close(stored["features"], network.embed(inputs))
+    before = contents(folder)
+    shutil.rmtree(folder)
+    assert contents(score(images, recipe.data.scorer, CPU)) == before
+
+
+def test_scores_are_made_once(recipe_file: Path, own_scores: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run of another seed, share or start finds them; other settings of the scorer do not."""
+    _, _, folder = scored(recipe_file)
+
+    def fail(*_: object) -> None:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(classifier, "train", fail)
+    assert scored(recipe_file, "seed=5", "data.keep=0.5", "data.keep_order=hard", "distill.init=herding")[2] == folder
+    for other in ("data.scorer.epochs=3", "data.scorer.width=4", "data.scorer.seed=1", "data.subset=[cross, circle]"):
+        with pytest.raises(AssertionError, match="trained again"):
+            scored(recipe_file, other)
+
+
+def test_a_given_network_is_not_trained(recipe_file: Path, own_scores: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, _, trained = scored(recipe_file)
+    monkeypatch.delattr(classifier, "train")
+    _, _, given_ = scored(recipe_file, f"data.scorer.source={trained / 'scorer.safetensors'}", "data.scorer.seed=9")
+    assert given_ != trained
+    assert {n: c for n, c in contents(given_).items() if n[0].isdigit()} == {
+        n: c for n, c in contents(trained).items() if n[0].isdigit()
+    }
+
+
+# --- what is kept ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("order", ["random", *SELECTIONS])
+def test_a_share_of_each_class_is_kept_and_nothing_else_changes(recipe_file: Path, order: str) -> None:
+    recipe = load(Recipe, str(recipe_file), [*SCORER, "data.keep=0.6", f"data.keep_order={order}"])
+    prepared = data.prepare(recipe.data, progress=False)
+    kept = open_kept(prepared, recipe.data, recipe.seed, [], CPU)
+    assert kept.counts == {"train": [7, 7, 7], "test": [6, 6, 6]}  # round(0.6 · 12)
+    assert torch.equal(kept.mean, prepared.mean)
+    assert torch.equal(kept.images("test", 1), prepared.images("test", 1))
+    for label in range(3):
+        images, whole = kept.images("train", label), prepared.images("train", label)
+        places = [int((whole == image).flatten(1).all(1).nonzero()) for image in images]
+        assert places == sorted(set(places)), "real images, in their order"
+        if order == "random":
+            continue
+        assert kept.scores
+        values = safetensors.torch.load_file(kept.scores / f"{label}.safetensors")[SELECTIONS[order][0]]
+        assert set(places) == set(SELECTIONS[order][1](values, 7).tolist())
+        # a selection among the kept looks at the kept
+        assert torch.equal(kept.select(order, label, 3, generator(0, "")), SELECTIONS[order][1](values[places], 3))
+    images, labels = kept.everything("train")
+    assert len(images) == len(labels) == 21
+
+
+def test_at_least_one_image_is_kept(recipe_file: Path) -> None:
+    recipe = load(Recipe, str(recipe_file), ["data.keep=0.01", "data.keep_order=random"])
+    kept = open_kept(data.prepare(recipe.data, progress=False), recipe.data, 0, [], CPU)
+    assert kept.counts["train"] == [1, 1, 1]
+
+
+def test_keeping_all_maps_the_prepared_images_and_trains_nothing(
+    recipe_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(classifier, "train")
+    recipe = load(Recipe, str(recipe_file), ["data.scorer.seed=77"])
+    prepared = data.prepare(recipe.data, progress=False)
+    whole = open_kept(prepared, recipe.data, recipe.seed, ["real", "noise", "prototype", "random"], CPU)
+    assert whole.counts == prepared.counts
+    assert torch.equal(whole.images("train", 2), prepared.images("train", 2))
+    assert prepared.folder == data.prepare(load(Recipe, str(recipe_file), ["data.keep=0.5"]).data).folder
+
+
+# --- where Z starts ----------------------------------------------------------------------------------------
+
+
+def start(recipe_file: Path, folder: Path, *overrides: str) -> torch.Tensor:
+    """Z [classes, images per class, channels, height, width] of a run of no iterations."""
+    options = [*SCORER, "distill.iterations=0", "distill.images_per_class=3", f"output={folder}", *overrides]
+    made = distill(load(Recipe, str(recipe_file), options))
+    return safetensors.torch.load_file(made / "latents.safetensors")["z"].unflatten(0, (3, 3))
+
+
+@pytest.mark.parametrize("keep", ["1", "0.5"])
+@pytest.mark.parametrize("init", sorted(SELECTIONS))
+def test_z_starts_as_encodings_of_the_selected_images(
+    recipe_file: Path, prior_folder: Path, tmp_path: Path, init: str, keep: str
+) -> None:
+    z = start(recipe_file, tmp_path / "run", f"distill.init={init}", f"data.keep={keep}")
+    recipe = load(Recipe, str(recipe_file), [*SCORER, f"data.keep={keep}"])
+    kept = open_kept(data.prepare(recipe.data, progress=False), recipe.data, recipe.seed, [init], CPU)
+    prior = ClassConditionalLDM.load(prior_folder)
+    for label in range(3):
+        images = kept.images("train", label)[kept.select(init, label, 3, generator(0, ""))]
+        with torch.no_grad():
+            torch.testing.assert_close(z[label], prior.encode(data.to_signed(images)), rtol=1e-5, atol=1e-5)
+
+
+def test_prototypes_are_centres_of_the_encodings(recipe_file: Path, prior_folder: Path, tmp_path: Path) -> None:
+    z = start(recipe_file, tmp_path / "run", "distill.init=prototype", "prior.micro_batch=5")
+    recipe = load(Recipe, str(recipe_file))
+    prior = ClassConditionalLDM.load(prior_folder)
+    for label in range(3):
+        with torch.no_grad():
+            encodings = prior.encode(data.to_signed(data.prepare(recipe.data).images("train", label))).flatten(1)
+        nearest = torch.cdist(encodings, z[label].flatten(1)).argmin(1)
+        means = torch.stack([encodings[nearest == place].mean(0) for place in range(3)])
+        torch.testing.assert_close(z[label].flatten(1), means, rtol=1e-4, atol=1e-5)
+
+
+def test_a_run_matches_what_is_kept(recipe_file: Path, tmp_path: Path) -> None:
+    """The loss of the first iteration is that of the objective on the core-set, not on all images."""
+    losses = []
+    for keep in ("0.5", "1"):
+        options = [*SCORER, "distill.init=noise", "distill.iterations=1", f"data.keep={keep}"]
+        run = distill(load(Recipe, str(recipe_file), [*options, f"output={tmp_path / keep}"]))
+        losses.append(json.loads((run / "metrics.jsonl").read_text())["loss"])
+    recipe = load(Recipe, str(recipe_file), [*options, "data.keep=0.5", f"output={tmp_path / 'none'}"])
+    kept = open_kept(data.prepare(recipe.data, progress=False), recipe.data, recipe.seed, [], CPU)
+    job = Job.prepare(recipe)
+    _, learnt = _start(job)
+    pixels = job.by_class(_render(job, learnt, 0)[0])
+    expected = objectives.build(recipe, kept, [0, 1, 2], CPU).match(0, pixels)[0].sum()
+    assert losses[0] == pytest.approx(float(expected), rel=1e-5)
+    assert losses[0] != pytest.approx(losses[1], rel=1e-3)
+
+
+def test_two_processes_distil_from_the_same_core_set(recipe_file: Path, tmp_path: Path, own_scores: None) -> None:
+    """One of them trains the scorer, with an empty cache, and the other waits for it."""
+    options = [*SCORER, "data.keep=0.6", "data.keep_order=herding", "distill.init=k-center", "distill.iterations=2"]
+    config = Path(__file__).parent.parent / "launch" / "cpu2.yaml"
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), "-m", "ld3m"]
+    output = subprocess.run(
+        [*launcher, "distill", str(recipe_file), *options, "-o", str(tmp_path / "two")],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert output.stderr.count("training the scorer of real images:   0%") == 1
+    distill(load(Recipe, str(recipe_file), [*options, f"output={tmp_path / 'one'}"]))
+    two, one = (safetensors.torch.load_file(tmp_path / name / "latents.safetensors") for name in ("two", "one"))
+    torch.testing.assert_close(two["z"], one["z"], rtol=1e-5, atol=1e-5)
