@@ -29,8 +29,7 @@ def train_experts(recipe: Recipe, resume: bool = True) -> Path:
     settings = recipe.experts
     accelerator = parallel.start()
     main = accelerator.is_main_process
-    with accelerator.main_process_first():
-        images = data.prepare(recipe.data, progress=main)
+    images = data.prepare(recipe.data, progress=main)
     parameters = sum(p.numel() for p in _network(recipe, images, 0).parameters())
     trajectories = Trajectories(recipe, images, parameters)
     with accelerator.main_process_first():

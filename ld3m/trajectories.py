@@ -26,10 +26,10 @@ def describe(recipe: Recipe, images: ImageSet, parameters: int) -> dict[str, Any
     """What experts and whoever uses them must agree on, by the recipe's keys where it has one."""
     return {
         **{f"network.{key}": value for key, value in recipe.network.model_dump().items()},
-        "network parameters": parameters,
         "data.channels": recipe.data.channels,
         "data.resolution": recipe.data.resolution,
         "classes": images.classes,
+        "network parameters": parameters,
         "mean of the training images": [round(value, 5) for value in images.mean.tolist()],
         "std of the training images": [round(value, 5) for value in images.std.tolist()],
     }
@@ -141,8 +141,15 @@ class Trajectories:
         if index.get("format") != FORMAT:
             raise UserError(f"experts.folder: {self.folder} is of format {index.get('format')!r}, not {FORMAT!r}")
         for key, value in self.about.items():
-            if index["about"].get(key) != value:
+            had = index["about"].get(key)
+            if had != value:
                 raise UserError(
-                    f"experts.folder: the experts of {self.folder} have {key} {index['about'].get(key)!r}, "
-                    f"this recipe {value!r}; give their folder to experts.folder, or make some with ld3m experts"
+                    f"experts.folder: the experts of {self.folder} have {key} {_short(had)}, "
+                    f"this recipe {_short(value)}; give another folder, or make these experts with ld3m experts"
                 )
+
+
+def _short(value: Any) -> str:
+    """A value for a message; a thousand classes do not fit into one line."""
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"

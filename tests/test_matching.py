@@ -209,13 +209,12 @@ def test_half_precision_takes_half_the_disk(recipe_file: Path, experts: tuple[st
 def test_disk_use_is_told_before_training(
     ld3m: Callable[..., Outcome], recipe_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """1,000 experts of 16 snapshots of 1,107 weights in 4 bytes."""
-    parameters = 9 * 8 + 8 + 2 * 8 + 9 * 8 * 8 + 8 + 2 * 8 + 8 * 16 * 3 + 3 + 24
-    assert parameters == 1107
+    """Experts of 16 snapshots in 4 bytes: two blocks of width 8, each a convolution and a norm, and a classifier."""
+    parameters = (9 + 1 + 2) * 8 + (9 * 8 + 1 + 2) * 8 + (8 * 16 + 1) * 3
     monkeypatch.setattr(Trajectories, "bytes_free", lambda self: 1_000_000)
-    outcome = ld3m("experts", recipe_file, "experts.count=1000")
+    outcome = ld3m("experts", recipe_file, "experts.count=100000")
     assert outcome.code == 2
-    assert f"{1000 * 16 * parameters * 4 / 1e9:.2f} GB" in outcome.err
+    assert f"{100_000 * 16 * parameters * 4 / 1e9:.2f} GB" in outcome.err
     assert "float16" in outcome.err
 
 
@@ -282,8 +281,11 @@ def test_the_step_size_stays_positive_whatever_its_slope(
         (["experts.folder=nowhere"], ["nowhere has 0 of experts.count = 3 experts", "ld3m experts"]),
         (["experts.count=4"], ["has 3 of experts.count = 4 experts", "ld3m experts"]),
         (["network.width=4"], ["experts.folder", "network.width 8, this recipe 4"]),
-        (["data.subset=[cross, square]"], ["experts.folder", "classes ['circle', 'cross', 'square']"]),
-        (["data.resolution=32", "network.depth=2"], ["experts.folder", "network parameters"]),
+        (
+            ["data.subset=[cross, square]"],
+            ["classes circle, cross, square, this recipe cross, square"],
+        ),
+        (["network.depth=3"], ["experts.folder", "network.depth 2, this recipe 3"]),
         (["distill.mtt.expert_epochs=4"], ["experts.epochs: 5", "is 6"]),
         (["distill.mtt.expert_epochs=4", "experts.epochs=6"], ["have 5 epochs", "is 6"]),
     ],
