@@ -250,6 +250,8 @@ class DistillRecipe(Section):
     dm: DmRecipe = DmRecipe()
     dc: DcRecipe = DcRecipe()
     mtt: MttRecipe = MttRecipe()
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Whatever an objective of another package wants to know."""
 
     @model_validator(mode="before")
     @classmethod

@@ -211,7 +211,8 @@ def write_result(
             for index, image in enumerate(images):
                 to_image(image).save(target / name / f"{index}.png")
 
-    (folder / "latents.safetensors").unlink(missing_ok=True)  # latents and images always agree
+    for name in ("latents.safetensors", "evaluation.json"):  # what goes with the images always agrees with them
+        (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / "images", ignore_errors=True)
     write_folder(folder / "images", fill)
     write_grid(folder, pixels)

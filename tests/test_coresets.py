@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import get_args
 
 import numpy as np
@@ -295,7 +296,7 @@ def test_a_run_matches_what_is_kept(recipe_file: Path, tmp_path: Path) -> None:
     job = Job.prepare(recipe)
     _, learnt = _start(job)
     pixels = job.by_class(_render(job, learnt, 0)[0])
-    expected = objectives.build(recipe, kept, [0, 1, 2], CPU).match(0, pixels)[0].sum()
+    expected = objectives.build(recipe, kept, [0, 1, 2], SimpleNamespace(device=CPU)).match(0, pixels)[0].sum()
     assert losses[0] == pytest.approx(float(expected), rel=1e-5)
     assert losses[0] != pytest.approx(losses[1], rel=1e-3)
 

@@ -49,11 +49,12 @@ class MeanLogits(Objective):
         real = [images.normalise(images.images("train", label) / 255) for label in own]
         self.real = torch.stack([self.network(batch).mean(0) for batch in real]).detach()
         self.normalise = images.normalise
+        self.weight = recipe.distill.options["weight"]
 
     def match(self, iteration, pixels):
         pixels = pixels.detach().requires_grad_()
         synthetic = torch.stack([self.network(self.normalise(images)).mean(0) for images in pixels])
-        losses = (synthetic - self.real).square().sum(1)
+        losses = (synthetic - self.real).square().sum(1) * self.weight
         return losses.detach(), torch.autograd.grad(losses.sum(), pixels)[0]
 
 
@@ -156,7 +157,13 @@ def test_a_package_of_four_is_distilled_and_evaluated_with(
         "name": "striped",
         "data": {"source": "stripes", "resolution": 16, "channels": 1},
         "prior": {"source": str(prior), "steps": 2},
-        "distill": {"objective": "mean-logits", "iterations": 3, "lr_latents": 0.1, "lr_conditioning": 0.1},
+        "distill": {
+            "objective": "mean-logits",
+            "options": {"weight": 2},
+            "iterations": 3,
+            "lr_latents": 0.1,
+            "lr_conditioning": 0.1,
+        },
         "network": {"arch": "linear"},
         "evaluate": {"arch": ["linear"], "seeds": 1, "epochs": 2},
     }

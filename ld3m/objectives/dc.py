@@ -7,10 +7,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ld3m import networks, parallel
-from ld3m.data import ImageSet, to_pixels
+from ld3m.data import ImageSet
 from ld3m.objectives import draws
 from ld3m.objectives.base import Objective
 from ld3m.randomness import generator
@@ -19,8 +18,6 @@ from ld3m.training import train_epoch
 
 REAL_CHUNK = 100
 """Real images through the network at a time."""
-NORM_IMAGES = 16
-"""Real images of each class that batch norm takes its statistics from, as in the reference code."""
 EPSILON = 1e-6
 
 
@@ -47,7 +44,7 @@ class GradientMatching(Objective):
             self.network = draws.network(self.recipe, self.images, number, device)
         else:
             self._train(iteration, pixels)
-        self._freeze_norms(iteration)
+        draws.freeze_norms(self.network, self.recipe, self.images, iteration, device)
         losses = [pixels.new_zeros(0)]
         gradients = [pixels.new_zeros(0, *pixels.shape[1:])]
         for (label, images), own in zip(self.real.items(), pixels, strict=True):
@@ -77,25 +74,6 @@ class GradientMatching(Objective):
                     self.network, optimiser, inputs, targets, self.settings.batch, self.settings.augment, numbers
                 )
         networks.without_dropout(self.network)
-
-    @torch.no_grad()
-    def _freeze_norms(self, iteration: int) -> None:
-        """Gives batch norms the statistics of real images of all classes, and keeps these while gradients match."""
-        norms = [module for module in self.network.modules() if isinstance(module, _BatchNorm)]
-        if not norms:
-            return
-        batch = []
-        for label in range(len(self.images.classes)):
-            real = self.images.images("train", label)
-            order = torch.randperm(len(real), generator=generator(self.recipe.seed, "norm batch", iteration, label))
-            batch.append(real[order[:NORM_IMAGES]])
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # statistics of this batch alone, not a moving mean
-            norm.train()
-        self.network(self.images.normalise(to_pixels(torch.cat(batch).to(self.accelerator.device))))
-        for norm in norms:
-            norm.eval()
 
     def state(self) -> dict[str, Tensor]:
         """The network, where a further iteration uses it."""

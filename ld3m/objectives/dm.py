@@ -31,6 +31,7 @@ class DistributionMatching(Objective):
         if not self.real:
             return pixels.new_zeros(0), torch.zeros_like(pixels)
         network = draws.network(self.recipe, self.images, iteration, self.device).requires_grad_(False)
+        draws.freeze_norms(network, self.recipe, self.images, iteration, self.device)
         augmentations = [
             draws.augmentation(self.recipe, iteration, label) if self.recipe.distill.dm.augment else None
             for label in self.real

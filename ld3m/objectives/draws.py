@@ -4,11 +4,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ld3m import augment, networks
 from ld3m.data import ImageSet, to_pixels
 from ld3m.randomness import generator
 from ld3m.recipe import Recipe
+
+NORM_IMAGES = 16
+"""Real images of each class that batch norm takes its statistics from, as in the code of Zhao et al."""
 
 
 def network(recipe: Recipe, images: ImageSet, number: int, device: torch.device) -> Any:
@@ -29,3 +33,27 @@ def real_batch(
 def augmentation(recipe: Recipe, iteration: int, label: int) -> augment.Augmentation:
     """The one augmentation that a class's real and synthetic images share in an iteration."""
     return augment.draw(generator(recipe.seed, "augmentation", iteration, label), recipe.data.resolution)
+
+
+@torch.no_grad()
+def freeze_norms(network: Any, recipe: Recipe, images: ImageSet, iteration: int, device: torch.device) -> None:
+    """Gives batch norms the statistics of real images of all classes, for as long as the network is not trained.
+
+    What a network makes of an image then depends neither on the other images of its batch nor on the processes
+    that share the classes.
+    """
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    if not norms:
+        return
+    batch = []
+    for label in range(len(images.classes)):
+        real = images.images("train", label)
+        order = torch.randperm(len(real), generator=generator(recipe.seed, "norm batch", iteration, label))
+        batch.append(real[order[:NORM_IMAGES]])
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # statistics of this batch alone, not a moving mean
+        norm.train()
+    network(images.normalise(to_pixels(torch.cat(batch).to(device))))
+    for norm in norms:
+        norm.eval()
