@@ -63,7 +63,7 @@ def _tell_size(trajectories: Trajectories, recipe: Recipe) -> None:
     """Says what the disk will take before hours of training fill it."""
     needed = trajectories.bytes_needed(recipe.experts.count, recipe.experts.dtype)
     free = trajectories.bytes_free()
-    said = f"{needed / 1e9:.2f} GB in {trajectories.folder}, where {free / 1e9:.2f} GB are free"
+    said = f"{needed / 1e6:,.1f} MB in {trajectories.folder}, where {free / 1e6:,.0f} MB are free"
     if needed > free:
         raise UserError(f"experts.count: the experts need {said}; give fewer, or experts.dtype=float16")
     print(f"the experts take {said}")

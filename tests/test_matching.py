@@ -214,7 +214,7 @@ def test_disk_use_is_told_before_training(
     monkeypatch.setattr(Trajectories, "bytes_free", lambda self: 1_000_000)
     outcome = ld3m("experts", recipe_file, "experts.count=100000")
     assert outcome.code == 2
-    assert f"{100_000 * 16 * parameters * 4 / 1e9:.2f} GB" in outcome.err
+    assert f"{100_000 * 16 * parameters * 4 / 1e6:,.1f} MB" in outcome.err
     assert "float16" in outcome.err
 
 
