@@ -53,9 +53,9 @@ def distill(recipe: Recipe, resume: bool = True) -> Path:
 
             done = iteration + 1
             due = done % settings.checkpoint_every == 0 or done == settings.iterations
-            stop = 0
-            if due or done % settings.log_every == 0:
-                metrics, stop = _agree(job, losses, grad_z, grad_c, received)
+            stop = max(parallel.gather([max(received, default=0)], job.accelerator))
+            if due or stop or done % settings.log_every == 0:
+                metrics = _over_all(job, losses, grad_z, grad_c)
                 if not all(math.isfinite(value) for value in metrics.values()):
                     _give_up(job, learnt, iteration)
                 metrics |= job.objective.learnt()
@@ -232,15 +232,11 @@ def _signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _agree(
-    job: Job, losses: Tensor, grad_z: Tensor, grad_c: Tensor, received: list[int]
-) -> tuple[dict[str, float], int]:
-    """Loss and gradient norms over all classes, and the signal that any process received, or 0."""
+def _over_all(job: Job, losses: Tensor, grad_z: Tensor, grad_c: Tensor) -> dict[str, float]:
+    """Loss and gradient norms over the classes of all processes."""
     sums = torch.stack([losses.sum(), grad_z.square().sum(), grad_c.square().sum()]).tolist()
-    rows = parallel.gather([(sums, max(received, default=0))], job.accelerator)
-    loss, square_z, square_c = (sum(column) for column in zip(*(sums for sums, _ in rows), strict=True))
-    norms = {"loss": loss, "grad_z": math.sqrt(square_z), "grad_c": math.sqrt(square_c)}
-    return norms, max(number for _, number in rows)
+    loss, square_z, square_c = (sum(column) for column in zip(*parallel.gather([sums], job.accelerator), strict=True))
+    return {"loss": loss, "grad_z": math.sqrt(square_z), "grad_c": math.sqrt(square_c)}
 
 
 def _give_up(job: Job, learnt: Learnt, iteration: int) -> None:

@@ -117,6 +117,20 @@ def test_a_signal_saves_and_the_same_command_goes_on(
     assert torch.equal(latents(tmp_path / "run")["z"], latents(finished)["z"])
 
 
+def test_a_signal_is_heard_between_logged_iterations(recipe_file: Path, tmp_path: Path) -> None:
+    seldom = ("distill.iterations=2000", "distill.log_every=1000", "distill.checkpoint_every=1000")
+    arguments = command("distill", recipe_file, *seldom, "--output", tmp_path / "run")
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stderr
+    said = ""
+    while " 2/2000" not in said:
+        said += process.stderr.read(1)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGINT
+    assert int(out.split("saved after iteration ")[1].split(";")[0]) < 1000
+
+
 def wait_for_rows(folder: Path, count: int) -> None:
     metrics = folder / "metrics.jsonl"
     for _ in range(600):
