@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Lint, types and tests, in .venv with the dev extra. Arguments go to pytest: launch/test.sh -m slow
+# Lint, types and tests, a core each, in .venv with the dev extra. Arguments go to pytest: launch/test.sh -m slow
 set -euo pipefail
 cd "$(dirname "$0")/.."
 ./launch/install.sh dev
@@ -8,4 +8,4 @@ export OMP_NUM_THREADS=1
 ruff check
 ruff format --check
 mypy
-pytest "${@:--q}"
+pytest -n auto --dist loadfile "${@:--q}"
