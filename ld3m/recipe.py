@@ -1,6 +1,7 @@
 """What a recipe of a distillation may say: every key with its type, range and default."""
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -81,6 +82,18 @@ def _steps_or_all(value: Any) -> Any:
     if value == "all" or (isinstance(value, int) and value >= 0):
         return value
     raise ValueError(f"{value!r} is not right: give a number of steps, 0 or more, or all")
+
+
+def _rate_or_learnt(value: Any) -> Any:
+    if value is None or value == "learnt":
+        return value
+    try:
+        rate = float(value)
+    except (TypeError, ValueError):
+        rate = math.nan
+    if 0 < rate < math.inf:
+        return rate
+    raise ValueError(f"{value!r} is not right: give a number greater than 0, or learnt")
 
 
 class Section(BaseModel):
@@ -312,7 +325,7 @@ class EvaluateRecipe(Section):
     seeds: int = Field(5, ge=1)
     epochs: int = Field(1000, ge=1)
     batch: int = Field(256, ge=1)
-    lr: Annotated[float, Field(gt=0)] | Literal["learnt"] | None = None
+    lr: Annotated[float | Literal["learnt"] | None, BeforeValidator(_rate_or_learnt)] = None
     """Peak learning rate, or the step size that trajectory matching learnt; left out: 0.001, and 0.0001 for VGG11."""
     ema: float = Field(0.995, ge=0, lt=1)
     """Decay of the weights' average over epochs, which is what is tested."""

@@ -125,7 +125,7 @@ OVERRIDE = re.compile(r" (?=[\w.]+=)")
         ("data.keep_order=soft", ("data.keep_order: 'soft' is not right", "'easy', 'hard', 'random'")),
         ("data.on_corrupt=ignore", ("data.on_corrupt: 'ignore' is not right", "'error' or 'skip'")),
         ("experts.dtype=int8", ("experts.dtype: 'int8' is not right", "'float32' or 'float16'")),
-        ("evaluate.lr=fast", ("evaluate.lr", "'fast' is not right", "'learnt'")),
+        ("evaluate.lr=fast", ("evaluate.lr: 'fast' is not right", "greater than 0, or learnt")),
         ("distill.dc.outer=0", ("distill.dc.outer: 0 is not right", "greater than or equal to 1")),
         ("distill.mtt.step_size=0", ("distill.mtt.step_size: 0 is not right", "greater than 0")),
         ("distill.objective=kip", ("distill.objective: 'kip'", "dm, dc, mtt")),
@@ -498,7 +498,7 @@ def test_an_output_means_what_it_says_whatever_yaml_makes_of_it(ld3m: Command, r
         (["--seeds", "0"], ("evaluate.seeds: 0 is not right", "greater than or equal to 1")),
         (["--arch", ""], ("evaluate.arch: [] is not right", "at least 1")),
         (["evaluate.epochs=-1"], ("evaluate.epochs: -1 is not right", "greater than or equal to 1")),
-        (["epochs=5"], ("epochs: unknown key; did you mean data.scorer.epochs or evaluate.epochs?",)),
+        (["epochs=5"], ("epochs: unknown key; did you mean data.scorer.epochs or experts.epochs or evaluate.epochs?",)),
         (["another"], ("RUN: give one run, not 2",)),
     ],
 )
