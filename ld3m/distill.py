@@ -55,7 +55,7 @@ def distill(recipe: Recipe, resume: bool = True) -> Path:
             due = done % settings.checkpoint_every == 0 or done == settings.iterations
             stop = max(parallel.gather([max(received, default=0)], job.accelerator))
             if due or stop or done % settings.log_every == 0:
-                metrics = _over_all(job, losses, grad_z, grad_c)
+                metrics = _metrics(job, losses, grad_z, grad_c)
                 if not all(math.isfinite(value) for value in metrics.values()):
                     _give_up(job, learnt, iteration)
                 metrics |= job.objective.learnt()
@@ -232,7 +232,7 @@ def _signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _over_all(job: Job, losses: Tensor, grad_z: Tensor, grad_c: Tensor) -> dict[str, float]:
+def _metrics(job: Job, losses: Tensor, grad_z: Tensor, grad_c: Tensor) -> dict[str, float]:
     """Loss and gradient norms over the classes of all processes."""
     sums = torch.stack([losses.sum(), grad_z.square().sum(), grad_c.square().sum()]).tolist()
     loss, square_z, square_c = (sum(column) for column in zip(*parallel.gather([sums], job.accelerator), strict=True))

@@ -9,6 +9,7 @@ class FlatNetwork:
     """A network whose weights are a vector [parameters], given anew with each call.
 
     Dropout is off and batch norm uses the statistics of the batch: the outcome is a function of weights and images.
+    The network it is made of is changed to that, and is not to be used elsewhere.
     """
 
     def __init__(self, network: nn.Module) -> None:

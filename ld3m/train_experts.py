@@ -34,10 +34,10 @@ def train_experts(recipe: Recipe, resume: bool = True) -> Path:
     trajectories = Trajectories(recipe, images, parameters)
     with accelerator.main_process_first():
         if main:
-            if not resume:
-                trajectories.clear()
-            trajectories.claim()
-            _tell_size(trajectories, recipe)
+            if resume:
+                trajectories.check_training()
+            _tell_size(trajectories, settings.count, resume)
+            trajectories.claim(resume)
     missing = [expert for expert in range(settings.count) if not trajectories.path(expert).is_file()]
     accelerator.wait_for_everyone()  # all have looked before any expert is finished
     own = parallel.shard(missing, accelerator)
@@ -59,10 +59,10 @@ def _network(recipe: Recipe, images: data.ImageSet, expert: int) -> torch.nn.Mod
     return network
 
 
-def _tell_size(trajectories: Trajectories, recipe: Recipe) -> None:
+def _tell_size(trajectories: Trajectories, count: int, resume: bool) -> None:
     """Says what the disk will take before hours of training fill it."""
-    needed = trajectories.bytes_needed(recipe.experts.count, recipe.experts.dtype)
-    free = trajectories.bytes_free()
+    needed = trajectories.bytes_needed(count, resume)
+    free = trajectories.bytes_free(resume)
     said = f"{needed / 1e6:,.1f} MB in {trajectories.folder}, where {free / 1e6:,.0f} MB are free"
     if needed > free:
         raise UserError(f"experts.count: the experts need {said}; give fewer, or experts.dtype=float16")
@@ -103,7 +103,7 @@ def _train(
             weights = _step(student, weights, shown, real.labels[places].to(device), settings.lr)
         for expert, rows, row in zip(experts, snapshots, weights.cpu(), strict=True):
             rows[epoch + 1 :] = [row.clone()]
-            trajectories.save(expert, torch.stack(rows), settings.dtype)
+            trajectories.save(expert, torch.stack(rows))
         bar.update(len(experts))
 
 

@@ -1,4 +1,4 @@
-"""One epoch of a classifier, by which evaluation, experts and inner loops train."""
+"""One epoch of a classifier, by which evaluation, core-set scorers and inner loops train."""
 
 import torch
 from torch import Tensor, nn

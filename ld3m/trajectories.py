@@ -43,6 +43,7 @@ class Trajectories:
         self.about = describe(recipe, images, parameters)
         self.training = recipe.experts.model_dump(include={"epochs", "batch", "lr", "augment", "dtype"})
         self.training["seed"] = recipe.seed
+        self.dtype = DTYPES[recipe.experts.dtype]
         self.parameters = parameters
         self.epochs = recipe.experts.epochs
 
@@ -54,11 +55,11 @@ class Trajectories:
         """The file of one that is still in training, in float32."""
         return self.folder / f"expert-{expert:04d}.partial.safetensors"
 
-    def claim(self) -> None:
-        """Makes the folder that of these experts.
+    def check_training(self) -> None:
+        """Checks that the experts that are there, if any, were trained as these would be.
 
         Raises:
-            UserError: where it holds others.
+            UserError: naming what differs.
         """
         index = self._index()
         self._check(index)
@@ -68,12 +69,12 @@ class Trajectories:
                 f"experts.folder: {self.folder} holds experts trained otherwise ({', '.join(keys)} differ); "
                 "give another folder, or --no-resume to replace them"
             )
-        write_json(self.folder / "index.json", {"format": FORMAT, "about": self.about, "training": self.training})
 
-    def clear(self) -> None:
-        """Removes the experts of the folder."""
-        for path in [*self.folder.glob("expert-*.safetensors"), self.folder / "index.json"]:
-            path.unlink(missing_ok=True)
+    def claim(self, resume: bool) -> None:
+        """Makes the folder that of these experts, without those that are there unless training resumes."""
+        for path in [] if resume else self._held():
+            path.unlink()
+        write_json(self.folder / "index.json", {"format": FORMAT, "about": self.about, "training": self.training})
 
     def require(self, count: int, recipe: Recipe) -> None:
         """Checks that the first `count` experts are there, of this network and data.
@@ -109,23 +110,27 @@ class Trajectories:
         with safetensors.safe_open(self.partial(expert), "pt") as file:
             return file.get_tensor("weights")
 
-    def save(self, expert: int, snapshots: Tensor, dtype: str) -> None:
+    def save(self, expert: int, snapshots: Tensor) -> None:
         """Writes snapshots [epochs done + 1, parameters]; the last epoch's make the trajectory whole."""
         if len(snapshots) <= self.epochs:
             write_tensors(self.partial(expert), {"weights": snapshots}, {"format": FORMAT})
             return
-        write_tensors(self.path(expert), {"weights": snapshots.to(DTYPES[dtype])}, {"format": FORMAT})
+        write_tensors(self.path(expert), {"weights": snapshots.to(self.dtype)}, {"format": FORMAT})
         self.partial(expert).unlink(missing_ok=True)
 
-    def bytes_needed(self, count: int, dtype: str) -> int:
-        """Bytes on disk of the experts, of `count`, that are not there yet."""
-        missing = sum(not self.path(expert).is_file() for expert in range(count))
-        return missing * (self.epochs + 1) * self.parameters * DTYPES[dtype].itemsize
+    def bytes_needed(self, count: int, resume: bool) -> int:
+        """Bytes on disk of `count` experts, or of those that are not there yet where training resumes."""
+        missing = sum(not (resume and self.path(expert).is_file()) for expert in range(count))
+        return missing * (self.epochs + 1) * self.parameters * self.dtype.itemsize
 
-    def bytes_free(self) -> int:
-        """Free bytes where the folder is or will be."""
+    def bytes_free(self, resume: bool) -> int:
+        """Free bytes where the folder is or will be, with those of its experts unless training resumes."""
         place = next(path for path in (self.folder.absolute(), *self.folder.absolute().parents) if path.exists())
-        return shutil.disk_usage(place).free
+        return shutil.disk_usage(place).free + sum(path.stat().st_size for path in ([] if resume else self._held()))
+
+    def _held(self) -> list[Path]:
+        """The files of experts that are there, finished or not."""
+        return list(self.folder.glob("expert-*.safetensors"))
 
     def _index(self) -> Any:
         path = self.folder / "index.json"

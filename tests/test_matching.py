@@ -207,15 +207,33 @@ def test_half_precision_takes_half_the_disk(recipe_file: Path, experts: tuple[st
 
 
 def test_disk_use_is_told_before_training(
-    ld3m: Callable[..., Outcome], recipe_file: Path, monkeypatch: pytest.MonkeyPatch
+    ld3m: Callable[..., Outcome], recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Experts of 16 snapshots in 4 bytes: two blocks of width 8, each a convolution and a norm, and a classifier."""
     parameters = (9 + 1 + 2) * 8 + (9 * 8 + 1 + 2) * 8 + (8 * 16 + 1) * 3
-    monkeypatch.setattr(Trajectories, "bytes_free", lambda self: 1_000_000)
-    outcome = ld3m("experts", recipe_file, "experts.count=100000")
+    monkeypatch.setattr(Trajectories, "bytes_free", lambda self, resume: 1_000_000)
+    outcome = ld3m("experts", recipe_file, "experts.count=100000", f"experts.folder={tmp_path / 'experts'}")
     assert outcome.code == 2
     assert f"{100_000 * 16 * parameters * 4 / 1e6:,.1f} MB" in outcome.err
     assert "float16" in outcome.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_experts_are_not_removed_where_there_is_no_room_for_others(
+    ld3m: Callable[..., Outcome], recipe_file: Path, experts: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full: the three experts there are may make way for three others, not for four."""
+    usage = type("Usage", (), {"free": 0})
+    monkeypatch.setattr("ld3m.trajectories.shutil.disk_usage", lambda place: usage)
+    before = trajectories(recipe_file, *experts)
+    index = (before.folder / "index.json").read_text()
+    assert before.bytes_free(resume=True) == 0
+    assert before.bytes_free(resume=False) == sum(before.path(expert).stat().st_size for expert in range(3))
+    outcome = ld3m("experts", recipe_file, *experts, "experts.count=4", "experts.lr=0.5", "--no-resume")
+    assert outcome.code == 2
+    assert "experts.count" in outcome.err
+    assert (before.folder / "index.json").read_text() == index
+    assert all(before.path(expert).is_file() for expert in range(3))
 
 
 # --- trajectory matching -----------------------------------------------------------------------------------

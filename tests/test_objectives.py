@@ -60,7 +60,7 @@ def test_dc_does_not_depend_on_how_the_real_batch_is_split(
     network: networks.ConvNet, oracle: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Uneven parts too: the reference's halves of 2 and 3 images are off by 14 %, a weighted sum is not."""
-    monkeypatch.setattr("ld3m.objectives.dc.REAL_CHUNK", 2)
+    monkeypatch.setattr("ld3m.objectives.draws.REAL_CHUNK", 2)
     loss = match_gradients(network, oracle["in/real"][0].double(), oracle["in/syn"][0].double(), 0)
     assert loss.item() == pytest.approx(oracle["dc/loss"][0].item(), rel=1e-9)
     assert abs(oracle["dc_halves/loss"][0] - oracle["dc/loss"][0]) > 0.1

@@ -16,8 +16,6 @@ from ld3m.randomness import generator
 from ld3m.recipe import Recipe
 from ld3m.training import train_epoch
 
-REAL_CHUNK = 100
-"""Real images through the network at a time."""
 EPSILON = 1e-6
 
 
@@ -98,7 +96,7 @@ def match_gradients(network: nn.Module, real: Tensor, synthetic: Tensor, label: 
     """
     parameters = [parameter for parameter in network.parameters() if parameter.dim() in (2, 4)]
     target = [torch.zeros_like(parameter) for parameter in parameters]
-    for chunk in real.split(REAL_CHUNK):
+    for chunk in real.split(draws.REAL_CHUNK):
         loss = _loss(network, chunk, label) * (len(chunk) / len(real))
         for total, part in zip(target, torch.autograd.grad(loss, parameters), strict=True):
             total += part

@@ -13,9 +13,6 @@ from ld3m.objectives import draws
 from ld3m.objectives.base import Objective
 from ld3m.recipe import Recipe
 
-REAL_CHUNK = 100
-"""Real images through the network at a time."""
-
 
 class DistributionMatching(Objective):
     """Squared distance between the mean features of real and synthetic images in a fresh random network."""
@@ -50,7 +47,7 @@ class DistributionMatching(Objective):
         for (label, images), augmentation in zip(self.real.items(), augmentations, strict=True):
             batch = draws.real_batch(self.recipe, self.images, images, iteration, label, self.device)
             batches.append(augmentation(batch) if augmentation else batch)
-        features = torch.cat([network.embed(chunk) for chunk in torch.cat(batches).split(REAL_CHUNK)])
+        features = torch.cat([network.embed(chunk) for chunk in torch.cat(batches).split(draws.REAL_CHUNK)])
         return torch.stack([part.mean(0) for part in features.split([len(batch) for batch in batches])])
 
 

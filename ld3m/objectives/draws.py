@@ -11,6 +11,8 @@ from ld3m.data import ImageSet, to_pixels
 from ld3m.randomness import generator
 from ld3m.recipe import Recipe
 
+REAL_CHUNK = 100
+"""Real images of a class, or of all, that an objective puts through a network at a time."""
 NORM_IMAGES = 16
 """Real images of each class that batch norm takes its statistics from, as in the code of Zhao et al."""
 
