@@ -2,9 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from ld3m.recipe_file import AnyRecipe
 
 app = typer.Typer(
     name="ld3m",
@@ -42,9 +45,20 @@ Resume = Annotated[bool, typer.Option(help="Go on with an unfinished run of the 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and stop.")]
 
 
-def _overrides(overrides: list[str] | None, output: str | None) -> list[str]:
-    """The overrides with --output among them, which is a folder's name and not YAML."""
-    return [*(overrides or []), *([] if output is None else [f"output={json.dumps(output, ensure_ascii=False)}"])]
+def _resolve(
+    kind: "type[AnyRecipe]", recipe: str, overrides: list[str] | None, dry_run: bool, output: str | None = None
+) -> "AnyRecipe":
+    """A command's recipe with its overrides; a dry run ends with it on the screen."""
+    from ld3m.recipe_file import load, to_yaml
+
+    overrides = list(overrides or [])
+    if output is not None:
+        overrides.append(f"output={json.dumps(output, ensure_ascii=False)}")  # quoted: a folder's name is not YAML
+    resolved = load(kind, recipe, overrides)
+    if dry_run:
+        typer.echo(to_yaml(resolved), nl=False)
+        raise typer.Exit
+    return resolved
 
 
 @app.command()
@@ -62,12 +76,8 @@ def distill(
     Processes share the classes: accelerate launch -m ld3m distill quickstart
     """
     from ld3m.recipe import Recipe
-    from ld3m.recipe_file import load, to_yaml
 
-    resolved = load(Recipe, recipe, _overrides(overrides, output))
-    if dry_run:
-        typer.echo(to_yaml(resolved), nl=False)
-        return
+    resolved = _resolve(Recipe, recipe, overrides, dry_run, output)
     from ld3m.distill import distill
 
     distill(resolved, resume)
@@ -139,12 +149,8 @@ def experts(
     Processes share the experts: accelerate launch -m ld3m experts RECIPE
     """
     from ld3m.recipe import Recipe
-    from ld3m.recipe_file import load, to_yaml
 
-    resolved = load(Recipe, recipe, overrides)
-    if dry_run:
-        typer.echo(to_yaml(resolved), nl=False)
-        return
+    resolved = _resolve(Recipe, recipe, overrides, dry_run)
     from ld3m.train_experts import train_experts
 
     train_experts(resolved, resume)
@@ -163,12 +169,8 @@ def train_prior(
     Interrupted, the same command goes on. Processes share each batch: accelerate launch -m ld3m train-prior RECIPE
     """
     from ld3m.prior_recipe import PriorRecipe
-    from ld3m.recipe_file import load, to_yaml
 
-    resolved = load(PriorRecipe, recipe, _overrides(overrides, output))
-    if dry_run:
-        typer.echo(to_yaml(resolved), nl=False)
-        return
+    resolved = _resolve(PriorRecipe, recipe, overrides, dry_run, output)
     from ld3m.train_prior import train_prior
 
     train_prior(resolved, resume)

@@ -6,9 +6,9 @@ The protocol is GLaD's (Cazenavette et al., CVPR 2023), which LD3M uses; whateve
 import hashlib
 import json
 import math
-import shutil
 import statistics
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,14 +91,18 @@ def evaluate(
         for seed in range(settings.seeds)
     ]
     partial = folder / "evaluating"
-    done = []
+    kept, done = [], []
     for trained_on, arch, seed in tqdm(parallel.shard(jobs, accelerator), "evaluating", disable=not main):
         chosen = for_all_seeds.get(trained_on) or real_images(trained_on, whole, distilled[1], recipe, seed)
-        kept = partial / f"{_digest(recipe, images, trained_on, arch, seed, split, chosen[0])}.json"
-        if not kept.is_file():
+        path = partial / f"{_digest(recipe, images, trained_on, arch, seed, split, chosen[0])}.json"
+        if path.is_file():
+            share = json.loads(path.read_text())["accuracy"]
+        else:
             network = train(arch, *chosen, images, recipe, seed, accelerator.device)
-            write_json(kept, {"accuracy": accuracy(network, images, split, accelerator.device)})
-        done.append(((trained_on, arch, seed), json.loads(kept.read_text())["accuracy"]))
+            share = accuracy(network, images, split, accelerator.device)
+            write_json(path, {"accuracy": share})
+        kept.append(path)
+        done.append(((trained_on, arch, seed), share))
     measured = dict(parallel.gather(done, accelerator))
     results = [
         Result(trained_on, arch, [measured[trained_on, arch, seed] for seed in range(settings.seeds)])
@@ -118,8 +122,11 @@ def evaluate(
     report = {"results": rows, "cross_architecture": cross_architecture(rows, recipe.network.arch)}
     if main:
         write_json(path, {"run": recipe.name, **report})
-        shutil.rmtree(partial, ignore_errors=True)
     accelerator.wait_for_everyone()
+    for path in kept:  # its own only: another evaluation of the run may be under way
+        path.unlink(missing_ok=True)
+    with suppress(OSError):  # not empty, or another process was first
+        partial.rmdir()
     return {"run": str(folder), **report}, main
 
 

@@ -158,6 +158,26 @@ def test_an_interrupted_evaluation_goes_on_with_the_network_it_was_at(
     assert len(trained) == 3
 
 
+def test_two_evaluations_of_a_run_leave_each_other_alone(
+    ld3m: Callable[..., Outcome], run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One is interrupted after its first network; another begins and ends; the first goes on with its second."""
+    trained: list[str] = []
+
+    def until_the_second(*arguments: object) -> torch.nn.Module:
+        trained.append(str(arguments[0]))
+        if len(trained) == 2:
+            raise KeyboardInterrupt
+        return train(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(evaluate, "train", until_the_second)
+    assert ld3m("evaluate", run, "--arch", "convnet").code != 0
+    assert ld3m("evaluate", run, "--arch", "alexnet").code == 0
+    assert ld3m("evaluate", run, "--arch", "convnet").code == 0
+    assert trained == ["convnet", "convnet", "alexnet", "alexnet", "convnet"]
+    assert not (run / "evaluating").exists()
+
+
 def test_networks_learn_separable_classes(recipe_file: Path) -> None:
     """Trained on all real shapes, a ConvNet tells almost all of the test shapes apart: chance is 33 %."""
     from ld3m.evaluate import accuracy
