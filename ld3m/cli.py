@@ -49,6 +49,7 @@ def _resolve(
     kind: "type[AnyRecipe]", recipe: str, overrides: list[str] | None, dry_run: bool, output: str | None = None
 ) -> "AnyRecipe":
     """A command's recipe with its overrides; a dry run ends with it on the screen."""
+    from ld3m.recipe import Recipe
     from ld3m.recipe_file import load, to_yaml
 
     overrides = list(overrides or [])
@@ -57,6 +58,11 @@ def _resolve(
     resolved = load(kind, recipe, overrides)
     if dry_run:
         typer.echo(to_yaml(resolved), nl=False)
+        if isinstance(resolved, Recipe) and not resolved.prior.source.startswith("hub:"):
+            from ld3m.priors.folder import weight_bytes
+
+            parameters, size = weight_bytes(resolved.prior)
+            typer.echo(f"# The prior: {parameters / 1e6:,.2f} M parameters, {size / 1e6:,.2f} MB on each process")
         raise typer.Exit
     return resolved
 

@@ -13,12 +13,11 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
-from ld3m import coresets, data, networks, objectives, parallel, run
-from ld3m import prior as priors
+from ld3m import coresets, data, networks, objectives, parallel, priors, run
 from ld3m.errors import UserError
 from ld3m.learnt import Learnt, draw_noise, initial
 from ld3m.objectives import Objective
-from ld3m.prior import Prior
+from ld3m.priors import Prior
 from ld3m.recipe import NetworkRecipe, Recipe
 from ld3m.sampler import PullBack, Schedule, render
 
@@ -37,6 +36,7 @@ def distill(recipe: Recipe, resume: bool = True) -> Path:
     with job.accelerator.main_process_first():
         if job.accelerator.is_main_process:
             run.claim(recipe, resume)
+            run.note_prior(recipe, priors.provenance(recipe.prior.source))
     if run.iterations_done(recipe.folder) == settings.iterations:
         job.accelerator.print(f"{recipe.folder} is finished; raise distill.iterations to go on, or give --no-resume")
         return recipe.folder
@@ -100,7 +100,7 @@ class Job:
             accelerator=accelerator,
             images=images,
             prior=prior,
-            schedule=Schedule.of(prior.alphas_cumprod, settings.steps, settings.skip, settings.guidance),
+            schedule=Schedule.of(prior.noise_schedule, settings.steps, settings.skip, settings.guidance),
             objective=objectives.build(recipe, images, own, accelerator),
             own=own,
         )
@@ -118,6 +118,7 @@ def _check(recipe: Recipe, images: data.ImageSet, prior: Prior) -> None:
     for arch in recipe.evaluate.arch:
         networks.check(arch, shape, NetworkRecipe(), "evaluate.arch")
     prior.class_embeddings(images.classes)  # says which class it does not know
+    _check_learnable(recipe, prior)
     if prior.image_channels != channels:
         raise UserError(
             f"data.channels: {channels}, but the prior's images have {prior.image_channels}; "
@@ -131,6 +132,26 @@ def _check(recipe: Recipe, images: data.ImageSet, prior: Prior) -> None:
         raise UserError(
             f"distill.images_per_class: {count}, but class {name!r} has only {fewest} training images{kept} "
             f"to start from; set fewer{', keep more' if kept else ''}, or distill.init=noise"
+        )
+
+
+def _check_learnable(recipe: Recipe, prior: Prior) -> None:
+    """That what the recipe learns has a part in the images."""
+    sampler, learn = recipe.prior, recipe.distill.learn
+    conditional = bool(math.prod(prior.conditioning_shape))
+    if not conditional and sampler.guidance != 1:
+        raise UserError(
+            f"prior.guidance: {sampler.guidance:g}, but {sampler.source} is unconditional and has no classes to guide "
+            "to; set prior.guidance=1"
+        )
+    if learn != "latents" and not (conditional and sampler.steps):
+        why = "prior.steps=0 leaves the denoiser out" if conditional else f"{sampler.source} is unconditional"
+        raise UserError(f"distill.learn: {learn!r}, but {why} and only Z has a part; set distill.learn=latents")
+    (_, first, _), *_ = prior.noise_schedule.walk(sampler.steps or 1)
+    if learn != "conditioning" and sampler.steps and sampler.skip != "reference" and first.signal == 0:
+        raise UserError(
+            f"prior.skip: {sampler.skip!r}, but the first step of this prior's noise schedule is noise alone and Z "
+            "has no part in the images; set prior.skip=reference"
         )
 
 

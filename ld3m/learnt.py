@@ -10,7 +10,7 @@ from torch.nn import functional
 from ld3m import data
 from ld3m.coresets import Coreset
 from ld3m.kmeans import kmeans
-from ld3m.prior import Prior
+from ld3m.priors import Prior
 from ld3m.randomness import generator
 from ld3m.recipe import DistillRecipe, Recipe
 

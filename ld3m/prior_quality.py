@@ -10,15 +10,15 @@ from ld3m import classifier as classifiers
 from ld3m import data
 from ld3m.files import write_image
 from ld3m.pictures import grid
-from ld3m.prior import ClassConditionalLDM
 from ld3m.prior_recipe import PriorRecipe
+from ld3m.priors import Prior
 from ld3m.randomness import generator
 from ld3m.sampler import Schedule, render, to_pixels
 
 
 def evaluate_prior(
     recipe: PriorRecipe,
-    prior: ClassConditionalLDM,
+    prior: Prior,
     images: data.ImageSet,
     training: Path,
     device: torch.device,
@@ -60,11 +60,11 @@ def evaluate_prior(
 
 @torch.no_grad()
 def sample(
-    prior: ClassConditionalLDM, classes: list[str], count: int, steps: int, guidance: float, seed: int
+    prior: Prior, classes: list[str], count: int, steps: int, guidance: float, seed: int
 ) -> tuple[Tensor, Tensor]:
     """Plain DDIM samples from noise, in turn of every class: pixels [count, …] in [0, 1] and labels [count]."""
     labels = torch.arange(len(classes)).repeat(max(1, count // len(classes)))
-    schedule = Schedule.of(prior.alphas_cumprod, steps, "none", guidance)
+    schedule = Schedule.of(prior.noise_schedule, steps, "none", guidance)
     table = prior.class_embeddings(classes)
     sampled = []
     for start, chunk in enumerate(labels.split(100)):

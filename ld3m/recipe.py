@@ -78,6 +78,16 @@ def _existing_prior(source: str) -> str:
     )
 
 
+def _with_a_place(prompt: str) -> str:
+    try:
+        named = prompt.format("\0")
+    except (LookupError, ValueError):
+        named = ""
+    if named.count("\0") != 1:
+        raise ValueError(f"{prompt!r} has not one {{}} for the name of the class, as in 'a photo of a {{}}'")
+    return prompt
+
+
 def _steps_or_all(value: Any) -> Any:
     if value == "all" or (isinstance(value, int) and value >= 0):
         return value
@@ -180,8 +190,12 @@ class SamplerRecipe(Section):
     """Whether the denoiser has its own weights or random ones, the paper's ablation of what the prior knows."""
     skip: Literal["paper", "reference", "none"] = "reference"
     """Where the decaying skip enters: Eq. 7 of the paper, the authors' code, or nowhere."""
-    steps: int = Field(10, ge=1, le=999)
-    """DDIM steps S."""
+    prompt: Annotated[str, AfterValidator(_with_a_place)] = "a photo of a {}"
+    """Of a prior that is conditioned on text: what each class's c starts as, its name in the place of {}."""
+    scaling_factor: float | None = Field(None, gt=0)
+    """What encodings are multiplied by to have unit variance; left out: as the autoencoder's configuration says."""
+    steps: int = Field(10, ge=0, le=1000)
+    """DDIM steps S; 0 is the autoencoder alone, without noise or denoiser."""
     guidance: float = 3.0
     """Classifier-free guidance scale g; at 1 the null class is not evaluated."""
     noise: Literal["fresh", "fixed"] = "fresh"

@@ -46,7 +46,7 @@ def claim(recipe: Recipe, resume: bool) -> None:
         if not resume:
             for name in ("checkpoints", "images", "evaluating"):
                 shutil.rmtree(folder / name, ignore_errors=True)
-            for name in ("latents.safetensors", "metrics.jsonl", "grid.png", "evaluation.json"):
+            for name in ("latents.safetensors", "metrics.jsonl", "grid.png", "evaluation.json", "prior.json"):
                 (folder / name).unlink(missing_ok=True)
         elif keys := _differences(folder / "recipe.yaml", recipe):
             raise UserError(
@@ -59,6 +59,21 @@ def claim(recipe: Recipe, resume: bool) -> None:
                 "give more to go on, or --no-resume to start anew"
             )
     write_text(folder / "recipe.yaml", to_yaml(recipe))
+
+
+def note_prior(recipe: Recipe, provenance: dict[str, Any]) -> None:
+    """Keeps where the prior is from, as `prior.json`.
+
+    Raises:
+        UserError: where the run was begun with other weights.
+    """
+    path = recipe.folder / "prior.json"
+    if path.is_file() and json.loads(path.read_text())["sha256"] != provenance["sha256"]:
+        raise UserError(
+            f"prior.source: {provenance['source']} has other weights than when the run in {recipe.folder} began; "
+            "give another --output, or --no-resume to replace it"
+        )
+    write_json(path, provenance)
 
 
 def _iterations_saved(folder: Path) -> int:

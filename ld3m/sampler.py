@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ld3m.errors import UserError
-from ld3m.prior import Prior
+from ld3m.noise_schedule import Level, NoiseSchedule
+from ld3m.priors import Prior
 
 Skip = Literal["paper", "reference", "none"]
 PullBack = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -25,10 +25,10 @@ class Step:
 
     time: int
     """τ_i, the training time step the denoiser is told."""
-    alpha: float
-    """ᾱ at τ_i."""
-    alpha_next: float
-    """ᾱ at τ_{i−1}."""
+    level: Level
+    """At τ_i."""
+    next: Level
+    """At τ_{i−1}."""
     weight: float
     """w_i, the share of the skip."""
 
@@ -38,31 +38,28 @@ class Schedule:
     """All that a render needs besides the prior and the latents."""
 
     steps: tuple[Step, ...]
-    """In the order of execution, i = S … 1."""
+    """In the order of execution, i = S … 1; none at all is the autoencoder alone, an image being D(Z)."""
     skip: Skip
     guidance: float
 
     @classmethod
-    def of(cls, alphas_cumprod: Tensor, steps: int, skip: Skip, guidance: float) -> "Schedule":
-        """S steps at τ_i = 1 + (i − 1)·⌊T/S⌋, diffusers' "leading" spacing, with ᾱ_{τ0} = ᾱ_0.
+    def of(cls, noise_schedule: NoiseSchedule, steps: int, skip: Skip, guidance: float) -> "Schedule":
+        """S steps of the prior's noise schedule.
 
         The skip's weight falls linearly: "paper" i/S (Eq. 7), "reference" (i − 1)/(S − 1), which at S = 1 is 0.
 
         Raises:
-            UserError: where S is not in 1 … T − 1.
+            UserError: where the schedule has not so many time steps.
         """
-        training_steps = len(alphas_cumprod)
-        if not 1 <= steps < training_steps:
-            raise UserError(f"prior.steps: {steps} is not between 1 and {training_steps - 1}")
-        times = [1 + i * (training_steps // steps) for i in range(steps)]
-        alphas = [float(alphas_cumprod[time]) for time in (0, *times)]
         weights = {
             "paper": lambda i: i / steps,
             "reference": lambda i: (i - 1) / max(1, steps - 1),
             "none": lambda i: 0.0,
         }[skip]
-        ordered = [Step(times[i - 1], alphas[i], alphas[i - 1], weights(i)) for i in range(steps, 0, -1)]
-        return cls(tuple(ordered), skip, guidance)
+        walk = noise_schedule.walk(steps)
+        return cls(
+            tuple(Step(*stage, weights(i)) for i, stage in zip(range(steps, 0, -1), walk, strict=True)), skip, guidance
+        )
 
 
 def render(
@@ -113,8 +110,8 @@ def _render_part(
     prior: Prior, schedule: Schedule, z: Tensor, c: Tensor, noise: Tensor, resolution: int | None, keep: int
 ) -> tuple[Tensor, PullBack]:
     """`render` for one micro-batch: the chain forwards, and its links' pull-backs backwards."""
-    first = schedule.steps[0]
-    start = first.alpha**0.5 * z.detach() + (1 - first.alpha) ** 0.5 * noise
+    first = schedule.steps[0].level if schedule.steps else Level(signal=1, noise=0)
+    start = first.signal * z.detach() + first.noise * noise
     with torch.no_grad():
         anchor = {"paper": start, "reference": prior.quantise(z), "none": start}[schedule.skip]
     state, links = start, []
@@ -131,8 +128,8 @@ def _render_part(
             grad_c += step_c
             grad_anchor += step_anchor
         if schedule.skip == "reference":  # Q passes its gradient straight through to Z
-            return first.alpha**0.5 * grad_state + grad_anchor, grad_c
-        return first.alpha**0.5 * (grad_state + grad_anchor), grad_c
+            return first.signal * grad_state + grad_anchor, grad_c
+        return first.signal * (grad_state + grad_anchor), grad_c
 
     return pixels, pull_back
 
@@ -143,11 +140,11 @@ def _reverse(prior: Prior, schedule: Schedule, step: Step) -> Callable[[Tensor, 
     def reverse(z: Tensor, c: Tensor, anchor: Tensor) -> Tensor:
         if schedule.skip == "paper" and step.weight == 1:
             return anchor.clone()  # whatever the denoiser would say has weight 0
-        noise = guided(prior, z, step.time, c, schedule.guidance)
-        clean = (z - (1 - step.alpha) ** 0.5 * noise) / step.alpha**0.5
+        answer = guided(prior, z, step.time, c, schedule.guidance)
+        clean, noise = prior.noise_schedule.clean_and_noise(z, answer, step.level)
         if schedule.skip == "reference":
             clean = (1 - step.weight) * clean + step.weight * anchor
-        z = step.alpha_next**0.5 * clean + (1 - step.alpha_next) ** 0.5 * noise
+        z = step.next.signal * clean + step.next.noise * noise
         return (1 - step.weight) * z + step.weight * anchor if schedule.skip == "paper" else z
 
     return reverse

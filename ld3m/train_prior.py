@@ -9,14 +9,15 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ld3m import data, parallel
+from ld3m import data, parallel, priors
 from ld3m.errors import UserError
 from ld3m.files import write_json, write_text
 from ld3m.fitting import Fit, fit
-from ld3m.prior import ClassConditionalLDM
 from ld3m.prior_quality import evaluate_prior
 from ld3m.prior_recipe import NORM_GROUPS, AutoencoderRecipe, DenoiserRecipe, PriorRecipe
+from ld3m.priors import ClassConditionalLDM
 from ld3m.randomness import generator
+from ld3m.recipe import SamplerRecipe
 from ld3m.recipe_file import digest, to_yaml
 
 TRAIN_STEPS = 1000
@@ -48,7 +49,7 @@ def train_prior(recipe: PriorRecipe, resume: bool = True) -> Path:
     prior, denoiser_seconds = _train_denoiser(recipe, autoencoder, latents, labels, images, training, accelerator)
     if main:
         prior.save(folder, torch.float16)
-        saved = ClassConditionalLDM.load(folder, accelerator.device)
+        saved = priors.load(SamplerRecipe(source=str(folder)), accelerator.device)
         report = {
             **evaluate_prior(recipe, saved, images, training, accelerator.device),
             "training": {

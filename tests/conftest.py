@@ -17,7 +17,7 @@ from PIL import Image
 
 from ld3m.__main__ import main
 from ld3m.distill import distill
-from ld3m.prior import ClassConditionalLDM
+from ld3m.priors import ClassConditionalLDM
 from ld3m.recipe import Recipe
 from ld3m.recipe_file import load
 

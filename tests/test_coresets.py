@@ -17,13 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from ld3m import classifier, coresets, data, evaluate, objectives
+from ld3m import classifier, coresets, data, evaluate, objectives, priors
 from ld3m.coresets import SELECTIONS, open_kept, score
 from ld3m.distill import Job, _render, _start, distill
 from ld3m.kmeans import kmeans
-from ld3m.prior import ClassConditionalLDM
 from ld3m.randomness import generator
-from ld3m.recipe import DistilledDataRecipe, DistillRecipe, Recipe
+from ld3m.recipe import DistilledDataRecipe, DistillRecipe, Recipe, SamplerRecipe
 from ld3m.recipe_file import load
 
 CPU = torch.device("cpu")
@@ -265,7 +264,7 @@ def test_z_starts_as_encodings_of_the_selected_images(
     z = start(recipe_file, tmp_path / "run", f"distill.init={init}", f"data.keep={keep}")
     recipe = load(Recipe, str(recipe_file), [*SCORER, f"data.keep={keep}"])
     kept = open_kept(data.prepare(recipe.data, progress=False), recipe.data, recipe.seed, [init], CPU)
-    prior = ClassConditionalLDM.load(prior_folder)
+    prior = priors.load(SamplerRecipe(source=str(prior_folder)))
     for label in range(3):
         images = kept.images("train", label)[kept.select(init, label, 3, generator(0, ""))]
         with torch.no_grad():
@@ -275,7 +274,7 @@ def test_z_starts_as_encodings_of_the_selected_images(
 def test_prototypes_are_centres_of_the_encodings(recipe_file: Path, prior_folder: Path, tmp_path: Path) -> None:
     z = start(recipe_file, tmp_path / "run", "distill.init=prototype", "prior.micro_batch=5")
     recipe = load(Recipe, str(recipe_file))
-    prior = ClassConditionalLDM.load(prior_folder)
+    prior = priors.load(SamplerRecipe(source=str(prior_folder)))
     for label in range(3):
         with torch.no_grad():
             encodings = prior.encode(data.to_signed(data.prepare(recipe.data).images("train", label))).flatten(1)

@@ -46,18 +46,19 @@ def test_run_folder_holds_what_it_promises(finished: Path) -> None:
 
 def test_images_are_what_the_latents_render_to(finished: Path, prior_folder: Path) -> None:
     """Independently: diffusers' own parts, its DDIM schedule, and the noise that the metadata names."""
-    from ld3m.prior import ClassConditionalLDM
+    from ld3m import priors
     from ld3m.randomness import generator
+    from ld3m.recipe import SamplerRecipe
     from ld3m.sampler import Schedule, render
 
-    prior = ClassConditionalLDM.load(prior_folder)
+    prior = priors.load(SamplerRecipe(source=str(prior_folder)))
     tensors = latents(finished)
     with safetensors.safe_open(finished / "latents.safetensors", "pt") as file:
         metadata = file.metadata()
     moment, seed = int(metadata["noise_iteration"]), int(metadata["seed"])
     keys = [(label, image) for label in range(3) for image in range(2)]
     noise = torch.stack([torch.randn(3, 8, 8, generator=generator(seed, "noise", moment, *key)) for key in keys])
-    schedule = Schedule.of(prior.alphas_cumprod, 3, "reference", 3.0)
+    schedule = Schedule.of(prior.noise_schedule, 3, "reference", 3.0)
     pixels, _ = render(prior, schedule, tensors["z"], tensors["c"], noise)
     for (label, image), rendered in zip(keys, pixels[:, 0], strict=True):
         saved = np.asarray(Image.open(finished / "images" / CLASSES[label] / f"{image}.png")) / 255

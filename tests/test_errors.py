@@ -102,8 +102,8 @@ OVERRIDE = re.compile(r" (?=[\w.]+=)")
         ("distill.lr_conditioning=inf", ("distill.lr_conditioning: 'inf' is not right", "finite")),
         ("prior.guidance=.inf", ("prior.guidance: inf is not right", "finite")),
         ("prior.keep_graph_steps=-1", ("prior.keep_graph_steps: -1 is not right", "0 or more, or all")),
-        ("prior.steps=0", ("prior.steps: 0 is not right", "greater than or equal to 1")),
-        ("prior.steps=1000", ("prior.steps: 1000 is not right", "less than or equal to 999")),
+        ("prior.steps=-1", ("prior.steps: -1 is not right", "greater than or equal to 0")),
+        ("prior.steps=1001", ("prior.steps: 1001 is not right", "less than or equal to 1000")),
         ("data.resolution=7", ("data.resolution: 7 is not right", "greater than or equal to 8")),
         ("data.keep=0", ("data.keep: 0 is not right", "greater than 0")),
         ("data.keep=60", ("data.keep: 60 is not right", "less than or equal to 1")),
@@ -426,12 +426,12 @@ def change_scheduler(prior: Path, **settings: object) -> None:
 
 def test_more_steps_than_the_prior_was_trained_with(refused: Refusal, recipe_file: Path, prior: Path) -> None:
     change_scheduler(prior, num_train_timesteps=3)
-    refuse_prior(refused, recipe_file, prior, "prior.steps: 3 is not between 1 and 2")
+    refuse_prior(refused, recipe_file, prior, "prior.steps: 3 is not between 0 and 2")
 
 
 def test_a_noise_schedule_that_is_not_known(refused: Refusal, recipe_file: Path, prior: Path) -> None:
-    change_scheduler(prior, beta_schedule="squaredcos_cap_v2")
-    refuse_prior(refused, recipe_file, prior, "prior.source", "'squaredcos_cap_v2'", "linear and scaled_linear")
+    change_scheduler(prior, beta_schedule="sigmoid")
+    refuse_prior(refused, recipe_file, prior, "prior.source", "scheduler", "sigmoid")
 
 
 # --- the output --------------------------------------------------------------------------------------------

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ld3m import data
-from ld3m import prior as priors
+from ld3m import data, priors
 from ld3m.recipe import Recipe
 from ld3m.recipe_file import load
 

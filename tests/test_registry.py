@@ -25,7 +25,7 @@ from torch import nn
 
 from ld3m import networks
 from ld3m.objectives import Objective
-from ld3m.prior import ClassConditionalLDM
+from ld3m.priors import ClassConditionalLDM
 from ld3m.randomness import generator
 from ld3m.sources import Example, Source
 
@@ -70,8 +70,8 @@ def stripes(recipe):
     return Source(CLASSES, splits, "stripes")
 
 
-def load_prior(folder, device, dtype):
-    return ClassConditionalLDM.load(folder, device, dtype)
+def load_prior(parts):
+    return ClassConditionalLDM.load(parts)
 '''
 ENTRY_POINTS = """
 [ld3m.networks]
@@ -181,9 +181,10 @@ def test_a_package_of_four_is_distilled_and_evaluated_with(
 def test_a_prior_of_an_unknown_kind_is_told(ld3m: Callable[..., tuple[int, str, str]], recipe_file: Path) -> None:
     prior = Path("prior")
     prior.mkdir()
-    (prior / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
+    (prior / "model_index.json").write_text(json.dumps({"_class_name": "KandinskyPipeline"}))
     code, _, err = ld3m("distill", recipe_file, "prior.source=prior")
     assert code == 2
     assert err == (
-        "ld3m: prior.source: the kind of prior: 'StableDiffusionPipeline' is not known; known are ClassConditionalLDM\n"
+        "ld3m: prior.source: the kind of prior: 'KandinskyPipeline' is not known; known are ClassConditionalLDM, "
+        "LDMPipeline, DiTPipeline, StableDiffusionPipeline\n"
     )

@@ -1,17 +1,13 @@
-"""The sampler: equal to autograd through the whole chain, to the authors' code, and to diffusers' DDIM."""
-
-import json
-import math
-from typing import Any
+"""The sampler: equal to autograd through the whole chain and to diffusers' DDIM; test_convert has the authors' code."""
 
 import pytest
-import safetensors
 import torch
-from conftest import DATA, make_prior
+from conftest import make_prior
 from torch import Tensor
 
 from ld3m.errors import UserError
-from ld3m.prior import ClassConditionalLDM
+from ld3m.noise_schedule import NoiseSchedule
+from ld3m.priors import ClassConditionalLDM
 from ld3m.sampler import Schedule, render
 
 SKIPS = ("paper", "reference", "none")
@@ -39,7 +35,8 @@ def inputs(prior: ClassConditionalLDM, count: int = 2) -> tuple[Tensor, Tensor, 
 def chain(prior: ClassConditionalLDM, steps: int, skip: str, g: float, z: Tensor, c: Tensor, noise: Tensor) -> Tensor:
     """The method written out once more, for autograd to differentiate as a whole: no code of the sampler's."""
     times = [1 + i * (1000 // steps) for i in range(steps)]
-    a = [prior.alphas_cumprod[0], *prior.alphas_cumprod[times]]
+    alphas = prior.noise_schedule.alphas_cumprod
+    a = [alphas[0], *alphas[times]]
     start = state = a[steps].sqrt() * z + (1 - a[steps]).sqrt() * noise
     for i in range(steps, 0, -1):
         null = prior.denoise(state, times[i - 1], prior.null_embedding.expand_as(c))
@@ -70,7 +67,7 @@ def test_pull_back_is_autograd_through_the_whole_chain(
     expected = chain(prior, steps, skip, guidance, leaf_z, leaf_c, noise)
     expected_z, expected_c = torch.autograd.grad(expected, (leaf_z, leaf_c), grad, materialize_grads=True)
 
-    schedule = Schedule.of(prior.alphas_cumprod, steps, skip, guidance)
+    schedule = Schedule.of(prior.noise_schedule, steps, skip, guidance)
     pixels, pull_back = render(prior, schedule, z, c, noise, micro_batch=1)
     grad_z, grad_c = pull_back(grad)
     assert not pixels.requires_grad
@@ -83,7 +80,7 @@ def test_pull_back_is_autograd_through_the_whole_chain(
 @pytest.mark.parametrize("skip", SKIPS)
 def test_kept_graphs_change_nothing(prior: ClassConditionalLDM, skip: str, keep: int | str) -> None:
     z, c, noise, grad = inputs(prior, 3)
-    schedule = Schedule.of(prior.alphas_cumprod, 5, skip, 3.0)
+    schedule = Schedule.of(prior.noise_schedule, 5, skip, 3.0)
     flat, flat_pull_back = render(prior, schedule, z, c, noise, micro_batch=2)
     kept, kept_pull_back = render(prior, schedule, z, c, noise, micro_batch=2, keep_graph_steps=keep)
     assert torch.equal(flat, kept)
@@ -94,7 +91,7 @@ def test_kept_graphs_change_nothing(prior: ClassConditionalLDM, skip: str, keep:
 def test_gradient_agrees_with_finite_differences(prior: ClassConditionalLDM) -> None:
     """Along c, where quantisation of the last state is left out and the chain is smooth."""
     z, c, noise, _ = inputs(prior)
-    schedule = Schedule.of(prior.alphas_cumprod, 4, "paper", 2.0)
+    schedule = Schedule.of(prior.noise_schedule, 4, "paper", 2.0)
     smooth = make_prior(size=8)
     smooth.autoencoder.double()
     smooth.denoiser, smooth.null_embedding = prior.denoiser, prior.null_embedding
@@ -118,7 +115,7 @@ def test_the_first_step_of_the_paper_needs_no_denoiser(prior: ClassConditionalLD
     counted = make_prior(size=8)
     counted.__dict__.update(prior.__dict__)
     counted.denoise = lambda z, t, c: calls.append(t) or prior.denoise(z, t, c)  # type: ignore[method-assign,func-returns-value]
-    schedule = Schedule.of(prior.alphas_cumprod, 4, "paper", 3.0)
+    schedule = Schedule.of(prior.noise_schedule, 4, "paper", 3.0)
     _, pull_back = render(counted, schedule, z, c, noise, keep_graph_steps="all")
     assert calls == [501, 251, 1]
     pull_back(grad)
@@ -128,7 +125,7 @@ def test_the_first_step_of_the_paper_needs_no_denoiser(prior: ClassConditionalLD
 @pytest.mark.parametrize("steps", [1, 2, 3, 7, 10, 12, 20, 50, 999])
 def test_times_are_diffusers_leading_ones_exactly_s_of_them(prior: ClassConditionalLDM, steps: int) -> None:
     prior.scheduler.set_timesteps(steps)
-    schedule = Schedule.of(prior.alphas_cumprod, steps, "none", 1.0)
+    schedule = Schedule.of(prior.noise_schedule, steps, "none", 1.0)
     assert [step.time for step in schedule.steps] == prior.scheduler.timesteps.tolist()
 
 
@@ -136,32 +133,32 @@ def test_plain_sampling_is_diffusers_ddim(prior: ClassConditionalLDM) -> None:
     """`none` against DDIMScheduler.step at η = 0; diffusers' tables are float32."""
     z, c, noise, _ = inputs(prior)
     prior.scheduler.set_timesteps(10)
-    top = prior.alphas_cumprod[901]
+    top = prior.noise_schedule.alphas_cumprod[901]
     state = top.sqrt() * z + (1 - top).sqrt() * noise
     for time in prior.scheduler.timesteps:
         state = prior.scheduler.step(prior.denoise(state, int(time), c), time, state, eta=0.0).prev_sample
-    schedule = Schedule.of(prior.alphas_cumprod, 10, "none", 1.0)
+    schedule = Schedule.of(prior.noise_schedule, 10, "none", 1.0)
     pixels, _ = render(prior, schedule, z, c, noise)
     assert relative(pixels, ((prior.decode(state) + 1) / 2).clamp(0, 1)) <= 1e-5
 
 
 def test_weights_fall_linearly() -> None:
-    alphas = torch.linspace(0.999, 0.01, 1000, dtype=torch.float64)
-    weights = {skip: [step.weight for step in Schedule.of(alphas, 5, skip, 1.0).steps] for skip in SKIPS}
+    noise = NoiseSchedule(torch.linspace(0.999, 0.01, 1000, dtype=torch.float64))
+    weights = {skip: [step.weight for step in Schedule.of(noise, 5, skip, 1.0).steps] for skip in SKIPS}
     assert weights["paper"] == [1, 0.8, 0.6, 0.4, 0.2]
     assert weights["reference"] == [1, 0.75, 0.5, 0.25, 0]
     assert weights["none"] == [0] * 5
 
 
-@pytest.mark.parametrize("steps", [0, -1, 1000, 5000])
+@pytest.mark.parametrize("steps", [-1, 1000, 5000])
 def test_impossible_step_counts_are_refused(steps: int) -> None:
     with pytest.raises(UserError, match=r"prior\.steps"):
-        Schedule.of(torch.linspace(0.999, 0.01, 1000), steps, "none", 1.0)
+        Schedule.of(NoiseSchedule(torch.linspace(0.999, 0.01, 1000)), steps, "none", 1.0)
 
 
 def test_other_resolutions_are_resized_with_their_gradient(prior: ClassConditionalLDM) -> None:
     z, c, noise, _ = inputs(prior)
-    schedule = Schedule.of(prior.alphas_cumprod, 2, "none", 1.0)
+    schedule = Schedule.of(prior.noise_schedule, 2, "none", 1.0)
     native, pull_native = render(prior, schedule, z, c, noise)
     half, pull_half = render(prior, schedule, z, c, noise, resolution=4)
     assert half.shape == (2, 1, 4, 4)
@@ -170,104 +167,3 @@ def test_other_resolutions_are_resized_with_their_gradient(prior: ClassCondition
     (grad_native,) = torch.autograd.grad(expected.sum(), leaf)
     assert relative(half, expected) <= 1e-12
     assert relative(pull_half(torch.ones_like(half))[0], pull_native(grad_native)[0]) <= 1e-10
-
-
-# --- the authors' code -------------------------------------------------------------------------------------
-# tests/data/README.md says how the file was made and what its keys are.
-
-
-@pytest.fixture(scope="module")
-def oracle() -> dict[str, Tensor]:
-    with safetensors.safe_open(DATA / "sampler_tiny.safetensors", "pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-
-
-@pytest.fixture(scope="module")
-def authors(oracle: dict[str, Tensor]) -> ClassConditionalLDM:
-    """The authors' random-weight model, its original keys converted by diffusers' own functions, in float64."""
-    from diffusers import DDIMScheduler, UNet2DConditionModel, VQModel
-    from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
-
-    weights = {name.removeprefix("sd/"): value.float() for name, value in oracle.items() if name.startswith("sd/")}
-    unet = UNet2DConditionModel(
-        sample_size=8,
-        in_channels=3,
-        out_channels=3,
-        layers_per_block=1,
-        block_out_channels=(32, 64),
-        down_block_types=("CrossAttnDownBlock2D",) * 2,
-        up_block_types=("CrossAttnUpBlock2D",) * 2,
-        cross_attention_dim=32,
-        attention_head_dim=1,
-    )
-    unet.load_state_dict(convert_ldm_unet_checkpoint(dict(weights), dict(unet.config)))
-    vqvae = VQModel(
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        block_out_channels=(32, 64),
-        latent_channels=3,
-        num_vq_embeddings=64,
-        sample_size=16,
-        scaling_factor=1.0,
-    )
-    converted = convert_ldm_vae_checkpoint(dict(weights), dict(vqvae.config))
-    converted["quantize.embedding.weight"] = weights["first_stage_model.quantize.embedding.weight"]
-    vqvae.load_state_dict(converted)
-    scheduler = DDIMScheduler(beta_start=0.0015, beta_end=0.0195, beta_schedule="scaled_linear")
-    table = weights["cond_stage_model.embedding.weight"].double()
-    prior = ClassConditionalLDM(vqvae.double(), unet.double(), table, [str(k) for k in range(10)], scheduler)
-    denoiser: Any = prior.denoiser
-    denoiser.time_proj = Sinusoid()
-    return prior
-
-
-class Sinusoid(torch.nn.Module):
-    """diffusers' time embedding, which it computes in float32, in float64."""
-
-    def forward(self, times: Tensor) -> Tensor:
-        angles = times[:, None].double() * torch.exp(-math.log(10000) * torch.arange(16, dtype=torch.float64) / 16)
-        return torch.cat([angles.cos(), angles.sin()], dim=1)
-
-
-def test_schedule_is_the_authors(oracle: dict[str, Tensor]) -> None:
-    ours = make_prior().alphas_cumprod
-    assert torch.allclose(ours, oracle["sched/alphas_cumprod_f64"], rtol=1e-12, atol=0)
-
-
-def test_denoiser_and_autoencoder_are_the_authors(authors: ClassConditionalLDM, oracle: dict[str, Tensor]) -> None:
-    x, c = oracle["unet/x"].double(), oracle["unet/c"].double()
-    answers = [
-        authors.denoise(x[i : i + 1], int(t), c[i : i + 1]).detach() for i, t in enumerate(oracle["unet/t"].tolist())
-    ]
-    assert relative(torch.cat(answers), oracle["dbl/unet/eps"]) <= 1e-9
-    z = authors.encode(oracle["ae/x"].double())
-    assert relative(z, oracle["ae/enc"]) <= 1e-9
-    assert relative(authors.quantise(z), oracle["ae/zq"]) <= 1e-9
-    assert relative(authors.decode(z), oracle["ae/rec"]) <= 1e-9
-
-
-@pytest.mark.parametrize(
-    ("case", "skip", "steps", "guidance"),
-    [
-        ("s5_c3", "reference", 5, 3.0),
-        ("s10_c1", "reference", 10, 1.0),
-        ("paper_s5_c3", "paper", 5, 3.0),
-        ("plain_s5_c3", "none", 5, 3.0),
-    ],
-)
-def test_render_and_gradients_are_the_authors(
-    authors: ClassConditionalLDM, oracle: dict[str, Tensor], case: str, skip: str, steps: int, guidance: float
-) -> None:
-    with safetensors.safe_open(DATA / "sampler_tiny.safetensors", "pt") as file:
-        metadata = file.metadata()
-    mean, std = (
-        torch.tensor(json.loads(metadata[key]), dtype=torch.float64).view(1, 3, 1, 1) for key in ("mean", "std")
-    )
-    z, c, noise = (oracle[f"in/{name}"].double() for name in ("Z", "c", "noise"))
-    assert torch.equal(authors.null_embedding.expand_as(c), oracle["in/uc"].double())
-    schedule = Schedule.of(authors.alphas_cumprod, steps, skip, guidance)
-    pixels, pull_back = render(authors, schedule, z, c, noise, micro_batch=3, keep_graph_steps=2)
-    grad_z, grad_c = pull_back(oracle["in/dLdx"].double() / std)
-    assert relative((pixels - mean) / std, oracle[f"dbl/{case}/image"]) <= 1e-9
-    assert relative(grad_z, oracle[f"dbl/{case}/grad_Z"]) <= 1e-9
-    assert relative(grad_c, oracle[f"dbl/{case}/grad_c"]) <= 1e-9

@@ -11,7 +11,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from ld3m.prior import ClassConditionalLDM
+from ld3m import priors
+from ld3m.recipe import SamplerRecipe
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,7 @@ def test_folder_is_a_prior_in_diffusers_layout(trained: Path) -> None:
     assert index["unet"] == ["diffusers", "UNet2DConditionModel"]
     for kind, name in ((VQModel, "vqvae"), (UNet2DConditionModel, "unet"), (DDIMScheduler, "scheduler")):
         kind.from_pretrained(trained / name)
-    prior = ClassConditionalLDM.load(trained)
+    prior = priors.load(SamplerRecipe(source=str(trained)))
     assert prior.classes == ["circle", "cross", "square"]
     assert prior.latent_shape == (3, 8, 8)
     assert prior.image_size == 16
@@ -60,7 +61,7 @@ def test_latents_have_about_unit_scale(trained: Path, shapes: Path) -> None:
     from ld3m.recipe import DataRecipe
 
     images = prepare(DataRecipe(source=str(shapes), resolution=16, channels=1), progress=False)
-    prior = ClassConditionalLDM.load(trained)
+    prior = priors.load(SamplerRecipe(source=str(trained)))
     with torch.no_grad():
         z = prior.encode(to_pixels(images.everything("train")[0]) * 2 - 1)
     assert z.std().item() == pytest.approx(1, abs=0.02)

@@ -9,8 +9,7 @@ data, as a share of the norm at S = 10. The paper's row is its Table 1 (plain sa
 import torch
 from accelerate import Accelerator
 
-from ld3m import coresets, data, objectives
-from ld3m import prior as priors
+from ld3m import coresets, data, objectives, priors
 from ld3m.learnt import draw_noise, initial
 from ld3m.recipe import Recipe
 from ld3m.recipe_file import load
@@ -32,7 +31,7 @@ def gradient_norm(
     whole = coresets.open_whole(images, recipe.data, [], device)
     states = [initial(recipe, whole, prior, embeddings[label], label, device) for label in labels]
     z, c = (torch.cat([state[name] for state in states]) for name in ("z", "c"))
-    schedule = Schedule.of(prior.alphas_cumprod, steps, skip, recipe.prior.guidance)
+    schedule = Schedule.of(prior.noise_schedule, steps, skip, recipe.prior.guidance)
     objective = objectives.build(recipe, whole, labels, Accelerator(cpu=True))
     total = 0.0
     for draw in range(DRAWS):

@@ -38,7 +38,7 @@ def save_prior(folder: Path) -> int:
     from diffusers import DDIMScheduler, UNet2DConditionModel, VQModel
 
     from ld3m.imagenet import classes
-    from ld3m.prior import ClassConditionalLDM
+    from ld3m.priors import ClassConditionalLDM
 
     torch.manual_seed(0)
     denoiser = UNet2DConditionModel(

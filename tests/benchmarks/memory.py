@@ -21,13 +21,13 @@ def measure(steps: int, images: int, keep: int) -> None:
     """Prints the peak resident memory in MiB of one render and pull-back on the packaged prior."""
     import torch
 
-    from ld3m import prior as priors
+    from ld3m import priors
     from ld3m.recipe import SamplerRecipe
     from ld3m.sampler import Schedule, render
 
     torch.set_num_threads(1)
     prior = priors.load(SamplerRecipe(source="fashion-mnist"))
-    schedule = Schedule.of(prior.alphas_cumprod, steps, "reference", 3.0)
+    schedule = Schedule.of(prior.noise_schedule, steps, "reference", 3.0)
     z = torch.randn(images, *prior.latent_shape)
     c = prior.class_embeddings(prior.classes)[torch.arange(images) % len(prior.classes)]
     pixels, pull_back = render(prior, schedule, z, c, torch.randn_like(z), micro_batch=8, keep_graph_steps=keep)

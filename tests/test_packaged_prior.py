@@ -7,10 +7,9 @@ import pytest
 import torch
 from conftest import make_prior
 
-from ld3m import data
-from ld3m import prior as priors
+from ld3m import data, priors
 from ld3m.data import to_pixels
-from ld3m.prior import ClassConditionalLDM
+from ld3m.priors import ClassConditionalLDM
 from ld3m.recipe import PACKAGED_PRIORS, DataRecipe, SamplerRecipe
 from ld3m.sampler import to_pixels as decoded
 
@@ -44,7 +43,7 @@ def test_reconstructions_are_close(packaged: ClassConditionalLDM) -> None:
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     prior = make_prior()
     prior.save(tmp_path)
-    again = ClassConditionalLDM.load(tmp_path)
+    again = priors.load(SamplerRecipe(source=str(tmp_path)))
     z, c = torch.randn(2, *prior.latent_shape), prior.class_embeddings(["cross", "circle"])
     assert torch.equal(again.class_embeddings(["cross", "circle"]), c)
     with torch.no_grad():

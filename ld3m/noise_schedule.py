@@ -1,0 +1,133 @@
+"""The noise that a prior was trained with, and how DDIM steps through it, as diffusers' schedulers have it."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+from ld3m.errors import UserError
+
+Prediction = Literal["epsilon", "v_prediction", "sample"]
+Spacing = Literal["leading", "trailing", "linspace"]
+MAX_BETA = 0.999
+"""The most noise that a step of the cosine schedule adds (Nichol and Dhariwal, ICML 2021)."""
+
+
+class Level(NamedTuple):
+    """A noisy latent is z = signal · x + noise · ε, with signal² + noise² = 1."""
+
+    signal: float
+    noise: float
+
+
+@dataclass(frozen=True)
+class NoiseSchedule:
+    """A variance-preserving diffusion over T training time steps."""
+
+    alphas_cumprod: Tensor
+    """ᾱ, [T] float64."""
+    spacing: Spacing = "leading"
+    """How S of the training time steps are chosen."""
+    offset: int = 1
+    """What "leading" adds to each."""
+    final_alpha: float | None = None
+    """ᾱ after the last step; None: that of the first training time step."""
+    prediction: Prediction = "epsilon"
+    """What the denoiser's answer is: the noise ε, the velocity v = signal · ε − noise · x (Salimans and Ho, ICLR 2022),
+    or the clean latent x."""
+
+    @classmethod
+    def of(cls, scheduler: Any) -> "NoiseSchedule":
+        """What a scheduler of diffusers was configured to; its own tables are in float32.
+
+        Raises:
+            UserError: where the schedule is of no kind that is known here.
+        """
+        config = scheduler.config
+        if (found := config.prediction_type) not in (known := get_args(Prediction)):
+            raise UserError(f"prior.source: the prediction type {found!r} is not supported, only {', '.join(known)}")
+        alphas_cumprod = (1 - _betas(config)).cumprod(0)
+        if config.rescale_betas_zero_snr:
+            alphas_cumprod = _without_terminal_signal(alphas_cumprod)
+        return cls(
+            alphas_cumprod,
+            config.timestep_spacing,
+            config.steps_offset,
+            1.0 if config.set_alpha_to_one else None,
+            config.prediction_type,
+        )
+
+    def level(self, time: int) -> Level:
+        """At a training time step; below the first it is that after the last step."""
+        final = self.alphas_cumprod[0] if self.final_alpha is None else self.final_alpha
+        alpha = float(self.alphas_cumprod[time] if time >= 0 else final)
+        return Level(alpha**0.5, (1 - alpha) ** 0.5)
+
+    def walk(self, steps: int) -> list[tuple[int, Level, Level]]:
+        """For each of S steps, from the noisiest on, its time step, the level there and the one it leads to.
+
+        As diffusers' DDIMScheduler: the next level is ⌊T/S⌋ time steps below, which is the next step's own wherever
+        the steps are that far apart.
+
+        Raises:
+            UserError: where there are not so many time steps, or the first is noise alone and noise is predicted.
+        """
+        count = len(self.alphas_cumprod)
+        most = count - self.offset if self.spacing == "leading" else count
+        if not 0 <= steps <= most:
+            raise UserError(f"prior.steps: {steps} is not between 0 and {most}")
+        if not steps:
+            return []
+        stride = count // steps
+        match self.spacing:
+            case "leading":
+                times = [self.offset + i * stride for i in range(steps)]
+            case "trailing":
+                times = [round(count - i * count / steps) - 1 for i in reversed(range(steps))]
+            case "linspace":
+                times = [round(i * (count - 1) / max(1, steps - 1)) for i in range(steps)]
+        if self.prediction == "epsilon" and self.level(times[-1]).signal == 0:
+            raise UserError(
+                f"prior.source: the first step, at time {times[-1]}, is from noise alone, of which a denoiser that "
+                "predicts noise can make nothing; the scheduler's prediction_type or rescale_betas_zero_snr is wrong"
+            )
+        return [(time, self.level(time), self.level(time - stride)) for time in reversed(times)]
+
+    def clean_and_noise(self, z: Tensor, answer: Tensor, level: Level) -> tuple[Tensor, Tensor]:
+        """x̂ and ε̂ that a denoiser's answer at a noisy latent stands for."""
+        match self.prediction:
+            case "epsilon":
+                return (z - level.noise * answer) / level.signal, answer
+            case "v_prediction":
+                return level.signal * z - level.noise * answer, level.signal * answer + level.noise * z
+            case "sample":
+                return answer, (z - level.signal * answer) / level.noise
+
+
+def _betas(config: Any) -> Tensor:
+    """[T] float64, the noise that each training time step adds."""
+    count = config.num_train_timesteps
+    if config.trained_betas is not None:
+        return torch.tensor(config.trained_betas, dtype=torch.float64)
+    match config.beta_schedule:
+        case "linear":
+            return torch.linspace(config.beta_start, config.beta_end, count, dtype=torch.float64)
+        case "scaled_linear":
+            ends = config.beta_start**0.5, config.beta_end**0.5
+            return torch.linspace(*ends, count, dtype=torch.float64).square()
+        case "squaredcos_cap_v2":
+            moments = torch.arange(count + 1, dtype=torch.float64) / count
+            alphas_cumprod = ((moments + 0.008) / 1.008 * math.pi / 2).cos().square()
+            return (1 - alphas_cumprod[1:] / alphas_cumprod[:-1]).clamp(max=MAX_BETA)
+    raise UserError(
+        f"prior.source: the noise schedule {config.beta_schedule!r} is not supported, "
+        "only linear, scaled_linear and squaredcos_cap_v2"
+    )
+
+
+def _without_terminal_signal(alphas_cumprod: Tensor) -> Tensor:
+    """Shifts and scales √ᾱ so that the last is zero and the first stays (Lin et al., WACV 2024)."""
+    signal = alphas_cumprod.sqrt()
+    return ((signal - signal[-1]) * signal[0] / (signal[0] - signal[-1])).square()

@@ -1,0 +1,78 @@
+"""Priors: frozen, pre-trained latent diffusion models behind one small protocol."""
+
+import json
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from ld3m import registry
+from ld3m.errors import UserError, one_line
+from ld3m.priors.base import Prior
+from ld3m.priors.dit import DiT
+from ld3m.priors.folder import Parts, fetch, provenance, weight_bytes
+from ld3m.priors.ldm import ClassConditionalLDM, UnconditionalLDM
+from ld3m.priors.stable_diffusion import StableDiffusion
+from ld3m.recipe import SamplerRecipe
+
+__all__ = [
+    "PRIORS",
+    "ClassConditionalLDM",
+    "DiT",
+    "Parts",
+    "Prior",
+    "StableDiffusion",
+    "UnconditionalLDM",
+    "load",
+    "provenance",
+    "weight_bytes",
+]
+
+PRIORS: dict[str, Callable[[Parts], Prior]] = {
+    "ClassConditionalLDM": ClassConditionalLDM.load,
+    "LDMPipeline": UnconditionalLDM.load,
+    "DiTPipeline": DiT.load,
+    "StableDiffusionPipeline": StableDiffusion.load,
+}
+"""Loaders by the `_class_name` of a folder's model_index.json; other packages add theirs through entry points of the
+group `ld3m.priors`."""
+FLOWS = ("StableDiffusion3Pipeline", "FluxPipeline", "SanaPipeline", "LuminaPipeline", "AuraFlowPipeline")
+
+
+def load(recipe: SamplerRecipe, device: torch.device | str = "cpu") -> Prior:
+    """The prior that `prior.source` names, on a device, its denoiser in the recipe's dtype.
+
+    Raises:
+        UserError: where it is not a latent diffusion model in diffusers' layout, or not of a known kind.
+    """
+    folder = fetch(recipe.source)
+    try:
+        kind = json.loads((folder / "model_index.json").read_text())["_class_name"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"prior.source: {folder} is not a whole prior; model_index.json: {one_line(error)}") from None
+    if kind in FLOWS:
+        raise UserError(
+            f"prior.source: {folder} is a {kind}, a flow-matching model: its first step holds nothing of "
+            f"Z and it has more conditionings than one c, so that the method does not carry over; "
+            f"known are {', '.join(PRIORS)}"
+        )
+    loader = registry.find("ld3m.priors", PRIORS, kind, f"prior.source: the kind of {folder}")
+    prior = loader(Parts(folder, device, recipe))
+    if recipe.denoiser == "random":
+        denoiser = getattr(prior, "denoiser", None)
+        if not isinstance(denoiser, nn.Module):
+            raise UserError(f"prior.denoiser: random, but a prior of kind {kind!r} has no denoiser to draw anew")
+        draw_weights(denoiser)
+    return prior
+
+
+def draw_weights(network: nn.Module) -> None:
+    """Gives a network the weights it would have before training, the same on every process and device."""
+    device = next(network.parameters()).device
+    network.to("cpu")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for layer in network.modules():
+            if callable(reset := getattr(layer, "reset_parameters", None)):
+                reset()
+    network.to(device)

@@ -1,0 +1,71 @@
+"""Diffusion Transformers of Peebles and Xie (ICCV 2023), as diffusers' DiTPipeline has them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ld3m.errors import UserError
+from ld3m.priors.base import LatentDiffusion, numbers_of
+from ld3m.priors.folder import Parts
+
+
+class DiT(LatentDiffusion):
+    """`transformer/` (DiTTransformer2DModel), `vae/` (AutoencoderKL), `scheduler/`, class names in model_index.json.
+
+    Each block adds a row of the same table of class embeddings to its time embedding; conditioning c is that row, and
+    is given to all blocks. The half of the answer that is a learnt variance is dropped: DDIM at η = 0 has none.
+    """
+
+    def __init__(
+        self,
+        autoencoder: Any,
+        denoiser: Any,
+        names: dict[str, int],
+        scheduler: Any,
+        scaling_factor: float | None = None,
+    ) -> None:
+        super().__init__(autoencoder, denoiser, scheduler, scaling_factor)
+        self.names = names
+        embedders = [block.norm1.emb for block in denoiser.transformer_blocks]
+        self.table = embedders[0].class_embedder.embedding_table.weight.detach().float()
+        if any(not torch.equal(each.class_embedder.embedding_table.weight.float(), self.table) for each in embedders):
+            raise UserError(
+                "prior.source: the blocks of the transformer have different class embeddings, so that c is not "
+                "one row; those of facebook/DiT-XL-2-256 and -512 are the same"
+            )
+        self.embedding = _Given()
+        for each in embedders:
+            each.class_embedder = self.embedding
+        self.conditioning_shape: tuple[int, ...] = tuple(self.table.shape[1:])
+        self.null_embedding = self.table[-1:]
+
+    def denoise(self, z: Tensor, t: int, c: Tensor) -> Tensor:
+        self.embedding.value = c.to(self.dtype)
+        answer = self.denoiser(z.to(self.dtype), self.times(z, t), self.times(z, 0)).sample
+        self.embedding.value = None
+        return answer[:, : self.latent_shape[0]].to(z.dtype)
+
+    def class_embeddings(self, classes: Sequence[str]) -> Tensor:
+        return self.table[numbers_of(classes, self.names, len(self.table) - 1)]
+
+    @classmethod
+    def load(cls, parts: Parts) -> "DiT":
+        """Reads a folder of diffusers' DiTPipeline; a class's names are those between the commas of its label."""
+        from diffusers import DiTTransformer2DModel
+
+        labels = parts.json("model_index.json").get("id2label", {})
+        names = {name.strip(): int(number) for number, label in labels.items() for name in label.split(",")}
+        autoencoder, denoiser = parts.autoencoder(), parts.denoiser(DiTTransformer2DModel, "transformer")
+        return cls(autoencoder, denoiser, names, parts.scheduler(), parts.recipe.scaling_factor)
+
+
+class _Given(nn.Module):
+    """A class embedder that gives what it was told, [N, width], whatever the labels."""
+
+    value: Tensor | None = None
+
+    def forward(self, labels: Tensor) -> Tensor:
+        assert self.value is not None
+        return self.value

@@ -1,0 +1,120 @@
+"""Latent diffusion models of Rombach et al. (CVPR 2022): class-conditional, and unconditional ones."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ld3m.errors import UserError
+from ld3m.files import write_json, write_tensors
+from ld3m.priors.base import LatentDiffusion, numbers_of
+from ld3m.priors.folder import Parts
+
+
+class _LDM(LatentDiffusion):
+    """An autoencoder in `vqvae/` (VQModel) or `vae/` (AutoencoderKL), and a denoiser in `unet/`."""
+
+    kind: ClassVar[str]
+    """The `_class_name` of its model_index.json."""
+
+    def save(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+        """Writes the prior as diffusers folders, weights in `dtype`."""
+        parts = {"vqvae" if self.quantises else "vae": self.autoencoder, "unet": self.denoiser}
+        for name, model in parts.items():
+            model.to(dtype).save_pretrained(folder / name)
+            model.to(torch.float32)
+        parts["scheduler"] = self.scheduler
+        self.scheduler.save_pretrained(folder / "scheduler")
+        index = {name: ["diffusers", type(part).__name__] for name, part in parts.items()}
+        write_json(folder / "model_index.json", {"_class_name": self.kind, **index})
+
+
+class ClassConditionalLDM(_LDM):
+    """An autoencoder, a UNet and a table of class embeddings.
+
+    Layout: `model_index.json`, `vqvae/` (VQModel) or `vae/` (AutoencoderKL), `unet/` (UNet2DConditionModel),
+    `scheduler/` (any diffusers scheduler configuration), `class_embedder/` (config.json with the class names,
+    model.safetensors with a [classes + 1, width] table whose last row is the null class).
+    """
+
+    kind = "ClassConditionalLDM"
+
+    def __init__(
+        self,
+        autoencoder: Any,
+        denoiser: Any,
+        table: Tensor,
+        classes: Sequence[str],
+        scheduler: Any,
+        scaling_factor: float | None = None,
+    ) -> None:
+        super().__init__(autoencoder, denoiser, scheduler, scaling_factor)
+        self.table = table.detach()
+        self.classes = list(classes)
+        self.conditioning_shape: tuple[int, ...] = (1, denoiser.config.cross_attention_dim)
+        self.null_embedding = self.table[-1].view(1, *self.conditioning_shape)
+
+    def denoise(self, z: Tensor, t: int, c: Tensor) -> Tensor:
+        return self.denoiser(z.to(self.dtype), self.times(z, t), c.to(self.dtype)).sample.to(z.dtype)
+
+    def class_embeddings(self, classes: Sequence[str]) -> Tensor:
+        known = {name: number for number, name in enumerate(self.classes)}
+        rows = numbers_of(classes, known, len(self.classes))
+        return self.table[rows].view(len(rows), *self.conditioning_shape)
+
+    def save(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+        """As every LDM's, with the table and the names of its rows."""
+        write_tensors(folder / "class_embedder" / "model.safetensors", {"weight": self.table.to(dtype)})
+        write_json(folder / "class_embedder" / "config.json", {"classes": self.classes})
+        super().save(folder, dtype)
+
+    @classmethod
+    def load(cls, parts: Parts) -> "ClassConditionalLDM":
+        """Reads what `save` wrote; the autoencoder and the class table stay in float32.
+
+        Raises:
+            UserError: naming the part of the folder that is missing or unreadable.
+        """
+        from diffusers import UNet2DConditionModel
+
+        autoencoder, denoiser = parts.autoencoder(), parts.denoiser(UNet2DConditionModel)
+        scheduler = parts.scheduler()
+        try:
+            classes = parts.json("class_embedder/config.json")["classes"]
+            table = parts.tensors("class_embedder/model.safetensors")["weight"].float()
+            if table.shape != (wanted := (len(classes) + 1, denoiser.config.cross_attention_dim)):
+                raise ValueError(f"the table is {tuple(table.shape)}, not {wanted}")
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"prior.source: {parts.folder} is not a whole prior; class_embedder: {error}") from None
+        return cls(autoencoder, denoiser, table.to(parts.device), classes, scheduler, parts.recipe.scaling_factor)
+
+
+class UnconditionalLDM(_LDM):
+    """diffusers' LDMPipeline, such as CompVis' of CelebA-HQ and FFHQ: `vqvae/`, `unet/` (UNet2DModel), `scheduler/`.
+
+    It has no conditioning to learn and nothing for guidance to contrast.
+    """
+
+    kind = "LDMPipeline"
+
+    conditioning_shape: tuple[int, ...] = (0,)
+
+    def __init__(self, autoencoder: Any, denoiser: Any, scheduler: Any, scaling_factor: float | None = None) -> None:
+        super().__init__(autoencoder, denoiser, scheduler, scaling_factor)
+        self.null_embedding = torch.zeros(1, 0, device=next(denoiser.parameters()).device)
+
+    def denoise(self, z: Tensor, t: int, c: Tensor) -> Tensor:
+        return self.denoiser(z.to(self.dtype), self.times(z, t)).sample.to(z.dtype)
+
+    def class_embeddings(self, classes: Sequence[str]) -> Tensor:
+        return self.null_embedding.expand(len(classes), 0)
+
+    @classmethod
+    def load(cls, parts: Parts) -> "UnconditionalLDM":
+        """Reads a folder of diffusers' LDMPipeline."""
+        from diffusers import UNet2DModel
+
+        autoencoder, denoiser = parts.autoencoder(), parts.denoiser(UNet2DModel)
+        return cls(autoencoder, denoiser, parts.scheduler(), parts.recipe.scaling_factor)
