@@ -180,3 +180,27 @@ def train_prior(
     from ld3m.train_prior import train_prior
 
     train_prior(resolved, resume)
+
+
+@app.command("convert-prior")
+def convert_prior(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="The original's .ckpt or .safetensors.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write, for prior.source.")],
+    kind: Annotated[
+        str, typer.Option(metavar="KIND", help="cin256-v2, ffhq256, celebahq256, or auto: as its shapes say.")
+    ] = "auto",
+    config: Annotated[
+        Path | None, typer.Option(metavar="YAML", help="The original's configuration, for a model of another kind.")
+    ] = None,
+) -> None:
+    """Turn an original latent-diffusion checkpoint (CompVis) into a prior's folder, in safetensors.
+
+    Nothing pickled in the checkpoint is run. Every tensor finds its place or is named in OUT/provenance.json.
+    """
+    from ld3m.convert import convert
+
+    report = convert(checkpoint, out, kind, config)
+    left_out = len(report["tensors left out"])
+    typer.echo(
+        f"{out}: {report['kind']}, {report['tensors used']} tensors, {left_out} left out as provenance.json says"
+    )

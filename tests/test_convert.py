@@ -1,0 +1,394 @@
+"""Original checkpoints: equal to the authors' values and to the original's networks, and every tensor accounted for."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors
+import safetensors.torch
+import torch
+import yaml
+from compvis import FirstStage, UNet
+from conftest import DATA, Outcome
+from torch import Tensor, nn
+
+from ld3m import priors
+from ld3m.convert import KINDS, convert, read_weights
+from ld3m.errors import UserError
+from ld3m.priors import ClassConditionalLDM, UnconditionalLDM
+from ld3m.recipe import SamplerRecipe
+from ld3m.sampler import Schedule, render
+
+CASES = [
+    ("s5_c3", "reference", 5, 3.0),
+    ("s10_c1", "reference", 10, 1.0),
+    ("paper_s5_c3", "paper", 5, 3.0),
+    ("plain_s5_c3", "none", 5, 3.0),
+]
+
+
+class Sinusoid(nn.Module):
+    """diffusers' time embedding, which it computes in float32, in float64."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+
+    def forward(self, times: Tensor) -> Tensor:
+        half = torch.arange(self.width // 2, dtype=torch.float64) / (self.width // 2)
+        angles = times[:, None].double() * torch.exp(-math.log(10000) * half)
+        return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
+def relative(a: Tensor, b: Tensor) -> float:
+    return float((a - b).norm() / b.norm())
+
+
+def loaded(folder: Path) -> Any:
+    """A converted prior in float64."""
+    prior: Any = priors.load(SamplerRecipe(source=str(folder)))
+    prior.autoencoder.double()
+    prior.denoiser.double().time_proj = Sinusoid(prior.denoiser.config.block_out_channels[0])
+    prior.null_embedding = prior.null_embedding.double()
+    return prior
+
+
+# --- the authors' values -----------------------------------------------------------------------------------
+# tests/data/README.md says how the file was made and what its keys are.
+
+
+@pytest.fixture(scope="module")
+def oracle() -> tuple[dict[str, Tensor], dict[str, str]]:
+    with safetensors.safe_open(DATA / "sampler_tiny.safetensors", "pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+
+
+@pytest.fixture(scope="module")
+def authors(oracle: tuple[dict[str, Tensor], dict[str, str]], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The authors' random-weight checkpoint, converted as a user does it."""
+    tensors, metadata = oracle
+    folder = tmp_path_factory.mktemp("authors")
+    weights = {name.removeprefix("sd/"): value.float() for name, value in tensors.items() if name.startswith("sd/")}
+    torch.save({"state_dict": weights, "global_step": 1}, folder / "model.ckpt")
+    (folder / "config.yaml").write_text(yaml.safe_dump(json.loads(metadata["compvis_config"])))
+    report = convert(folder / "model.ckpt", folder / "prior", config=folder / "config.yaml")
+    assert report["tensors used"] == 412  # 286 of the UNet, 125 of the first stage, the class table
+    assert set(report["tensors left out"].values()) == {"computed from the configuration"}
+    assert len(report["tensors left out"]) == 12
+    return loaded(folder / "prior")
+
+
+def test_the_schedule_is_the_authors(authors: ClassConditionalLDM, oracle: tuple[dict[str, Tensor], Any]) -> None:
+    expected = oracle[0]["sched/alphas_cumprod_f64"]
+    assert torch.allclose(authors.noise_schedule.alphas_cumprod, expected, rtol=1e-12, atol=0)
+
+
+def test_denoiser_and_autoencoder_are_the_authors(
+    authors: ClassConditionalLDM, oracle: tuple[dict[str, Tensor], Any]
+) -> None:
+    tensors = oracle[0]
+    x, c = tensors["unet/x"].double(), tensors["unet/c"].double()
+    answers = [
+        authors.denoise(x[i : i + 1], int(t), c[i : i + 1]).detach() for i, t in enumerate(tensors["unet/t"].tolist())
+    ]
+    assert relative(torch.cat(answers), tensors["dbl/unet/eps"]) <= 1e-9
+    z = authors.encode(tensors["ae/x"].double())
+    assert relative(z, tensors["ae/enc"]) <= 1e-9
+    assert relative(authors.quantise(z), tensors["ae/zq"]) <= 1e-9
+    assert relative(authors.decode(z), tensors["ae/rec"]) <= 1e-9
+
+
+@pytest.mark.parametrize(("case", "skip", "steps", "guidance"), CASES)
+def test_render_and_gradients_are_the_authors(
+    authors: ClassConditionalLDM,
+    oracle: tuple[dict[str, Tensor], dict[str, str]],
+    case: str,
+    skip: str,
+    steps: int,
+    guidance: float,
+) -> None:
+    tensors, metadata = oracle
+    mean, std = (
+        torch.tensor(json.loads(metadata[key]), dtype=torch.float64).view(1, 3, 1, 1) for key in ("mean", "std")
+    )
+    z, c, noise = (tensors[f"in/{name}"].double() for name in ("Z", "c", "noise"))
+    assert torch.equal(authors.null_embedding.expand_as(c), tensors["in/uc"].double())
+    schedule = Schedule.of(authors.noise_schedule, steps, skip, guidance)
+    pixels, pull_back = render(authors, schedule, z, c, noise, micro_batch=3, keep_graph_steps=2)
+    grad_z, grad_c = pull_back(tensors["in/dLdx"].double() / std)
+    assert relative((pixels - mean) / std, tensors[f"dbl/{case}/image"]) <= 1e-9
+    assert relative(grad_z, tensors[f"dbl/{case}/grad_Z"]) <= 1e-9
+    assert relative(grad_c, tensors[f"dbl/{case}/grad_c"]) <= 1e-9
+
+
+# --- the original's networks, of other configurations --------------------------------------------------------
+
+ENCODER = {"z_channels": 3, "resolution": 16, "in_channels": 3, "out_ch": 3, "ch": 32, "num_res_blocks": 1}
+FIRST_STAGES = {
+    "VQ": {"embed_dim": 3, "n_embed": 16, "ddconfig": ENCODER | {"double_z": False, "ch_mult": [1, 2]}},
+    "VQ, four codes wide": {
+        "embed_dim": 4,
+        "n_embed": 16,
+        "ddconfig": ENCODER | {"double_z": False, "ch_mult": [1, 1], "num_res_blocks": 2, "z_channels": 8},
+    },
+    "VQ with attention": {
+        "embed_dim": 3,
+        "n_embed": 16,
+        "ddconfig": ENCODER | {"double_z": False, "ch_mult": [1, 2], "attn_resolutions": [8]},
+    },
+    "KL": {"embed_dim": 3, "ddconfig": ENCODER | {"double_z": True, "ch_mult": [1, 2, 2]}},
+}
+BODY = {"image_size": 8, "in_channels": 3, "out_channels": 3, "model_channels": 32}
+CONTEXT = {"use_spatial_transformer": True, "context_dim": 24}
+UNETS: dict[str, dict[str, Any]] = {
+    "two heads": CONTEXT
+    | {
+        "channel_mult": [1, 2],
+        "num_res_blocks": 1,
+        "attention_resolutions": [2],
+        "num_heads": 2,
+        "transformer_depth": 1,
+    },
+    "heads of 16, two transformers deep": CONTEXT
+    | {
+        "channel_mult": [1, 2, 3],
+        "num_res_blocks": 2,
+        "attention_resolutions": [4, 2],
+        "num_head_channels": 16,
+        "num_heads": -1,
+        "transformer_depth": 2,
+    },
+    "attention everywhere": CONTEXT
+    | {
+        "channel_mult": [1, 1, 2],
+        "num_res_blocks": 1,
+        "attention_resolutions": [1, 2, 4],
+        "num_heads": 4,
+        "transformer_depth": 1,
+    },
+    "unconditional, heads of 16": {
+        "channel_mult": [1, 2],
+        "num_res_blocks": 2,
+        "attention_resolutions": [2],
+        "num_head_channels": 16,
+    },
+    "unconditional, one head": {
+        "channel_mult": [1, 2, 2],
+        "num_res_blocks": 1,
+        "attention_resolutions": [4, 2],
+        "num_heads": 1,
+    },
+}
+
+
+def build(unet: str, first_stage: str, seed: int = 0) -> tuple[UNet, FirstStage, dict[str, Tensor], dict[str, Any]]:
+    """Networks with random weights, their checkpoint's tensors, and its configuration."""
+    torch.manual_seed(seed)
+    settings, stage = BODY | UNETS[unet], json.loads(json.dumps(FIRST_STAGES[first_stage]))
+    stage["ddconfig"].setdefault("attn_resolutions", [])
+    settings["in_channels"] = settings["out_channels"] = stage["embed_dim"]
+    denoiser, autoencoder = UNet(settings), FirstStage(stage)
+    for network in (denoiser, autoencoder):
+        for parameter in network.parameters():  # what is 1 or 0 before training would hide a mistake
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    weights = {f"model.diffusion_model.{name}": value for name, value in denoiser.state_dict().items()}
+    weights |= {f"first_stage_model.{name}": value for name, value in autoencoder.state_dict().items()}
+    if "context_dim" in settings:
+        weights["cond_stage_model.embedding.weight"] = torch.randn(6, settings["context_dim"])
+    params = {
+        "linear_start": 0.0015,
+        "linear_end": 0.0195,
+        "timesteps": 1000,
+        "unet_config": {"params": settings},
+        "first_stage_config": {"params": stage},
+    }
+    return denoiser.double(), autoencoder.double(), weights, {"model": {"params": params}}
+
+
+def write(folder: Path, weights: dict[str, Tensor], config: dict[str, Any]) -> tuple[Path, Path]:
+    """A checkpoint and its configuration file."""
+    torch.save({"state_dict": weights}, folder / "model.ckpt")
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    return folder / "model.ckpt", folder / "config.yaml"
+
+
+@pytest.mark.parametrize("first_stage", FIRST_STAGES)
+@pytest.mark.parametrize("unet", UNETS)
+@torch.no_grad()
+def test_a_converted_prior_is_the_original(tmp_path: Path, unet: str, first_stage: str) -> None:
+    denoiser, autoencoder, weights, config = build(unet, first_stage)
+    checkpoint, configuration = write(tmp_path, weights, config)
+    report = convert(checkpoint, tmp_path / "prior", config=configuration)
+    assert report["tensors used"] == len(weights)
+    assert report["tensors left out"] == {}
+    prior = loaded(tmp_path / "prior")
+    z = torch.randn(2, *prior.latent_shape, dtype=torch.float64)
+    if "context_dim" in UNETS[unet]:
+        c = prior.class_embeddings(["4", "0"]).double()
+        assert torch.equal(c[:, 0], weights["cond_stage_model.embedding.weight"][[4, 0]].double())
+        expected = denoiser(z, torch.tensor([701, 701]), c)
+    else:
+        c = prior.class_embeddings(["whatever", "class"])
+        expected = denoiser(z, torch.tensor([701, 701]))
+    assert relative(prior.denoise(z, 701, c), expected) <= 1e-9
+    images = torch.randn(2, 3, prior.image_size, prior.image_size, dtype=torch.float64)
+    assert relative(prior.encode(images), autoencoder.encode(images)) <= 1e-9
+    assert relative(prior.decode(z), autoencoder.decode(z)) <= 1e-9
+
+
+def test_the_average_is_taken_where_there_is_one_and_the_scale_comes_along(tmp_path: Path) -> None:
+    """The original samples with the average of the weights; its names have lost their dots."""
+    _, _, weights, config = build("two heads", "KL")
+    _, _, other, _ = build("two heads", "KL", seed=1)
+    unet = [name for name in weights if name.startswith("model.diffusion_model.")]
+    averages = {f"model_ema.{name.removeprefix('model.').replace('.', '')}": other[name] for name in unet}
+    weights |= averages | {"model_ema.decay": torch.tensor(0.9999), "model_ema.num_updates": torch.tensor(7)}
+    weights |= {"scale_factor": torch.tensor(0.25), "logvar": torch.zeros(1000), "betas": torch.zeros(1000)}
+    weights["first_stage_model.loss.discriminator.weight"] = torch.zeros(3)
+    checkpoint, configuration = write(tmp_path, weights, config)
+    report = convert(checkpoint, tmp_path / "prior", config=configuration)
+    assert report["denoiser weights"] == "averaged (EMA)"
+    assert set(unet) <= set(report["tensors left out"])
+    prior: Any = priors.load(SamplerRecipe(source=str(tmp_path / "prior")))
+    assert torch.equal(prior.denoiser.conv_in.weight, other["model.diffusion_model.input_blocks.0.0.weight"])
+    assert prior.scale == 0.25
+
+
+# --- checkpoints as they are found ---------------------------------------------------------------------------
+
+
+class Callback:
+    """Such as Lightning leaves in its checkpoints."""
+
+    made = False
+
+    def __init__(self) -> None:
+        Callback.made = True
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Callback, (), {"best": 1.0}
+
+
+def test_what_else_is_pickled_is_named_and_never_made(tmp_path: Path) -> None:
+    torch.save({"state_dict": {"a": torch.ones(2)}, "callbacks": {Callback: Callback()}}, tmp_path / "old.ckpt")
+    Callback.made = False
+    weights, others = read_weights(tmp_path / "old.ckpt")
+    assert torch.equal(weights["a"], torch.ones(2))
+    assert others == ["test_convert.Callback"]
+    assert not Callback.made
+
+
+class Harmful:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return __import__("os").system, ("touch harmed",)
+
+
+def test_code_in_a_checkpoint_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": {"a": torch.ones(2), "b": Harmful()}}, "harmful.ckpt")
+    with pytest.raises(UserError, match=r"harmful\.ckpt: cannot be read without running code"):
+        read_weights(Path("harmful.ckpt"))
+    assert not Path("harmed").exists()
+
+
+def test_safetensors_are_read_too(tmp_path: Path) -> None:
+    _, _, weights, config = build("two heads", "VQ")
+    _, configuration = write(tmp_path, weights, config)
+    safetensors.torch.save_file(weights, tmp_path / "model.safetensors")
+    report = convert(tmp_path / "model.safetensors", tmp_path / "prior", config=configuration)
+    assert report["tensors used"] == len(weights)
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        ({"model.diffusion_model.out.2.bias": None}, ["the UNet", "nothing for conv_out.bias"]),
+        ({"model.diffusion_model.out.2.bias": torch.zeros(9)}, ["the UNet", "(9,)", "(3,)"]),
+        ({"first_stage_model.quantize.embedding.weight": None}, ["the autoencoder", "quantize.embedding.weight"]),
+        ({"first_stage_model.encoder.extra.weight": torch.zeros(1)}, ["first_stage_model.encoder.extra.weight"]),
+        ({"model.diffusion_model.extra.weight": torch.zeros(1)}, ["model.diffusion_model.extra.weight"]),
+        ({"surprise": torch.zeros(1)}, ["surprise", "no place for it"]),
+    ],
+)
+def test_a_tensor_too_many_or_too_few_is_an_error(
+    ld3m: Callable[..., Outcome],
+    tmp_path_factory: pytest.TempPathFactory,
+    tmp_path: Path,
+    change: dict[str, Tensor | None],
+    parts: list[str],
+) -> None:
+    _, _, weights, config = build("two heads", "VQ")
+    changed = {name: value for name, value in (weights | change).items() if value is not None}
+    checkpoint, configuration = write(tmp_path_factory.mktemp("given"), changed, config)
+    outcome = ld3m("convert-prior", checkpoint, "out", "--config", configuration)
+    assert outcome.code == 2, outcome.err
+    assert len(outcome.err.splitlines()) == 1
+    assert all(part in outcome.err for part in parts), outcome.err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["nowhere.ckpt", "out"], ["nowhere.ckpt: there is no such file"]),
+        (["GIVEN", "out"], ["is none of cin256-v2", "--config"]),
+        (["GIVEN", "out", "--kind", "cin512"], ["--kind: 'cin512'", "cin256-v2, ffhq256"]),
+        (["GIVEN", "out", "--kind", "ffhq256"], ["of another kind"]),
+        (["GIVEN", "out", "--config", "GIVEN"], ["is not a configuration of latent-diffusion"]),
+    ],
+)
+def test_mistakes_of_the_command_line(
+    ld3m: Callable[..., Outcome],
+    tmp_path_factory: pytest.TempPathFactory,
+    tmp_path: Path,
+    arguments: list[str],
+    parts: list[str],
+) -> None:
+    _, _, weights, config = build("two heads", "VQ")
+    checkpoint, _ = write(tmp_path_factory.mktemp("given"), weights, config)
+    outcome = ld3m("convert-prior", *(checkpoint if word == "GIVEN" else word for word in arguments))
+    assert outcome.code == 2, outcome.err
+    assert len(outcome.err.splitlines()) == 1
+    assert all(part in outcome.err for part in parts), outcome.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_converts_and_does_not_overwrite(
+    ld3m: Callable[..., Outcome], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    _, _, weights, config = build("unconditional, one head", "VQ")
+    checkpoint, configuration = write(tmp_path_factory.mktemp("given"), weights, config)
+    outcome = ld3m("convert-prior", checkpoint, "out", "--config", configuration)
+    assert outcome.code == 0, outcome.err
+    assert f"{len(weights)} tensors" in outcome.out
+    report = json.loads(Path("out/provenance.json").read_text())
+    assert len(report["sha256"]) == 64
+    assert isinstance(priors.load(SamplerRecipe(source="out")), UnconditionalLDM)
+    assert ld3m("convert-prior", checkpoint, "out", "--config", configuration).code == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "millions"), [("cin256-v2", 400.9), ("celebahq256", 274.1)])
+@torch.no_grad()
+def test_the_real_size_is_recognised_and_equal(tmp_path: Path, kind: str, millions: float) -> None:
+    """The published UNets' parameters: 400.9 M of cin256-v2, 274.1 M of CelebA-HQ; one call, in float32."""
+    params = KINDS[kind]
+    torch.manual_seed(0)
+    denoiser = UNet(params["unet_config"]["params"])
+    autoencoder = FirstStage(params["first_stage_config"]["params"])
+    assert sum(value.numel() for value in denoiser.parameters()) / 1e6 == pytest.approx(millions, abs=0.1)
+    weights = {f"model.diffusion_model.{name}": value for name, value in denoiser.state_dict().items()}
+    weights |= {f"first_stage_model.{name}": value for name, value in autoencoder.state_dict().items()}
+    if kind == "cin256-v2":
+        weights["cond_stage_model.embedding.weight"] = torch.randn(1001, 512)
+    torch.save({"state_dict": weights}, tmp_path / "model.ckpt")
+    report = convert(tmp_path / "model.ckpt", tmp_path / "prior")
+    assert report["kind"] in (kind, "ffhq256")
+    prior = priors.load(SamplerRecipe(source=str(tmp_path / "prior")))
+    z = torch.randn(1, 3, 64, 64)
+    c = prior.class_embeddings(["tench"])
+    expected = denoiser(z, torch.tensor([701]), c if kind == "cin256-v2" else None)
+    assert relative(prior.denoise(z, 701, c), expected) <= 1e-4
