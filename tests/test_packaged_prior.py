@@ -27,7 +27,7 @@ def test_it_is_small_and_judged_well() -> None:
     assert report["classifier"]["real test images"] >= 0.9
     shares = report["samples"]["share in the intended class"]
     assert shares["guidance 3"] >= 0.97
-    assert shares["guidance 1"] >= 0.84
+    assert shares["guidance 1"] >= 0.85
 
 
 def test_reconstructions_are_close(packaged: ClassConditionalLDM) -> None:
