@@ -47,13 +47,12 @@ class Prior(Protocol):
 class LatentDiffusion:
     """An autoencoder, VQModel or AutoencoderKL, and the latents of a denoiser, as diffusers has them."""
 
-    def __init__(self, autoencoder: Any, denoiser: Any, scheduler: Any, scaling_factor: float | None = None) -> None:
+    def __init__(self, autoencoder: Any, denoiser: Any, scheduler: Any) -> None:
         self.autoencoder = autoencoder.eval().requires_grad_(False)
         self.denoiser = denoiser.eval().requires_grad_(False)
         self.scheduler = scheduler
         self.noise_schedule = NoiseSchedule.of(scheduler)
-        configured: float = getattr(autoencoder.config, "scaling_factor", 1.0)
-        self.scale = float(configured if scaling_factor is None else scaling_factor)
+        self.scale = float(getattr(autoencoder.config, "scaling_factor", 1.0))
         self.shift = float(getattr(autoencoder.config, "shift_factor", None) or 0.0)
         self.quantises = hasattr(autoencoder, "quantize")
         self.image_channels = int(autoencoder.config.out_channels)

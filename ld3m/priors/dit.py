@@ -24,9 +24,8 @@ class DiT(LatentDiffusion):
         denoiser: Any,
         names: dict[str, int],
         scheduler: Any,
-        scaling_factor: float | None = None,
     ) -> None:
-        super().__init__(autoencoder, denoiser, scheduler, scaling_factor)
+        super().__init__(autoencoder, denoiser, scheduler)
         self.names = names
         embedders = [block.norm1.emb for block in denoiser.transformer_blocks]
         self.table = embedders[0].class_embedder.embedding_table.weight.detach().float()
@@ -58,7 +57,7 @@ class DiT(LatentDiffusion):
         labels = parts.json("model_index.json").get("id2label", {})
         names = {name.strip(): int(number) for number, label in labels.items() for name in label.split(",")}
         autoencoder, denoiser = parts.autoencoder(), parts.denoiser(DiTTransformer2DModel, "transformer")
-        return cls(autoencoder, denoiser, names, parts.scheduler(), parts.recipe.scaling_factor)
+        return cls(autoencoder, denoiser, names, parts.scheduler())
 
 
 class _Given(nn.Module):

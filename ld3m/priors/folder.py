@@ -93,14 +93,14 @@ class Parts:
         return self.model(kind, part, getattr(torch, self.recipe.dtype))
 
     def autoencoder(self) -> Any:
-        """A VQModel in `vqvae/` or an AutoencoderKL in `vae/`, in float32."""
+        """A VQModel in `vqvae/` or an AutoencoderKL in `vae/`, in float32, with the recipe's scaling factor if any."""
         from diffusers import AutoencoderKL, VQModel
 
-        if (self.folder / "vae").is_dir():
-            return self.model(AutoencoderKL, "vae")
-        part = "vqvae"
-        autoencoder = self.model(VQModel, part)
-        if autoencoder.config.scaling_factor == DEFAULT_SCALING_FACTOR and self.recipe.scaling_factor is None:
+        kind, part = (AutoencoderKL, "vae") if (self.folder / "vae").is_dir() else (VQModel, "vqvae")
+        autoencoder = self.model(kind, part)
+        if self.recipe.scaling_factor is not None:
+            autoencoder.register_to_config(scaling_factor=self.recipe.scaling_factor)
+        elif kind is VQModel and autoencoder.config.scaling_factor == DEFAULT_SCALING_FACTOR:
             raise UserError(
                 f"prior.scaling_factor: {self.folder / part} is a VQModel with {DEFAULT_SCALING_FACTOR}, which "
                 "diffusers takes where nothing is said and is that of Stable Diffusion's autoencoder; CompVis' "

@@ -48,9 +48,8 @@ class ClassConditionalLDM(_LDM):
         table: Tensor,
         classes: Sequence[str],
         scheduler: Any,
-        scaling_factor: float | None = None,
     ) -> None:
-        super().__init__(autoencoder, denoiser, scheduler, scaling_factor)
+        super().__init__(autoencoder, denoiser, scheduler)
         self.table = table.detach()
         self.classes = list(classes)
         self.conditioning_shape: tuple[int, ...] = (1, denoiser.config.cross_attention_dim)
@@ -88,7 +87,7 @@ class ClassConditionalLDM(_LDM):
                 raise ValueError(f"the table is {tuple(table.shape)}, not {wanted}")
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"prior.source: {parts.folder} is not a whole prior; class_embedder: {error}") from None
-        return cls(autoencoder, denoiser, table.to(parts.device), classes, scheduler, parts.recipe.scaling_factor)
+        return cls(autoencoder, denoiser, table.to(parts.device), classes, scheduler)
 
 
 class UnconditionalLDM(_LDM):
@@ -101,8 +100,8 @@ class UnconditionalLDM(_LDM):
 
     conditioning_shape: tuple[int, ...] = (0,)
 
-    def __init__(self, autoencoder: Any, denoiser: Any, scheduler: Any, scaling_factor: float | None = None) -> None:
-        super().__init__(autoencoder, denoiser, scheduler, scaling_factor)
+    def __init__(self, autoencoder: Any, denoiser: Any, scheduler: Any) -> None:
+        super().__init__(autoencoder, denoiser, scheduler)
         self.null_embedding = torch.zeros(1, 0, device=next(denoiser.parameters()).device)
 
     def denoise(self, z: Tensor, t: int, c: Tensor) -> Tensor:
@@ -117,4 +116,4 @@ class UnconditionalLDM(_LDM):
         from diffusers import UNet2DModel
 
         autoencoder, denoiser = parts.autoencoder(), parts.denoiser(UNet2DModel)
-        return cls(autoencoder, denoiser, parts.scheduler(), parts.recipe.scaling_factor)
+        return cls(autoencoder, denoiser, parts.scheduler())

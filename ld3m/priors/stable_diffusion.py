@@ -18,10 +18,8 @@ class StableDiffusion(LatentDiffusion):
     encoder is in memory only while prompts are encoded.
     """
 
-    def __init__(
-        self, autoencoder: Any, denoiser: Any, scheduler: Any, parts: Parts, scaling_factor: float | None = None
-    ) -> None:
-        super().__init__(autoencoder, denoiser, scheduler, scaling_factor)
+    def __init__(self, autoencoder: Any, denoiser: Any, scheduler: Any, parts: Parts) -> None:
+        super().__init__(autoencoder, denoiser, scheduler)
         self.parts = parts
         self.null_embedding = self._encode([""])
         self.conditioning_shape: tuple[int, ...] = tuple(self.null_embedding.shape[1:])
@@ -65,4 +63,4 @@ class StableDiffusion(LatentDiffusion):
                 f"prior.source: the UNet of {parts.folder} takes {denoiser.config.in_channels} channels and gives "
                 f"{denoiser.config.out_channels}; one for inpainting or of another task cannot be a prior"
             )
-        return cls(autoencoder, denoiser, parts.scheduler(), parts, parts.recipe.scaling_factor)
+        return cls(autoencoder, denoiser, parts.scheduler(), parts)
