@@ -35,43 +35,16 @@ SETTINGS = [
 
 def save_prior(folder: Path) -> int:
     """A prior of cin256-v2's configuration with random weights, which are counted."""
-    from diffusers import DDIMScheduler, UNet2DConditionModel, VQModel
-
+    from ld3m.convert import KINDS, _autoencoder, _denoiser, _scheduler
     from ld3m.imagenet import classes
     from ld3m.priors import ClassConditionalLDM
 
     torch.manual_seed(0)
-    denoiser = UNet2DConditionModel(
-        sample_size=64,
-        in_channels=3,
-        out_channels=3,
-        layers_per_block=2,
-        block_out_channels=(192, 384, 576, 960),
-        down_block_types=("DownBlock2D", *["CrossAttnDownBlock2D"] * 3),
-        up_block_types=(*["CrossAttnUpBlock2D"] * 3, "UpBlock2D"),
-        cross_attention_dim=512,
-        attention_head_dim=1,
-    )
-    autoencoder = VQModel(
-        block_out_channels=(128, 256, 512),
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        layers_per_block=2,
-        latent_channels=3,
-        num_vq_embeddings=8192,
-        vq_embed_dim=3,
-        scaling_factor=1.0,
-    )
-    scheduler = DDIMScheduler(
-        beta_start=0.0015,
-        beta_end=0.0195,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-    )
+    params = KINDS["cin256-v2"]
+    denoiser = _denoiser(params["unet_config"]["params"])
+    autoencoder = _autoencoder(params["first_stage_config"]["params"], params, {})
     names = [each.name for each in classes()]
-    ClassConditionalLDM(autoencoder, denoiser, torch.randn(1001, 512), names, scheduler).save(folder)
+    ClassConditionalLDM(autoencoder, denoiser, torch.randn(1001, 512), names, _scheduler(params)).save(folder)
     return sum(parameter.numel() for parameter in denoiser.parameters())
 
 
