@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from ld3m.recipe import Recipe
     from ld3m.recipe_file import AnyRecipe
 
 app = typer.Typer(
@@ -58,13 +59,22 @@ def _resolve(
     resolved = load(kind, recipe, overrides)
     if dry_run:
         typer.echo(to_yaml(resolved), nl=False)
-        if isinstance(resolved, Recipe) and not resolved.prior.source.startswith("hub:"):
-            from ld3m.priors.folder import weight_bytes
-
-            parameters, size = weight_bytes(resolved.prior)
-            typer.echo(f"# The prior: {parameters / 1e6:,.2f} M parameters, {size / 1e6:,.2f} MB on each process")
+        if isinstance(resolved, Recipe):
+            typer.echo(_memory(resolved))
         raise typer.Exit
     return resolved
+
+
+def _memory(recipe: "Recipe") -> str:
+    """What the prior's weights will take, as a comment of YAML."""
+    from ld3m.errors import UserError
+    from ld3m.priors.folder import weight_bytes
+
+    try:
+        parameters, size = weight_bytes(recipe.prior)
+    except UserError as error:  # a dry run needs no network
+        return f"# {error}"
+    return f"# The prior: {parameters / 1e6:,.2f} M parameters, {size / 1e6:,.2f} MB on each process"
 
 
 @app.command()

@@ -84,6 +84,8 @@ class Job:
     objective: Objective
     own: list[int]
     """The classes of this process; none where there are more processes than classes."""
+    embeddings: Tensor
+    """Conditioning of all classes, [classes, *conditioning_shape], as the prior has it."""
 
     @classmethod
     def prepare(cls, recipe: Recipe) -> "Job":
@@ -91,6 +93,7 @@ class Job:
         accelerator = parallel.start()
         prior = priors.load(recipe.prior, accelerator.device)  # first: a mistake here should not cost hours of reading
         prepared = data.prepare(recipe.data, progress=accelerator.is_main_process)
+        embeddings = prior.class_embeddings(prepared.classes)  # says which class it does not know
         _check(recipe, prepared, prior)
         images = coresets.open_kept(prepared, recipe.data, recipe.seed, [recipe.distill.init], accelerator.device)
         own = parallel.shard(range(len(images.classes)), accelerator)
@@ -103,6 +106,7 @@ class Job:
             schedule=Schedule.of(prior.noise_schedule, settings.steps, settings.skip, settings.guidance),
             objective=objectives.build(recipe, images, own, accelerator),
             own=own,
+            embeddings=embeddings,
         )
 
     def by_class(self, images: Tensor) -> Tensor:
@@ -117,7 +121,6 @@ def _check(recipe: Recipe, images: data.ImageSet, prior: Prior) -> None:
     networks.check(recipe.network.arch, shape, recipe.network)
     for arch in recipe.evaluate.arch:
         networks.check(arch, shape, NetworkRecipe(), "evaluate.arch")
-    prior.class_embeddings(images.classes)  # says which class it does not know
     _check_learnable(recipe, prior)
     if prior.image_channels != channels:
         raise UserError(
@@ -164,9 +167,8 @@ def _start(job: Job) -> tuple[int, Learnt]:
         start, states, objective = run.load_checkpoint(checkpoint, labels, device)
         job.objective.restore(start, objective)
     else:
-        embeddings = job.prior.class_embeddings(job.images.classes)
         start = 0
-        states = [initial(job.recipe, job.images, job.prior, embeddings[label], label, device) for label in labels]
+        states = [initial(job.recipe, job.images, job.prior, job.embeddings[label], label, device) for label in labels]
     if job.accelerator.is_main_process:
         run.cut_metrics(job.recipe.folder, start)
     return start, Learnt.stack(states, count=len(job.own))

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ld3m.errors import UserError
 from ld3m.files import write_json, write_tensors
 from ld3m.priors.base import LatentDiffusion, numbers_of
-from ld3m.priors.folder import Parts
+from ld3m.priors.parts import Parts
 
 
 class _LDM(LatentDiffusion):
@@ -23,8 +23,8 @@ class _LDM(LatentDiffusion):
         """Writes the prior as diffusers folders, weights in `dtype`."""
         parts = {"vqvae" if self.quantises else "vae": self.autoencoder, "unet": self.denoiser}
         for name, model in parts.items():
-            model.to(dtype).save_pretrained(folder / name)
-            model.to(torch.float32)
+            nn.Module.to(model, dtype).save_pretrained(folder / name)  # diffusers' own warns, of a list that is empty
+            nn.Module.to(model, torch.float32)
         parts["scheduler"] = self.scheduler
         self.scheduler.save_pretrained(folder / "scheduler")
         index = {name: ["diffusers", type(part).__name__] for name, part in parts.items()}

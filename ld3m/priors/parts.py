@@ -1,0 +1,75 @@
+"""The parts of a prior, read one at a time."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from ld3m.errors import UserError, one_line
+from ld3m.recipe import SamplerRecipe
+
+DEFAULT_SCALING_FACTOR = 0.18215
+"""What diffusers takes where a VQModel's configuration says nothing: the KL autoencoder's of Stable Diffusion."""
+
+
+class Parts:
+    """The parts of a prior's folder in diffusers' layout, read one at a time."""
+
+    def __init__(self, folder: Path, device: torch.device | str, recipe: SamplerRecipe) -> None:
+        self.folder = folder
+        self.device = device
+        self.recipe = recipe
+
+    def model(self, kind: Any, part: str, dtype: torch.dtype = torch.float32) -> Any:
+        """A model's weights, moved to the device; they are never there twice in the same memory.
+
+        From safetensors, or else from a .bin, of which both libraries unpickle tensors only.
+        """
+        safe = any((self.folder / part).glob("*.safetensors"))
+        return self.read(
+            part, lambda path: kind.from_pretrained(path, torch_dtype=dtype, use_safetensors=safe).to(self.device)
+        )
+
+    def denoiser(self, kind: Any, part: str = "unet") -> Any:
+        """The model that the recipe gives a precision."""
+        return self.model(kind, part, getattr(torch, self.recipe.dtype))
+
+    def autoencoder(self) -> Any:
+        """A VQModel in `vqvae/` or an AutoencoderKL in `vae/`, in float32, with the recipe's scaling factor if any."""
+        from diffusers import AutoencoderKL, VQModel
+
+        kind, part = (AutoencoderKL, "vae") if (self.folder / "vae").is_dir() else (VQModel, "vqvae")
+        autoencoder = self.model(kind, part)
+        if self.recipe.scaling_factor is not None:
+            autoencoder.register_to_config(scaling_factor=self.recipe.scaling_factor)
+        elif kind is VQModel and autoencoder.config.scaling_factor == DEFAULT_SCALING_FACTOR:
+            raise UserError(
+                f"prior.scaling_factor: {self.folder / part} is a VQModel with {DEFAULT_SCALING_FACTOR}, which "
+                "diffusers takes where nothing is said and is that of Stable Diffusion's autoencoder; CompVis' "
+                "VQ models have 1: set prior.scaling_factor=1, or =0.18215 if that is right"
+            )
+        return autoencoder
+
+    def scheduler(self) -> Any:
+        """The noise schedule of whatever scheduler is there."""
+        from diffusers import DDIMScheduler
+
+        return self.read("scheduler", DDIMScheduler.from_pretrained)
+
+    def json(self, name: str) -> Any:
+        """The content of a JSON file."""
+        return self.read(name, lambda path: json.loads(path.read_text()))
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """The content of a safetensors file."""
+        return dict(self.read(name, safetensors.torch.load_file))
+
+    def read(self, name: str, reader: Any) -> Any:
+        try:
+            return reader(self.folder / name)
+        except Exception as error:  # diffusers, transformers, JSON and safetensors each raise their own
+            part = name.partition("/")[0]
+            raise UserError(f"prior.source: {self.folder} is not a whole prior; {part}: {one_line(error)}") from None
