@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -370,11 +372,42 @@ def test_the_command_converts_and_does_not_overwrite(
     assert ld3m("convert-prior", checkpoint, "out", "--config", configuration).code == 2
 
 
+LOADING = """
+import sys, threading, diffusers
+from diffusers import UNet2DConditionModel, UNet2DModel, VQModel
+from ld3m import priors
+from ld3m.recipe import SamplerRecipe
+
+def own():
+    with open("/proc/self/status") as file:
+        return next(1024 * int(line.split()[1]) for line in file if line.startswith("RssAnon"))
+
+before, most, done = own(), 0, threading.Event()
+
+def watch():
+    global most
+    while not done.wait(0.002):
+        most = max(most, own())
+
+watcher = threading.Thread(target=watch)
+watcher.start()
+priors.load(SamplerRecipe.model_validate_json(sys.argv[1]))
+done.set()
+watcher.join()
+print(max(most, own()) - before)
+"""
+"""Prints the bytes of memory, without what is mapped from files, that loading a prior takes at most."""
+
+
 @pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux counts them there")
 @pytest.mark.parametrize(("kind", "millions"), [("cin256-v2", 400.9), ("celebahq256", 274.1)])
 @torch.no_grad()
 def test_the_real_size_is_recognised_and_equal(tmp_path: Path, kind: str, millions: float) -> None:
-    """The published UNets' parameters: 400.9 M of cin256-v2, 274.1 M of CelebA-HQ; one call, in float32."""
+    """The published UNets' parameters: 400.9 M of cin256-v2, 274.1 M of CelebA-HQ; one call, in float32.
+
+    And loading: at no moment are there two copies of the weights.
+    """
     params = KINDS[kind]
     torch.manual_seed(0)
     denoiser = UNet(params["unet_config"]["params"])
@@ -392,3 +425,9 @@ def test_the_real_size_is_recognised_and_equal(tmp_path: Path, kind: str, millio
     c = prior.class_embeddings(["tench"])
     expected = denoiser(z, torch.tensor([701]), c if kind == "cin256-v2" else None)
     assert relative(prior.denoise(z, 701, c), expected) <= 1e-4
+    for dtype, most in (("float32", 0.1), ("bfloat16", 1.1)):  # float32 stays in the mapped file
+        recipe = SamplerRecipe(source=str(tmp_path / "prior"), dtype=dtype)
+        watched = subprocess.run(
+            [sys.executable, "-c", LOADING, recipe.model_dump_json()], capture_output=True, text=True, check=True
+        )
+        assert int(watched.stdout.split()[-1]) <= most * priors.weight_bytes(recipe)[1]
