@@ -151,7 +151,7 @@ def read_weights(checkpoint: Path) -> tuple[dict[str, Tensor], list[str]]:
 def _read_config(path: Path) -> dict[str, Any]:
     """`model.params` of the original's configuration file."""
     try:
-        params = yaml.safe_load(path.read_text())["model"]["params"]
+        params = yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["params"]
         params["unet_config"]["params"], params["first_stage_config"]["params"]["ddconfig"]
     except (OSError, ValueError, yaml.YAMLError, LookupError, TypeError) as error:
         raise UserError(

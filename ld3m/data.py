@@ -151,7 +151,7 @@ def prepare(recipe: DataRecipe, progress: bool = True) -> ImageSet:
     folder = cache_folder() / "data" / hashlib.sha256(key.encode()).hexdigest()[:20]
     if not (folder / "index.json").is_file():
         _prepare_into(folder, source, chosen, recipe, progress)
-    index = json.loads((folder / "index.json").read_text())
+    index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
     _refuse_corrupt(index["corrupt"], recipe)
     if index["corrupt"] and progress:
         shown = [*index["corrupt"][:5], *["…"] * (len(index["corrupt"]) > 5)]
@@ -191,7 +191,7 @@ def _prepare_into(folder: Path, source: Source, chosen: list[int], recipe: DataR
                     else:
                         _prepare_class(folder, place, source, chosen[place], members[place], recipe, pool, bar)
                     todo.remove(place)
-    _write_index(folder, source, chosen, [json.loads(note.read_text()) for note in notes])
+    _write_index(folder, source, chosen, [json.loads(note.read_text(encoding="utf-8")) for note in notes])
 
 
 def _members(source: Source, chosen: list[int]) -> Sequence[Mapping[str, Sequence[int]]]:

@@ -96,7 +96,7 @@ def evaluate(
         chosen = for_all_seeds.get(trained_on) or real_images(trained_on, whole, distilled[1], recipe, seed)
         path = partial / f"{_digest(recipe, images, trained_on, arch, seed, split, chosen[0])}.json"
         if path.is_file():
-            share = json.loads(path.read_text())["accuracy"]
+            share = json.loads(path.read_text(encoding="utf-8"))["accuracy"]
         else:
             network = train(arch, *chosen, images, recipe, seed, accelerator.device)
             share = accuracy(network, images, split, accelerator.device)
@@ -115,7 +115,7 @@ def evaluate(
             row["scorer"] = recipe.data.scorer.model_dump()
     if main:
         path = folder / "evaluation.json"
-        earlier = json.loads(path.read_text())["results"] if path.is_file() else []
+        earlier = json.loads(path.read_text(encoding="utf-8"))["results"] if path.is_file() else []
         same = ("trained_on", "arch", "split")
         fresh = {tuple(row[key] for key in same) for row in rows}
         rows = [row for row in earlier if tuple(row[key] for key in same) not in fresh] + rows

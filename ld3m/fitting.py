@@ -57,7 +57,7 @@ def fit(settings: Fit, network: nn.Module, loss_of: LossOf, count: int, accelera
     first, seconds, rows = 0, 0.0, []
     if checkpoint.is_file():
         first, seconds = _restore(checkpoint, network, average, optimiser)
-        rows = [row for row in map(json.loads, log.read_text().splitlines()) if row["step"] < first]
+        rows = [row for row in map(json.loads, log.read_text(encoding="utf-8").splitlines()) if row["step"] < first]
     began = time.monotonic()
     losses: list[Tensor] = []
     bar = tqdm(range(first, settings.steps), settings.name, initial=first, total=settings.steps, disable=not main)

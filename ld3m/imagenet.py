@@ -22,11 +22,11 @@ class ImageNetClass(NamedTuple):
 @cache
 def classes() -> tuple[ImageNetClass, ...]:
     """All 1,000 in the order of their WordNet ids, which is that of every pre-trained model's outputs."""
-    lines = (ASSETS / "classes.txt").read_text().splitlines()
+    lines = (ASSETS / "classes.txt").read_text(encoding="utf-8").splitlines()
     return tuple(ImageNetClass(*line.split()) for line in lines)
 
 
 @cache
 def subsets() -> dict[str, list[int]]:
     """Numbers of the classes of each subset known by name, in the literature's order."""
-    return dict(json.loads((ASSETS / "subsets.json").read_text()))
+    return dict(json.loads((ASSETS / "subsets.json").read_text(encoding="utf-8")))

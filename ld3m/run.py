@@ -68,7 +68,7 @@ def note_prior(recipe: Recipe, provenance: dict[str, Any]) -> None:
         UserError: where the run was begun with other weights.
     """
     path = recipe.folder / "prior.json"
-    if path.is_file() and json.loads(path.read_text())["sha256"] != provenance["sha256"]:
+    if path.is_file() and json.loads(path.read_text(encoding="utf-8"))["sha256"] != provenance["sha256"]:
         raise UserError(
             f"prior.source: {provenance['source']} has other weights than when the run in {recipe.folder} began; "
             "give another --output, or --no-resume to replace it"
@@ -154,7 +154,7 @@ def newest_checkpoint(recipe: Recipe, say: Callable[[str], None]) -> Path | None
 def _damage(folder: Path) -> Path | None:
     """A file of a checkpoint that is not what the manifest says, or None."""
     try:
-        files = json.loads((folder / "manifest.json").read_text())["files"]
+        files = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["files"]
     except (ValueError, KeyError):
         return folder / "manifest.json"
     for name, known in files.items():
@@ -168,7 +168,7 @@ def load_checkpoint(
     folder: Path, labels: Iterable[int], device: torch.device
 ) -> tuple[int, list[dict[str, Tensor]], dict[str, Tensor]]:
     """The iteration to go on with, the states of some classes, and that of the objective."""
-    iteration = json.loads((folder / "manifest.json").read_text())["iteration"]
+    iteration = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["iteration"]
     states = [safetensors.torch.load_file(folder / f"class-{label:04d}.safetensors") for label in labels]
     objective = safetensors.torch.load_file(folder / OBJECTIVE_FILE)
     return iteration, [{name: tensor.to(device) for name, tensor in state.items()} for state in states], objective
@@ -181,14 +181,14 @@ def cut_metrics(folder: Path, iteration: int) -> None:
     """Drops the lines of iterations that will be done again."""
     path = folder / "metrics.jsonl"
     if path.is_file():
-        lines = [line for line in path.read_text().splitlines() if line.endswith("}")]
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
         kept = [line for line in lines if json.loads(line)["iteration"] < iteration]
         write_text(path, "".join(f"{line}\n" for line in kept))
 
 
 def append_metrics(folder: Path, row: dict[str, Any]) -> None:
     """Adds one JSON line."""
-    with (folder / "metrics.jsonl").open("a") as file:
+    with (folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
 
 

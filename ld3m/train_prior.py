@@ -67,7 +67,7 @@ def train_prior(recipe: PriorRecipe, resume: bool = True) -> Path:
 def _claim(recipe: PriorRecipe, training: Path, resume: bool, main: bool) -> None:
     """Makes the folder ours, or finds that it holds another recipe's prior."""
     note = training / "digest.json"
-    if note.is_file() and resume and json.loads(note.read_text())["digest"] != digest(recipe):
+    if note.is_file() and resume and json.loads(note.read_text(encoding="utf-8"))["digest"] != digest(recipe):
         raise UserError(
             f"output: {training.parent} holds a prior of another recipe; give another output, or --no-resume"
         )

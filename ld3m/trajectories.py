@@ -135,7 +135,7 @@ class Trajectories:
     def _index(self) -> Any:
         path = self.folder / "index.json"
         try:
-            return json.loads(path.read_text()) if path.is_file() else None
+            return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
         except ValueError:
             raise UserError(f"experts.folder: {path} is not JSON; train the experts anew with --no-resume") from None
 

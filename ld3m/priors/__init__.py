@@ -48,7 +48,7 @@ def load(recipe: SamplerRecipe, device: torch.device | str = "cpu") -> Prior:
     """
     folder = fetch(recipe.source)
     try:
-        kind = json.loads((folder / "model_index.json").read_text())["_class_name"]
+        kind = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["_class_name"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"prior.source: {folder} is not a whole prior; model_index.json: {one_line(error)}") from None
     if kind in FLOWS:

@@ -93,7 +93,7 @@ def provenance(source: str) -> dict[str, Any]:
                 content.update(hashlib.file_digest(file, "sha256").digest())
     return {
         "source": source,
-        "kind": json.loads((folder / "model_index.json").read_text())["_class_name"],
+        "kind": json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["_class_name"],
         "revision": folder.name if source.startswith("hub:") else None,
         "sha256": content.hexdigest(),
         "licence": _licence(folder),

@@ -61,7 +61,7 @@ class Parts:
 
     def json(self, name: str) -> Any:
         """The content of a JSON file."""
-        return self.read(name, lambda path: json.loads(path.read_text()))
+        return self.read(name, lambda path: json.loads(path.read_text(encoding="utf-8")))
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """The content of a safetensors file."""
