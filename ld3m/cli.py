@@ -82,21 +82,34 @@ def distill(
     recipe: RecipeArgument,
     overrides: Overrides = None,
     output: Output = None,
-    resume: Resume = True,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="Go on from a run's folder or one of its checkpoints, in that folder or in that of --output.",
+        ),
+    ] = None,
+    no_resume: Annotated[bool, typer.Option("--no-resume", help="Replace a run that is in the folder.")] = False,
     dry_run: DryRun = False,
 ) -> None:
     """Distil a data set by a recipe, for example: ld3m distill quickstart distill.iterations=200
 
-    Interrupted at any moment, the same command goes on where it stood.
+    Interrupted at any moment, the same command goes on where it stood. SIGINT, SIGTERM and SIGUSR1 end it once its
+    state is saved.
 
     Processes share the classes: accelerate launch -m ld3m distill quickstart
     """
+    from ld3m.errors import UserError
     from ld3m.recipe import Recipe
 
+    if resume and no_resume:
+        raise UserError("--resume: a run is gone on from, or with --no-resume replaced; give one of the two")
+    if resume and output is None:
+        output = str(resume.parent.parent if (resume / "manifest.json").is_file() else resume)
     resolved = _resolve(Recipe, recipe, overrides, dry_run, output)
     from ld3m.distill import distill
 
-    distill(resolved, resume)
+    distill(resolved, not no_resume, resume)
 
 
 @app.command()

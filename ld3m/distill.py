@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
-from ld3m import coresets, data, networks, objectives, parallel, priors, run
+from ld3m import checkpoints, coresets, data, networks, objectives, parallel, priors, run
 from ld3m.errors import UserError
 from ld3m.learnt import Learnt, draw_noise, initial
 from ld3m.objectives import Objective
@@ -22,27 +22,36 @@ from ld3m.recipe import NetworkRecipe, Recipe
 from ld3m.sampler import PullBack, Schedule, render
 
 
-def distill(recipe: Recipe, resume: bool = True) -> Path:
+@parallel.together
+def distill(recipe: Recipe, resume: bool = True, start: Path | None = None) -> Path:
     """Distils a recipe into its run folder, going on where an unfinished run of it stands.
 
     Under `accelerate launch` the classes are dealt to the processes, and the result is that of one process.
 
+    Args:
+        recipe: of the run.
+        resume: whether a run that is in the folder goes on, or is replaced.
+        start: a run's folder, or one of its checkpoints, to go on from; its recipe must be the same.
+
+    Returns:
+        The run folder.
+
     Raises:
         UserError: for a mistake in the recipe that only its data or prior shows, or a loss that is not finite.
-        SystemExit: with 128 + the signal's number after SIGINT or SIGTERM, once the state is saved.
+        SystemExit: with 128 + the signal's number after SIGINT, SIGTERM or SIGUSR1, once the state is saved.
     """
     job = Job.prepare(recipe)
     settings = recipe.distill
     with job.accelerator.main_process_first():
         if job.accelerator.is_main_process:
-            run.claim(recipe, resume)
+            run.claim(recipe, resume, start)
             run.note_prior(recipe, priors.provenance(recipe.prior.source))
     if run.iterations_done(recipe.folder) == settings.iterations:
         job.accelerator.print(f"{recipe.folder} is finished; raise distill.iterations to go on, or give --no-resume")
         return recipe.folder
-    start, learnt = _start(job)
-    with _signals() as received, _progress(job, start) as bar:
-        for iteration in range(start, settings.iterations):
+    first, learnt = _start(job)
+    with _signals() as received, _progress(job, first) as bar:
+        for iteration in range(first, settings.iterations):
             clock = Clock(job.accelerator.device)
             pixels, pull_back = _render(job, learnt, iteration)
             clock.lap("render")
@@ -66,6 +75,7 @@ def distill(recipe: Recipe, resume: bool = True) -> Path:
                 _save(job, learnt, done)
                 _draw_grid(job, pixels)
             if stop and done < settings.iterations:
+                job.accelerator.wait_for_everyone()  # a launcher ends all where one ends before the manifest is written
                 job.accelerator.print(f"saved after iteration {done}; the same command goes on from there")
                 raise SystemExit(128 + stop)
     _finish(job, learnt)
@@ -162,22 +172,22 @@ def _start(job: Job) -> tuple[int, Learnt]:
     """The first iteration to do and the state before it: the newest checkpoint's, or the initial one."""
     labels = job.own or [0]  # an idle process needs the shapes, and learns none of it
     device = job.accelerator.device
-    checkpoint = run.newest_checkpoint(job.recipe, job.accelerator.print)
+    checkpoint = checkpoints.newest(job.recipe.folder, job.accelerator.print)
     if checkpoint:
-        start, states, objective = run.load_checkpoint(checkpoint, labels, device)
-        job.objective.restore(start, objective)
+        first, states, objective = checkpoints.load(checkpoint, labels, device)
+        job.objective.restore(first, objective)
     else:
-        start = 0
+        first = 0
         states = [initial(job.recipe, job.images, job.prior, job.embeddings[label], label, device) for label in labels]
     if job.accelerator.is_main_process:
-        run.cut_metrics(job.recipe.folder, start)
-    return start, Learnt.stack(states, count=len(job.own))
+        run.cut_metrics(job.recipe.folder, first)
+    return first, Learnt.stack(states, count=len(job.own))
 
 
 def _save(job: Job, learnt: Learnt, iteration: int) -> None:
     """A checkpoint of the state before an iteration."""
     states = dict(zip(job.own, learnt.by_class(), strict=True))
-    run.save_checkpoint(job.recipe, iteration, states, job.objective.state(), job.accelerator)
+    checkpoints.save(job.recipe, iteration, states, job.objective.state(), job.accelerator)
 
 
 def _render(job: Job, learnt: Learnt, iteration: int) -> tuple[Tensor, PullBack]:
@@ -212,6 +222,9 @@ def _finish(job: Job, learnt: Learnt) -> None:
 # --- what is said on the way -------------------------------------------------------------------------------
 
 
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+
+
 class Clock:
     """Seconds of each part of an iteration."""
 
@@ -240,14 +253,14 @@ def _progress(job: Job, start: int) -> Iterator[tqdm]:
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM instead of dying of them; a second one of a kind kills."""
+    """Collects the signals of people and of batch systems instead of dying of them; a second one of a kind kills."""
     received: list[int] = []
 
     def note(number: int, frame: object) -> None:
         received.append(number)
         signal.signal(number, before[number])
 
-    before = {int(number): signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {int(number): signal.signal(number, note) for number in SIGNALS}
     try:
         yield received
     finally:

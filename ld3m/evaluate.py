@@ -42,6 +42,7 @@ class Result:
     accuracies: list[float]
 
 
+@parallel.together
 def evaluate(
     folder: Path, recipe: Recipe, against: Sequence[str] = (), split: str = "test"
 ) -> tuple[dict[str, Any], bool]:

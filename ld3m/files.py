@@ -1,4 +1,7 @@
-"""Files that are either whole or not there: written under a temporary name, flushed, renamed."""
+"""Files that are either whole or not there: written under a temporary name, flushed, renamed.
+
+Where that is impossible (a full disk, a folder that cannot be written to), the old file stays, and a UserError says so.
+"""
 
 import io
 import json
@@ -6,26 +9,47 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import safetensors.torch
 from PIL import Image
 from torch import Tensor
+
+from ld3m.errors import UserError, one_line
+
+
+@contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    """A name beside `path` to write under, which the caller renames; what is left of it is removed."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        _flush(path.parent)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise _cannot_write(path, error) from None
+    finally:
+        with suppress(OSError):
+            shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def _replaced(path: Path) -> Iterator[Path]:
     """A temporary name beside `path` to write under; what is there at the end is flushed and takes its place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
+    with _temporary(path) as temporary:
         yield temporary
         _flush(temporary)
         temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+
+
+def _cannot_write(path: Path, error: Exception) -> UserError:
+    why = getattr(error, "strerror", None) or one_line(error)
+    return UserError(
+        f"cannot write {path} ({why}); what was saved before is whole, and the same command goes on from it"
+    )
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -66,23 +90,33 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
 
     If another process finished the same folder meanwhile, its copy stays and ours is dropped.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
+    with _temporary(path) as temporary:
         temporary.mkdir()
         fill(temporary)
         for file in temporary.rglob("*"):
-            if file.is_file():
-                _flush(file)
+            _flush(file)
         try:
             temporary.rename(path)
         except OSError:
             if not path.is_dir():
                 raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Adds a line; a crash may leave a part of it."""
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(f"{line}\n")
+    except OSError as error:
+        raise _cannot_write(path, error) from None
 
 
 def _flush(path: Path) -> None:
-    with path.open("r+b") as file:
-        os.fsync(file.fileno())
+    """Sees a file's content, or the names in a folder, onto the disk."""
+    if os.name == "nt" and path.is_dir():
+        return  # Windows has no handle of a folder
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,35 +1,83 @@
 """Processes: who we are, which classes are ours, and the little that must be said between us."""
 
+import functools
 import os
-from collections.abc import Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, ParamSpec, TypeVar
 
+import psutil
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
 from ld3m.errors import UserError
+from ld3m.watch import Watch
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
+def together(command: Callable[P, T]) -> Callable[P, T]:
+    """Runs a command as one of the processes of its launch: they all stop where one of them dies or fails."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        accelerator = start()
+        if accelerator.num_processes == 1:
+            return command(*args, **kwargs)
+        with Watch(accelerator.process_index, accelerator.num_processes):
+            return command(*args, **kwargs)
+
+    return run
+
+
 def start() -> Accelerator:
-    """Accelerate's view of this launch, checked against the environment's.
+    """Accelerate's view of this launch, checked against the environment's and the launcher's.
 
     Some launch settings make every process believe that it is alone; the run would then be done several times over.
+    Others start one process where more were asked for; it would then take several times as long.
 
     Raises:
-        UserError: where the number of processes is not what the launcher set.
+        UserError: where the number of processes is not what the launcher set or was told.
     """
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched != accelerator.num_processes:
         raise UserError(
-            f"the launcher started {launched} processes but Accelerate sees {accelerator.num_processes}; "
+            f"WORLD_SIZE: the launcher started {launched} processes but Accelerate sees {accelerator.num_processes}; "
             "use a configuration of launch/ (on CPUs it needs distributed_type: MULTI_GPU and use_cpu: true)"
         )
+    if launched == 1 and (setting := _asked_for_more()):
+        raise UserError(
+            f"{setting}, but accelerate launch started one process; use a configuration of launch/ with "
+            "distributed_type: MULTI_GPU (also on CPUs, with use_cpu: true), or ask for one"
+        )
     return accelerator
+
+
+@functools.cache
+def _asked_for_more() -> str | None:
+    """The setting by which the `accelerate launch` that started this process was told to start several, if any."""
+    parent = psutil.Process().parent()
+    try:
+        line = parent.cmdline() if parent else []
+    except psutil.Error:  # another user's, or gone
+        return None
+    at = next((place for place, word in enumerate(line) if word in ("launch", "accelerate.commands.launch")), None)
+    if at is None or "accelerate" not in " ".join(line[: at + 1]):
+        return None
+    from accelerate.commands.config.config_args import default_config_file, load_config_from_file
+    from accelerate.commands.launch import launch_command_parser
+
+    asked, _ = launch_command_parser().parse_known_args(line[at + 1 :])
+    if asked.num_processes is not None:
+        return f"--num_processes {asked.num_processes}" if asked.num_processes > 1 else None
+    if asked.config_file is None and not os.path.isfile(default_config_file):  # noqa: PTH113
+        return None
+    configured = load_config_from_file(asked.config_file).num_processes
+    place = asked.config_file or default_config_file
+    return f"{place} says num_processes: {configured}" if configured > 1 else None
 
 
 def shard(items: Sequence[T], accelerator: Accelerator) -> list[T]:

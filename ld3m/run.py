@@ -1,9 +1,8 @@
 """The run folder: what is in it, how it is written so that nothing is lost, and how it is read back."""
 
-import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,30 +11,31 @@ import safetensors
 import safetensors.torch
 import torch
 import yaml
-from accelerate import Accelerator
 from PIL import Image
 from pydantic import ValidationError
 from torch import Tensor
 
-from ld3m import parallel
+from ld3m import checkpoints
 from ld3m.errors import UserError
-from ld3m.files import write_bytes, write_folder, write_image, write_json, write_tensors, write_text
+from ld3m.files import append_line, write_bytes, write_folder, write_image, write_json, write_tensors, write_text
 from ld3m.pictures import grid, to_image
 from ld3m.recipe import Recipe
 from ld3m.recipe_file import digest, load, to_yaml
 
-FORMAT = "ld3m-1"
-KEPT_CHECKPOINTS = 2
-OBJECTIVE_FILE = "objective.safetensors"
 
-
-def claim(recipe: Recipe, resume: bool) -> None:
+def claim(recipe: Recipe, resume: bool, start: Path | None = None) -> None:
     """Makes the recipe's folder this run's; call it on one process.
 
+    Args:
+        recipe: of the run.
+        resume: whether an unfinished run in the folder goes on, or is removed.
+        start: a run's folder, or one of its checkpoints, to go on from, in that run's folder or in another.
+
     Raises:
-        UserError: where the folder holds another recipe's run, or something that is not a run.
+        UserError: where the folder holds another recipe's run, or something that is not a run, or `start` does.
     """
     folder = recipe.folder
+    checkpoint = _starting_point(start, recipe) if start else None
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -53,12 +53,52 @@ def claim(recipe: Recipe, resume: bool) -> None:
                 f"output: {folder} holds a run of another recipe ({', '.join(keys)} differ); "
                 "give another --output, or --no-resume to replace it"
             )
-        elif (done := _iterations_saved(folder)) > recipe.distill.iterations:
+        elif (done := checkpoints.saved(folder)) > recipe.distill.iterations:
             raise UserError(
                 f"distill.iterations: {recipe.distill.iterations}, but {folder} already has {done}; "
                 "give more to go on, or --no-resume to start anew"
             )
+    if checkpoint:
+        _take_over(checkpoint, folder)
     write_text(folder / "recipe.yaml", to_yaml(recipe))
+
+
+def _starting_point(start: Path, recipe: Recipe) -> Path:
+    """The checkpoint that a path given to go on from means."""
+    if (start / "manifest.json").is_file():
+        checkpoint = start.resolve()
+        if bad := checkpoints.damage(checkpoint):
+            raise UserError(f"--resume: {bad} is damaged; give another checkpoint, or the run's folder")
+    elif newest := checkpoints.newest(start.resolve(), print):
+        checkpoint = newest
+    else:
+        raise UserError(f"--resume: {start} is no checkpoint and no run with one; give a run's folder")
+    origin = checkpoint.parent.parent
+    if keys := _differences(origin / "recipe.yaml", recipe):
+        raise UserError(f"--resume: {start} is of another recipe ({', '.join(keys)} differ); give that run's recipe")
+    if origin != recipe.folder.resolve() and (recipe.folder / "recipe.yaml").is_file():
+        raise UserError(f"output: {recipe.folder} holds a run already; to go on from {start} give another --output")
+    return checkpoint
+
+
+def _take_over(checkpoint: Path, folder: Path) -> None:
+    """Makes a checkpoint the newest of a run's folder, which it is copied to where it is another run's."""
+    origin = checkpoint.parent.parent
+    if origin == folder.resolve():
+        for later in (folder / "checkpoints").iterdir():
+            if later.name > checkpoint.name:
+                shutil.rmtree(later)
+        (folder / "latents.safetensors").unlink(missing_ok=True)  # of a later iteration, or this one's, made again
+        return
+    for name in ("metrics.jsonl", "prior.json"):
+        if (origin / name).is_file():
+            write_bytes(folder / name, (origin / name).read_bytes())
+
+    def copy(target: Path) -> None:
+        for file in checkpoint.iterdir():
+            shutil.copyfile(file, target / file.name)
+
+    write_folder(folder / "checkpoints" / checkpoint.name, copy)
 
 
 def note_prior(recipe: Recipe, provenance: dict[str, Any]) -> None:
@@ -74,11 +114,6 @@ def note_prior(recipe: Recipe, provenance: dict[str, Any]) -> None:
             "give another --output, or --no-resume to replace it"
         )
     write_json(path, provenance)
-
-
-def _iterations_saved(folder: Path) -> int:
-    """The iteration of the newest checkpoint, or 0."""
-    return max((int(path.parent.name) for path in folder.glob("checkpoints/*/manifest.json")), default=0)
 
 
 def _differences(path: Path, recipe: Recipe) -> list[str]:
@@ -103,77 +138,6 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     }
 
 
-# --- checkpoints -------------------------------------------------------------------------------------------
-
-
-def save_checkpoint(
-    recipe: Recipe,
-    iteration: int,
-    states: dict[int, dict[str, Tensor]],
-    objective: dict[str, Tensor],
-    accelerator: Accelerator,
-) -> None:
-    """Saves the state before `iteration`; every process writes its own classes, the manifest makes it count.
-
-    Args:
-        recipe: of the run.
-        iteration: the next to do.
-        states: of each of the process's classes.
-        objective: the objective's own state, which is the same on all processes.
-        accelerator: of this launch.
-    """
-    folder = recipe.folder / "checkpoints" / f"{iteration:06d}"
-    parts = {f"class-{label:04d}.safetensors": state for label, state in states.items()}
-    if accelerator.is_main_process:
-        parts[OBJECTIVE_FILE] = objective
-    written = []
-    for name, state in parts.items():
-        content = safetensors.torch.save({key: tensor.cpu().contiguous() for key, tensor in state.items()})
-        write_bytes(folder / name, content)
-        written.append((name, hashlib.sha256(content).hexdigest()))
-    files = dict(parallel.gather(written, accelerator))
-    if accelerator.is_main_process:
-        manifest = {"format": FORMAT, "iteration": iteration, "recipe": digest(recipe), "files": files}
-        write_json(folder / "manifest.json", manifest)
-        for old in sorted(folder.parent.iterdir())[:-KEPT_CHECKPOINTS]:
-            shutil.rmtree(old, ignore_errors=True)
-
-
-def newest_checkpoint(recipe: Recipe, say: Callable[[str], None]) -> Path | None:
-    """The newest checkpoint whose every file is what its manifest says; damaged ones are told and passed over."""
-    for folder in sorted((recipe.folder / "checkpoints").glob("[0-9]*"), reverse=True):
-        if not (folder / "manifest.json").is_file():
-            continue  # the process died before the last file was there
-        bad = _damage(folder)
-        if bad is None:
-            return folder
-        say(f"{bad} is damaged; going back to the checkpoint before it")
-    return None
-
-
-def _damage(folder: Path) -> Path | None:
-    """A file of a checkpoint that is not what the manifest says, or None."""
-    try:
-        files = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["files"]
-    except (ValueError, KeyError):
-        return folder / "manifest.json"
-    for name, known in files.items():
-        path = folder / name
-        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != known:
-            return path
-    return None
-
-
-def load_checkpoint(
-    folder: Path, labels: Iterable[int], device: torch.device
-) -> tuple[int, list[dict[str, Tensor]], dict[str, Tensor]]:
-    """The iteration to go on with, the states of some classes, and that of the objective."""
-    iteration = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["iteration"]
-    states = [safetensors.torch.load_file(folder / f"class-{label:04d}.safetensors") for label in labels]
-    objective = safetensors.torch.load_file(folder / OBJECTIVE_FILE)
-    return iteration, [{name: tensor.to(device) for name, tensor in state.items()} for state in states], objective
-
-
 # --- metrics -----------------------------------------------------------------------------------------------
 
 
@@ -188,8 +152,7 @@ def cut_metrics(folder: Path, iteration: int) -> None:
 
 def append_metrics(folder: Path, row: dict[str, Any]) -> None:
     """Adds one JSON line."""
-    with (folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+    append_line(folder / "metrics.jsonl", json.dumps(row))
 
 
 # --- results -----------------------------------------------------------------------------------------------
@@ -233,7 +196,7 @@ def write_result(
     write_grid(folder, pixels)
     labels = torch.arange(len(classes)).repeat_interleave(pixels.shape[1])
     metadata = {
-        "format": FORMAT,
+        "format": checkpoints.FORMAT,
         "iteration": str(recipe.distill.iterations),
         "recipe": digest(recipe),
         "classes": json.dumps(list(classes)),

@@ -17,6 +17,7 @@ from ld3m.recipe import Recipe
 from ld3m.trajectories import Trajectories
 
 
+@parallel.together
 def train_experts(recipe: Recipe, resume: bool = True) -> Path:
     """Trains the recipe's experts into their folder, going on where it was interrupted.
 

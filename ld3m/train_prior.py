@@ -28,6 +28,7 @@ SNR_CAP = 5.0
 AUTOENCODER_EMA = 0.99
 
 
+@parallel.together
 def train_prior(recipe: PriorRecipe, resume: bool = True) -> Path:
     """Trains the autoencoder, then the denoiser, then evaluates; returns the prior's folder.
 

@@ -439,9 +439,9 @@ def test_a_noise_schedule_that_is_not_known(refused: Refusal, recipe_file: Path,
 
 def test_an_output_that_is_not_a_run(refused: Refusal, recipe_file: Path, given: Path) -> None:
     (given / "thesis.tex").write_text("years of work")
-    for resume in ("--resume", "--no-resume"):
+    for anew in ((), ("--no-resume",)):
         parts = (f"output: {given} is not empty and not a run", "--output")
-        assert len(refused("distill", recipe_file, resume, "--output", given, parts=parts)) == 1
+        assert len(refused("distill", recipe_file, *anew, "--output", given, parts=parts)) == 1
 
 
 def test_an_output_that_is_a_file(refused: Refusal, recipe_file: Path, given: Path) -> None:

@@ -28,7 +28,8 @@ class Parts:
 
         From safetensors, or else from a .bin, of which both libraries unpickle tensors only.
         """
-        safe = any((self.folder / part).glob("*.safetensors"))
+        here = self.folder / part
+        safe = any(here.glob("*.safetensors")) or not any(here.glob("*.bin"))
         return self.read(
             part, lambda path: kind.from_pretrained(path, torch_dtype=dtype, use_safetensors=safe).to(self.device)
         )
