@@ -381,7 +381,6 @@ WEIGHTS = {
 
 @pytest.mark.parametrize("part", WEIGHTS)
 def test_a_prior_with_weights_missing(refused: Refusal, recipe_file: Path, prior: Path, part: str) -> None:
-    """Weights are never looked for in pickles, which diffusers would fall back to."""
     (prior / part / WEIGHTS[part]).unlink()
     refuse_prior(refused, recipe_file, prior, "prior.source", str(prior / part), "not a whole prior", WEIGHTS[part])
 
