@@ -269,9 +269,11 @@ def _signals() -> Iterator[list[int]]:
 
 
 def _metrics(job: Job, losses: Tensor, grad_z: Tensor, grad_c: Tensor) -> dict[str, float]:
-    """Loss and gradient norms over the classes of all processes."""
-    sums = torch.stack([losses.sum(), grad_z.square().sum(), grad_c.square().sum()]).tolist()
-    loss, square_z, square_c = (sum(column) for column in zip(*parallel.gather([sums], job.accelerator), strict=True))
+    """Loss and gradient norms over the classes of all processes, added up in the order of the classes."""
+    squares = [grads.square().flatten(1).sum(1) for grads in (job.by_class(grad_z), job.by_class(grad_c))]
+    own = list(zip(job.own, losses.tolist(), *(sums.tolist() for sums in squares), strict=True))
+    rows = sorted(parallel.gather(own, job.accelerator))
+    _, loss, square_z, square_c = (sum(column) for column in zip(*rows, strict=True))
     return {"loss": loss, "grad_z": math.sqrt(square_z), "grad_c": math.sqrt(square_c)}
 
 

@@ -19,6 +19,8 @@ from ld3m.trajectories import Trajectories
 
 CHUNK = 256
 """Synthetic images through the student at a time."""
+TOGETHER = 16
+"""Classes that have few images go through it together, up to so many images, where the gradient is followed back."""
 
 
 class TrajectoryMatching(Objective):
@@ -147,7 +149,7 @@ def match_trajectory(
     weights, total = start, torch.zeros_like(start)
     for step, batch in enumerate(batches):
         mean = torch.zeros_like(start)
-        for places in _chunks(torch.arange(len(batch))):
+        for places in torch.arange(len(batch)).split(CHUNK):
             mean += gradient(weights, step, places, pixels[batch[places]])
         total += mean
         weights = weights - step_size * mean
@@ -161,17 +163,28 @@ def match_trajectory(
     weights = start
     for step, batch in enumerate(batches):
         mean = torch.zeros_like(start)
-        for places in _chunks(own[batch].nonzero().flatten()):
+        for places in by_class(labels.cpu()[batch]):
+            wanted = own[batch[places]]
             images = pixels[batch[places]].detach().requires_grad_()
-            part = gradient(weights, step, places, images, keep_graph=True)
-            result[batch[places]] += torch.autograd.grad(part.dot(direction), images)[0]
+            part = gradient(weights, step, places, images, keep_graph=bool(wanted.any()))
+            if wanted.any():
+                pulled = torch.autograd.grad(part.dot(direction), images)[0]
+                result[batch[places[wanted]]] += pulled[wanted.to(pulled.device)]
             mean += part.detach()
-        for places in _chunks((~own[batch]).nonzero().flatten()):
-            mean += gradient(weights, step, places, pixels[batch[places]])
         weights = weights - step_size * mean
     return loss, result, float(slope)
 
 
-def _chunks(places: Tensor) -> list[Tensor]:
-    """Places of a batch in parts, of which none is empty."""
-    return [part for part in places.split(CHUNK) if len(part)]
+def by_class(labels: Tensor) -> list[Tensor]:
+    """Places in a batch in parts of whole classes, up to `TOGETHER` images; larger classes alone, `CHUNK` at a time.
+
+    A part is the same whoever owns its classes: sums are then rounded alike on any number of processes.
+    """
+    parts: list[Tensor] = []
+    _, counts = labels.unique(return_counts=True)
+    for places in labels.argsort(stable=True).split(counts.tolist()):
+        if parts and len(parts[-1]) + len(places) <= TOGETHER:
+            parts[-1] = torch.cat([parts[-1], places])
+        else:
+            parts.extend(places.split(CHUNK))
+    return parts
