@@ -52,8 +52,16 @@ class ImageSet:
     folder: Path
 
     def images(self, split: str, label: int) -> Tensor:
-        """The images of one class, uint8 [n, channels, H, W]; memory-mapped, so only what is used is read."""
-        return safetensors.torch.load_file(self.folder / split / f"{label}.safetensors")["images"]
+        """The images of one class, uint8 [n, channels, H, W]; memory-mapped, so only what is used is read.
+
+        Raises:
+            UserError: where the file has gone since it was prepared.
+        """
+        path = self.folder / split / f"{label}.safetensors"
+        try:
+            return safetensors.torch.load_file(path)["images"]
+        except FileNotFoundError:
+            raise UserError(f"data.source: {path} has vanished; the same command prepares it again") from None
 
     def everything(self, split: str) -> tuple[Tensor, Tensor]:
         """All images of a split in memory, uint8 [N, channels, H, W], and their labels, int64 [N]."""
@@ -149,7 +157,8 @@ def prepare(recipe: DataRecipe, progress: bool = True) -> ImageSet:
     settings = recipe.model_dump(exclude=NOT_CONTENT)
     key = json.dumps([LAYOUT, source.identity, list(source.classes), chosen, settings], sort_keys=True)
     folder = cache_folder() / "data" / hashlib.sha256(key.encode()).hexdigest()[:20]
-    if not (folder / "index.json").is_file():
+    prepared = (folder / "index.json").is_file() and all(_is_prepared(folder, place) for place in range(len(chosen)))
+    if not prepared:
         _prepare_into(folder, source, chosen, recipe, progress)
     index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
     _refuse_corrupt(index["corrupt"], recipe)
@@ -186,12 +195,21 @@ def _prepare_into(folder: Path, source: Source, chosen: list[int], recipe: DataR
         for wait in (False, True):  # classes that another process is at come last
             for place in list(todo):
                 with suppress(Timeout), FileLock(notes[place].with_suffix(".lock")).acquire(blocking=wait):
-                    if notes[place].is_file():
+                    if _is_prepared(folder, place):
                         bar.update(sizes[place])
                     else:
                         _prepare_class(folder, place, source, chosen[place], members[place], recipe, pool, bar)
                     todo.remove(place)
     _write_index(folder, source, chosen, [json.loads(note.read_text(encoding="utf-8")) for note in notes])
+
+
+def _is_prepared(folder: Path, place: int) -> bool:
+    """Whether a class's note is there, and the images that it notes."""
+    note = folder / "classes" / f"{place}.json"
+    if not note.is_file():
+        return False
+    counts = json.loads(note.read_text(encoding="utf-8"))["counts"]
+    return all((folder / split / f"{place}.safetensors").is_file() for split in counts)
 
 
 def _members(source: Source, chosen: list[int]) -> Sequence[Mapping[str, Sequence[int]]]:

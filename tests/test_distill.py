@@ -1,11 +1,11 @@
-"""Distillation through the command line: the run folder, resuming, processes, failures."""
+"""Distillation through the command line: the run folder, resuming, failures."""
 
 import json
 import os
-import random
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ import safetensors
 import safetensors.torch
 import torch
 import yaml
-from conftest import CLASSES, command, distilled, latents, launch, relative
+from conftest import CLASSES, Outcome, command, distilled, latents
 from PIL import Image
 
 from ld3m.errors import UserError
@@ -76,34 +76,7 @@ def test_the_saved_recipe_gives_the_same_result(finished: Path, tmp_path: Path) 
     assert all(torch.equal(again[name], before[name]) for name in before)
 
 
-def test_two_processes_give_the_latents_of_one(finished: Path, recipe_file: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "two"
-    launch("distill", recipe_file, "distill.iterations=30", "distill.checkpoint_every=7", "--output", folder)
-    two, one = latents(folder), latents(finished)
-    assert relative(two["z"], one["z"]) <= 1e-5
-    assert relative(two["c"], one["c"]) <= 1e-5
-    assert torch.equal(two["labels"], one["labels"])
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    before = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
-    assert [row["loss"] for row in rows] == pytest.approx([row["loss"] for row in before], rel=1e-4)
-
-
-def test_a_run_started_on_one_process_goes_on_on_two(finished: Path, recipe_file: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "moved"
-    distilled(recipe_file, folder, "distill.iterations=14")
-    launch("distill", recipe_file, "distill.iterations=30", "--output", folder)
-    assert relative(latents(folder)["z"], latents(finished)["z"]) <= 1e-5
-
-
-def test_more_processes_than_classes(recipe_file: Path, tmp_path: Path) -> None:
-    """The idle process takes part in the talking and changes nothing."""
-    subset = ["data.subset=[cross]", "distill.iterations=3"]
-    launch("distill", recipe_file, *subset, "--output", tmp_path / "two")
-    distilled(recipe_file, tmp_path / "one", *subset)
-    assert relative(latents(tmp_path / "two")["z"], latents(tmp_path / "one")["z"]) <= 1e-5
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_saves_and_the_same_command_goes_on(
     finished: Path, recipe_file: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -141,30 +114,6 @@ def wait_for_rows(folder: Path, count: int) -> None:
     raise TimeoutError(f"{metrics} did not get {count} lines")
 
 
-def test_killed_at_random_moments_it_ends_where_an_undisturbed_run_ends(
-    finished: Path, recipe_file: Path, tmp_path: Path
-) -> None:
-    """SIGKILL eight times, at any moment from the start of the loop on; then bit for bit the same end."""
-    folder = tmp_path / "killed"
-    arguments = command(
-        "distill", recipe_file, "distill.iterations=30", "distill.checkpoint_every=1", "--output", folder
-    )
-    moments = random.Random(0)
-    for _ in range(8):
-        process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        before = newest(folder)
-        while process.poll() is None and newest(folder) == before:
-            time.sleep(0.01)
-        time.sleep(moments.uniform(0, 0.3))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    subprocess.run(arguments, check=True)
-    ended, undisturbed = latents(folder), latents(finished)
-    assert all(torch.equal(ended[name], undisturbed[name]) for name in undisturbed)
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert [row["iteration"] for row in rows] == list(range(30))
-
-
 def newest(folder: Path) -> str | None:
     manifests = sorted((folder / "checkpoints").glob("*/manifest.json"))
     return manifests[-1].parent.name if manifests else None
@@ -179,6 +128,33 @@ def test_a_damaged_checkpoint_is_passed_over(
     distilled(recipe_file, folder, "distill.iterations=30")
     assert "000014/class-0001.safetensors is damaged" in capsys.readouterr().out
     assert torch.equal(latents(folder)["z"], latents(finished)["z"])
+
+
+def test_a_run_goes_on_from_a_checkpoint_in_its_folder_or_in_another(
+    finished: Path, recipe_file: Path, tmp_path: Path, ld3m: Callable[..., Outcome]
+) -> None:
+    begun = distilled(recipe_file, tmp_path / "begun", "distill.iterations=20", "distill.checkpoint_every=7")
+    more = ("distill", recipe_file, "distill.iterations=30", "--resume")
+    assert ld3m(*more, begun / "checkpoints" / "000014", "-o", tmp_path / "copy").code == 0
+    assert ld3m(*more, begun / "checkpoints" / "000014").code == 0
+    for folder in (tmp_path / "copy", begun):
+        assert torch.equal(latents(folder)["z"], latents(finished)["z"])
+        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        assert [row["iteration"] for row in rows] == list(range(30))
+
+
+def test_what_no_run_goes_on_from(finished: Path, recipe_file: Path, ld3m: Callable[..., Outcome]) -> None:
+    cases = {
+        ("--resume", "nowhere"): "--resume: nowhere is no checkpoint and no run with one",
+        ("--resume", finished, "prior.skip=none"): "is of another recipe",
+        ("--resume", finished, "-o", finished.parent / "other"): "distill.iterations: 4, but",
+        ("--resume", finished, "--no-resume"): "give one of the two",
+    }
+    for arguments, told in cases.items():
+        outcome = ld3m("distill", recipe_file, *arguments)
+        assert outcome.code == 2
+        assert told in outcome.err
+        assert len(outcome.err.splitlines()) == 1
 
 
 def test_a_loss_that_is_not_finite_keeps_the_last_good_state(recipe_file: Path, tmp_path: Path) -> None:

@@ -86,13 +86,6 @@ def test_dc_goes_on_within_an_outer_loop_bit_for_bit(matched: Path, recipe_file:
     assert torch.equal(latents(tmp_path / "run")["z"], latents(matched)["z"])
 
 
-def test_dc_on_two_processes_is_that_of_one(matched: Path, recipe_file: Path, tmp_path: Path) -> None:
-    """The inner loops need all classes' images, of which each process has but its own."""
-    launch("distill", recipe_file, *DC, "distill.iterations=7", "--output", tmp_path / "two")
-    assert relative(latents(tmp_path / "two")["z"], latents(matched)["z"]) <= 1e-5
-    assert relative(latents(tmp_path / "two")["c"], latents(matched)["c"]) <= 1e-5
-
-
 def test_the_inner_loop_learns_the_synthetic_images(recipe_file: Path) -> None:
     """After enough epochs the network knows their classes; a fresh one does not."""
     recipe = load(Recipe, str(recipe_file), [*DC, "distill.dc.inner=200", "distill.dc.lr_network=0.1"])
@@ -251,14 +244,6 @@ def test_mtt_goes_on_bit_for_bit(followed: Path, recipe_file: Path, experts: tup
     assert torch.equal(latents(tmp_path / "run")["z"], latents(followed)["z"])
     last = [(folder / "metrics.jsonl").read_text().splitlines()[-1] for folder in (followed, tmp_path / "run")]
     assert json.loads(last[0])["step_size"] == json.loads(last[1])["step_size"]
-
-
-def test_mtt_on_two_processes_is_that_of_one(
-    followed: Path, recipe_file: Path, experts: tuple[str, ...], tmp_path: Path
-) -> None:
-    launch("distill", recipe_file, *MTT, *experts, "distill.iterations=6", "--output", tmp_path / "two")
-    assert relative(latents(tmp_path / "two")["z"], latents(followed)["z"]) <= 1e-5
-    assert relative(latents(tmp_path / "two")["c"], latents(followed)["c"]) <= 1e-5
 
 
 def test_the_learnt_step_size_is_saved_and_evaluated_with(ld3m: Callable[..., Outcome], followed: Path) -> None:

@@ -1,10 +1,22 @@
 """Several processes: the result of one, bit for bit, and what happens where one of them dies."""
 
+import json
+import multiprocessing.connection
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import draw_shape, latents, make_prior
+from conftest import draw_shape, latents, make_prior, relative
 from processes import command_line, finish, spawn
 
 TEN = [f"class {number}" for number in range(10)]
@@ -66,8 +78,167 @@ def test_any_number_of_processes_gives_the_result_of_one(objective: str, ten_cla
     alone = latents(tmp_path / "1")
     for count in (2, 3, 4):
         shared = latents(tmp_path / str(count))
-        print(count, [float((shared[n] - alone[n]).abs().max() / alone[n].abs().max()) for n in "zc"])
-    for count in (2, 3, 4):
-        shared = latents(tmp_path / str(count))
         assert torch.equal(shared["z"], alone["z"])
         assert torch.equal(shared["c"], alone["c"])
+        assert losses(tmp_path / str(count)) == losses(tmp_path / "1")
+
+
+def losses(folder: Path) -> list[tuple[int, float]]:
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [(row["iteration"], row["loss"]) for row in rows]
+
+
+def test_micro_batches_that_mix_classes_round_otherwise(recipe_file: Path, tmp_path: Path) -> None:
+    """Six images at a time on one process, four and two on two: to rounding, 1e-6 of the largest value, the same."""
+    for count in (1, 2):
+        run(count, "distill", recipe_file, "prior.micro_batch=6", "-o", tmp_path / str(count))
+    assert relative(latents(tmp_path / "2")["z"], latents(tmp_path / "1")["z"]) <= 1e-6
+
+
+def test_more_processes_than_classes(recipe_file: Path, tmp_path: Path) -> None:
+    """The idle process takes part in the talking and changes nothing."""
+    for count in (1, 2):
+        run(count, "distill", recipe_file, "data.subset=[cross]", "distill.iterations=3", "-o", tmp_path / str(count))
+    assert torch.equal(latents(tmp_path / "2")["z"], latents(tmp_path / "1")["z"])
+
+
+def test_evaluation_on_two_processes_is_that_of_one(recipe_file: Path, tmp_path: Path) -> None:
+    run(1, "distill", recipe_file, "-o", tmp_path / "1")
+    shutil.copytree(tmp_path / "1", tmp_path / "2")
+    for count in (1, 2):
+        run(count, "evaluate", tmp_path / str(count), "--against", "random")
+    one, two = (json.loads((tmp_path / str(count) / "evaluation.json").read_text()) for count in (1, 2))
+    assert one["results"] == two["results"]
+
+
+# --- killed ------------------------------------------------------------------------------------------------
+
+
+def killed(rank: int, moment: float, writing: bool, *arguments: object) -> None:
+    """A command in which one process is killed after some seconds, or at its so-manieth flush of a file."""
+    if int(os.environ.get("RANK", "0")) == rank:
+        if writing:
+            flush, left = os.fsync, iter(range(round(moment), 0, -1))
+
+            def fatal(handle: int) -> None:
+                if next(left) == 1:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                flush(handle)
+
+            os.fsync = fatal
+        else:
+            threading.Timer(moment, os.kill, (os.getpid(), signal.SIGKILL)).start()
+    command_line(*arguments)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_killed_at_thirty_moments_it_ends_where_an_undisturbed_run_ends(
+    count: int, recipe_file: Path, tmp_path: Path
+) -> None:
+    """SIGKILL of a process and then, as where a machine dies, of the other; half of the moments are within a write."""
+    recipe = ("distill", recipe_file, "distill.iterations=80", "distill.checkpoint_every=1", "prior.micro_batch=2")
+    run(1, *recipe, "-o", tmp_path / "undisturbed")
+    moments = random.Random(count)
+    for number in range(30):
+        writing = number % 2 == 0
+        moment = moments.randint(1, 40) if writing else moments.uniform(0.5, 2.5)
+        processes = spawn(count, killed, number % count, moment, writing, *recipe, "-o", tmp_path / "run")
+        multiprocessing.connection.wait([process.sentinel for process in processes])
+        for process in processes:
+            process.kill()
+        assert -signal.SIGKILL in finish(processes)
+    assert not (tmp_path / "run" / "latents.safetensors").exists()
+    run(count, *recipe, "-o", tmp_path / "run")
+    ended, undisturbed = latents(tmp_path / "run"), latents(tmp_path / "undisturbed")
+    assert all(torch.equal(ended[name], undisturbed[name]) for name in undisturbed)
+    assert losses(tmp_path / "run") == losses(tmp_path / "undisturbed")
+    assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == ["000079", "000080"]
+
+
+# --- faults ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dead", [0, 1])
+def test_the_others_stop_within_a_minute_and_name_the_dead(dead: int, recipe_file: Path, tmp_path: Path) -> None:
+    recipe = ("distill", recipe_file, "distill.iterations=100000", "-o", tmp_path / "run")
+    processes = spawn(2, command_line, *recipe, output=tmp_path)
+    wait_for(lambda: newest(tmp_path / "run") >= 4)
+    processes[dead].kill()
+    died = time.monotonic()
+    assert finish(processes, 60)[1 - dead] == 1
+    assert time.monotonic() - died < 60
+    said = (tmp_path / f"{1 - dead}.txt").read_text()
+    assert f"ld3m: process {dead}" in said
+    assert "the same command goes on" in said
+
+
+def full_disk(rank: int, *arguments: object) -> None:
+    """A command in which one process may write no file of more than 1,000 bytes once it has a checkpoint."""
+    if int(os.environ.get("RANK", "0")) == rank:
+        replace = Path.replace
+
+        def then_full(path: Path, target: Path) -> Path:
+            if target.name == "manifest.json":
+                signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+                resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+            return replace(path, target)
+
+        Path.replace = then_full  # type: ignore[method-assign]
+    command_line(*arguments)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_full_disk_is_one_line_and_loses_nothing(count: int, recipe_file: Path, tmp_path: Path) -> None:
+    recipe = ("distill", recipe_file, "distill.iterations=6", "prior.micro_batch=2")
+    codes = finish(spawn(count, full_disk, 0, *recipe, "-o", tmp_path / "run", output=tmp_path))
+    assert codes == [2, 1][:count]
+    (line,) = [line for line in (tmp_path / "0.txt").read_text().splitlines() if line.startswith("ld3m: ")]
+    assert "cannot write" in line
+    assert "File too large" in line
+    if count == 2:
+        assert "process 0 of 2 on" in (tmp_path / "1.txt").read_text()
+    assert newest(tmp_path / "run") == 2
+    run(count, *recipe, "-o", tmp_path / "run")
+    run(1, *recipe, "-o", tmp_path / "undisturbed")
+    assert torch.equal(latents(tmp_path / "run")["z"], latents(tmp_path / "undisturbed")["z"])
+
+
+def test_prepared_images_that_vanish_are_prepared_again(recipe_file: Path, tmp_path: Path) -> None:
+    def here(iterations: int, folder: str) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("LD3M_CACHE", str(tmp_path / "cache"))
+            run(1, "distill", recipe_file, f"distill.iterations={iterations}", "-o", tmp_path / folder)
+
+    here(2, "run")
+    (vanished,) = (tmp_path / "cache").glob("data/*/train/1.safetensors")
+    vanished.unlink()
+    here(4, "run")
+    here(4, "undisturbed")
+    assert torch.equal(latents(tmp_path / "run")["z"], latents(tmp_path / "undisturbed")["z"])
+
+
+def test_clock_host_and_locale_do_not_matter(recipe_file: Path, tmp_path: Path) -> None:
+    odd = """
+import itertools, socket, sys, time
+ticks = itertools.count(4e9, -1000)
+time.time = lambda: next(ticks)
+socket.gethostname = lambda: "h\u00f6st"
+from ld3m.__main__ import main
+main()
+"""
+    environment = {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "TZ": "Pacific/Kiritimati"}
+    arguments = ("distill", recipe_file, "name=größe", "-o", tmp_path / "grün")
+    subprocess.run([sys.executable, "-c", odd, *map(str, arguments)], env=os.environ | environment, check=True)
+    run(1, "distill", recipe_file, "-o", tmp_path / "plain")
+    assert torch.equal(latents(tmp_path / "grün")["z"], latents(tmp_path / "plain")["z"])
+
+
+def newest(folder: Path) -> int:
+    return max((int(path.parent.name) for path in folder.glob("checkpoints/*/manifest.json")), default=0)
+
+
+def wait_for(happened: Callable[[], bool], seconds: float = 120) -> None:
+    until = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < until
+        time.sleep(0.05)

@@ -1,0 +1,100 @@
+"""Two processes of one thread against one: images a second of `dm`, and the bytes that an iteration communicates.
+
+    python tests/benchmarks/processes.py [KEY=VALUE …]
+
+recipes/quickstart.yaml on one process, on two of one launch, and, as the limit that the machine sets, two runs side by
+side that know nothing of each other. Seconds are those between the first logged iteration's end and the last's, so that
+loading does not count; each figure is the median of three rounds.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROUNDS = 3
+CONFIG = Path(__file__).parents[2] / "launch" / "cpu2.yaml"
+LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIG)]
+ALONE = [sys.executable]
+COUNTED = """
+import sys
+from accelerate import Accelerator
+from accelerate.utils import operations
+import torch.distributed as dist
+from ld3m import parallel
+
+sent = 0
+gather_object, gather = parallel.gather_object, Accelerator.gather
+
+def counted(items):
+    global sent
+    import pickle
+    sent += len(pickle.dumps(items))
+    return gather_object(items)
+
+def counted_tensors(self, tensor):
+    global sent
+    sent += tensor.numel() * tensor.element_size()
+    return gather(self, tensor)
+
+parallel.gather_object, Accelerator.gather = counted, counted_tensors
+from ld3m.__main__ import main
+try:
+    main()
+finally:
+    print(f"SENT {sent}", flush=True)
+"""
+
+
+def start(command: list[str], folder: Path, iterations: int, overrides: list[str]) -> subprocess.Popen[bytes]:
+    settings = [f"distill.iterations={iterations}", "distill.checkpoint_every=1000", "distill.log_every=1", *overrides]
+    arguments = [*command, "-m", "ld3m", "distill", "quickstart", *settings, "--no-resume", "-o", str(folder)]
+    return subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def rate(processes: list[subprocess.Popen[bytes]], folders: list[Path]) -> float:
+    """Images a second of runs that were started together."""
+    for process in processes:
+        if process.wait():
+            raise SystemExit(f"{process.args} ended with {process.returncode}")
+    total = 0.0
+    for folder in folders:
+        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()[1:]]
+        total += 10 / statistics.median(sum(row["seconds"].values()) for row in rows)
+    return total
+
+
+def sent(place: Path, iterations: int, overrides: list[str]) -> int:
+    """Bytes that the two processes hand to collectives in a run without its end's pictures and checkpoint counted."""
+    script = place / "counted.py"
+    script.write_text(COUNTED)
+    settings = [f"distill.iterations={iterations}", "distill.checkpoint_every=1000", *overrides]
+    command = [*LAUNCH, str(script), "distill", "quickstart", *settings, "--no-resume", "-o", str(place / "counted")]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return sum(int(line.split()[1]) for line in said.splitlines() if line.startswith("SENT"))
+
+
+def main(overrides: list[str]) -> None:
+    os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    rates: dict[str, list[float]] = {"one process": [], "two processes": [], "two runs side by side": []}
+    with tempfile.TemporaryDirectory() as temporary:
+        place = Path(temporary)
+        one, two = place / "one", place / "two"
+        for _ in range(ROUNDS):
+            rates["one process"].append(rate([start(ALONE, one, 10, overrides)], [one]))
+            rates["two processes"].append(rate([start(LAUNCH, one, 20, overrides)], [one]))
+            both = [start(ALONE, folder, 10, overrides) for folder in (one, two)]
+            rates["two runs side by side"].append(rate(both, [one, two]))
+        few, more = (sent(place, iterations, overrides) for iterations in (2, 12))
+    base = statistics.median(rates["one process"])
+    for name, values in rates.items():
+        median = statistics.median(values)
+        print(f"{name:<22} {median:6.2f} images/s  × {median / base:.2f}")
+    print(f"communicated: {(more - few) / 10:,.0f} bytes an iteration, of both processes together")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
