@@ -60,6 +60,11 @@ class Bench:
         return len(self.own)
 
     @property
+    def shown(self) -> int:
+        """Images of a unit of "mtt"."""
+        return min(self.recipe.distill.mtt.batch_syn or self.everyone, mtt.CHUNK)
+
+    @property
     def batches(self) -> int:
         """Steps of the inner loop of "dc" in an iteration that has one."""
         settings = self.recipe.distill
@@ -84,7 +89,7 @@ class Bench:
     def _follow(self, iteration: int, steps: int) -> None:
         """Steps of a student of "mtt" on at most 256 images, as many of them its own as of all are the process's."""
         recipe, settings = self.recipe, self.recipe.distill.mtt
-        count = min(settings.batch_syn or self.everyone, mtt.CHUNK)
+        count = self.shown
         own = torch.arange(count) < round(count * len(self.own) / len(self.images.classes))
         pixels = torch.rand(count, recipe.data.channels, *(recipe.data.resolution,) * 2, device=self.device)
         labels = torch.arange(count, device=self.device) % len(self.images.classes)
@@ -167,10 +172,20 @@ class Counts:
     inner: int
     """Operations of a step of the inner loop."""
     inner_bytes: int
+    images: int
+    """Of a micro-batch."""
+    shown: int
+    """Images of a unit of "mtt"."""
+    units: int
+    """Of the objective in an iteration."""
+    batches: int
+    """Steps of the inner loop in an iteration that has one."""
 
     @classmethod
-    def of(cls, bench: Bench, prior: Outline, micro_batch: int) -> "Counts":
+    def of(cls, bench: Bench, prior: Outline) -> "Counts":
         """Those of a recipe; `bench` has the outline for its prior, on the meta device."""
+        settings = bench.recipe.distill
+        micro_batch = min(len(bench.own) * settings.images_per_class, bench.recipe.prior.micro_batch)
         z = torch.empty(micro_batch, *prior.latent_shape, device="meta")
         c = torch.empty(micro_batch, *prior.conditioning_shape, device="meta")
         schedule = bench.schedule
@@ -178,10 +193,15 @@ class Counts:
         if schedule.steps:
             step = Pass.of(reverse(prior, schedule, schedule.steps[-1]), [z.clone(), c, z.clone()], prior.weights)
         decoder = Pass.of(lambda z: to_pixels(prior.decode(z), bench.recipe.data.resolution), [z], prior.weights)
-        one = _counted(bench.match, 1)
-        two = _counted(bench.match, 2) if bench.units > 1 else one
-        operations, held = ((b - a, 2 * a - b) for a, b in zip(one, two, strict=True))
-        return cls(step, decoder, operations, held, *(_counted(bench.train, 1) if bench.batches else (0, 0)))
+        # In proportion to the units, from where the real images are as many as go through the network at a time.
+        enough = 1 if settings.objective == "mtt" else -(-draws.REAL_CHUNK // settings.real_batch)
+        low, high = (enough, enough + 1) if bench.units > enough else (1, max(2, bench.units))
+        few = _counted(bench.match, min(low, bench.units))
+        more = _counted(bench.match, high) if bench.units > 1 else tuple(2 * each for each in few)
+        slopes = [(b - a) // (high - low) for a, b in zip(few, more, strict=True)]
+        operations, held = ((slope, a - low * slope) for a, slope in zip(few, slopes, strict=True))
+        inner = _counted(bench.train, 1) if bench.batches else (0, 0)
+        return cls(step, decoder, operations, held, *inner, micro_batch, bench.shown, bench.units, bench.batches)
 
 
 def _counted(run: Callable[[int, int], None], units: int) -> tuple[int, int]:
@@ -206,6 +226,7 @@ class Sample(NamedTuple):
     """The last of the reverse steps."""
     units: int
     batches: int
+    iterations: int = 1
 
 
 def run(bench: Bench, sample: Sample, iteration: int) -> dict[str, Seconds]:
@@ -263,7 +284,11 @@ def timed(bench: Bench) -> tuple[dict[str, Seconds], Sample]:
     count, steps = len(bench.own) * bench.recipe.distill.images_per_class, len(bench.schedule.steps)
     least = Sample(1, min(1, steps), 1, min(1, bench.batches))
     for iteration in range(2):  # the first warms up
-        small = {part: float(spent[0]) for part, spent in run(bench, least, iteration).items()}
+        # On a processor that others keep busy, the clock's seconds would make the sample smaller than it may be.
+        small = {
+            part: float(spent.min() if bench.device.type == "cpu" else spent[0])
+            for part, spent in run(bench, least, iteration).items()
+        }
     chain, share = small["render"] + small["pull_back"], BUDGET / 2
     images = min(count, settings.micro_batch, max(1, int(share / (chain * max(1, steps)))))
     sample = Sample(
@@ -274,7 +299,7 @@ def timed(bench: Bench) -> tuple[dict[str, Seconds], Sample]:
     )
     rounds: list[dict[str, Seconds]] = []
     began = time.perf_counter()
-    while len(rounds) < REPEATS and (not rounds or time.perf_counter() - began < BUDGET * (1 - 1 / (1 + len(rounds)))):
+    while len(rounds) < REPEATS and (time.perf_counter() - began) * (1 + 1 / max(1, len(rounds))) < BUDGET:
         rounds.append(run(bench, sample, len(rounds)))
     median = {part: np.median([each[part] for each in rounds], axis=0) for part in rounds[0]}
     if sample.steps < steps:  # the decoder's share must not grow with the steps
@@ -288,7 +313,7 @@ def timed(bench: Bench) -> tuple[dict[str, Seconds], Sample]:
     if sample.batches:
         outer = bench.recipe.distill.dc.outer
         median["inner loop"] *= bench.batches / sample.batches * (outer - 1) / outer
-    return median, sample
+    return median, sample._replace(iterations=len(rounds))
 
 
 def calls(recipe: SamplerRecipe) -> int:
