@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from ld3m.errors import UserError
 
-UTILISATION = 0.08
+UTILISATION = 0.071
 """The share of the dense TF32 or bfloat16 peak that a run reaches.
 
 From the one published cost: 574 minutes at 256 px, T = 20, one image of each of ten classes, on an A100-40GB (LD3M,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ld3m import data, imagenet
 from ld3m.errors import UserError
@@ -72,7 +72,8 @@ class Outline(LatentDiffusion):
 
         if kind not in ("ClassConditionalLDM", "LDMPipeline", "DiTPipeline", "StableDiffusionPipeline"):
             raise UserError(f"prior.source: {parts.folder} is a {kind}, whose shapes ld3m plan does not know")
-        autoencoder, denoiser = model(autoencoder_part), model(denoiser_part).to(getattr(torch, recipe.dtype))
+        autoencoder, denoiser = model(autoencoder_part), model(denoiser_part)
+        nn.Module.to(denoiser, getattr(torch, recipe.dtype))  # diffusers' own warns, of a list that is empty
         match kind:
             case "ClassConditionalLDM":
                 shape: tuple[int, ...] = (1, denoiser.config.cross_attention_dim)

@@ -159,7 +159,7 @@ def _look_up(device: devices.Device, shapes: Shapes, counts: Counts) -> Basis:
         for name, (half, single) in shapes.operations(counts).items()
     }
     name = next(name for name, known in devices.DEVICES.items() if known is device)
-    text = f"estimated from a table, {name} at {devices.UTILISATION:.0%} of its dense peak; nothing was run"
+    text = f"estimated from a table, {name} at {devices.UTILISATION:.1%} of its dense peak; nothing was run"
     return Basis(text, parts, np.zeros(2), parts["render"], round(device.gib * 2**30), "GPU")
 
 
@@ -303,8 +303,8 @@ def table(plan: Plan) -> str:
     parts = {name: spent for name, spent in plan.seconds.items() if name not in ("start", "end") and spent}
     rows = [
         ("recipe", f"{plan.recipe}, {plan.basis}"),
-        ("shards", " and ".join(f"{count:,} processes × {size:,} classes" for count, size in plan.shards)),
-        ("", f"{plan.images:,} images on each" + (" of the first" if len(plan.shards) > 1 else "")),
+        ("shards", " and ".join(f"{_many(count, 'process')} × {_many(size, 'class')}" for count, size in plan.shards)),
+        ("", f"{_many(plan.images, 'image')} on each" + (" of the first" if len(plan.shards) > 1 else "")),
         ("learnt", f"Z {plan.z}, c {plan.c}, {plan.learnt_bytes / 1e6:,.1f} MB with their momentum"),
         ("denoiser", f"{calls['forwards']:,} calls forwards and {calls['backwards']:,} backwards an iteration,"),
         ("", f"of {calls['images']:,} images; {calls['forwards in all']:,} and {calls['backwards in all']:,} in all"),
@@ -326,3 +326,8 @@ def table(plan: Plan) -> str:
         *(("warning", warning) for warning in plan.warnings),
     ]
     return "\n".join(f"{name:<10}{text}".rstrip() for name, text in rows)
+
+
+def _many(count: int, word: str) -> str:
+    """A number of something, in the plural unless there is one."""
+    return f"{count:,} {word}{'' if count == 1 else 'es' if word.endswith('s') else 's'}"
