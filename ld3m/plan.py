@@ -53,6 +53,7 @@ class Plan:
     processor: str
     """GPU or CPU, whose hours are counted."""
     processor_hours: float
+    """Of all processes: of GPUs also those that wait, of CPUs those that work."""
     memory: dict[str, int]
     """Bytes by part at the worst moment of the process."""
     peak: int
@@ -137,7 +138,7 @@ def plan(recipe: Recipe, processes: int, device: str | None = None) -> Plan:
         | {"start": float(basis.start[0]), "end": float(basis.end[0])},
         hours=clock / 3600,
         processor=basis.processor,
-        processor_hours=busy * shapes.share / 3600,
+        processor_hours=busy * (processes if basis.processor == "GPU" else shapes.share) / 3600,
         memory={name: round(size) for name, size in parts.items()},
         peak=round(sum(parts.values())),
         available=basis.available,

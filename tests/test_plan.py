@@ -97,8 +97,14 @@ def shapes(
 
 @pytest.mark.parametrize(
     ("processes", "shards"),
-    [(1, [(1, 1000)]), (8, [(8, 125)]), (64, [(40, 16), (24, 15)]), (512, [(488, 2), (24, 1)]), (1002, [(1000, 1), (2, 0)])],
-)  # fmt: skip
+    [
+        (1, [(1, 1000)]),
+        (8, [(8, 125)]),
+        (64, [(40, 16), (24, 15)]),
+        (512, [(488, 2), (24, 1)]),
+        (1002, [(1000, 1), (2, 0)]),
+    ],
+)
 def test_classes_are_dealt_like_cards(recipe_file: Path, processes: int, shards: list[tuple[int, int]]) -> None:
     assert shapes(recipe_file, processes=processes).shards == shards
     assert sum(count * size for count, size in shards) == 1000
