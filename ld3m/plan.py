@@ -278,7 +278,8 @@ def _halves(count: int) -> list[int]:
 
 def _does_not_fit(parts: dict[str, float], available: int, remedy: str | None) -> str:
     """The line that says what is too large, and what to do about it."""
-    needed, largest = sum(parts.values()), max(parts, key=lambda name: parts[name])
+    *known, _ = parts  # but for what is nobody's tensors
+    needed, largest = sum(parts.values()), max(known, key=lambda name: parts[name])
     said = f"{needed / 2**30:,.1f} GiB do not fit into {available / 2**30:,.1f}, most of it {largest}"
     if remedy:
         return f"{said}; it fits with {remedy}"

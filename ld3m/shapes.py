@@ -89,6 +89,8 @@ class Shapes:
 
     def real_bytes(self, counts: Sequence[int]) -> int:
         """Bytes of uint8 images that an iteration of a process reads, of each class's number of images."""
+        if self.recipe.distill.objective == "mtt":  # experts have seen them
+            return 0
         most, size = self.recipe.distill.real_batch, self.image_bytes // FLOAT
         return size * sum(min(most, count) for count in counts[:: self.processes])
 
@@ -97,6 +99,8 @@ class Shapes:
 
         A draw maps what lies around it too, if the system has it at hand: 64 KB, by Linux's default.
         """
+        if self.recipe.distill.objective == "mtt":
+            return 0.0
         size = self.image_bytes // FLOAT
         draws = iterations * max(1, 65536 // size)
         return sum(
