@@ -113,6 +113,42 @@ def distill(
 
 
 @app.command()
+def plan(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    processes: Annotated[
+        int, typer.Option("--processes", metavar="N", min=1, help="Processes that share the classes.")
+    ] = 1,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="A GPU to look up in a table instead of measuring here: a100-40gb, a100-80gb, h100-80gb, h200-141gb, "
+            "l4-24gb, l40s-48gb.",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Say what a run will take before it is paid for: shards, memory, denoiser calls, hours, communication, disk.
+
+    Times a sample of an iteration on this machine, in about a minute: ld3m plan quickstart
+
+    Or looks up a device, with neither images nor weights here: ld3m plan imagenet1k --processes 8 --device h100-80gb
+
+    Warns of what will not fit, and names the override that makes it fit.
+    """
+    from ld3m.recipe import Recipe
+
+    resolved = _resolve(Recipe, recipe, overrides, dry_run=False)
+    from dataclasses import asdict
+
+    from ld3m.plan import plan, table
+
+    result = plan(resolved, processes, device)
+    typer.echo(json.dumps(asdict(result), indent=2) if as_json else table(result))
+
+
+@app.command()
 def evaluate(
     arguments: Annotated[
         list[str] | None,

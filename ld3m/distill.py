@@ -99,13 +99,9 @@ class Job:
 
     @classmethod
     def prepare(cls, recipe: Recipe) -> "Job":
-        """Loads data and prior and checks that they fit each other and the recipe."""
+        """Loads data and prior and deals the classes."""
         accelerator = parallel.start()
-        prior = priors.load(recipe.prior, accelerator.device)  # first: a mistake here should not cost hours of reading
-        prepared = data.prepare(recipe.data, progress=accelerator.is_main_process)
-        embeddings = prior.class_embeddings(prepared.classes)  # says which class it does not know
-        _check(recipe, prepared, prior)
-        images = coresets.open_kept(prepared, recipe.data, recipe.seed, [recipe.distill.init], accelerator.device)
+        prior, images, embeddings = materials(recipe, accelerator)
         own = parallel.shard(range(len(images.classes)), accelerator)
         settings = recipe.prior
         return cls(
@@ -122,6 +118,16 @@ class Job:
     def by_class(self, images: Tensor) -> Tensor:
         """[images, …] to [classes, images per class, …]."""
         return images.unflatten(0, (len(self.own), self.recipe.distill.images_per_class))
+
+
+def materials(recipe: Recipe, accelerator: Accelerator) -> tuple[Prior, coresets.Coreset, Tensor]:
+    """The prior, the images and the embeddings of their classes, checked to fit each other and the recipe."""
+    prior = priors.load(recipe.prior, accelerator.device)  # first: a mistake here should not cost hours of reading
+    prepared = data.prepare(recipe.data, progress=accelerator.is_main_process)
+    embeddings = prior.class_embeddings(prepared.classes)  # says which class it does not know
+    _check(recipe, prepared, prior)
+    images = coresets.open_kept(prepared, recipe.data, recipe.seed, [recipe.distill.init], accelerator.device)
+    return prior, images, embeddings
 
 
 def _check(recipe: Recipe, images: data.ImageSet, prior: Prior) -> None:

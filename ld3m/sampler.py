@@ -116,7 +116,7 @@ def _render_part(
         anchor = {"paper": start, "reference": prior.quantise(z), "none": start}[schedule.skip]
     state, links = start, []
     for left, step in zip(range(len(schedule.steps), 0, -1), schedule.steps, strict=True):
-        state, link = _link(_reverse(prior, schedule, step), state, c, anchor, keep=left <= keep)
+        state, link = _link(reverse(prior, schedule, step), state, c, anchor, keep=left <= keep)
         links.append(link)
     pixels, decode_link = _link(lambda latents: to_pixels(prior.decode(latents), resolution), state, keep=keep > 0)
 
@@ -134,7 +134,7 @@ def _render_part(
     return pixels, pull_back
 
 
-def _reverse(prior: Prior, schedule: Schedule, step: Step) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+def reverse(prior: Prior, schedule: Schedule, step: Step) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """z_{i−1} as a function of z_i, c and the skip's anchor: z_S for "paper", Q(Z) for "reference"."""
 
     def reverse(z: Tensor, c: Tensor, anchor: Tensor) -> Tensor:

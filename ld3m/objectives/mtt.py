@@ -1,6 +1,5 @@
 """Trajectory matching (Cazenavette et al., CVPR 2022) in constant memory (TESLA: Cui et al., ICML 2023)."""
 
-import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -76,8 +75,8 @@ class TrajectoryMatching(Objective):
                 labels,
                 own,
             )
-        if math.isfinite(slope):
-            self.momentum = self.recipe.distill.momentum * self.momentum + slope
+        if slope.isfinite():
+            self.momentum = self.recipe.distill.momentum * self.momentum + float(slope)
             wanted = self.step_size - settings.lr_step_size * self.momentum
             # By a factor of two at most: a step size never becomes zero, negative or huge at one bad slope.
             self.step_size = min(max(wanted, self.step_size / 2), self.step_size * 2)
@@ -116,7 +115,7 @@ def match_trajectory(
     pixels: Tensor,
     labels: Tensor,
     own: Tensor,
-) -> tuple[Tensor, Tensor, float]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """The loss ‖θ_0 − α Σ g_i − θ*‖² / ‖θ_0 − θ*‖² of a student's steps, and its gradients in constant memory.
 
     A first pass adds up the gradients g_i of the steps. With the loss's derivative by that sum,
@@ -172,7 +171,7 @@ def match_trajectory(
                 result[batch[places[wanted]]] += pulled[wanted.to(pulled.device)]
             mean += part.detach()
         weights = weights - step_size * mean
-    return loss, result, float(slope)
+    return loss, result, slope
 
 
 def by_class(labels: Tensor) -> list[Tensor]:

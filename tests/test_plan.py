@@ -1,0 +1,309 @@
+"""Plans against arithmetic by hand, and against runs in processes of their own."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Outcome
+from torch import nn
+
+from ld3m import devices
+from ld3m.convert import KINDS, _autoencoder, _denoiser, _scheduler
+from ld3m.outline import ImageOutline, Outline
+from ld3m.plan import _remedies
+from ld3m.priors import weight_bytes
+from ld3m.probe import Bench, Counts, Pass
+from ld3m.recipe import Recipe
+from ld3m.recipe_file import load
+from ld3m.shapes import Shapes
+from ld3m.tally import Tally
+
+MEASURED = """
+import resource, sys
+from pathlib import Path
+from ld3m.__main__ import main
+try:
+    main()
+finally:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    lines = Path("/proc/self/status").read_text().splitlines()
+    peak = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+    print(f"USED {used.ru_utime + used.ru_stime} {peak}", file=sys.stderr)
+"""
+"""A command that says what it used; of memory the figure of its own, as getrusage's begins with pytest's."""
+
+
+def measured(*arguments: object) -> tuple[str, float, int]:
+    """What a command prints, its processor seconds and its peak bytes."""
+    command = [sys.executable, "-c", MEASURED, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found = re.search(r"USED (\S+) (\d+)", done.stderr)
+    assert found
+    return done.stdout, float(found[1]), int(found[2])
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peaks are read where Linux tells them")
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["distill.iterations=30"],
+        ["distill.iterations=30", "distill.objective=dc", "distill.dc.outer=3", "distill.dc.inner=4",
+         "prior.keep_graph_steps=0", "prior.micro_batch=4"],
+    ],
+    ids=["dm", "dc"],
+)  # fmt: skip
+def test_a_plan_comes_close_to_the_run(overrides: list[str], recipe_file: Path, tmp_path: Path) -> None:
+    """Within 25 % of the processor's seconds and 15 % of memory.
+
+    The clock's seconds are not compared, as other work on the machine stretches them; nor are two unlucky pairs
+    of plan and run enough to fail.
+    """
+    ratios = []
+    for attempt in range(3):
+        printed, _, _ = measured("plan", recipe_file, *overrides, "--json")
+        plan = json.loads(printed[printed.index("{") :])
+        folder = tmp_path / str(attempt)
+        _, seconds, peak = measured("distill", recipe_file, *overrides, "--output", folder)
+        ratios.append((plan["processor_hours"] * 3600 / seconds, plan["peak"] / peak))
+        assert plan["processor"] == "CPU"
+        if abs(ratios[-1][0] - 1) <= 0.25 and abs(ratios[-1][1] - 1) <= 0.15:
+            return
+    pytest.fail(f"(seconds, memory) of plans as shares of their runs': {ratios}")
+
+
+def test_a_plan_leaves_nothing_behind(ld3m: Callable[..., Outcome], recipe_file: Path) -> None:
+    outcome = ld3m("plan", recipe_file, "--device", "l4-24gb")
+    assert outcome.code == 0
+    assert "estimated from a table, l4-24gb" in outcome.out
+    assert "1 process × 3 classes" in outcome.out
+    assert not list(Path().iterdir())
+
+
+# --- arithmetic --------------------------------------------------------------------------------------------
+
+
+def shapes(
+    recipe_file: Path, *overrides: str, processes: int = 1, classes: int = 1000, latent: tuple[int, ...] = (3, 64, 64)
+) -> Shapes:
+    """Those of a recipe on other classes and another prior's latents."""
+    return Shapes(load(Recipe, str(recipe_file), list(overrides)), processes, classes, latent, (1, 512))
+
+
+@pytest.mark.parametrize(
+    ("processes", "shards"),
+    [
+        (1, [(1, 1000)]),
+        (8, [(8, 125)]),
+        (64, [(40, 16), (24, 15)]),
+        (512, [(488, 2), (24, 1)]),
+        (1002, [(1000, 1), (2, 0)]),
+    ],
+)
+def test_classes_are_dealt_like_cards(recipe_file: Path, processes: int, shards: list[tuple[int, int]]) -> None:
+    assert shapes(recipe_file, processes=processes).shards == shards
+    assert sum(count * size for count, size in shards) == 1000
+
+
+def test_what_is_learnt(recipe_file: Path) -> None:
+    """(3 · 64 · 64 + 512) numbers of 4 bytes, and as many for their momentum."""
+    assert shapes(recipe_file).learnt_bytes == 2 * 4 * 12_800
+
+
+@pytest.mark.parametrize(
+    ("overrides", "forwards", "backwards", "images"),
+    [
+        (["prior.keep_graph_steps=all"], 10, 10, 8),
+        (["prior.keep_graph_steps=0"], 20, 10, 8),
+        (["prior.keep_graph_steps=3"], 17, 10, 8),
+        (["prior.keep_graph_steps=0", "prior.guidance=1"], 20, 10, 4),
+        (["prior.keep_graph_steps=0", "prior.skip=paper"], 18, 9, 8),
+        (["prior.keep_graph_steps=all", "prior.skip=paper"], 9, 9, 8),
+    ],
+)
+def test_denoiser_calls(recipe_file: Path, overrides: list[str], forwards: int, backwards: int, images: int) -> None:
+    """Of three classes of two images in micro-batches of four and two, S = 10; and once more for the result."""
+    fixed = ["prior.steps=10", "prior.micro_batch=4", "distill.iterations=7", "distill.images_per_class=2"]
+    planned = shapes(recipe_file, *fixed, *overrides, classes=3).denoiser_calls()
+    assert planned == {
+        "forwards": 2 * forwards,
+        "backwards": 2 * backwards,
+        "images": images,
+        "forwards in all": 2 * 7 * forwards + 2 * backwards,
+        "backwards in all": 2 * 7 * backwards,
+    }
+
+
+def test_calls_are_those_a_render_makes(prior_folder: Path, recipe_file: Path) -> None:
+    from ld3m import priors
+    from ld3m.sampler import Schedule, render
+
+    for skip in ("paper", "reference"):
+        recipe = load(Recipe, str(recipe_file), ["prior.keep_graph_steps=1", f"prior.skip={skip}", "prior.steps=4"])
+        prior = priors.load(recipe.prior)
+        seen: list[int] = []
+        denoise = prior.denoise
+        prior.denoise = lambda z, t, c, seen=seen, denoise=denoise: seen.append(len(z)) or denoise(z, t, c)  # type: ignore[method-assign]
+        z, c = torch.randn(6, 3, 8, 8), prior.null_embedding.expand(6, 1, 16)
+        schedule = Schedule.of(prior.noise_schedule, 4, skip, 3.0)  # type: ignore[arg-type]
+        pixels, pull_back = render(prior, schedule, z, c, z, keep_graph_steps=1)
+        pull_back(pixels)
+        planned = Shapes(recipe, 1, 3, (3, 8, 8), (1, 16)).denoiser_calls()
+        assert seen == [planned["images"]] * planned["forwards"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "processes", "sent"),
+    [
+        (["distill.objective=dm"], 8, 0),
+        (["distill.objective=dc", "distill.dc.outer=1"], 8, 0),
+        (["distill.objective=dc", "distill.dc.outer=10"], 8, 0.9),
+        (["distill.objective=mtt", "experts.epochs=5"], 8, 1),
+        (["distill.objective=mtt", "experts.epochs=5"], 1, 0),
+    ],
+)
+def test_communication(recipe_file: Path, overrides: list[str], processes: int, sent: float) -> None:
+    """What gathers, gathers 2,000 images of 16 × 16 grey pixels of 4 bytes."""
+    planned = shapes(recipe_file, *overrides, processes=processes).communication()
+    assert planned["images of all classes"] == pytest.approx(sent * 2000 * 16 * 16 * 4)
+
+
+# --- counts ------------------------------------------------------------------------------------------------
+
+
+def test_a_convolution_by_hand() -> None:
+    """8 images of 3 channels to 16, 3 × 3, at 10 × 10 pixels: 2 · 9 · 3 · 16 operations a pixel, and as many for the
+    gradient at its input alone; the graph of a convolution and a square holds the latter's input.
+    """
+    network = nn.Conv2d(3, 16, 3, padding=1, device="meta").requires_grad_(False)
+    counted = Pass.of(
+        lambda x: network(x).square(), [torch.empty(8, 3, 10, 10, device="meta")], list(network.parameters())
+    )
+    assert counted.forward == counted.backward == 8 * 100 * 2 * 9 * 3 * 16
+    assert counted.graph == 2 * 8 * 16 * 100 * 4  # what is squared, and the square itself
+    assert counted.peak >= counted.graph
+
+
+def test_bytes_come_and_go() -> None:
+    with Tally() as tally:
+        one = torch.zeros(1000, device="meta")
+        view = one[10:]
+        assert tally.bytes == 4000
+        del one, view
+        assert tally.bytes == 0
+    assert tally.peak == 4000
+
+
+@pytest.fixture(scope="module")
+def imagenet_prior(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The configurations of cin256-v2, without weights."""
+    folder, params = tmp_path_factory.mktemp("cin256-v2"), KINDS["cin256-v2"]
+    with torch.device("meta"):
+        _denoiser(params["unet_config"]["params"]).save_config(folder / "unet")
+        _autoencoder(params["first_stage_config"]["params"], params, {}).save_config(folder / "vqvae")
+    _scheduler(params).save_pretrained(folder / "scheduler")
+    (folder / "model_index.json").write_text('{"_class_name": "ClassConditionalLDM"}')
+    return folder
+
+
+@pytest.fixture(scope="module")
+def published(imagenet_prior: Path) -> tuple[Recipe, Counts]:
+    """The run whose cost the paper gives: ten classes at 256 px, T = 20."""
+    recipe = load(Recipe, "imagenet256", [f"prior.source={imagenet_prior}", "prior.micro_batch=1"])
+    outline = Outline.of(recipe.prior)
+    bench = Bench(recipe, outline, ImageOutline.of(recipe.data), range(10), torch.device("meta"))
+    return recipe, Counts.of(bench, outline)
+
+
+def test_the_utilisation_is_that_of_the_published_cost(published: tuple[Recipe, Counts]) -> None:
+    """574 minutes on an A100-40GB for 1,000 iterations of forward, forward, forward and backward (arXiv 2403.03881).
+
+    A call of the denoiser is 104.2 G multiplications and additions an image, as are both halves of guidance.
+    """
+    _, counts = published
+    assert counts.step.forward == pytest.approx(2 * 2 * 104.2e9, rel=1e-3)
+    chain = 10 * (20 * (3 * counts.step.forward + counts.step.backward) + 3 * counts.decoder.forward)
+    unit, rest = counts.objective
+    operations = chain + 10 * counts.decoder.backward + 10 * unit + rest
+    reached = 1000 * operations / (574 * 60) / devices.DEVICES["a100-40gb"].tf32
+    assert reached == pytest.approx(devices.UTILISATION, rel=0.02)
+
+
+def test_weights_of_an_outline_are_those_of_the_files(prior_folder: Path, recipe_file: Path) -> None:
+    recipe = load(Recipe, str(recipe_file), ["prior.dtype=bfloat16"]).prior
+    table = 4 * 16 * 4  # three classes and none, of 16 numbers
+    held = sum(tensor.nbytes for tensor in Outline.of(recipe).weights)
+    assert held + table == weight_bytes(recipe)[1]
+
+
+# --- what will not fit -------------------------------------------------------------------------------------
+
+
+def planned(ld3m: Callable[..., Outcome], *arguments: object) -> dict[str, Any]:
+    outcome = ld3m("plan", *arguments, "--json")
+    assert outcome.code == 0, outcome.err
+    return json.loads(outcome.out)
+
+
+def test_a_run_that_does_not_fit_is_told_what_would(
+    ld3m: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch, recipe_file: Path
+) -> None:
+    """A GPU with 20 MiB beside what CUDA takes: the graphs of three steps of six images are 30; what it names fits."""
+    small = devices.Device(devices.RESERVED / 2**30 + 20 / 1024, 1e12, 1e12)
+    monkeypatch.setitem(devices.DEVICES, "small", small)
+    told = planned(ld3m, recipe_file, "--device", "small")
+    assert told["memory"]["graphs kept"] == pytest.approx(30 * 2**20, rel=0.05)
+    assert told["peak"] > told["available"]
+    assert told["warnings"] == [
+        f"{told['peak'] / 2**30:.1f} GiB do not fit into 1.0, most of it graphs kept; "
+        "it fits with prior.keep_graph_steps=0"
+    ]
+    mended = planned(ld3m, recipe_file, "--device", "small", "prior.keep_graph_steps=0")
+    assert mended["peak"] <= mended["available"]
+    assert mended["warnings"] == []
+
+
+def test_remedies_begin_with_the_mildest(recipe_file: Path) -> None:
+    """A process with two images, and none to share them with."""
+    said = [change for change, _ in _remedies(shapes(recipe_file, "prior.micro_batch=4", processes=1000))]
+    assert said[:5] == [
+        "",
+        "prior.micro_batch=1",
+        "prior.keep_graph_steps=0",
+        "prior.keep_graph_steps=0 prior.micro_batch=1",
+    ]
+
+
+def test_idle_processes_are_told(ld3m: Callable[..., Outcome], recipe_file: Path) -> None:
+    told = planned(ld3m, recipe_file, "--device", "h100-80gb", "--processes", 5)
+    assert told["shards"] == [[3, 1], [2, 0]]
+    assert "2 of 5 processes would be idle; give --processes 3 or fewer" in told["warnings"]
+
+
+def test_experts_take_disk(ld3m: Callable[..., Outcome], recipe_file: Path) -> None:
+    """Width 8, depth 2, 16 px, 3 classes: 80 + 16 + 584 + 16 + 8 · 4 · 4 · 3 + 3 weights, of 6 epochs and the start."""
+    told = planned(
+        ld3m, recipe_file, "--device", "l4-24gb", "distill.objective=mtt", "experts.count=2", "experts.epochs=6"
+    )
+    assert told["experts_bytes"] == 2 * 7 * 4 * (80 + 16 + 584 + 16 + 8 * 4 * 4 * 3 + 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--device", "abacus"], ["--device: 'abacus' is not known", "a100-40gb", "h200-141gb"]),
+        (["--device", "l4-24gb", "prior.source=hub:nobody/nothing"], ["hf download nobody/nothing --include '*.json'"]),
+    ],
+)
+def test_mistakes_are_one_line(
+    ld3m: Callable[..., Outcome], recipe_file: Path, arguments: list[str], said: list[str]
+) -> None:
+    outcome = ld3m("plan", recipe_file, *arguments)
+    assert outcome.code == 2
+    assert len(outcome.err.splitlines()) == 1
+    assert all(part in outcome.err for part in said)
