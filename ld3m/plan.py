@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ld3m import devices, distill, learnt, parallel, priors, run
+from ld3m import checkpoints, devices, distill, learnt, parallel, priors, run
 from ld3m.flat import FlatNetwork
 from ld3m.objectives import draws
 from ld3m.outline import ImageOutline, Outline
@@ -190,7 +190,7 @@ def _measure(bench: Bench, embeddings: torch.Tensor, start: Seconds) -> Basis:
         pixels = torch.rand(size)
         accelerator = parallel.start()
         clock = _now()
-        run.save_checkpoint(elsewhere, 0, dict(zip(few, states, strict=True)), {}, accelerator)
+        checkpoints.save(elsewhere, 0, dict(zip(few, states, strict=True)), {}, accelerator)
         run.write_grid(Path(folder), pixels)
         parts["checkpoints"] = (_now() - clock) / len(few) * len(images.classes) / recipe.distill.checkpoint_every
         clock = _now()
