@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from torch.nn import functional
 from tqdm import tqdm
 
-from ld3m import coresets, data, networks, objectives, parallel, priors, run
+from ld3m import coresets, data, networks, objectives, parallel, priors, run, sharding
 from ld3m.errors import UserError
 from ld3m.learnt import Learnt, draw_noise, initial
 from ld3m.objectives import Objective
@@ -86,6 +87,8 @@ class Job:
     """The classes of this process; none where there are more processes than classes."""
     embeddings: Tensor
     """Conditioning of all classes, [classes, *conditioning_shape], as the prior has it."""
+    padding: int
+    """Images without a class that this process renders too, so that all make the same calls of a sharded denoiser."""
 
     @classmethod
     def prepare(cls, recipe: Recipe) -> "Job":
@@ -98,6 +101,8 @@ class Job:
         images = coresets.open_kept(prepared, recipe.data, recipe.seed, [recipe.distill.init], accelerator.device)
         own = parallel.shard(range(len(images.classes)), accelerator)
         settings = recipe.prior
+        sharded = sharding.shard_denoiser(prior, settings, accelerator)
+        most = -(-len(images.classes) // accelerator.num_processes)
         return cls(
             recipe=recipe,
             accelerator=accelerator,
@@ -107,6 +112,7 @@ class Job:
             objective=objectives.build(recipe, images, own, accelerator),
             own=own,
             embeddings=embeddings,
+            padding=(most - len(own)) * recipe.distill.images_per_class if sharded else 0,
         )
 
     def by_class(self, images: Tensor) -> Tensor:
@@ -183,16 +189,28 @@ def _save(job: Job, learnt: Learnt, iteration: int) -> None:
 def _render(job: Job, learnt: Learnt, iteration: int) -> tuple[Tensor, PullBack]:
     """This process's images with the noise of an iteration, and their pull-back."""
     settings = job.recipe.prior
-    return render(
+    noise = draw_noise(job.recipe, job.prior, job.own, iteration, job.accelerator.device)
+    pixels, pull_back = render(
         job.prior,
         job.schedule,
-        learnt.z.flatten(0, 1),
-        learnt.c.flatten(0, 1),
-        draw_noise(job.recipe, job.prior, job.own, iteration, job.accelerator.device),
+        _padded(learnt.z.flatten(0, 1), job.padding),
+        _padded(learnt.c.flatten(0, 1), job.padding),
+        _padded(noise, job.padding),
         resolution=job.recipe.data.resolution,
         micro_batch=settings.micro_batch,
         keep_graph_steps=settings.keep_graph_steps,
     )
+
+    def pull_back_own(grad: Tensor) -> tuple[Tensor, Tensor]:
+        grad_z, grad_c = pull_back(_padded(grad, job.padding))
+        return grad_z[: len(noise)], grad_c[: len(noise)]
+
+    return pixels[: len(noise)], pull_back_own
+
+
+def _padded(images: Tensor, padding: int) -> Tensor:
+    """[images, …] to [images + padding, …] with zeros."""
+    return functional.pad(images, (0, 0) * (images.dim() - 1) + (0, padding))
 
 
 def _finish(job: Job, learnt: Learnt) -> None:

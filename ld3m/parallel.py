@@ -1,12 +1,13 @@
 """Processes: who we are, which classes are ours, and the little that must be said between us."""
 
+import importlib.util
 import os
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import InitProcessGroupKwargs, gather_object, parse_flag_from_env
 from torch import Tensor
 
 from ld3m.errors import UserError
@@ -22,13 +23,26 @@ def start() -> Accelerator:
     Raises:
         UserError: where the number of processes is not what the launcher set.
     """
-    accelerator = Accelerator(cpu=not torch.accelerator.is_available())
+    cpu = not torch.accelerator.is_available()
+    accelerator = _with_deepspeed(cpu) if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED") else Accelerator(cpu=cpu)
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched != accelerator.num_processes:
         raise UserError(
             f"the launcher started {launched} processes but Accelerate sees {accelerator.num_processes}; "
             "use a configuration of launch/ (on CPUs it needs distributed_type: MULTI_GPU and use_cpu: true)"
         )
+    return accelerator
+
+
+def _with_deepspeed(cpu: bool) -> Accelerator:
+    """An Accelerator that has DeepSpeed's process group, which cpu=True would silently turn off."""
+    for package in ("deepspeed", "transformers"):  # the second is what Accelerate keeps DeepSpeed's configuration with
+        if importlib.util.find_spec(package) is None:
+            raise UserError(f"the launch asks for DeepSpeed, which needs the package {package}: pip install 'ld3m[deepspeed]'")
+    from transformers.integrations import unset_hf_deepspeed_config
+
+    accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")] if cpu else None)
+    unset_hf_deepspeed_config()  # else transformers would shard a text encoder as it is loaded
     return accelerator
 
 
