@@ -80,10 +80,10 @@ def _zero3(denoiser: nn.Module, accelerator: Accelerator, config: dict[str, Any]
 def _fsdp2(denoiser: nn.Module, accelerator: Accelerator, plugin: FullyShardedDataParallelPlugin) -> None:
     """`fully_shard` a layer at a time, as ZeRO-3 does: some models call parts of a block from outside of it."""
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
+    from torch.distributed.fsdp import OffloadPolicy, fully_shard
 
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
-    offload = CPUOffloadPolicy() if plugin.cpu_offload else OffloadPolicy()
+    offload = OffloadPolicy() if accelerator.device.type == "cpu" else plugin.cpu_offload  # a CPU has nowhere else
     for layer in reversed(list(denoiser.modules())):  # a layer takes what those within it have left
         if layer is denoiser or any(True for _ in layer.parameters(recurse=False)):
             fully_shard(layer, mesh=mesh, reshard_after_forward=True, offload_policy=offload)
