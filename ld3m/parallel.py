@@ -38,7 +38,9 @@ def _with_deepspeed(cpu: bool) -> Accelerator:
     """An Accelerator that has DeepSpeed's process group, which cpu=True would silently turn off."""
     for package in ("deepspeed", "transformers"):  # the second is what Accelerate keeps DeepSpeed's configuration with
         if importlib.util.find_spec(package) is None:
-            raise UserError(f"the launch asks for DeepSpeed, which needs the package {package}: pip install 'ld3m[deepspeed]'")
+            raise UserError(
+                f"the launch asks for DeepSpeed, which needs the package {package}: pip install 'ld3m[deepspeed]'"
+            )
     from transformers.integrations import unset_hf_deepspeed_config
 
     accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")] if cpu else None)

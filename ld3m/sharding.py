@@ -4,6 +4,7 @@ Which it is, the launch configuration says, never the recipe: launch/zero3.yaml,
 are whole on a process while that layer computes, so that every call of the denoiser is a collective.
 """
 
+import warnings
 from typing import Any
 
 import torch
@@ -68,7 +69,7 @@ def _denoiser(prior: Prior) -> nn.Module:
 
 
 def _zero3(denoiser: nn.Module, accelerator: Accelerator, config: dict[str, Any]) -> None:
-    """DeepSpeed's engine around the denoiser is made for its hooks alone: called itself, it forbids a plain gradient."""
+    """DeepSpeed's engine is made for the hooks that it sets: called itself, it forbids a plain gradient."""
     dtype = next(denoiser.parameters()).dtype
     config["train_micro_batch_size_per_gpu"] = 1  # of no effect, but asked for
     config["bf16"] = {"enabled": dtype == torch.bfloat16}
@@ -83,6 +84,8 @@ def _fsdp2(denoiser: nn.Module, accelerator: Accelerator, plugin: FullyShardedDa
     from torch.distributed.fsdp import OffloadPolicy, fully_shard
 
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+    # It warns of layers whose answer is a view: a model that wrote into one would fail, its parameters being freed.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     offload = OffloadPolicy() if accelerator.device.type == "cpu" else plugin.cpu_offload  # a CPU has nowhere else
     for layer in reversed(list(denoiser.modules())):  # a layer takes what those within it have left
         if layer is denoiser or any(True for _ in layer.parameters(recurse=False)):
