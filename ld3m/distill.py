@@ -94,14 +94,17 @@ class Job:
     def prepare(cls, recipe: Recipe) -> "Job":
         """Loads data and prior and checks that they fit each other and the recipe."""
         accelerator = parallel.start()
-        prior = priors.load(recipe.prior, accelerator.device)  # first: a mistake here should not cost hours of reading
+        device = accelerator.device
+        # First: a mistake here should not cost hours of reading. What is to be sharded may be too large for a device.
+        prior = priors.load(recipe.prior, device, "cpu" if sharding.wanted(accelerator) else device)
         prepared = data.prepare(recipe.data, progress=accelerator.is_main_process)
         embeddings = prior.class_embeddings(prepared.classes)  # says which class it does not know
         _check(recipe, prepared, prior)
-        images = coresets.open_kept(prepared, recipe.data, recipe.seed, [recipe.distill.init], accelerator.device)
+        images = coresets.open_kept(prepared, recipe.data, recipe.seed, [recipe.distill.init], device)
         own = parallel.shard(range(len(images.classes)), accelerator)
         settings = recipe.prior
-        sharded = sharding.shard_denoiser(prior, settings, accelerator)
+        if sharded := sharding.wanted(accelerator):
+            sharding.shard_denoiser(prior, settings, accelerator)
         most = -(-len(images.classes) // accelerator.num_processes)
         return cls(
             recipe=recipe,

@@ -27,54 +27,57 @@ A `deepspeed_config_file` that names them has its own way: memory for speed.
 """
 
 
-def shard_denoiser(prior: Prior, recipe: SamplerRecipe, accelerator: Accelerator) -> bool:
-    """Leaves each process a part of the denoiser's parameters, where the launch asks for that; says whether it did.
+def wanted(accelerator: Accelerator) -> bool:
+    """Whether the launch asks for it. ZeRO-2 does not: a frozen prior has no gradients or optimiser's state to deal."""
+    zero = accelerator.deepspeed_plugin
+    return zero.zero_stage == 3 if zero is not None else parse_flag_from_env("ACCELERATE_USE_FSDP")
+
+
+def shard_denoiser(prior: Prior, recipe: SamplerRecipe, accelerator: Accelerator) -> None:
+    """Leaves each process a part of the denoiser's parameters, on its device, wherever they are now.
 
     All else of the prior stays whole on every process. From here on all processes must make the same calls of the
-    denoiser, and its parameters are not to be looked at but for their dtype. ZeRO-2 leaves the prior alone: it has
-    neither gradients nor an optimiser's state to deal out.
+    denoiser, and its parameters are not to be looked at but for their dtype.
 
     Raises:
         UserError: for FSDP's first version; where the recipe keeps graphs, with which ZeRO-3 keeps every layer whole;
             where the prior has no denoiser to shard.
     """
-    zero = accelerator.deepspeed_plugin
-    if zero is not None and zero.zero_stage == 3:
-        if recipe.keep_graph_steps and recipe.steps:
-            raise UserError(
-                f"prior.keep_graph_steps: {recipe.keep_graph_steps}, but under ZeRO-3 every layer of which a graph is "
-                "kept stays whole on every process; set prior.keep_graph_steps=0"
-            )
-        _zero3(_denoiser(prior), accelerator, zero.deepspeed_config)
-        return True
-    if parse_flag_from_env("ACCELERATE_USE_FSDP"):  # on CPUs Accelerate reads no further than that
-        plugin = FullyShardedDataParallelPlugin()
-        if plugin.fsdp_version != 2:
-            raise UserError(
-                f"fsdp_version: {plugin.fsdp_version}, which cannot call a frozen model step by step; "
-                "set fsdp_version: 2 in the configuration of the launch, as launch/fsdp2.yaml does"
-            )
-        _fsdp2(_denoiser(prior), accelerator, plugin)
-        return True
-    return False
-
-
-def _denoiser(prior: Prior) -> nn.Module:
     denoiser = getattr(prior, "denoiser", None)
     if not isinstance(denoiser, nn.Module):
         raise UserError(
             f"prior.source: a {type(prior).__name__} has no denoiser to shard; launch without ZeRO-3 and FSDP"
         )
-    return denoiser
+    if accelerator.deepspeed_plugin is None:
+        plugin = FullyShardedDataParallelPlugin()  # on CPUs Accelerate does not make one
+        if plugin.fsdp_version != 2:
+            raise UserError(
+                f"fsdp_version: {plugin.fsdp_version}, which cannot call a frozen model step by step; "
+                "set fsdp_version: 2 in the configuration of the launch, as launch/fsdp2.yaml does"
+            )
+        _fsdp2(denoiser, accelerator, plugin)
+        return
+    if recipe.keep_graph_steps and recipe.steps:
+        raise UserError(
+            f"prior.keep_graph_steps: {recipe.keep_graph_steps}, but under ZeRO-3 every layer of which a graph is "
+            "kept stays whole on every process; set prior.keep_graph_steps=0"
+        )
+    _zero3(denoiser, accelerator, accelerator.deepspeed_plugin.deepspeed_config)
 
 
 def _zero3(denoiser: nn.Module, accelerator: Accelerator, config: dict[str, Any]) -> None:
     """DeepSpeed's engine is made for the hooks that it sets: called itself, it forbids a plain gradient."""
+    import deepspeed
+
     dtype = next(denoiser.parameters()).dtype
     config["train_micro_batch_size_per_gpu"] = 1  # of no effect, but asked for
     config["bf16"] = {"enabled": dtype == torch.bfloat16}
     config["fp16"] = {"enabled": dtype == torch.float16}
     config["zero_optimization"] = ONE_LAYER | config["zero_optimization"]
+    names = ("train_micro_batch_size_per_gpu", "zero_optimization")
+    # The engine would move a denoiser to the device as a whole; one already dealt out it leaves where it is.
+    deepspeed.zero.Init(denoiser, config_dict_or_path={name: config[name] for name in names}, dtype=dtype)
+    denoiser.to(accelerator.device)  # what buffers there are
     accelerator.prepare(denoiser)
 
 
