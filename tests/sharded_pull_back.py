@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ld3m import parallel, priors
@@ -35,20 +36,35 @@ def held(denoiser: nn.Module) -> list[Tensor]:
 
 def resident(denoiser: nn.Module) -> int:
     """Elements of the parameters in this process's memory, by the storages that the engine fills and frees."""
-    return sum(tensor.untyped_storage().size() // tensor.element_size() for tensor in held(denoiser))
+    return sum(elements(tensor) for tensor in held(denoiser))
+
+
+def elements(tensor: Tensor) -> int:
+    """What the storage of a tensor has room for."""
+    return tensor.untyped_storage().size() // tensor.element_size()
 
 
 class Peak(TorchDispatchMode):
-    """The most elements resident at any operation on a layer's parameters, of forward and backward alike."""
+    """The most elements resident at any operation on a layer's parameters, of forward and backward alike.
+
+    What an engine has let go of counts for as long as a graph holds it.
+    """
 
     def __init__(self, denoiser: nn.Module) -> None:
         super().__init__()
         self.denoiser = denoiser
+        self.storages: dict[int, tuple[StorageWeakRef, int]] = {}
         self.most = 0
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if any(part in function.name() for part in ("conv", "mm", "norm")):
-            self.most = max(self.most, resident(self.denoiser))
+            self.storages = {key: kept for key, kept in self.storages.items() if not kept[0].expired()}
+            for tensor in held(self.denoiser):
+                if (storage := tensor.untyped_storage()).size():
+                    self.storages[storage._cdata] = StorageWeakRef(storage), elements(tensor)
+                else:
+                    self.storages.pop(storage._cdata, None)  # emptied in its place
+            self.most = max(self.most, sum(count for _, count in self.storages.values()))
         return function(*args, **(kwargs or {}))
 
 
