@@ -3,13 +3,14 @@
 import importlib.util
 import json
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from conftest import distilled, latents, launch, launcher, make_prior, relative
-from test_priors import save_dit, save_stable_diffusion
+from test_priors import save_dit, save_stable_diffusion, save_unconditional
 
 from ld3m import parallel, priors
 from ld3m.errors import UserError
@@ -65,6 +66,16 @@ def test_a_process_without_a_class_makes_the_calls_of_the_others(recipe_file: Pa
     launch("distill", recipe_file, *overrides, "--output", tmp_path / "two", config="fsdp2")
     one = latents(distilled(recipe_file, tmp_path / "one", *overrides))
     assert relative(latents(tmp_path / "two")["z"], one["z"]) <= 1e-5
+
+
+@pytest.mark.parametrize("save", [save_dit, save_unconditional])
+def test_a_denoiser_can_be_elsewhere_than_the_rest(save: Callable[[Path], Path], tmp_path: Path) -> None:
+    """As it is until it is sharded; the device "meta" stands for a GPU."""
+    recipe = SamplerRecipe(source=str(save(tmp_path)), guidance=1)
+    prior: Any = priors.load(recipe, "meta", "cpu")
+    assert {each.device.type for each in prior.denoiser.parameters()} == {"cpu"}
+    assert {each.device.type for each in prior.autoencoder.parameters()} == {"meta"}
+    assert prior.null_embedding.device.type == prior.class_embeddings(["circle"]).device.type == "meta"
 
 
 def accelerator(stage: int | None) -> Any:
