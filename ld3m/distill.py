@@ -96,15 +96,16 @@ class Job:
         accelerator = parallel.start()
         device = accelerator.device
         # First: a mistake here should not cost hours of reading. What is to be sharded may be too large for a device.
-        prior = priors.load(recipe.prior, device, "cpu" if sharding.wanted(accelerator) else device)
+        sharded = sharding.wanted(accelerator)
+        prior = priors.load(recipe.prior, device, "cpu" if sharded else device)
+        if sharded:
+            sharding.shard_denoiser(prior, recipe.prior, accelerator)
         prepared = data.prepare(recipe.data, progress=accelerator.is_main_process)
         embeddings = prior.class_embeddings(prepared.classes)  # says which class it does not know
         _check(recipe, prepared, prior)
         images = coresets.open_kept(prepared, recipe.data, recipe.seed, [recipe.distill.init], device)
         own = parallel.shard(range(len(images.classes)), accelerator)
         settings = recipe.prior
-        if sharded := sharding.wanted(accelerator):
-            sharding.shard_denoiser(prior, settings, accelerator)
         most = -(-len(images.classes) // accelerator.num_processes)
         return cls(
             recipe=recipe,

@@ -52,7 +52,7 @@ def shard_denoiser(prior: Prior, recipe: SamplerRecipe, accelerator: Accelerator
         plugin = FullyShardedDataParallelPlugin()  # on CPUs Accelerate does not make one
         if plugin.fsdp_version != 2:
             raise UserError(
-                f"fsdp_version: {plugin.fsdp_version}, which cannot call a frozen model step by step; "
+                f"fsdp_version: {plugin.fsdp_version}, but a prior is sharded by FSDP2 alone; "
                 "set fsdp_version: 2 in the configuration of the launch, as launch/fsdp2.yaml does"
             )
         _fsdp2(denoiser, accelerator, plugin)
