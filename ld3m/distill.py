@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from torch.nn import functional
 from tqdm import tqdm
 
-from ld3m import checkpoints, coresets, data, networks, objectives, parallel, priors, run
+from ld3m import checkpoints, coresets, data, networks, objectives, parallel, priors, run, sharding
 from ld3m.errors import UserError
 from ld3m.learnt import Learnt, draw_noise, initial
 from ld3m.objectives import Objective
@@ -96,6 +97,8 @@ class Job:
     """The classes of this process; none where there are more processes than classes."""
     embeddings: Tensor
     """Conditioning of all classes, [classes, *conditioning_shape], as the prior has it."""
+    padding: int
+    """Images without a class that this process renders too, so that all make the same calls of a sharded denoiser."""
 
     @classmethod
     def prepare(cls, recipe: Recipe) -> "Job":
@@ -104,6 +107,7 @@ class Job:
         prior, images, embeddings = materials(recipe, accelerator)
         own = parallel.shard(range(len(images.classes)), accelerator)
         settings = recipe.prior
+        most = -(-len(images.classes) // accelerator.num_processes)
         return cls(
             recipe=recipe,
             accelerator=accelerator,
@@ -113,6 +117,7 @@ class Job:
             objective=objectives.build(recipe, images, own, accelerator),
             own=own,
             embeddings=embeddings,
+            padding=(most - len(own)) * recipe.distill.images_per_class if sharding.wanted(accelerator) else 0,
         )
 
     def by_class(self, images: Tensor) -> Tensor:
@@ -122,7 +127,11 @@ class Job:
 
 def materials(recipe: Recipe, accelerator: Accelerator) -> tuple[Prior, coresets.Coreset, Tensor]:
     """The prior, the images and the embeddings of their classes, checked to fit each other and the recipe."""
-    prior = priors.load(recipe.prior, accelerator.device)  # first: a mistake here should not cost hours of reading
+    # First: a mistake here should not cost hours of reading. What is to be sharded may be too large for a device.
+    sharded = sharding.wanted(accelerator)
+    prior = priors.load(recipe.prior, accelerator.device, "cpu" if sharded else accelerator.device)
+    if sharded:
+        sharding.shard_denoiser(prior, recipe.prior, accelerator)
     prepared = data.prepare(recipe.data, progress=accelerator.is_main_process)
     embeddings = prior.class_embeddings(prepared.classes)  # says which class it does not know
     _check(recipe, prepared, prior)
@@ -199,16 +208,28 @@ def _save(job: Job, learnt: Learnt, iteration: int) -> None:
 def _render(job: Job, learnt: Learnt, iteration: int) -> tuple[Tensor, PullBack]:
     """This process's images with the noise of an iteration, and their pull-back."""
     settings = job.recipe.prior
-    return render(
+    noise = draw_noise(job.recipe, job.prior, job.own, iteration, job.accelerator.device)
+    pixels, pull_back = render(
         job.prior,
         job.schedule,
-        learnt.z.flatten(0, 1),
-        learnt.c.flatten(0, 1),
-        draw_noise(job.recipe, job.prior, job.own, iteration, job.accelerator.device),
+        _padded(learnt.z.flatten(0, 1), job.padding),
+        _padded(learnt.c.flatten(0, 1), job.padding),
+        _padded(noise, job.padding),
         resolution=job.recipe.data.resolution,
         micro_batch=settings.micro_batch,
         keep_graph_steps=settings.keep_graph_steps,
     )
+
+    def pull_back_own(grad: Tensor) -> tuple[Tensor, Tensor]:
+        grad_z, grad_c = pull_back(_padded(grad, job.padding))
+        return grad_z[: len(noise)], grad_c[: len(noise)]
+
+    return pixels[: len(noise)], pull_back_own
+
+
+def _padded(images: Tensor, padding: int) -> Tensor:
+    """[images, …] to [images + padding, …] with zeros."""
+    return functional.pad(images, (0, 0) * (images.dim() - 1) + (0, padding))
 
 
 def _finish(job: Job, learnt: Learnt) -> None:

@@ -1,6 +1,7 @@
 """Processes: who we are, which classes are ours, and the little that must be said between us."""
 
 import functools
+import importlib.util
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
@@ -8,7 +9,7 @@ from typing import Any, ParamSpec, TypeVar
 import psutil
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import InitProcessGroupKwargs, gather_object, parse_flag_from_env
 from torch import Tensor
 
 from ld3m.errors import UserError
@@ -41,7 +42,8 @@ def start() -> Accelerator:
     Raises:
         UserError: where the number of processes is not what the launcher set or was told.
     """
-    accelerator = Accelerator(cpu=not torch.accelerator.is_available())
+    cpu = not torch.accelerator.is_available()
+    accelerator = _with_deepspeed(cpu) if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED") else Accelerator(cpu=cpu)
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched != accelerator.num_processes:
         raise UserError(
@@ -77,7 +79,21 @@ def _asked_for_more() -> str | None:
         return None
     configured = load_config_from_file(asked.config_file).num_processes
     place = asked.config_file or default_config_file
-    return f"{place} says num_processes: {configured}" if configured > 1 else None
+    return f"{place} says num_processes: {configured}" if (configured or 1) > 1 else None
+
+
+def _with_deepspeed(cpu: bool) -> Accelerator:
+    """An Accelerator that has DeepSpeed's process group, which cpu=True would silently turn off."""
+    for package in ("deepspeed", "transformers"):  # the second is what Accelerate keeps DeepSpeed's configuration with
+        if importlib.util.find_spec(package) is None:
+            raise UserError(
+                f"the launch asks for DeepSpeed, which needs the package {package}: pip install 'ld3m[deepspeed]'"
+            )
+    from transformers.integrations import unset_hf_deepspeed_config
+
+    accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")] if cpu else None)
+    unset_hf_deepspeed_config()  # else transformers would shard a text encoder as it is loaded
+    return accelerator
 
 
 def shard(items: Sequence[T], accelerator: Accelerator) -> list[T]:

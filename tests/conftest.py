@@ -171,11 +171,15 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "ld3m", *map(str, arguments)]
 
 
-def launch(*arguments: object) -> None:
-    """Two processes, as launch/cpu2.yaml starts them."""
-    config = Path(__file__).parent.parent / "launch" / "cpu2.yaml"
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), "-m", "ld3m"]
-    subprocess.run([*launcher, *map(str, arguments)], check=True)
+def launcher(config: str) -> list[str]:
+    """The command line that starts two processes as a file of launch/ says."""
+    path = Path(__file__).parent.parent / "launch" / f"{config}.yaml"
+    return [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(path), "--num_processes", "2"]
+
+
+def launch(*arguments: object, config: str = "cpu2") -> None:
+    """`ld3m` in two processes."""
+    subprocess.run([*launcher(config), "-m", "ld3m", *map(str, arguments)], check=True, timeout=600)
 
 
 def relative(a: torch.Tensor, b: torch.Tensor) -> float:

@@ -40,8 +40,10 @@ group `ld3m.priors`."""
 FLOWS = ("StableDiffusion3Pipeline", "FluxPipeline", "SanaPipeline", "LuminaPipeline", "AuraFlowPipeline")
 
 
-def load(recipe: SamplerRecipe, device: torch.device | str = "cpu") -> Prior:
-    """The prior that `prior.source` names, on a device, its denoiser in the recipe's dtype.
+def load(
+    recipe: SamplerRecipe, device: torch.device | str = "cpu", denoiser_device: torch.device | str | None = None
+) -> Prior:
+    """The prior that `prior.source` names, on a device, its denoiser in the recipe's dtype, and elsewhere if wanted.
 
     Raises:
         UserError: where it is not a latent diffusion model in diffusers' layout, or not of a known kind.
@@ -58,7 +60,7 @@ def load(recipe: SamplerRecipe, device: torch.device | str = "cpu") -> Prior:
             f"known are {', '.join(PRIORS)}"
         )
     loader = registry.find("ld3m.priors", PRIORS, kind, f"prior.source: the kind of {folder}")
-    prior = loader(Parts(folder, device, recipe))
+    prior = loader(Parts(folder, device, recipe, denoiser_device))
     if recipe.denoiser == "random":
         denoiser = getattr(prior, "denoiser", None)
         if not isinstance(denoiser, nn.Module):

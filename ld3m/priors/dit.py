@@ -34,6 +34,7 @@ class DiT(LatentDiffusion):
                 "prior.source: the blocks of the transformer have different class embeddings, so that c is not "
                 "one row; those of facebook/DiT-XL-2-256 and -512 are the same"
             )
+        self.table = self.table.to(next(autoencoder.parameters()).device)  # the denoiser may be elsewhere
         self.embedding = _Given()
         for each in embedders:
             each.class_embedder = self.embedding

@@ -102,7 +102,7 @@ class UnconditionalLDM(_LDM):
 
     def __init__(self, autoencoder: Any, denoiser: Any, scheduler: Any) -> None:
         super().__init__(autoencoder, denoiser, scheduler)
-        self.null_embedding = torch.zeros(1, 0, device=next(denoiser.parameters()).device)
+        self.null_embedding = torch.zeros(1, 0, device=next(autoencoder.parameters()).device)
 
     def denoise(self, z: Tensor, t: int, c: Tensor) -> Tensor:
         return self.denoiser(z.to(self.dtype), self.times(z, t)).sample.to(z.dtype)

@@ -18,25 +18,35 @@ DEFAULT_SCALING_FACTOR = 0.18215
 class Parts:
     """The parts of a prior's folder in diffusers' layout, read one at a time."""
 
-    def __init__(self, folder: Path, device: torch.device | str, recipe: SamplerRecipe) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        device: torch.device | str,
+        recipe: SamplerRecipe,
+        denoiser_device: torch.device | str | None = None,
+    ) -> None:
         self.folder = folder
         self.device = device
+        self.denoiser_device = denoiser_device or device
         self.recipe = recipe
 
-    def model(self, kind: Any, part: str, dtype: torch.dtype = torch.float32) -> Any:
+    def model(
+        self, kind: Any, part: str, dtype: torch.dtype = torch.float32, device: torch.device | str | None = None
+    ) -> Any:
         """A model's weights, moved to the device; they are never there twice in the same memory.
 
         From safetensors, or else from a .bin, of which both libraries unpickle tensors only.
         """
         here = self.folder / part
         safe = any(here.glob("*.safetensors")) or not any(here.glob("*.bin"))
+        device = device or self.device
         return self.read(
-            part, lambda path: kind.from_pretrained(path, torch_dtype=dtype, use_safetensors=safe).to(self.device)
+            part, lambda path: kind.from_pretrained(path, torch_dtype=dtype, use_safetensors=safe).to(device)
         )
 
     def denoiser(self, kind: Any, part: str = "unet") -> Any:
         """The model that the recipe gives a precision."""
-        return self.model(kind, part, getattr(torch, self.recipe.dtype))
+        return self.model(kind, part, getattr(torch, self.recipe.dtype), self.denoiser_device)
 
     def autoencoder(self) -> Any:
         """A VQModel in `vqvae/` or an AutoencoderKL in `vae/`, in float32, with the recipe's scaling factor if any."""

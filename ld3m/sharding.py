@@ -1,0 +1,95 @@
+"""The frozen denoiser's parameters over processes, each of which keeps a part: DeepSpeed's ZeRO-3 or PyTorch's FSDP2.
+
+Which it is, the launch configuration says, never the recipe: launch/zero3.yaml, launch/fsdp2.yaml. A layer's parameters
+are whole on a process while that layer computes, so that every call of the denoiser is a collective.
+"""
+
+import warnings
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import FullyShardedDataParallelPlugin, parse_flag_from_env
+from torch import nn
+
+from ld3m.errors import UserError
+from ld3m.priors import Prior
+from ld3m.recipe import SamplerRecipe
+
+ONE_LAYER = {
+    "stage3_param_persistence_threshold": 0,  # 100,000: a layer with fewer parameters stays whole
+    "stage3_prefetch_bucket_size": 0,  # 50 M: what is gathered ahead
+    "stage3_max_reuse_distance": 0,  # 1,000 M: what is used again so soon stays whole, here all of it
+}
+"""ZeRO-3's settings under which no more than one layer is whole, and the defaults in whose place they stand.
+
+A `deepspeed_config_file` that names them has its own way: memory for speed.
+"""
+
+
+def wanted(accelerator: Accelerator) -> bool:
+    """Whether the launch asks for it. ZeRO-2 does not: a frozen prior has no gradients or optimiser's state to deal."""
+    zero = accelerator.deepspeed_plugin
+    return zero.zero_stage == 3 if zero is not None else parse_flag_from_env("ACCELERATE_USE_FSDP")
+
+
+def shard_denoiser(prior: Prior, recipe: SamplerRecipe, accelerator: Accelerator) -> None:
+    """Leaves each process a part of the denoiser's parameters, on its device, wherever they are now.
+
+    All else of the prior stays whole on every process. From here on all processes must make the same calls of the
+    denoiser, and its parameters are not to be looked at but for their dtype.
+
+    Raises:
+        UserError: for FSDP's first version; where the recipe keeps graphs, with which ZeRO-3 keeps every layer whole;
+            where the prior has no denoiser to shard.
+    """
+    denoiser = getattr(prior, "denoiser", None)
+    if not isinstance(denoiser, nn.Module):
+        raise UserError(
+            f"prior.source: a {type(prior).__name__} has no denoiser to shard; launch without ZeRO-3 and FSDP"
+        )
+    if accelerator.deepspeed_plugin is None:
+        plugin = FullyShardedDataParallelPlugin()  # on CPUs Accelerate does not make one
+        if plugin.fsdp_version != 2:
+            raise UserError(
+                f"fsdp_version: {plugin.fsdp_version}, but a prior is sharded by FSDP2 alone; "
+                "set fsdp_version: 2 in the configuration of the launch, as launch/fsdp2.yaml does"
+            )
+        _fsdp2(denoiser, accelerator, plugin)
+        return
+    if recipe.keep_graph_steps and recipe.steps:
+        raise UserError(
+            f"prior.keep_graph_steps: {recipe.keep_graph_steps}, but under ZeRO-3 every layer of which a graph is "
+            "kept stays whole on every process; set prior.keep_graph_steps=0"
+        )
+    _zero3(denoiser, accelerator, accelerator.deepspeed_plugin.deepspeed_config)
+
+
+def _zero3(denoiser: nn.Module, accelerator: Accelerator, config: dict[str, Any]) -> None:
+    """DeepSpeed's engine is made for the hooks that it sets: called itself, it forbids a plain gradient."""
+    import deepspeed
+
+    dtype = next(denoiser.parameters()).dtype
+    config["train_micro_batch_size_per_gpu"] = 1  # of no effect, but asked for
+    config["bf16"] = {"enabled": dtype == torch.bfloat16}
+    config["fp16"] = {"enabled": dtype == torch.float16}
+    config["zero_optimization"] = ONE_LAYER | config["zero_optimization"]
+    names = ("train_micro_batch_size_per_gpu", "zero_optimization")
+    # The engine would move a denoiser to the device as a whole; one already dealt out it leaves where it is.
+    deepspeed.zero.Init(denoiser, config_dict_or_path={name: config[name] for name in names}, dtype=dtype)
+    denoiser.to(accelerator.device)  # what buffers there are
+    accelerator.prepare(denoiser)
+
+
+def _fsdp2(denoiser: nn.Module, accelerator: Accelerator, plugin: FullyShardedDataParallelPlugin) -> None:
+    """`fully_shard` a layer at a time, as ZeRO-3 does: some models call parts of a block from outside of it."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import OffloadPolicy, fully_shard
+
+    mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+    # It warns of layers whose answer is a view: a model that wrote into one would fail, its parameters being freed.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
+    offload = OffloadPolicy() if accelerator.device.type == "cpu" else plugin.cpu_offload  # a CPU has nowhere else
+    for layer in reversed(list(denoiser.modules())):  # a layer takes what those within it have left
+        if layer is denoiser or any(True for _ in layer.parameters(recurse=False)):
+            fully_shard(layer, mesh=mesh, reshard_after_forward=True, offload_policy=offload)
