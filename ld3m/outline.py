@@ -84,7 +84,10 @@ class Outline(LatentDiffusion):
                 shape = (denoiser.config.num_attention_heads * denoiser.config.attention_head_dim,)
             case _:
                 shape = (0,)
-        return cls(autoencoder, denoiser, parts.scheduler(), shape)
+        outline = cls(autoencoder, denoiser, parts.scheduler(), shape)
+        if recipe.resolution:
+            outline.render_at(recipe.resolution)
+        return outline
 
 
 def _configurations(source: str) -> Path:

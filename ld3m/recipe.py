@@ -192,6 +192,8 @@ class SamplerRecipe(Section):
     """Where the decaying skip enters: Eq. 7 of the paper, the authors' code, or nowhere."""
     prompt: Annotated[str, AfterValidator(_with_a_place)] = "a photo of a {}"
     """Of a prior that is conditioned on text: what each class's c starts as, its name in the place of {}."""
+    resolution: int | None = Field(None, ge=8)
+    """Height and width in pixels of what it renders, which are resized to data.resolution; left out: its own."""
     scaling_factor: float | None = Field(None, gt=0)
     """What encodings are multiplied by to have unit variance; left out: as the autoencoder's configuration says."""
     steps: int = Field(10, ge=0, le=1000)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import CLASSES, Outcome, distilled, latents, make_prior
+from PIL import Image
 from torch import Tensor
 
 from ld3m import priors
@@ -274,6 +275,32 @@ def test_half_precision_gradients_are_close(kind: tuple[str, Path], dtype: str, 
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("save", [save_class_conditional, save_unconditional, save_stable_diffusion])
+def test_a_convolutional_prior_renders_at_another_resolution(
+    save: Callable[[Path], Path], recipe_file: Path, tmp_path: Path
+) -> None:
+    """Latents of 12 × 12 for 24 pixels, by an autoencoder that halves."""
+    (tmp_path / "prior").mkdir()
+    folder = save(tmp_path / "prior")
+    settings = () if save is not save_unconditional else ("prior.guidance=1", "distill.learn=latents")
+    run = distilled(recipe_file, tmp_path / "run", f"prior.source={folder}", "prior.resolution=24", *settings)
+    assert latents(run)["z"].shape[2:] == (12, 12)
+    with Image.open(run / "images" / "cross" / "0.png") as image:
+        assert image.size == (16, 16)
+
+
+@pytest.mark.parametrize(("save", "told"), [(save_dit, "renders at 16 alone"), (save_class_conditional, "multiple of")])
+def test_a_resolution_that_a_prior_has_not(
+    save: Callable[[Path], Path], told: str, recipe_file: Path, tmp_path: Path, ld3m: Callable[..., Outcome]
+) -> None:
+    (tmp_path / "prior").mkdir()
+    folder = save(tmp_path / "prior")
+    outcome = ld3m("distill", recipe_file, f"prior.source={folder}", "prior.resolution=18", "prior.guidance=1")
+    assert outcome.code == 2
+    assert "prior.resolution: 18" in outcome.err
+    assert told in outcome.err
+
+
 def test_latents_are_shifted_and_scaled_as_the_configuration_says(tmp_path: Path) -> None:
     """As diffusers' pipelines do it: (mean − shift) · scale, and back."""
     folder = save_class_conditional_kl(tmp_path)

@@ -8,7 +8,7 @@ from torch import nn
 
 from ld3m import registry
 from ld3m.errors import UserError, one_line
-from ld3m.priors.base import Prior
+from ld3m.priors.base import LatentDiffusion, Prior
 from ld3m.priors.dit import DiT
 from ld3m.priors.folder import fetch, provenance, weight_bytes
 from ld3m.priors.ldm import ClassConditionalLDM, UnconditionalLDM
@@ -61,6 +61,10 @@ def load(
         )
     loader = registry.find("ld3m.priors", PRIORS, kind, f"prior.source: the kind of {folder}")
     prior = loader(Parts(folder, device, recipe, denoiser_device))
+    if recipe.resolution:
+        if not isinstance(prior, LatentDiffusion):
+            raise UserError(f"prior.resolution: a prior of kind {kind!r} has one size; leave the key out")
+        prior.render_at(recipe.resolution)
     if recipe.denoiser == "random":
         denoiser = getattr(prior, "denoiser", None)
         if not isinstance(denoiser, nn.Module):

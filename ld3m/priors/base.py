@@ -61,6 +61,28 @@ class LatentDiffusion:
         self.image_size = size * 2 ** (levels - 1)
         self.latent_shape: tuple[int, int, int] = (int(denoiser.config.in_channels), size, size)
 
+    def render_at(self, resolution: int) -> None:
+        """Takes latents of another size than the denoiser was trained on, for images of `resolution` pixels.
+
+        Convolutional networks do; the ImageNet LDM, trained on 64 × 64 latents, is taken at 32 × 32 for 128 pixels.
+
+        Raises:
+            UserError: for a transformer, which knows the places of its own size only, or an uneven size.
+        """
+        factor = self.image_size // self.latent_shape[1]
+        levels = getattr(self.denoiser.config, "block_out_channels", None)
+        if levels is None:
+            if resolution != self.image_size:
+                raise UserError(
+                    f"prior.resolution: {resolution}, but a {type(self).__name__} renders at {self.image_size} alone"
+                )
+            return
+        least = factor * 2 ** (len(levels) - 1)
+        if resolution % least:
+            raise UserError(f"prior.resolution: {resolution} is not a multiple of {least}, as this prior's must be")
+        self.image_size = resolution
+        self.latent_shape = (self.latent_shape[0], resolution // factor, resolution // factor)
+
     def encode(self, images: Tensor) -> Tensor:
         encoded = self.autoencoder.encode(images)
         latents = encoded.latents if self.quantises else encoded.latent_dist.mode()
