@@ -87,12 +87,12 @@ class Bench:
         objective.match(iteration * recipe.distill.dc.outer, pixels)
 
     def _follow(self, iteration: int, steps: int) -> None:
-        """Steps of a student of "mtt" on at most 256 images, as many of them its own as of all are the process's."""
+        """Steps of a student of "mtt" on at most 256 images, its own those of the process's classes."""
         recipe, settings = self.recipe, self.recipe.distill.mtt
         count = self.shown
-        own = torch.arange(count) < round(count * len(self.own) / len(self.images.classes))
         pixels = torch.rand(count, recipe.data.channels, *(recipe.data.resolution,) * 2, device=self.device)
-        labels = torch.arange(count, device=self.device) % len(self.images.classes)
+        labels = torch.arange(count) % len(self.images.classes)
+        own = torch.isin(labels, torch.tensor(self.own))  # dealt like cards, as it is
         student = FlatNetwork(draws.network(recipe, self.images, 0, self.device))
         start, target = torch.randn(2, student.count, device=self.device).mul(0.01).unbind()
 

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -114,20 +113,17 @@ def test_evaluation_on_two_processes_is_that_of_one(recipe_file: Path, tmp_path:
 # --- killed ------------------------------------------------------------------------------------------------
 
 
-def killed(rank: int, moment: float, writing: bool, *arguments: object) -> None:
-    """A command in which one process is killed after some seconds, or at its so-manieth flush of a file."""
+def killed_in_a_write(rank: int, flushes: int, *arguments: object) -> None:
+    """A command in which one process is killed before its so-manieth flush of a file or folder."""
     if int(os.environ.get("RANK", "0")) == rank:
-        if writing:
-            flush, left = os.fsync, iter(range(round(moment), 0, -1))
+        flush, left = os.fsync, iter(range(flushes, 0, -1))
 
-            def fatal(handle: int) -> None:
-                if next(left) == 1:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                flush(handle)
+        def fatal(handle: int) -> None:
+            if next(left) == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            flush(handle)
 
-            os.fsync = fatal
-        else:
-            threading.Timer(moment, os.kill, (os.getpid(), signal.SIGKILL)).start()
+        os.fsync = fatal
     command_line(*arguments)
 
 
@@ -135,24 +131,32 @@ def killed(rank: int, moment: float, writing: bool, *arguments: object) -> None:
 def test_killed_at_thirty_moments_it_ends_where_an_undisturbed_run_ends(
     count: int, recipe_file: Path, tmp_path: Path
 ) -> None:
-    """SIGKILL of a process and then, as where a machine dies, of the other; half of the moments are within a write."""
-    recipe = ("distill", recipe_file, "distill.iterations=80", "distill.checkpoint_every=1", "prior.micro_batch=2")
+    """SIGKILL of a process and then, as where a machine dies, of the other; half of the moments are within a write.
+
+    A checkpoint is ten flushes: of three classes, the objective and the manifest, each a file and its folder.
+    """
+    recipe = ("distill", recipe_file, "distill.iterations=100", "distill.checkpoint_every=1", "prior.micro_batch=2")
     run(1, *recipe, "-o", tmp_path / "undisturbed")
+    folder = tmp_path / "run"
     moments = random.Random(count)
     for number in range(30):
-        writing = number % 2 == 0
-        moment = moments.randint(1, 40) if writing else moments.uniform(0.5, 2.5)
-        processes = spawn(count, killed, number % count, moment, writing, *recipe, "-o", tmp_path / "run")
-        multiprocessing.connection.wait([process.sentinel for process in processes])
-        for process in processes:
+        if number % 2:
+            processes = spawn(count, killed_in_a_write, 0, moments.randint(1, 30), *recipe, "-o", folder)
+            multiprocessing.connection.wait([process.sentinel for process in processes])
+        else:
+            before = newest(folder)
+            processes = spawn(count, command_line, *recipe, "-o", folder)
+            wait_for(lambda before=before: newest(folder) > before)  # type: ignore[misc]
+            time.sleep(moments.uniform(0, 0.1))
+        for process in processes[:: moments.choice([1, -1])]:
             process.kill()
         assert -signal.SIGKILL in finish(processes)
-    assert not (tmp_path / "run" / "latents.safetensors").exists()
-    run(count, *recipe, "-o", tmp_path / "run")
-    ended, undisturbed = latents(tmp_path / "run"), latents(tmp_path / "undisturbed")
+    assert not (folder / "latents.safetensors").exists()
+    run(count, *recipe, "-o", folder)
+    ended, undisturbed = latents(folder), latents(tmp_path / "undisturbed")
     assert all(torch.equal(ended[name], undisturbed[name]) for name in undisturbed)
-    assert losses(tmp_path / "run") == losses(tmp_path / "undisturbed")
-    assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == ["000079", "000080"]
+    assert losses(folder) == losses(tmp_path / "undisturbed")
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["000099", "000100"]
 
 
 # --- faults ------------------------------------------------------------------------------------------------

@@ -46,7 +46,7 @@ class TrajectoryMatching(Objective):
         settings, seed, device = self.settings, self.recipe.seed, self.accelerator.device
         classes, per_class = len(self.images.classes), pixels.shape[1]
         every = parallel.gather_classes(pixels, classes, self.accelerator).flatten(0, 1)
-        labels = torch.arange(classes, device=device).repeat_interleave(per_class)
+        labels = torch.arange(classes).repeat_interleave(per_class)
         numbers = generator(seed, "trajectory", iteration)
         expert = int(torch.randint(self.recipe.experts.count, (), generator=numbers))
         epoch = int(torch.randint(settings.max_start_epoch + 1, (), generator=numbers))
@@ -62,7 +62,7 @@ class TrajectoryMatching(Objective):
             )
             return augmentation.of(places)(images)
 
-        own = torch.isin(labels.cpu(), self.own)
+        own = torch.isin(labels, self.own)
         with torch.enable_grad():
             loss, gradient, slope = match_trajectory(
                 self.student,
@@ -130,7 +130,7 @@ def match_trajectory(
         batches: for each step the indices of its images.
         show: (step, places in its batch, their pixels) to what the student sees.
         pixels: all images [N, channels, H, W].
-        labels: [N].
+        labels: [N], on the CPU.
         own: bool [N], the images whose gradient is wanted; it is zero for all others.
 
     Returns:
@@ -141,8 +141,8 @@ def match_trajectory(
         """What some of a batch's images add to g_i."""
         weights = weights.detach().requires_grad_()
         logits = student(weights, show(step, places, images))
-        chosen = batches[step][places].to(labels.device)
-        loss = functional.cross_entropy(logits, labels[chosen], reduction="sum") / len(batches[step])
+        targets = labels[batches[step][places]].to(logits.device)
+        loss = functional.cross_entropy(logits, targets, reduction="sum") / len(batches[step])
         return torch.autograd.grad(loss, weights, create_graph=keep_graph)[0]
 
     weights, total = start, torch.zeros_like(start)
@@ -162,13 +162,13 @@ def match_trajectory(
     weights = start
     for step, batch in enumerate(batches):
         mean = torch.zeros_like(start)
-        for places in by_class(labels.cpu()[batch]):
-            wanted = own[batch[places]]
+        for places in by_class(labels[batch]):
+            wanted = own[batch[places]].nonzero().flatten()
             images = pixels[batch[places]].detach().requires_grad_()
-            part = gradient(weights, step, places, images, keep_graph=bool(wanted.any()))
-            if wanted.any():
+            part = gradient(weights, step, places, images, keep_graph=len(wanted) > 0)
+            if len(wanted):
                 pulled = torch.autograd.grad(part.dot(direction), images)[0]
-                result[batch[places[wanted]]] += pulled[wanted.to(pulled.device)]
+                result[batch[places[wanted]]] += pulled[wanted]
             mean += part.detach()
         weights = weights - step_size * mean
     return loss, result, slope
