@@ -52,6 +52,7 @@ class Watch:
                 self.thread.join(SILENCE + 2 * PATIENCE)
             reason = error.lines[0] if isinstance(error, UserError) else one_line(error)
             self._accuse(f"process {self.rank} of {self.processes} on {socket.gethostname()} failed: {reason}")
+            time.sleep(2 * INTERVAL)  # process 0 takes the store with it: let the others read
         else:
             self.store.set(f"done-{self.rank}", "")
         self.ended.set()
