@@ -49,6 +49,7 @@ def measured(*arguments: object) -> tuple[str, float, int]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peaks are read where Linux tells them")
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [

@@ -128,18 +128,20 @@ def killed_in_a_write(rank: int, flushes: int, *arguments: object) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_killed_at_thirty_moments_it_ends_where_an_undisturbed_run_ends(
-    count: int, recipe_file: Path, tmp_path: Path
+@pytest.mark.parametrize("kills", [8, pytest.param(30, marks=pytest.mark.slow)])
+def test_killed_at_random_moments_it_ends_where_an_undisturbed_run_ends(
+    count: int, kills: int, recipe_file: Path, tmp_path: Path
 ) -> None:
     """SIGKILL of a process and then, as where a machine dies, of the other; half of the moments are within a write.
 
     A checkpoint is ten flushes: of three classes, the objective and the manifest, each a file and its folder.
     """
-    recipe = ("distill", recipe_file, "distill.iterations=100", "distill.checkpoint_every=1", "prior.micro_batch=2")
+    iterations = f"distill.iterations={3 * kills + 10}"  # a kill comes three iterations after the last one at most
+    recipe = ("distill", recipe_file, iterations, "distill.checkpoint_every=1", "prior.micro_batch=2")
     run(1, *recipe, "-o", tmp_path / "undisturbed")
     folder = tmp_path / "run"
     moments = random.Random(count)
-    for number in range(30):
+    for number in range(kills):
         if number % 2:
             processes = spawn(count, killed_in_a_write, 0, moments.randint(1, 30), *recipe, "-o", folder)
             multiprocessing.connection.wait([process.sentinel for process in processes])
@@ -156,7 +158,7 @@ def test_killed_at_thirty_moments_it_ends_where_an_undisturbed_run_ends(
     ended, undisturbed = latents(folder), latents(tmp_path / "undisturbed")
     assert all(torch.equal(ended[name], undisturbed[name]) for name in undisturbed)
     assert losses(folder) == losses(tmp_path / "undisturbed")
-    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["000099", "000100"]
+    assert len(list((folder / "checkpoints").iterdir())) == 2
 
 
 # --- faults ------------------------------------------------------------------------------------------------
