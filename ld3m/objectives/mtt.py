@@ -165,7 +165,7 @@ def match_trajectory(
         for places in by_class(labels[batch]):
             wanted = own[batch[places]].nonzero().flatten()
             images = pixels[batch[places]].detach().requires_grad_()
-            part = gradient(weights, step, places, images, keep_graph=len(wanted) > 0)
+            part = gradient(weights, step, places, images, keep_graph=True)  # for others', too: it rounds otherwise
             if len(wanted):
                 pulled = torch.autograd.grad(part.dot(direction), images)[0]
                 result[batch[places[wanted]]] += pulled[wanted]
