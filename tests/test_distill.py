@@ -107,7 +107,7 @@ def test_a_signal_is_heard_between_logged_iterations(recipe_file: Path, tmp_path
 
 def wait_for_rows(folder: Path, count: int) -> None:
     metrics = folder / "metrics.jsonl"
-    for _ in range(600):
+    for _ in range(2400):
         if metrics.is_file() and len(metrics.read_text().splitlines()) >= count:
             return
         time.sleep(0.05)
