@@ -76,6 +76,8 @@ def _starting_point(start: Path, recipe: Recipe) -> Path:
     origin = checkpoint.parent.parent
     if keys := _differences(origin / "recipe.yaml", recipe):
         raise UserError(f"--resume: {start} is of another recipe ({', '.join(keys)} differ); give that run's recipe")
+    if (done := int(checkpoint.name)) > recipe.distill.iterations:
+        raise UserError(f"distill.iterations: {recipe.distill.iterations}, but {start} already has {done}; give more")
     if origin != recipe.folder.resolve() and (recipe.folder / "recipe.yaml").is_file():
         raise UserError(f"output: {recipe.folder} holds a run already; to go on from {start} give another --output")
     return checkpoint

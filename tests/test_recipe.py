@@ -232,7 +232,7 @@ def test_all_mistakes_are_told_at_once_a_line_each(minimal: str) -> None:
         ("sed=1", "sed: unknown key; did you mean seed?"),
         # in another section: the key is right, its place is not
         ("iterations=5", "iterations: unknown key; did you mean distill.iterations?"),
-        ("network.resolution=32", "network.resolution: unknown key; did you mean data.resolution?"),
+        ("network.resolution=32", "network.resolution: unknown key; did you mean data.resolution or prior.resolution?"),
         ("epochs=3", "epochs: unknown key; did you mean data.scorer.epochs or experts.epochs or evaluate.epochs?"),
         ("hub.zzz=1", "hub.zzz: unknown key; known are repo_id, private"),
     ],
