@@ -3,8 +3,9 @@
     python tests/benchmarks/processes.py [KEY=VALUE …]
 
 recipes/quickstart.yaml on one process, on two of one launch, and, as the limit that the machine sets, two runs side by
-side that know nothing of each other. Seconds are those between the first logged iteration's end and the last's, so that
-loading does not count; each figure is the median of three rounds.
+side that know nothing of each other. Seconds are the main process's own for rendering, matching and pulling back, the
+median of all iterations but the first: neither loading nor waiting for the other process counts. Each figure is the
+median of three rounds.
 """
 
 import json
@@ -20,10 +21,9 @@ CONFIG = Path(__file__).parents[2] / "launch" / "cpu2.yaml"
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIG)]
 ALONE = [sys.executable]
 COUNTED = """
-import sys
+import pickle
+
 from accelerate import Accelerator
-from accelerate.utils import operations
-import torch.distributed as dist
 from ld3m import parallel
 
 sent = 0
@@ -31,7 +31,6 @@ gather_object, gather = parallel.gather_object, Accelerator.gather
 
 def counted(items):
     global sent
-    import pickle
     sent += len(pickle.dumps(items))
     return gather_object(items)
 
