@@ -26,6 +26,11 @@ def saved(folder: Path) -> int:
     return max((int(path.parent.name) for path in folder.glob("checkpoints/*/manifest.json")), default=0)
 
 
+def place(folder: Path, iteration: int) -> Path:
+    """Where a run's checkpoint of an iteration is."""
+    return folder / "checkpoints" / f"{iteration:06d}"
+
+
 def save(
     recipe: Recipe,
     iteration: int,
@@ -42,7 +47,7 @@ def save(
         objective: the objective's own state, which is the same on all processes.
         accelerator: of this launch.
     """
-    folder = recipe.folder / "checkpoints" / f"{iteration:06d}"
+    folder = place(recipe.folder, iteration)
     parts = {f"class-{label:04d}.safetensors": state for label, state in states.items()}
     if accelerator.is_main_process:
         parts[OBJECTIVE_FILE] = objective
@@ -85,7 +90,7 @@ def damage(folder: Path) -> Path | None:
 
 
 def load(
-    folder: Path, labels: Iterable[int], device: torch.device
+    folder: Path, labels: Iterable[int], device: torch.device | str
 ) -> tuple[int, list[dict[str, Tensor]], dict[str, Tensor]]:
     """The iteration to go on with, the states of some classes, and that of the objective."""
     iteration = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["iteration"]

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
-from ld3m import checkpoints, coresets, data, networks, objectives, parallel, priors, run, sharding
+from ld3m import checkpoints, coresets, data, networks, objectives, parallel, pictures, priors, run, sharding
 from ld3m.errors import UserError
 from ld3m.learnt import Learnt, draw_noise, initial
 from ld3m.objectives import Objective
@@ -74,7 +74,8 @@ def distill(recipe: Recipe, resume: bool = True, start: Path | None = None) -> P
             bar.update()
             if due or stop:
                 _save(job, learnt, done)
-                _draw_grid(job, pixels)
+            if settings.pictures and iteration % -(-settings.iterations // settings.pictures) == 0:
+                _draw(job, pixels, iteration)
             if stop and done < settings.iterations:
                 job.accelerator.wait_for_everyone()  # a launcher ends all where one ends before the manifest is written
                 job.accelerator.print(f"saved after iteration {done}; the same command goes on from there")
@@ -233,16 +234,29 @@ def _padded(images: Tensor, padding: int) -> Tensor:
 
 
 def _finish(job: Job, learnt: Learnt) -> None:
-    """Renders the result once more and writes it; under "fresh" noise, with that of the iteration after the last."""
-    recipe = job.recipe
-    moment = recipe.distill.iterations if recipe.prior.noise == "fresh" else 0
-    pixels = job.by_class(_render(job, learnt, moment)[0])
-    own = [(label, learnt.z[i].cpu(), learnt.c[i].cpu(), pixels[i].cpu()) for i, label in enumerate(job.own)]
-    everyone = sorted(parallel.gather(own, job.accelerator), key=lambda item: item[0])
+    """Renders the result once more and writes it; under "fresh" noise, with that of the iteration after the last.
+
+    Each process writes its own images, and the first makes the latents of the last checkpoint.
+    """
+    recipe, classes = job.recipe, job.images.classes
+    last = recipe.distill.iterations
+    if not last:
+        _save(job, learnt, last)
+    moment = last if recipe.prior.noise == "fresh" else 0
+    pixels = _render(job, learnt, moment)[0]
     if job.accelerator.is_main_process:
-        z, c, rendered = (torch.stack(parts) for parts in list(zip(*everyone, strict=True))[1:])
-        run.write_result(recipe, job.images.classes, z, c, rendered, moment, job.objective.learnt())
-        print(f"{recipe.folder}: {rendered.shape[0] * rendered.shape[1]} images in images/, a look at them in grid.png")
+        run.begin_images(recipe.folder)
+    job.accelerator.wait_for_everyone()
+    for label, images in zip(job.own, job.by_class(pixels), strict=True):
+        run.write_images(recipe.folder, classes[label], pictures.to_bytes(images))
+    _draw(job, pixels, last)
+    job.accelerator.wait_for_everyone()
+    if job.accelerator.is_main_process:
+        pictures.write_animation(recipe.folder)
+        _, states, _ = checkpoints.load(checkpoints.place(recipe.folder, last), range(len(classes)), "cpu")
+        run.write_result(recipe, classes, states, moment, job.objective.learnt())
+        count = len(classes) * recipe.distill.images_per_class
+        print(f"{recipe.folder}: {count} images in images/, a look at them in grid.png and evolution.gif")
     job.accelerator.wait_for_everyone()
 
 
@@ -325,8 +339,13 @@ def _log(job: Job, bar: tqdm, row: dict[str, object]) -> None:
         run.append_metrics(job.recipe.folder, row)
 
 
-def _draw_grid(job: Job, pixels: Tensor) -> None:
-    own = list(zip(job.own, job.by_class(pixels).cpu(), strict=True))
+def _draw(job: Job, pixels: Tensor, iteration: int) -> None:
+    """Pictures of the images that an iteration began with: `grid.png`, and one in `evolution/`."""
+    classes, each = pictures.shown(len(job.images.classes), job.recipe.distill.images_per_class)
+    found = zip(job.own, job.by_class(pixels), strict=True)
+    own = [(label, pictures.to_bytes(images[:each])) for label, images in found if label < classes]
     everyone = sorted(parallel.gather(own, job.accelerator), key=lambda item: item[0])
     if job.accelerator.is_main_process:
-        run.write_grid(job.recipe.folder, torch.stack([images for _, images in everyone]))
+        images = torch.stack([images for _, images in everyone])
+        pictures.write_frame(job.recipe.folder, iteration, images)
+        pictures.write_grid(job.recipe.folder, images)

@@ -1,4 +1,4 @@
-"""Pictures for people: grids of images and curves."""
+"""Pictures for people: grids of images, their change over iterations, curves."""
 
 import io
 import math
@@ -7,28 +7,88 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor
 
-from ld3m.files import write_bytes
+from ld3m.files import write_bytes, write_image
+
+MOST_SHOWN = 100
+"""Images in a run's grid.png and in each picture of its evolution."""
+SECONDS_A_FRAME = 0.25
+LAST_FRAME = 2.0
+"""Seconds that an animation stays at its end."""
+
+
+def to_bytes(pixels: Tensor) -> Tensor:
+    """Pixels in [0, 1] rounded to uint8, on the CPU."""
+    return (pixels.detach().cpu() * 255).round().clamp(0, 255).to(torch.uint8)
 
 
 def to_image(pixels: Tensor) -> Image.Image:
-    """One image of pixels [channels, H, W] in [0, 1], rounded to 8 bits."""
-    values = (pixels.detach().cpu() * 255).round().clamp(0, 255).to(torch.uint8).numpy()
+    """One image of uint8 pixels [channels, H, W]."""
+    values = pixels.numpy()
     return Image.fromarray(values[0] if len(values) == 1 else np.ascontiguousarray(values.transpose(1, 2, 0)))
 
 
 def grid(pixels: Tensor, columns: int, scale: int = 2, gap: int = 2) -> Image.Image:
-    """Images [N, channels, H, W] in [0, 1], row by row on white, enlarged `scale` times without smoothing."""
+    """Images uint8 [N, channels, H, W], row by row on white, enlarged `scale` times without smoothing."""
     rows = math.ceil(len(pixels) / columns)
     _, channels, height, width = pixels.shape
-    canvas = torch.ones(channels, rows * (height + gap) - gap, columns * (width + gap) - gap)
+    canvas = torch.full((channels, rows * (height + gap) - gap, columns * (width + gap) - gap), 255, dtype=torch.uint8)
     for index, image in enumerate(pixels):
         top, left = index // columns * (height + gap), index % columns * (width + gap)
-        canvas[:, top : top + height, left : left + width] = image.detach().cpu()
+        canvas[:, top : top + height, left : left + width] = image
     picture = to_image(canvas)
     return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+
+
+# --- a run's images, of which no more are shown than people look at ----------------------------------------
+
+
+def shown(classes: int, images_per_class: int) -> tuple[int, int]:
+    """The first so many classes, and of each the first so many images, that pictures of a run show."""
+    each = max(1, min(images_per_class, 10, MOST_SHOWN // classes))
+    return min(classes, MOST_SHOWN // each), each
+
+
+def columns(images_per_class: int) -> int:
+    """Columns of a run's pictures: a row a class, or ten classes in a row."""
+    return images_per_class if images_per_class > 1 else 10
+
+
+def write_grid(folder: Path, pixels: Tensor) -> None:
+    """A run's `grid.png` of uint8 pixels [classes, images per class, channels, H, W], those that are `shown`."""
+    write_image(folder / "grid.png", grid(pixels.flatten(0, 1), columns(pixels.shape[1])))
+
+
+def write_frame(folder: Path, iteration: int, pixels: Tensor) -> None:
+    """`evolution/<iteration>.png` of a run: the images of `grid.png` side by side, in their own size."""
+    sheet = grid(pixels.flatten(0, 1), columns(pixels.shape[1]), scale=1, gap=0)
+    write_image(folder / "evolution" / f"{iteration:06d}.png", sheet)
+
+
+def frames(folder: Path) -> dict[int, Path]:
+    """The pictures of a run's evolution by iteration, in order."""
+    return {int(path.stem): path for path in sorted((folder / "evolution").glob("[0-9]*.png"))}
+
+
+def write_animation(folder: Path) -> None:
+    """A run's `evolution.gif` of its frames, each with its iteration below it."""
+    pages = []
+    for iteration, path in frames(folder).items():
+        with Image.open(path) as sheet:
+            scale = max(1, 400 // sheet.width)
+            page = Image.new("RGB", (sheet.width * scale, sheet.height * scale + 16), "white")
+            page.paste(sheet.resize((sheet.width * scale, sheet.height * scale), Image.Resampling.NEAREST))
+        ImageDraw.Draw(page).text((4, page.height - 13), f"iteration {iteration}", fill="black")
+        pages.append(page)
+    seconds = [SECONDS_A_FRAME] * (len(pages) - 1) + [LAST_FRAME]
+    buffer = io.BytesIO()
+    first, *others = pages
+    first.save(
+        buffer, "GIF", save_all=True, append_images=others, duration=[round(1000 * each) for each in seconds], loop=0
+    )
+    write_bytes(folder / "evolution.gif", buffer.getvalue())
 
 
 def curves(path: Path, lines: Mapping[str, Sequence[tuple[float, float]]], x: str, y: str) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ld3m import checkpoints, devices, distill, learnt, parallel, priors, run
+from ld3m import checkpoints, devices, distill, learnt, parallel, pictures, priors, run
 from ld3m.flat import FlatNetwork
 from ld3m.objectives import draws
 from ld3m.outline import ImageOutline, Outline
@@ -186,17 +186,23 @@ def _measure(bench: Bench, embeddings: torch.Tensor, start: Seconds) -> Basis:
     parts, sample = timed(bench)
     with tempfile.TemporaryDirectory() as folder:
         elsewhere = recipe.model_copy(update={"output": folder})
-        size = (len(few), recipe.distill.images_per_class, recipe.data.channels, *(recipe.data.resolution,) * 2)
-        pixels = torch.rand(size)
+        size = (recipe.distill.images_per_class, recipe.data.channels, *(recipe.data.resolution,) * 2)
+        pixels = torch.randint(256, size, dtype=torch.uint8)
         accelerator = parallel.start()
         clock = _now()
         checkpoints.save(elsewhere, 0, dict(zip(few, states, strict=True)), {}, accelerator)
-        run.write_grid(Path(folder), pixels)
         parts["checkpoints"] = (_now() - clock) / len(few) * len(images.classes) / recipe.distill.checkpoint_every
+        classes, each = pictures.shown(len(images.classes), len(pixels))
         clock = _now()
-        z, c = (torch.stack([state[name].cpu() for state in states]) for name in ("z", "c"))
-        run.write_result(elsewhere, [images.classes[label] for label in few], z, c, pixels, 0, {})
-        end = parts["render"] + (_now() - clock) / len(few) * len(images.classes)
+        pictures.write_grid(Path(folder), pixels[:each].expand(classes, -1, -1, -1, -1))
+        pictures.write_frame(Path(folder), 0, pixels[:each].expand(classes, -1, -1, -1, -1))
+        parts["pictures"] = (_now() - clock) * recipe.distill.pictures / max(1, recipe.distill.iterations)
+        clock = _now()
+        names = [images.classes[label] for label in few]
+        for name in names:
+            run.write_images(Path(folder), name, pixels)
+        run.write_result(elsewhere, names, states, 0, {})
+        end = parts["render"] + (_now() - clock) / len(few) * len(bench.own)
     if device.type == "cuda":
         free, available = torch.cuda.mem_get_info(device)
         peak = available - free - torch.cuda.memory_reserved(device) + torch.cuda.max_memory_reserved(device)
@@ -231,12 +237,12 @@ def _memory(shapes: Shapes, counts: Counts, weights: int, basis: Basis, real: Se
     `real` are the numbers of real images of all classes.
     """
     here = basis.processor == "CPU"
-    parts, moment = shapes.memory(counts, grid=here or shapes.processes > 1)
+    parts, moment = shapes.memory(counts)
     parts = {"weights of the prior": float(weights), **parts}
     if (sample := basis.sample) is None:
         slack = devices.SLACK * (parts[moment] + parts["graphs kept"])
         return parts | {"CUDA and its allocator, assumed": devices.RESERVED + slack}
-    other = basis.peak - weights - sum(shapes.memory(counts, grid=False, sample=sample)[0].values())
+    other = basis.peak - weights - sum(shapes.memory(counts, sample)[0].values())
     if not here:
         return parts | {"CUDA and its allocator": max(0.0, other)}
     own = real[:: shapes.processes]
@@ -322,7 +328,6 @@ def table(plan: Plan) -> str:
         ),
         ("", f"{plan.peak / gib:12,.3f}  together, of {plan.available / gib:,.1f}"),
         ("sent", f"{plan.communication['images of all classes'] / 1e6:12,.1f}  MB an iteration, images of all classes"),
-        ("", f"{plan.communication['grid.png'] / 1e6:12,.1f}  MB an iteration, for grid.png at checkpoints"),
         ("read", f"{plan.real_bytes / 1e6:12,.1f}  MB an iteration, real images"),
         *([("disk", f"{plan.experts_bytes / 1e9:12,.1f}  GB for the experts")] if plan.experts_bytes else []),
         *(("warning", warning) for warning in plan.warnings),

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ld3m import classifier as classifiers
 from ld3m import data
 from ld3m.files import write_image
-from ld3m.pictures import grid
+from ld3m.pictures import grid, to_bytes
 from ld3m.prior_recipe import PriorRecipe
 from ld3m.priors import Prior
 from ld3m.randomness import generator
@@ -48,13 +48,15 @@ def evaluate_prior(
         },
         "samples": {"count": settings.samples, "steps": settings.steps, "share in the intended class": {}},
     }
-    write_image(training / "reconstructions.png", grid(torch.cat([pixels[::97][:20], rebuilt[::97][:20]]), columns=20))
+    write_image(
+        training / "reconstructions.png", grid(to_bytes(torch.cat([pixels[::97][:20], rebuilt[::97][:20]])), columns=20)
+    )
     for scale in settings.guidance:
         sampled, labels = sample(prior, images.classes, settings.samples, settings.steps, scale, recipe.seed)
         share = _share_right(classifier, images, sampled, labels, device)
         result["samples"]["share in the intended class"][f"guidance {scale:g}"] = share
         order = labels.sort(stable=True).indices.view(len(images.classes), -1)[:, :10].flatten()
-        write_image(training / f"samples-guidance-{scale:g}.png", grid(sampled[order], columns=10))
+        write_image(training / f"samples-guidance-{scale:g}.png", grid(to_bytes(sampled[order]), columns=10))
     return result
 
 

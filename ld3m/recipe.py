@@ -276,6 +276,8 @@ class DistillRecipe(Section):
     """Real images per class and iteration."""
     checkpoint_every: int = Field(100, ge=1)
     log_every: int = Field(1, ge=1)
+    pictures: int = Field(20, ge=0)
+    """Pictures of the images on their way, at most, for evolution.gif and the report."""
     dm: DmRecipe = DmRecipe()
     dc: DcRecipe = DcRecipe()
     mtt: MttRecipe = MttRecipe()

@@ -136,7 +136,7 @@ def digest(recipe: Recipe | PriorRecipe) -> str:
             "experts": {"folder", "together"},
             "data": {"root", "workers"},
             "prior": {"micro_batch", "keep_graph_steps"},
-            "distill": {"iterations", "checkpoint_every", "log_every"},
+            "distill": {"iterations", "checkpoint_every", "log_every", "pictures"},
         },
     )
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -17,10 +17,17 @@ from torch import Tensor
 
 from ld3m import checkpoints
 from ld3m.errors import UserError
-from ld3m.files import append_line, write_bytes, write_folder, write_image, write_json, write_tensors, write_text
-from ld3m.pictures import grid, to_image
+from ld3m.files import append_line, write_bytes, write_folder, write_json, write_tensors, write_text
+from ld3m.pictures import to_image
 from ld3m.recipe import Recipe
 from ld3m.recipe_file import digest, load, to_yaml
+
+RESULTS = (
+    "latents.safetensors", "metrics.jsonl", "grid.png", "evolution.gif", "evaluation.json", "prior.json", "report.html",
+)  # fmt: skip
+"""Files of a run folder that a new run replaces."""
+NEW_IMAGES = ".images"
+"""Where the processes of a run write its images, until all are there."""
 
 
 def claim(recipe: Recipe, resume: bool, start: Path | None = None) -> None:
@@ -44,9 +51,9 @@ def claim(recipe: Recipe, resume: bool, start: Path | None = None) -> None:
         raise UserError(f"output: {folder} is not empty and not a run; give another folder with --output")
     if (folder / "recipe.yaml").is_file():
         if not resume:
-            for name in ("checkpoints", "images", "evaluating"):
+            for name in ("checkpoints", "images", NEW_IMAGES, "evaluating", "evolution"):
                 shutil.rmtree(folder / name, ignore_errors=True)
-            for name in ("latents.safetensors", "metrics.jsonl", "grid.png", "evaluation.json", "prior.json"):
+            for name in RESULTS:
                 (folder / name).unlink(missing_ok=True)
         elif keys := _differences(folder / "recipe.yaml", recipe):
             raise UserError(
@@ -160,43 +167,42 @@ def append_metrics(folder: Path, row: dict[str, Any]) -> None:
 # --- results -----------------------------------------------------------------------------------------------
 
 
-def write_grid(folder: Path, pixels: Tensor) -> None:
-    """`grid.png` of pixels [classes, images per class, channels, H, W] in [0, 1]."""
-    columns = 10 if pixels.shape[1] == 1 else pixels.shape[1]
-    write_image(folder / "grid.png", grid(pixels.flatten(0, 1), columns=min(columns, 10)))
+def begin_images(folder: Path) -> None:
+    """Removes what a process that was killed has left of the images; call it on one process before `write_images`."""
+    shutil.rmtree(folder / NEW_IMAGES, ignore_errors=True)
+
+
+def write_images(folder: Path, name: str, pixels: Tensor) -> None:
+    """Writes the images of one class, uint8 [n, channels, H, W], where `write_result` looks for them."""
+
+    def fill(target: Path) -> None:
+        for index, image in enumerate(pixels):
+            to_image(image).save(target / f"{index}.png")
+
+    write_folder(folder / NEW_IMAGES / name, fill)
 
 
 def write_result(
     recipe: Recipe,
     classes: Sequence[str],
-    z: Tensor,
-    c: Tensor,
-    pixels: Tensor,
+    states: Sequence[dict[str, Tensor]],
     noise_iteration: int,
     learnt: dict[str, float],
 ) -> None:
-    """Writes images and grid, then the latents, whose presence says that the run is finished.
+    """Puts the images of all classes in their place, then the latents, whose presence says that the run is finished.
 
     Args:
-        z, c: [classes, images per class, …] float32.
-        pixels: [classes, images per class, channels, H, W] in [0, 1], what they render to.
+        recipe: of the run.
+        classes: their names.
+        states: of each class, as its checkpoint holds them.
         noise_iteration: keys the noise of the rendered images.
         learnt: numbers that the objective learnt beside the latents.
     """
     folder = recipe.folder
-
-    def fill(target: Path) -> None:
-        for name, images in zip(classes, pixels, strict=True):
-            (target / name).mkdir()
-            for index, image in enumerate(images):
-                to_image(image).save(target / name / f"{index}.png")
-
     for name in ("latents.safetensors", "evaluation.json"):  # what goes with the images always agrees with them
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / "images", ignore_errors=True)
-    write_folder(folder / "images", fill)
-    write_grid(folder, pixels)
-    labels = torch.arange(len(classes)).repeat_interleave(pixels.shape[1])
+    (folder / NEW_IMAGES).rename(folder / "images")
     metadata = {
         "format": checkpoints.FORMAT,
         "iteration": str(recipe.distill.iterations),
@@ -207,8 +213,9 @@ def write_result(
         "seed": str(recipe.seed),
         "learnt": json.dumps(learnt),
     }
-    tensors = {"z": z.flatten(0, 1).float(), "c": c.flatten(0, 1).float(), "labels": labels}
-    write_tensors(folder / "latents.safetensors", tensors, metadata)
+    z, c = (torch.cat([state[name] for state in states]).float() for name in ("z", "c"))
+    labels = torch.arange(len(classes)).repeat_interleave(recipe.distill.images_per_class)
+    write_tensors(folder / "latents.safetensors", {"z": z, "c": c, "labels": labels}, metadata)
 
 
 def iterations_done(folder: Path) -> int | None:

@@ -112,14 +112,13 @@ class Shapes:
         settings = self.recipe.distill
         pictures = self.everyone * self.image_bytes if self.processes > 1 else 0
         share = {"mtt": 1.0, "dc": (settings.dc.outer - 1) / settings.dc.outer}.get(settings.objective, 0.0)
-        return {"images of all classes": share * pictures, "grid.png": pictures / settings.checkpoint_every}
+        return {"images of all classes": share * pictures}
 
-    def memory(self, counts: Counts, grid: bool, sample: Sample | None = None) -> tuple[dict[str, float], str]:
+    def memory(self, counts: Counts, sample: Sample | None = None) -> tuple[dict[str, float], str]:
         """Bytes by part at the worst moment, but for weights, and which part it is that comes and goes then.
 
         Args:
             counts: of this recipe, or of one with larger micro-batches or parts.
-            grid: whether a grid of all images is put together in this memory.
             sample: what was run instead of an iteration, where that is what took the memory.
         """
         settings, steps = self.recipe.distill, self.recipe.prior.steps
@@ -140,7 +139,6 @@ class Shapes:
             "a denoiser step": share * (step.peak if self.again else step.peak - step.graph),
             "the decoder": share * (decoder.peak - (decoder.graph if self.kept else 0)),
             "the objective": objective,
-            "gathering the grid": 2 * everyone if grid else 0,
         }
         most = max(moments, key=lambda name: moments[name])
         latent = FLOAT * math.prod(self.latent)

@@ -18,6 +18,7 @@ from conftest import CLASSES, Outcome, command, distilled, latents
 from PIL import Image
 
 from ld3m.errors import UserError
+from ld3m.pictures import shown
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,26 @@ def test_run_folder_holds_what_it_promises(finished: Path) -> None:
     assert [row["iteration"] for row in rows] == list(range(30))
     assert all(row["grad_z"] > 0 and row["grad_c"] > 0 for row in rows)
     assert set(rows[0]["seconds"]) == {"render", "objective", "pull_back"}
-    assert Image.open(finished / "grid.png").width > 0
+
+
+def test_pictures_show_the_images_on_their_way(finished: Path) -> None:
+    frames = sorted(finished.glob("evolution/*.png"))
+    assert [int(path.stem) for path in frames] == [*range(0, 30, 2), 30]  # 20 pictures at most, and the result
+    sheets = [np.asarray(Image.open(path)) for path in frames]
+    images = [np.asarray(Image.open(finished / "images" / name / f"{i}.png")) for name in CLASSES for i in range(2)]
+    assert np.array_equal(sheets[-1], np.vstack([np.hstack(images[place : place + 2]) for place in (0, 2, 4)]))
+    assert not np.array_equal(sheets[0], sheets[-1])
+    assert Image.open(finished / "grid.png").size == (2 * (2 * 18 - 2), 2 * (3 * 18 - 2))
+    with Image.open(finished / "evolution.gif") as animation:
+        assert animation.n_frames == len(frames)
+
+
+@pytest.mark.parametrize(
+    ("classes", "each", "seen"),
+    [(10, 1, (10, 1)), (10, 50, (10, 10)), (3, 2, (3, 2)), (100, 10, (100, 1)), (1000, 50, (100, 1)), (37, 7, (37, 2))],
+)
+def test_pictures_show_a_hundred_images_at_most(classes: int, each: int, seen: tuple[int, int]) -> None:
+    assert shown(classes, each) == seen
 
 
 def test_images_are_what_the_latents_render_to(finished: Path, prior_folder: Path) -> None:
