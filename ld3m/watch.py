@@ -9,6 +9,7 @@ import socket
 import sys
 import threading
 import time
+from contextlib import suppress
 from types import TracebackType
 
 import torch.distributed as dist
@@ -54,7 +55,8 @@ class Watch:
             self._accuse(f"process {self.rank} of {self.processes} on {socket.gethostname()} failed: {reason}")
             time.sleep(2 * INTERVAL)  # process 0 takes the store with it: let the others read
         else:
-            self.store.set(f"done-{self.rank}", "")
+            with suppress(dist.DistError):  # process 0 may have ended before, and the store with it
+                self.store.set(f"done-{self.rank}", "")
         self.ended.set()
         self.thread.join()
 
