@@ -101,13 +101,27 @@ def test_more_processes_than_classes(recipe_file: Path, tmp_path: Path) -> None:
     assert torch.equal(latents(tmp_path / "2")["z"], latents(tmp_path / "1")["z"])
 
 
-def test_evaluation_on_two_processes_is_that_of_one(recipe_file: Path, tmp_path: Path) -> None:
+def test_evaluation_on_any_number_of_processes_is_that_of_one(recipe_file: Path, tmp_path: Path) -> None:
+    """Four networks: a process each at most, and one of three has two."""
     run(1, "distill", recipe_file, "-o", tmp_path / "1")
-    shutil.copytree(tmp_path / "1", tmp_path / "2")
-    for count in (1, 2):
+    for count in (2, 3, 4):
+        shutil.copytree(tmp_path / "1", tmp_path / str(count))
+    for count in (1, 2, 3, 4):
         run(count, "evaluate", tmp_path / str(count), "--against", "random")
-    one, two = (json.loads((tmp_path / str(count) / "evaluation.json").read_text()) for count in (1, 2))
-    assert one["results"] == two["results"]
+    found = [json.loads((tmp_path / str(count) / "evaluation.json").read_text())["results"] for count in (1, 2, 3, 4)]
+    assert len(found[0]) == 2
+    assert found == [found[0]] * 4
+
+
+def test_experts_of_any_number_of_processes_are_those_of_one(recipe_file: Path, tmp_path: Path) -> None:
+    """Three experts: on four processes one has none."""
+    for count in (1, 2, 3, 4):
+        settings = ("experts.count=3", "experts.epochs=4", f"experts.folder={tmp_path / str(count)}")
+        run(count, "experts", recipe_file, "distill.objective=mtt", *settings)
+    alone = {path.name: path.read_bytes() for path in (tmp_path / "1").glob("*.safetensors")}
+    assert len(alone) == 3
+    for count in (2, 3, 4):
+        assert {path.name: path.read_bytes() for path in (tmp_path / str(count)).glob("*.safetensors")} == alone
 
 
 # --- killed ------------------------------------------------------------------------------------------------
