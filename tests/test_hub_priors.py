@@ -1,73 +1,18 @@
 """Priors of the Hub: the real client, asked for by the command line, against a server of this process."""
 
-import hashlib
 import json
-import os
 import re
 import subprocess
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 
 import pytest
 import safetensors.torch
 import torch
 from conftest import command, distilled, latents, make_prior
+from hub_server import Hub, Repository, serving, sha
 
 from ld3m.priors.folder import read_files
-
-REVISION = "0123456789abcdef0123456789abcdef01234567"
-
-
-class Hub(ThreadingHTTPServer):
-    """One model repository, me/prior, as the client asks for it: its tree, and its files."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(("127.0.0.1", 0), Answers)
-        self.files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-        self.sent: list[str] = []
-        self.url = f"http://127.0.0.1:{self.server_port}"
-
-
-class Answers(BaseHTTPRequestHandler):
-    server: Hub
-
-    def do_HEAD(self) -> None:
-        self.answer(with_body=False)
-
-    def do_GET(self) -> None:
-        self.answer(with_body=True)
-
-    def answer(self, with_body: bool) -> None:
-        path = self.path.partition("?")[0]
-        if path == f"/api/models/me/prior/tree/{REVISION}" or path == "/api/models/me/prior/tree/main":
-            tree = [
-                {"type": "file", "path": name, "size": file.stat().st_size, "oid": "0" * 40}
-                for name, file in self.server.files.items()
-            ]
-            self.send(json.dumps(tree).encode(), with_body)
-        elif path == "/api/models/me/prior/revision/main" or path == "/api/models/me/prior":
-            siblings = [{"rfilename": name} for name in self.server.files]
-            self.send(json.dumps({"id": "me/prior", "sha": REVISION, "siblings": siblings}).encode(), with_body)
-        elif found := re.fullmatch(rf"/me/prior/resolve/(?:main|{REVISION})/(.+)", path):
-            if with_body:
-                self.server.sent.append(found[1])
-            self.send(self.server.files[found[1]].read_bytes(), with_body)
-        else:
-            self.send_error(404)
-
-    def send(self, body: bytes, with_body: bool) -> None:
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("ETag", f'"{hashlib.sha1(body).hexdigest()}"')
-        self.send_header("X-Repo-Commit", REVISION)
-        self.end_headers()
-        if with_body:
-            self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
 
 
 @pytest.fixture
@@ -89,24 +34,20 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
         "unet/diffusion_flax_model.msgpack",
     ):
         (folder / name).write_bytes(b"not read")
-    server = Hub(folder)
-    Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
+    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with serving() as server:
+        server.repositories["model", "me/prior"] = Repository(branches={"main": [files]})
+        yield server
 
 
 def run(hub: Hub, folder: Path, *arguments: object, offline: bool = False) -> subprocess.CompletedProcess[str]:
-    environment = {
-        "HF_HUB_OFFLINE": str(int(offline)),
-        "HF_ENDPOINT": hub.url,
-        "HF_HOME": str(folder / "hf"),
-        "HF_HUB_DISABLE_XET": "1",
-        "NO_PROXY": "127.0.0.1",
-    }
-    return subprocess.run(
-        command(*arguments), cwd=folder, env=os.environ | environment, capture_output=True, text=True, timeout=300
-    )
+    environment = hub.environment(folder) | {"HF_HUB_OFFLINE": str(int(offline))}
+    return subprocess.run(command(*arguments), cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def sent(hub: Hub) -> set[str]:
+    """The files that were asked for."""
+    return {request.partition("/resolve/")[2].partition("/")[2] for request in hub.asked("^GET .*/resolve/")}
 
 
 def test_only_what_is_read_is_fetched_and_then_no_network_is_needed(
@@ -115,21 +56,21 @@ def test_only_what_is_read_is_fetched_and_then_no_network_is_needed(
     recipe = ("distill", recipe_file, "prior.source=hub:me/prior", "-o", "run")
     told = run(hub, tmp_path, *recipe, "--dry-run")
     assert told.returncode == 0, told.stderr
-    assert hub.sent == []
+    assert sent(hub) == set()
     local = run(hub, tmp_path, "distill", recipe_file, f"prior.source={prior_folder}", "--dry-run")
     megabytes = [float(re.search(r"parameters, ([\d.]+) MB", text)[1]) for text in (told.stdout, local.stdout)]  # type: ignore[index]
     assert megabytes[0] == pytest.approx(megabytes[1], rel=0.1)  # headers count as numbers on the Hub
 
     assert (first := run(hub, tmp_path, *recipe, "distill.iterations=1")).returncode == 0, first.stderr
     unet, vqvae = "unet/diffusion_pytorch_model.safetensors", "vqvae/diffusion_pytorch_model.bin"
-    assert {name for name in hub.sent if name.endswith((".bin", ".safetensors"))} == {
+    assert {name for name in sent(hub) if name.endswith((".bin", ".safetensors"))} == {
         unet,
         vqvae,
         "class_embedder/model.safetensors",
     }
-    assert not {name for name in hub.sent if name.startswith(("all", "safety_checker"))}
+    assert not {name for name in sent(hub) if name.startswith(("all", "safety_checker"))}
     noted = json.loads((tmp_path / "run" / "prior.json").read_text())
-    assert (noted["revision"], noted["licence"]) == (REVISION, "openrail")
+    assert (noted["revision"], noted["licence"]) == (sha([hub.files("me/prior", "model")]), "openrail")
     assert (second := run(hub, tmp_path, *recipe, offline=True)).returncode == 0, second.stderr
     here = distilled(recipe_file, tmp_path / "here")
     assert torch.equal(latents(tmp_path / "run")["z"], latents(here)["z"])
