@@ -77,6 +77,12 @@ def _memory(recipe: "Recipe") -> str:
     return f"# The prior: {parameters / 1e6:,.2f} M parameters, {size / 1e6:,.2f} MB on each process"
 
 
+def _names_and_overrides(arguments: list[str] | None) -> tuple[list[str], list[str]]:
+    """Which of RUN KEY=VALUE are which; a path may have a = too."""
+    names = [argument for argument in arguments or [] if "=" not in argument or Path(argument).exists()]
+    return names, [argument for argument in arguments or [] if argument not in names]
+
+
 @app.command()
 def distill(
     recipe: RecipeArgument,
@@ -154,7 +160,15 @@ def evaluate(
         list[str] | None,
         typer.Argument(
             metavar="RUN KEY=VALUE",
-            help="A finished run, by default the newest below runs/; overrides, such as evaluate.epochs=300.",
+            help="A distilled set: a finished run, by default the newest below runs/; USER/NAME of the Hub; a folder "
+            "of images by class; a .pt file. Overrides, such as evaluate.epochs=300.",
+        ),
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RECIPE",
+            help="Whose data and protocol to measure by; what has no recipe of its own needs one.",
         ),
     ] = None,
     arch: Annotated[
@@ -168,7 +182,8 @@ def evaluate(
         str,
         typer.Option(
             metavar="NAME,…",
-            help="Baselines of as many real images, trained on alike: random, herding, k-center, easy, hard.",
+            help="Baselines of as many real images, trained on alike: random, herding, k-center, easy, hard; full is "
+            "all of them.",
         ),
     ] = "",
     seeds: Annotated[int | None, typer.Option(help="Networks of each kind; by default the recipe's.")] = None,
@@ -182,20 +197,22 @@ def evaluate(
     Adds them, and how the networks were trained, to the run's evaluation.json.
 
     Interrupted, the same command goes on with the network it was at.
-    """
-    from ld3m import run
 
-    names = [argument for argument in arguments or [] if "=" not in argument or Path(argument).is_dir()]
-    overrides = [argument for argument in arguments or [] if argument not in names]
-    folder = run.find(names)
+    Anybody's set by the same protocol: ld3m evaluate user/name, or: ld3m evaluate images_best.pt --recipe fashion-mnist
+    """
+    names, overrides = _names_and_overrides(arguments)
     if arch is not None:
         overrides.append(f"evaluate.arch=[{arch}]")
     if seeds is not None:
         overrides.append(f"evaluate.seeds={seeds}")
-    recipe = run.load_recipe(folder, overrides)
+    from ld3m import imports, run
     from ld3m.evaluate import evaluate, table
+    from ld3m.recipe import Recipe
+    from ld3m.recipe_file import load
 
-    report, is_main = evaluate(folder, recipe, [name for name in against.split(",") if name], split)
+    folder = imports.find(names, recipe, overrides)
+    measured_by = load(Recipe, recipe, overrides) if recipe else run.load_recipe(folder, overrides)
+    report, is_main = evaluate(folder, measured_by, [name for name in against.split(",") if name], split)
     if is_main:
         typer.echo(json.dumps(report, indent=2) if as_json else table(report))
 
@@ -263,3 +280,69 @@ def convert_prior(
     typer.echo(
         f"{out}: {report['kind']}, {report['tensors used']} tensors, {left_out} left out as provenance.json says"
     )
+
+
+@app.command()
+def render(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="RUN KEY=VALUE",
+            help="A finished run, by default the newest below runs/, or USER/NAME of the Hub; overrides, such as "
+            "prior.source=priors/other.",
+        ),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="DDIM steps; 0 for the autoencoder alone.")] = None,
+    skip: Annotated[str | None, typer.Option(help="paper, reference or none.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Classifier-free guidance scale.")] = None,
+    output: Output = None,
+) -> None:
+    """Render the latents of a run otherwise, for example: ld3m render runs/quickstart --steps 50 --skip none
+
+    Writes images/ and grid.png, by default to RUN/rendered/, which ld3m evaluate takes.
+    """
+    names, overrides = _names_and_overrides(arguments)
+    for key, value in (("steps", steps), ("skip", skip), ("guidance", guidance)):
+        if value is not None:
+            overrides.append(f"prior.{key}={value}")
+    from ld3m import imports, run
+    from ld3m.rendering import render_again
+
+    folder = imports.find(names)
+    render_again(folder, run.load_recipe(folder, overrides), Path(output) if output else None)
+
+
+@app.command("push-to-hub")
+def push_to_hub(
+    name: Annotated[
+        str | None, typer.Argument(metavar="RUN", help="A finished run, by default the newest below runs/.")
+    ] = None,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            metavar="USER/NAME",
+            help="The data set; by default the recipe's hub.repo_id, else <login>/ld3m-<run's name>.",
+        ),
+    ] = None,
+    private: Annotated[
+        bool, typer.Option("--private", help="Only for your eyes, if the data set is made now.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Write what would go to RUN/hub/, and ask nothing of the Hub.")
+    ] = False,
+    revision: Annotated[str | None, typer.Option(metavar="BRANCH", help="A branch, made where there is none.")] = None,
+    create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead.")] = False,
+    token: Annotated[
+        str | None,
+        typer.Option(help="Better in HF_TOKEN, or by hf auth login: others on this machine see command lines."),
+    ] = None,
+) -> None:
+    """Publish a run as a data set of the Hugging Face Hub: images, latents, recipe, figures, card.
+
+    Again, it updates what has changed and sends nothing else. Runs with other numbers of images per class or
+    resolutions become configs beside it.
+    """
+    from ld3m import hub, imports
+
+    folder = imports.find([name] if name else [])
+    hub.push(folder, hub.Destination(to, private, revision, create_pr, token), dry_run)

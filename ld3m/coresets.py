@@ -125,13 +125,15 @@ class Coreset(ImageSet):
         """Indices int64 [at most count] into the kept training images of a class.
 
         Args:
-            name: "random", or one of `SELECTIONS` if the set was opened for it.
+            name: "random", "full" for all, or one of `SELECTIONS` if the set was opened for it.
             label: the class.
             count: how many; all where there are not as many.
             draws: decides "random"; the others draw nothing.
         """
         if name == "random":
             return torch.randperm(self.counts["train"][label], generator=draws)[:count]
+        if name == "full":
+            return torch.arange(self.counts["train"][label])
         measure, selection = SELECTIONS[name]
         assert self.scores, f"the set was not opened for {name}"
         with safetensors.safe_open(self.scores / f"{label}.safetensors", "pt") as file:

@@ -95,8 +95,8 @@ class Rows:
 
 
 def to_pixels(images: Tensor) -> Tensor:
-    """uint8 images to float32 pixels in [0, 1]."""
-    return images.float() / 255
+    """uint8 images to float32 pixels in [0, 1]; those that are so already stay as they are."""
+    return images if images.is_floating_point() else images.float() / 255
 
 
 def to_signed(images: Tensor) -> Tensor:

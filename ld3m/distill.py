@@ -19,7 +19,7 @@ from ld3m.errors import UserError
 from ld3m.learnt import Learnt, draw_noise, initial
 from ld3m.objectives import Objective
 from ld3m.priors import Prior
-from ld3m.recipe import NetworkRecipe, Recipe
+from ld3m.recipe import STARTS, NetworkRecipe, Recipe
 from ld3m.sampler import PullBack, Schedule, render
 
 
@@ -155,7 +155,7 @@ def _check(recipe: Recipe, images: data.ImageSet, prior: Prior) -> None:
         )
     found = min(images.counts["train"])
     fewest = coresets.kept_count(recipe.data, found)
-    if recipe.distill.init != "noise" and fewest < count:
+    if recipe.distill.init in STARTS and recipe.distill.init != "noise" and fewest < count:
         name = images.classes[images.counts["train"].index(found)]
         kept = f" ({found} before data.keep={recipe.data.keep:g})" if fewest < found else ""
         raise UserError(
@@ -238,7 +238,7 @@ def _finish(job: Job, learnt: Learnt) -> None:
 
     Each process writes its own images, and the first makes the latents of the last checkpoint.
     """
-    recipe, classes = job.recipe, job.images.classes
+    recipe, classes = job.recipe, dict(zip(job.images.classes, job.images.ids, strict=True))
     last = recipe.distill.iterations
     if not last:
         _save(job, learnt, last)
@@ -248,7 +248,7 @@ def _finish(job: Job, learnt: Learnt) -> None:
         run.begin_images(recipe.folder)
     job.accelerator.wait_for_everyone()
     for label, images in zip(job.own, job.by_class(pixels), strict=True):
-        run.write_images(recipe.folder, classes[label], pictures.to_bytes(images))
+        run.write_images(recipe.folder, job.images.classes[label], pictures.to_bytes(images))
     _draw(job, pixels, last)
     job.accelerator.wait_for_everyone()
     if job.accelerator.is_main_process:

@@ -27,8 +27,8 @@ from ld3m.training import train_epoch
 LEARNING_RATE = 1e-3
 LEARNING_RATES = {"vgg11": 1e-4}
 """The protocol's rate, and the rates of architectures that have another."""
-BASELINES = ("random", *coresets.SELECTIONS)
-"""What `--against` compares with: as many real images of each class, taken from all training images."""
+BASELINES = ("random", *coresets.SELECTIONS, "full")
+"""What `--against` compares with: as many real images of each class, taken from all training images, or all of them."""
 TEST_CHUNK = 100
 """Images tested at a time; larger activations are slower on CPUs, where each is mapped and unmapped anew."""
 
@@ -110,7 +110,10 @@ def evaluate(
         for trained_on in ("distilled", *against)
         for arch in archs
     ]
-    rows = [_row(result, settings, split, len(distilled[0]), sum(images.counts[split])) for result in results]
+    sizes = {
+        name: sum(images.counts["train"]) if name == "full" else len(distilled[0]) for name in ("distilled", *against)
+    }
+    rows = [_row(result, settings, split, sizes[result.trained_on], sum(images.counts[split])) for result in results]
     for row in rows:
         if row["trained_on"] in coresets.SELECTIONS:
             row["scorer"] = recipe.data.scorer.model_dump()
@@ -120,7 +123,11 @@ def evaluate(
         same = ("trained_on", "arch", "split")
         fresh = {tuple(row[key] for key in same) for row in rows}
         rows = [row for row in earlier if tuple(row[key] for key in same) not in fresh] + rows
-    report = {"results": rows, "cross_architecture": cross_architecture(rows, recipe.network.arch)}
+    report = {
+        "results": rows,
+        "cross_architecture": cross_architecture(rows, recipe.network.arch),
+        "normalisation": {"mean": images.mean.tolist(), "std": images.std.tolist()},
+    }
     if main:
         write_json(path, {"run": recipe.name, **report})
     accelerator.wait_for_everyone()
@@ -286,7 +293,7 @@ def train(
 
     Args:
         arch: as `networks.build` takes it.
-        pixels: uint8 [N, channels, H, W].
+        pixels: uint8, or float32 in units of [0, 1], [N, channels, H, W].
         labels: int64 [N].
         images: the set they stand for, which normalises them.
         recipe: its `evaluate` section counts; a ConvNet is the literature's, whatever the set was matched in.

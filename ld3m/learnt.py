@@ -1,18 +1,21 @@
 """What is learnt: latents Z and conditioning c of this process's images, their start, their noise, their step."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ld3m import data
+from ld3m import data, hub, run
 from ld3m.coresets import Coreset
+from ld3m.errors import UserError
 from ld3m.kmeans import kmeans
 from ld3m.priors import Prior
 from ld3m.randomness import generator
-from ld3m.recipe import DistillRecipe, Recipe
+from ld3m.recipe import STARTS, DistillRecipe, Recipe
 
 
 @dataclass
@@ -51,11 +54,14 @@ class Learnt:
 def initial(
     recipe: Recipe, images: Coreset, prior: Prior, embedding: Tensor, label: int, device: torch.device
 ) -> dict[str, Tensor]:
-    """The state of a class at the start: Z as `distill.init` says, c its embedding.
+    """The state of a class at the start: Z as `distill.init` says, c its embedding, or both as another run has them.
 
     "prototype" is what D4M samples from (Su et al., CVPR 2024, arXiv 2407.15138), without its conditioning on text.
     """
     init, count = recipe.distill.init, recipe.distill.images_per_class
+    if init not in STARTS:
+        z, c = (tensor.to(device) for tensor in _published(init, images.classes[label], count, prior))
+        return {"z": z, "c": c, "z_momentum": torch.zeros_like(z), "c_momentum": torch.zeros_like(c)}
     draws = generator(recipe.seed, "init", label)
     if init == "noise":
         z = torch.randn(count, *prior.latent_shape, generator=draws).to(device)
@@ -67,6 +73,33 @@ def initial(
         z = _encode(images.images("train", label)[chosen], prior, recipe.prior.micro_batch, device).to(device)
     c = embedding.expand(count, *prior.conditioning_shape).clone()
     return {"z": z, "c": c, "z_momentum": torch.zeros_like(z), "c_momentum": torch.zeros_like(c)}
+
+
+def _published(init: str, name: str, count: int, prior: Prior) -> tuple[Tensor, Tensor]:
+    """Z and c of the first images of a class in another run, which is here or on the Hub.
+
+    Raises:
+        UserError: where it has not as many images of the class, or latents of another prior.
+    """
+    folder = hub.fetch(init.removeprefix("hub:")) if init.startswith("hub:") else Path(init)
+    tensors, metadata = run.read_latents(folder)
+    classes = json.loads(metadata["classes"])
+    if name not in classes:
+        raise UserError(f"distill.init: {init} has no class {name!r}; its classes are {', '.join(classes[:20])}")
+    places = (tensors["labels"] == classes.index(name)).nonzero().flatten()[:count]
+    if len(places) < count:
+        raise UserError(
+            f"distill.images_per_class: {count}, but {init} has {len(places)} of class {name!r}; "
+            f"set distill.images_per_class={len(places)}"
+        )
+    z, c = tensors["z"][places], tensors["c"][places]
+    for what, found, wanted in (("Z", z, prior.latent_shape), ("c", c, prior.conditioning_shape)):
+        if tuple(found.shape[1:]) != tuple(wanted):
+            raise UserError(
+                f"distill.init: {init} has {what} of shape {list(found.shape[1:])}, not {list(wanted)} as this prior; "
+                "give the prior that it was made with"
+            )
+    return z, c
 
 
 def _encode(images: Tensor, prior: Prior, micro_batch: int, device: torch.device) -> Tensor:

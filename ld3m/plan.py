@@ -201,7 +201,7 @@ def _measure(bench: Bench, embeddings: torch.Tensor, start: Seconds) -> Basis:
         names = [images.classes[label] for label in few]
         for name in names:
             run.write_images(Path(folder), name, pixels)
-        run.write_result(elsewhere, names, states, 0, {})
+        run.write_result(elsewhere, dict(zip(names, few, strict=True)), states, 0, {})
         end = parts["render"] + (_now() - clock) / len(few) * len(bench.own)
     if device.type == "cuda":
         free, available = torch.cuda.mem_get_info(device)

@@ -78,6 +78,18 @@ def _existing_prior(source: str) -> str:
     )
 
 
+STARTS = ("real", "noise", "prototype", "herding", "k-center", "easy", "hard")
+"""What `distill.init` may be besides a finished run."""
+
+
+def _known_start(init: str) -> str:
+    if init in STARTS or init.startswith("hub:") or (Path(init) / "latents.safetensors").is_file():
+        return init
+    raise ValueError(
+        f"{init!r} is not right: give one of {', '.join(STARTS)}, the folder of a finished run, or hub:<id>"
+    )
+
+
 def _with_a_place(prompt: str) -> str:
     try:
         named = prompt.format("\0")
@@ -263,9 +275,10 @@ class DistillRecipe(Section):
     """The matching loss."""
     images_per_class: int = Field(1, ge=1)
     iterations: int = Field(1000, ge=0)
-    init: Literal["real", "noise", "prototype", "herding", "k-center", "easy", "hard"] = "real"
-    """Z starts as encodings of random real images of the class, as standard normal noise, as k-means centres of the
-    class's encodings, or as encodings of the images that the named selection takes."""
+    init: Annotated[str, AfterValidator(_known_start)] = "real"
+    """What Z starts as: encodings of random real images of the class (real), standard normal noise, k-means centres of
+    the class's encodings (prototype), encodings of the images that herding, k-center, easy or hard takes; or Z and c
+    of a finished run, its folder or `hub:<id>`."""
     learn: Literal["both", "latents", "conditioning"] = "both"
     lr_latents: float = Field(1.0, gt=0)
     """Left out: 1 for dm, 0.1 for dc, 1000 for mtt."""
@@ -354,7 +367,10 @@ class HubRecipe(Section):
     """Where `ld3m push-to-hub` sends the result."""
 
     repo_id: str | None = None
+    """`user/name`; left out: `ld3m-` and the name of the run, of whoever is logged in."""
     private: bool = False
+    licence: str | None = None
+    """Of the result, as the Hub names it, such as cc-by-4.0; left out: those of the real images and of the prior."""
 
 
 class Recipe(Section):

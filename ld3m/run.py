@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,10 @@ RESULTS = (
     "latents.safetensors", "metrics.jsonl", "grid.png", "evolution.gif", "evaluation.json", "prior.json", "report.html",
 )  # fmt: skip
 """Files of a run folder that a new run replaces."""
+IMPORTED = Path("imported")
+"""Where sets of others are put, in the layout of a run, in the working folder."""
+EXACT_PIXELS = "pixels.safetensors"
+"""Float images of a set that PNGs would round, in the order of the PNGs."""
 NEW_IMAGES = ".images"
 """Where the processes of a run write its images, until all are there."""
 
@@ -182,9 +187,15 @@ def write_images(folder: Path, name: str, pixels: Tensor) -> None:
     write_folder(folder / NEW_IMAGES / name, fill)
 
 
+def place_images(folder: Path) -> None:
+    """Puts the images that all processes have written in the place of those before."""
+    shutil.rmtree(folder / "images", ignore_errors=True)
+    (folder / NEW_IMAGES).rename(folder / "images")
+
+
 def write_result(
     recipe: Recipe,
-    classes: Sequence[str],
+    classes: Mapping[str, int],
     states: Sequence[dict[str, Tensor]],
     noise_iteration: int,
     learnt: dict[str, float],
@@ -193,7 +204,7 @@ def write_result(
 
     Args:
         recipe: of the run.
-        classes: their names.
+        classes: the place of each, by name, among all classes of the source.
         states: of each class, as its checkpoint holds them.
         noise_iteration: keys the noise of the rendered images.
         learnt: numbers that the objective learnt beside the latents.
@@ -201,17 +212,18 @@ def write_result(
     folder = recipe.folder
     for name in ("latents.safetensors", "evaluation.json"):  # what goes with the images always agrees with them
         (folder / name).unlink(missing_ok=True)
-    shutil.rmtree(folder / "images", ignore_errors=True)
-    (folder / NEW_IMAGES).rename(folder / "images")
+    place_images(folder)
     metadata = {
         "format": checkpoints.FORMAT,
         "iteration": str(recipe.distill.iterations),
         "recipe": digest(recipe),
-        "classes": json.dumps(list(classes)),
+        "classes": json.dumps(list(classes), ensure_ascii=False),
+        "class_ids": json.dumps(list(classes.values())),
         "noise": recipe.prior.noise,
         "noise_iteration": str(noise_iteration),
         "seed": str(recipe.seed),
         "learnt": json.dumps(learnt),
+        "versions": json.dumps({name: version(name) for name in ("ld3m", "torch", "diffusers", "accelerate")}),
     }
     z, c = (torch.cat([state[name] for state in states]).float() for name in ("z", "c"))
     labels = torch.arange(len(classes)).repeat_interleave(recipe.distill.images_per_class)
@@ -220,36 +232,35 @@ def write_result(
 
 def iterations_done(folder: Path) -> int | None:
     """How many iterations the finished run has, or None where none is finished."""
-    return int(_metadata(folder)["iteration"]) if (folder / "latents.safetensors").is_file() else None
+    return int(metadata(folder)["iteration"]) if (folder / "latents.safetensors").is_file() else None
 
 
 def learnt(folder: Path) -> dict[str, float]:
     """Numbers that a finished run's objective learnt beside the latents, such as the step size of "mtt"."""
-    return json.loads(_metadata(folder).get("learnt", "{}"))
+    return json.loads(metadata(folder).get("learnt", "{}")) if (folder / "latents.safetensors").is_file() else {}
 
 
-def _metadata(folder: Path) -> dict[str, str]:
+def metadata(folder: Path) -> dict[str, str]:
+    """What the latents of a finished run say about themselves."""
     with safetensors.safe_open(folder / "latents.safetensors", "pt") as file:
         return file.metadata()
 
 
-def find(names: list[str]) -> Path:
-    """A finished run's folder; without a name, the newest below runs/.
+def read_latents(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a finished run, `z`, `c` and `labels`, and what they say about themselves."""
+    return safetensors.torch.load_file(folder / "latents.safetensors"), metadata(folder)
+
+
+def newest() -> Path:
+    """The newest finished run below runs/.
 
     Raises:
-        UserError: where there is none, or several are named.
+        UserError: where there is none.
     """
-    if len(names) > 1:
-        raise UserError(f"RUN: give one run, not {len(names)}: {', '.join(names)}")
-    if not names:
-        finished = sorted(Path("runs").glob("*/latents.safetensors"), key=lambda path: path.stat().st_mtime)
-        if not finished:
-            raise UserError("RUN: there is no finished run below runs/; make one with ld3m distill quickstart")
-        return finished[-1].parent
-    folder = Path(names[0])
-    if not (folder / "latents.safetensors").is_file():
-        raise UserError(f"RUN: {folder} is not a finished run (it has no latents.safetensors)")
-    return folder
+    finished = sorted(Path("runs").glob("*/latents.safetensors"), key=lambda path: path.stat().st_mtime)
+    if not finished:
+        raise UserError("RUN: there is no finished run below runs/; make one with ld3m distill quickstart")
+    return finished[-1].parent
 
 
 def load_recipe(folder: Path, overrides: list[str]) -> Recipe:
@@ -258,11 +269,15 @@ def load_recipe(folder: Path, overrides: list[str]) -> Recipe:
 
 
 def load_images(folder: Path, classes: Sequence[str], channels: int, resolution: int) -> tuple[Tensor, Tensor]:
-    """The images of a run, uint8 [N, channels, H, W], and their labels, int64 [N].
+    """The images of a run and their labels, int64 [N].
+
+    They are uint8 [N, channels, H, W], or, of a set that has more than 8 bits, float32 in units of [0, 1].
 
     Raises:
         UserError: where a class has none, or one cannot be read or is of another size.
     """
+    if unknown := sorted({path.name for path in (folder / "images").iterdir()} - set(classes)):
+        raise UserError(f"RUN: {folder / 'images' / unknown[0]} is none of the recipe's classes: {', '.join(classes)}")
     images, labels = [], []
     for label, name in enumerate(classes):
         paths = sorted((folder / "images" / name).glob("*.png"), key=lambda path: int(path.stem))
@@ -275,8 +290,12 @@ def load_images(folder: Path, classes: Sequence[str], channels: int, resolution:
                 raise UserError(f"RUN: cannot read {path} ({error}); distil again with --no-resume") from None
             if pixels.shape[:2] != (resolution, resolution):
                 raise UserError(
-                    f"RUN: {path} has {pixels.shape[0]} rows and {pixels.shape[1]} columns, not {resolution}"
+                    f"RUN: {path} has {pixels.shape[0]} rows and {pixels.shape[1]} columns, not {resolution} as "
+                    f"data.resolution says"
                 )
             images.append(torch.from_numpy(pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)))
             labels.append(label)
-    return torch.stack(images), torch.tensor(labels)
+    stacked = torch.stack(images)
+    if (exact := folder / EXACT_PIXELS).is_file():
+        stacked = safetensors.torch.load_file(exact)["images"]
+    return stacked, torch.tensor(labels)

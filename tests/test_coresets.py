@@ -22,7 +22,7 @@ from ld3m.coresets import SELECTIONS, open_kept, score
 from ld3m.distill import Job, _render, _start, distill
 from ld3m.kmeans import kmeans
 from ld3m.randomness import generator
-from ld3m.recipe import DistilledDataRecipe, DistillRecipe, Recipe, SamplerRecipe
+from ld3m.recipe import STARTS, DistilledDataRecipe, Recipe, SamplerRecipe
 from ld3m.recipe_file import load
 
 CPU = torch.device("cpu")
@@ -94,8 +94,8 @@ def test_easy_and_hard_complement_each_other(losses: list[int], drawn: st.DataOb
 
 def test_the_recipe_knows_every_selection() -> None:
     assert set(get_args(DistilledDataRecipe.model_fields["keep_order"].annotation)) == {"random", *SELECTIONS}
-    assert set(get_args(DistillRecipe.model_fields["init"].annotation)) == {"real", "noise", "prototype", *SELECTIONS}
-    assert set(evaluate.BASELINES) == {"random", *SELECTIONS}
+    assert set(STARTS) == {"real", "noise", "prototype", *SELECTIONS}
+    assert set(evaluate.BASELINES) == {"random", "full", *SELECTIONS}
 
 
 # --- k-means -----------------------------------------------------------------------------------------------

@@ -119,7 +119,7 @@ OVERRIDE = re.compile(r" (?=[\w.]+=)")
         ("prior.skip=half", ("prior.skip: 'half' is not right", "'paper', 'reference' or 'none'")),
         ("prior.noise=pink", ("prior.noise: 'pink' is not right", "'fresh' or 'fixed'")),
         ("prior.dtype=float8", ("prior.dtype: 'float8' is not right", "'float32', 'bfloat16' or 'float16'")),
-        ("distill.init=fake", ("distill.init: 'fake' is not right", "'real', 'noise', 'prototype'")),
+        ("distill.init=fake", ("distill.init: 'fake' is not right", "real, noise, prototype")),
         ("distill.learn=nothing", ("distill.learn: 'nothing' is not right", "'both', 'latents' or 'conditioning'")),
         ("network.norm=spectral", ("network.norm: 'spectral' is not right", "'instance'")),
         ("data.keep_order=soft", ("data.keep_order: 'soft' is not right", "'easy', 'hard', 'random'")),
@@ -491,7 +491,10 @@ def test_an_output_means_what_it_says_whatever_yaml_makes_of_it(ld3m: Command, r
     [
         (["--arch", "lenet"], ("--arch: 'lenet' is not known", "convnet", "resnet18")),
         (["--arch", "convnet,vgg11"], ("data.resolution: 16", "vgg11", "32 or more")),
-        (["--against", "glister"], ("--against: 'glister' is not known", "random, easy, hard, herding, k-center")),
+        (
+            ["--against", "glister"],
+            ("--against: 'glister' is not known", "random, easy, hard, herding, k-center, full"),
+        ),
         (["--split", "validation"], ("--split", "'validation'", "data.validation_share")),
         (["--split", "holdout"], ("--split", "'holdout'", "train, test")),
         (["--seeds", "0"], ("evaluate.seeds: 0 is not right", "greater than or equal to 1")),

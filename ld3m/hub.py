@@ -1,0 +1,306 @@
+"""The Hugging Face Hub: a run becomes a data set there, in one commit, and comes back as a run."""
+
+import functools
+import io
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ld3m import card, run
+from ld3m.errors import UserError, one_line
+from ld3m.files import write_bytes, write_folder, write_text
+
+T = TypeVar("T")
+
+NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(:(?P<config>[\w.-]+))?(@(?P<revision>[\w./-]+))?")
+"""A data set of the Hub, one of its configs, and a branch, tag or commit: me/garments:ipc1-32px@main."""
+SHARD_BYTES = 500_000_000
+"""Images of one Parquet file, about."""
+COPIED = ("recipe.yaml", "prior.json", "evaluation.json", "metrics.jsonl", "grid.png")
+"""Files of a run that lie in the folder of its config as they are, where there are such."""
+WAITS = (1, 2, 4, 8, 16)
+"""Seconds before each further attempt, where the Hub does not ask for more."""
+TRANSIENT = (408, 409, 412, 425, 429, 500, 502, 503, 504)
+"""Answers after which another attempt may succeed; 409 and 412: another commit came between."""
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where and how a run is pushed."""
+
+    to: str | None = None
+    """`user/name`, or a name of one's own; None: the recipe's hub.repo_id, else `ld3m-` and the run's name."""
+    private: bool = False
+    """Of a data set that is made now."""
+    revision: str | None = None
+    """A branch, made where there is none."""
+    create_pr: bool = False
+    token: str | None = None
+
+
+# --- out ---------------------------------------------------------------------------------------------------
+
+
+def push(folder: Path, destination: Destination, dry_run: bool = False) -> None:
+    """Makes or updates a data set of the Hub: images, latents, recipe, figures and card of a run, in one commit.
+
+    A repository holds a config for each number of images per class and resolution; other configs stay. What is there
+    already is not sent again, and nothing is visible until all of it is.
+
+    Args:
+        folder: a finished run.
+        destination: where to.
+        dry_run: writes what would go to the run's folder hub/, and asks nothing of the Hub.
+
+    Raises:
+        UserError: without a login or permission, for a name that is taken, or where the Hub cannot be reached.
+    """
+    recipe = run.load_recipe(folder, [])
+    wanted = destination.to or recipe.hub.repo_id or f"ld3m-{recipe.name}"
+    with tempfile.TemporaryDirectory() as temporary:
+        staged = folder / "hub" if dry_run else Path(temporary)
+        shutil.rmtree(staged, ignore_errors=True)
+        section = card.Section.of(folder)
+        _stage(folder, section, staged)
+        if dry_run:
+            repo = wanted if "/" in wanted else f"<login>/{wanted}"
+            write_text(staged / "README.md", card.merge(None, repo, section))
+            _list(staged, repo)
+            return
+        from huggingface_hub import HfApi
+
+        from ld3m import __version__
+
+        api = HfApi(token=destination.token, library_name="ld3m", library_version=__version__)
+        try:
+            _push(api, staged, section, wanted, destination, destination.private or recipe.hub.private)
+        except UserError:
+            raise
+        except Exception as error:  # the client's own, httpx's and the file system's
+            raise _explained(error, wanted, destination.token) from None
+
+
+def _push(api: Any, staged: Path, section: card.Section, wanted: str, destination: Destination, private: bool) -> None:
+    login = _patiently(lambda: api.whoami()["name"], offline=False)
+    repo = wanted if "/" in wanted else f"{login}/{wanted}"
+    if not destination.create_pr:
+        _patiently(lambda: api.create_repo(repo, repo_type="dataset", private=private or None, exist_ok=True))
+        if destination.revision:
+            _patiently(lambda: api.create_branch(repo, repo_type="dataset", branch=destination.revision, exist_ok=True))
+    before = _patiently(lambda: api.repo_info(repo, repo_type="dataset", revision=destination.revision).sha)
+    commit = _patiently(lambda: _commit(api, repo, staged, section, destination))
+    if commit.oid == before and not destination.create_pr:
+        print(f"{commit.repo_url}: nothing has changed, nothing was sent")
+    else:
+        print(f"{commit.pr_url or commit.commit_url}: {section.config}, {section.images} images")
+        print(f'load_dataset("{repo}", "{section.config}", split="train")')
+
+
+def _commit(api: Any, repo: str, staged: Path, section: card.Section, destination: Destination) -> Any:
+    """Commits what is staged, and the card as it is there now with our part of it."""
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+    head = api.repo_info(repo, repo_type="dataset", revision=destination.revision)
+    there = [file.rfilename for file in head.siblings or []]
+    old = None
+    if "README.md" in there:
+        place = api.hf_hub_download(repo, "README.md", repo_type="dataset", revision=head.sha)
+        old = Path(place).read_text(encoding="utf-8")
+    if not card.is_ours(old) and (foreign := sorted(set(there) - {"README.md", ".gitattributes"})):
+        raise UserError(
+            f"--to: {repo} is a data set with files of its own ({foreign[0]}, …) and not of ld3m; give another name"
+        )
+    write_text(staged / "README.md", card.merge(old, repo, section))
+    files = {path.relative_to(staged).as_posix(): path for path in sorted(staged.rglob("*")) if path.is_file()}
+    mine = [path for path in there if path.startswith(f"{section.config}/")]
+    operations: list[Any] = [CommitOperationDelete(path_in_repo=path) for path in mine if path not in files]
+    operations += [CommitOperationAdd(path_in_repo=name, path_or_fileobj=str(path)) for name, path in files.items()]
+    return api.create_commit(
+        repo,
+        operations,
+        commit_message=f"{section.config}: {section.images} images of {len(section.classes)} classes, by ld3m",
+        repo_type="dataset",
+        revision=destination.revision,
+        create_pr=destination.create_pr,
+        parent_commit=head.sha,  # somebody else's card is not overwritten: it fails, and is read again
+    )
+
+
+def _stage(folder: Path, section: card.Section, staged: Path) -> None:
+    """Writes the files of a run's config, all but the card."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=section.classes)})
+    paths = [
+        (label, path)
+        for label, name in enumerate(section.classes)
+        for path in sorted((folder / "images" / name).glob("*.png"), key=lambda path: int(path.stem))
+    ]
+    shards = 1 + sum(path.stat().st_size for _, path in paths) // SHARD_BYTES
+    for shard in range(shards):
+        part = paths[shard * len(paths) // shards : (shard + 1) * len(paths) // shards]
+        rows = {
+            "image": [{"bytes": path.read_bytes(), "path": f"{path.parent.name}-{path.name}"} for _, path in part],
+            "label": [label for label, _ in part],
+        }
+        buffer = io.BytesIO()
+        datasets.Dataset.from_dict(rows, features=features).to_parquet(buffer)
+        write_bytes(staged / section.config / f"train-{shard:05d}-of-{shards:05d}.parquet", buffer.getvalue())
+    for name in COPIED:
+        if (folder / name).is_file():
+            write_bytes(staged / section.config / name, (folder / name).read_bytes())
+    write_text(staged / section.config / "recipe.yaml", section.recipe_yaml)
+    latents = (folder / "latents.safetensors").read_bytes()
+    write_bytes(staged / "latents" / f"{section.config}.safetensors", latents)
+
+
+def _list(staged: Path, repo: str) -> None:
+    print(f"would go to https://huggingface.co/datasets/{repo}, and lies in {staged}:")
+    for path in sorted(staged.rglob("*")):
+        if path.is_file():
+            print(f"{path.stat().st_size:>12,}  {path.relative_to(staged).as_posix()}")
+
+
+# --- back --------------------------------------------------------------------------------------------------
+
+
+def is_ours(name: str) -> bool:
+    """Whether a data set of the Hub was pushed by `push`."""
+    return bool(_configs(*_parse(name)))
+
+
+def fetch(name: str) -> Path:
+    """A pushed run as a local folder in the layout of a run, below imported/.
+
+    Args:
+        name: `user/name`, with `:config` where it has several, and `@revision` for a branch, tag or commit.
+
+    Raises:
+        UserError: where there is no such data set or config, or the Hub cannot be reached.
+    """
+    repo, config, revision = _parse(name)
+    configs = _configs(repo, config, revision)
+    if not configs:
+        raise UserError(f"{name}: is no data set of ld3m push-to-hub")
+    if (config and config not in configs) or (not config and len(configs) > 1):
+        raise UserError(f"{name}: has the configs {', '.join(configs)}; name one, as in {repo}:{configs[0]}")
+    config = config or configs[0]
+    from huggingface_hub import snapshot_download
+
+    wanted = [f"{config}/*", f"latents/{config}.safetensors"]
+    copy = Path(
+        _asked(name, lambda: snapshot_download(repo, repo_type="dataset", revision=revision, allow_patterns=wanted))
+    )
+    folder = run.IMPORTED / f"{repo.replace('/', '-')}-{config}-{copy.name[:8]}"
+    if not folder.is_dir():
+        write_folder(folder, functools.partial(_unpack, copy, config))
+    return folder
+
+
+def _parse(name: str) -> tuple[str, str | None, str | None]:
+    found = NAME.fullmatch(name.removeprefix("hub:"))
+    if not found:
+        raise UserError(
+            f"{name}: is not the name of a data set; give USER/NAME, USER/NAME:CONFIG or USER/NAME@REVISION"
+        )
+    return found["repo"], found["config"], found["revision"]
+
+
+@functools.cache
+def _configs(repo: str, config: str | None, revision: str | None) -> list[str]:
+    from huggingface_hub import HfApi
+
+    files = _asked(repo, lambda: HfApi().list_repo_files(repo, repo_type="dataset", revision=revision))
+    return sorted({path.partition("/")[0] for path in files if path.count("/") == 1 and path.endswith("/recipe.yaml")})
+
+
+def _unpack(copy: Path, config: str, target: Path) -> None:
+    """Writes images by class, as they are in the Parquet files, and the other files of a config."""
+    import datasets
+    import pyarrow.parquet
+
+    for part in sorted((copy / config).glob("*.parquet")):
+        table = pyarrow.parquet.read_table(part)
+        names = datasets.Features.from_arrow_schema(table.schema)["label"].names
+        for image, label in zip(table["image"].to_pylist(), table["label"].to_pylist(), strict=True):
+            place = target / "images" / names[label]
+            place.mkdir(parents=True, exist_ok=True)
+            (place / image["path"].rpartition("-")[2]).write_bytes(image["bytes"])
+    for name in COPIED:
+        if (copy / config / name).is_file():
+            shutil.copyfile(copy / config / name, target / name)
+    shutil.copyfile(copy / "latents" / f"{config}.safetensors", target / "latents.safetensors")
+
+
+def _asked(name: str, ask: Callable[[], T]) -> T:
+    try:
+        return _patiently(ask, offline=False)
+    except Exception as error:
+        raise UserError(f"{name}: cannot be fetched from the Hub ({one_line(error)})") from None
+
+
+# --- what can go wrong -------------------------------------------------------------------------------------
+
+
+def _patiently(call: Callable[[], T], offline: bool = True) -> T:
+    """Calls, and calls again where the Hub was busy or a connection broke; `offline`: also where none was made."""
+    for wait in WAITS:
+        try:
+            return call()
+        except Exception as error:
+            status, headers = _status(error)
+            connecting = type(error).__name__ in ("ConnectError", "ConnectTimeout", "ConnectionError")
+            broken = status is None and _of_the_network(error) and (offline or not connecting)
+            if status not in TRANSIENT and not broken:
+                raise
+            asked = headers.get("Retry-After", "")
+            seconds = min(float(asked), 300) if asked.isdigit() else wait
+            print(f"the Hub: {status or one_line(error)}; again in {seconds:g} s", flush=True)
+            time.sleep(seconds)
+    return call()
+
+
+def _status(error: Exception) -> tuple[int | None, Any]:
+    response = getattr(error, "response", None)
+    return getattr(response, "status_code", None), getattr(response, "headers", None) or {}
+
+
+def _of_the_network(error: Exception) -> bool:
+    """Whether an error is of a connection, by the modules of the HTTP libraries that the client has used so far."""
+    kinds = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
+    return bool(kinds & {"httpx", "httpx2", "httpcore", "requests", "urllib3"}) or isinstance(error, ConnectionError)
+
+
+def _explained(error: Exception, repo: str, token: str | None) -> UserError:
+    """One line that says what to do."""
+    from huggingface_hub import constants, get_token
+    from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError
+
+    status, _ = _status(error)
+    again = "the same command goes on, and sends nothing twice"
+    if isinstance(error, LocalTokenNotFoundError) or (status == 401 and not (token or get_token())):
+        return UserError("push-to-hub: you are not logged in; run hf auth login, or set HF_TOKEN")
+    if status == 401:
+        return UserError("push-to-hub: the Hub does not accept your token; run hf auth login, or set another HF_TOKEN")
+    if status == 403:
+        return UserError(f"--to: your token may not write to {repo}; give a token with write access, or another name")
+    if status == 404:
+        return UserError(f"--to: {repo} is not there, or you may not see it; give another name")
+    if status in (409, 412):
+        return UserError(f"--to: {repo} is taken, or being changed by somebody else; give another name, or try again")
+    if status is not None:
+        return UserError(f"push-to-hub: the Hub answers {status} again and again; later {again}")
+    if isinstance(error, HFValidationError):
+        return UserError(f"--to: {repo!r} is not a name for a data set; give USER/NAME of letters, digits, -, _ and .")
+    if _of_the_network(error):
+        return UserError(
+            f"push-to-hub: cannot reach {constants.ENDPOINT} ({type(error).__name__}); with a network {again}"
+        )
+    said = one_line(error)
+    return UserError(f"push-to-hub: {said.replace(token, '…') if token else said}")

@@ -1,0 +1,75 @@
+"""The latents of a finished run rendered otherwise: with other steps, another skip, guidance or prior."""
+
+import json
+from pathlib import Path
+
+import torch
+
+from ld3m import parallel, pictures, priors, run
+from ld3m.errors import UserError
+from ld3m.files import write_text
+from ld3m.learnt import draw_noise
+from ld3m.recipe import Recipe
+from ld3m.recipe_file import to_yaml
+from ld3m.sampler import Schedule, render
+
+
+@parallel.together
+def render_again(folder: Path, recipe: Recipe, output: Path | None = None) -> Path:
+    """Renders the latents of a run as another recipe's `prior` says, with the noise that its images have.
+
+    Under `accelerate launch` the classes are dealt to the processes.
+
+    Args:
+        folder: a finished run.
+        recipe: its recipe, with overrides.
+        output: where images/, grid.png and the recipe go; None: the run's rendered/<steps, skip and guidance>.
+
+    Returns:
+        The folder, which `ld3m evaluate` takes.
+
+    Raises:
+        UserError: where the prior's latents or conditioning have other shapes.
+    """
+    if not (folder / "latents.safetensors").is_file():
+        raise UserError(f"RUN: {folder} has no latents to render, only images")
+    accelerator = parallel.start()
+    settings = recipe.prior
+    prior = priors.load(settings, accelerator.device)
+    tensors, metadata = run.read_latents(folder)
+    for name, wanted in (("z", prior.latent_shape), ("c", prior.conditioning_shape)):
+        if tuple(tensors[name].shape[1:]) != tuple(wanted):
+            raise UserError(
+                f"prior.source: {settings.source} takes {name} of shape {list(wanted)}, "
+                f"but {folder} has {list(tensors[name].shape[1:])}"
+            )
+    output = output or folder / "rendered" / f"steps{settings.steps}-{settings.skip}-guidance{settings.guidance:g}"
+    names, each = json.loads(metadata["classes"]), recipe.distill.images_per_class
+    own = parallel.shard(range(len(names)), accelerator)
+    places = torch.isin(tensors["labels"], torch.tensor(own))
+    pixels, _ = render(
+        prior,
+        Schedule.of(prior.noise_schedule, settings.steps, settings.skip, settings.guidance),
+        tensors["z"][places].to(accelerator.device),
+        tensors["c"][places].to(accelerator.device),
+        draw_noise(recipe, prior, own, int(metadata["noise_iteration"]), accelerator.device),
+        resolution=recipe.data.resolution,
+        micro_batch=settings.micro_batch,
+        keep_graph_steps=0,
+    )
+    images = pictures.to_bytes(pixels).unflatten(0, (len(own), each))
+    if accelerator.is_main_process:
+        run.begin_images(output)
+    accelerator.wait_for_everyone()
+    for label, of_class in zip(own, images, strict=True):
+        run.write_images(output, names[label], of_class)
+    classes, seen = pictures.shown(len(names), each)
+    mine = [(label, of_class[:seen]) for label, of_class in zip(own, images, strict=True) if label < classes]
+    everyone = sorted(parallel.gather(mine, accelerator), key=lambda item: item[0])
+    if accelerator.is_main_process:
+        run.place_images(output)
+        pictures.write_grid(output, torch.stack([of_class for _, of_class in everyone]))
+        write_text(output / "recipe.yaml", to_yaml(recipe.model_copy(update={"output": str(output)})))
+        print(f"{output}: {len(names) * each} images in images/, a look at them in grid.png")
+    accelerator.wait_for_everyone()
+    return output
