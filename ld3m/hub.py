@@ -170,13 +170,8 @@ def _list(staged: Path, repo: str) -> None:
 # --- back --------------------------------------------------------------------------------------------------
 
 
-def is_ours(name: str) -> bool:
-    """Whether a data set of the Hub was pushed by `push`."""
-    return bool(_configs(*_parse(name)))
-
-
-def fetch(name: str) -> Path:
-    """A pushed run as a local folder in the layout of a run, below imported/.
+def fetch(name: str) -> Path | None:
+    """A pushed run as a local folder in the layout of a run, below imported/; None for other data sets.
 
     Args:
         name: `user/name`, with `:config` where it has several, and `@revision` for a branch, tag or commit.
@@ -184,15 +179,20 @@ def fetch(name: str) -> Path:
     Raises:
         UserError: where there is no such data set or config, or the Hub cannot be reached.
     """
-    repo, config, revision = _parse(name)
-    configs = _configs(repo, config, revision)
+    found = NAME.fullmatch(name)
+    if not found:
+        raise UserError(f"{name}: is no data set's name; give USER/NAME, USER/NAME:CONFIG or USER/NAME@REVISION")
+    repo, config, revision = found["repo"], found["config"], found["revision"]
+    from huggingface_hub import HfApi, snapshot_download
+
+    files = _asked(name, lambda: HfApi().list_repo_files(repo, repo_type="dataset", revision=revision))
+    recipes = [path for path in files if path.count("/") == 1 and path.endswith("/recipe.yaml")]
+    configs = sorted(path.partition("/")[0] for path in recipes)
     if not configs:
-        raise UserError(f"{name}: is no data set of ld3m push-to-hub")
+        return None
     if (config and config not in configs) or (not config and len(configs) > 1):
         raise UserError(f"{name}: has the configs {', '.join(configs)}; name one, as in {repo}:{configs[0]}")
     config = config or configs[0]
-    from huggingface_hub import snapshot_download
-
     wanted = [f"{config}/*", f"latents/{config}.safetensors"]
     copy = Path(
         _asked(name, lambda: snapshot_download(repo, repo_type="dataset", revision=revision, allow_patterns=wanted))
@@ -201,23 +201,6 @@ def fetch(name: str) -> Path:
     if not folder.is_dir():
         write_folder(folder, functools.partial(_unpack, copy, config))
     return folder
-
-
-def _parse(name: str) -> tuple[str, str | None, str | None]:
-    found = NAME.fullmatch(name.removeprefix("hub:"))
-    if not found:
-        raise UserError(
-            f"{name}: is not the name of a data set; give USER/NAME, USER/NAME:CONFIG or USER/NAME@REVISION"
-        )
-    return found["repo"], found["config"], found["revision"]
-
-
-@functools.cache
-def _configs(repo: str, config: str | None, revision: str | None) -> list[str]:
-    from huggingface_hub import HfApi
-
-    files = _asked(repo, lambda: HfApi().list_repo_files(repo, repo_type="dataset", revision=revision))
-    return sorted({path.partition("/")[0] for path in files if path.count("/") == 1 and path.endswith("/recipe.yaml")})
 
 
 def _unpack(copy: Path, config: str, target: Path) -> None:
@@ -296,6 +279,8 @@ def _explained(error: Exception, repo: str, token: str | None) -> UserError:
         return UserError(f"--to: {repo} is taken, or being changed by somebody else; give another name, or try again")
     if status is not None:
         return UserError(f"push-to-hub: the Hub answers {status} again and again; later {again}")
+    if "Invalid metadata" in str(error):
+        return UserError(f"hub.licence: the Hub refuses the card ({one_line(error)}); give a licence that it knows")
     if isinstance(error, HFValidationError):
         return UserError(f"--to: {repo!r} is not a name for a data set; give USER/NAME of letters, digits, -, _ and .")
     if _of_the_network(error):

@@ -53,9 +53,7 @@ def find(names: Sequence[str], recipe: str | None = None, overrides: Sequence[st
         return _bring_tensors(path, measured) if path.is_file() else _bring_folder(name, measured, str(path))
     if hub.NAME.fullmatch(name.removeprefix("hub:")):
         name = name.removeprefix("hub:")
-        if hub.is_ours(name):
-            return hub.fetch(name)
-        return _bring_folder(name, _measured_by(name, recipe, overrides), f"hub:{name}")
+        return hub.fetch(name) or _bring_folder(name, _measured_by(name, recipe, overrides), f"hub:{name}")
     raise UserError(
         f"RUN: there is no {name}; give a run's folder, USER/NAME of the Hub, an image folder or a .pt file"
     )
@@ -136,9 +134,11 @@ def _tensors(path: Path, content: Any) -> tuple[Tensor, Tensor, tuple[Any, Any] 
     if isinstance(content, dict):
         if "mean" in content and "std" in content:
             statistics = content["mean"], content["std"]
-        found = [next((content[name] for name in names if name in content), None) for names in (IMAGES, LABELS)]
-        pairs = isinstance(found[0], list) and found[1] is None  # DC and DSA: data, a list of [images, labels]
-        content = found[0][-1] if pairs else found
+        images, labels = (
+            next((content[name] for name in names if name in content), None) for names in (IMAGES, LABELS)
+        )
+        pairs = isinstance(images, list) and labels is None  # DC and DSA: data, a list of [images, labels]
+        content = images[-1] if pairs and images else (images, labels)
     beside = path.with_name(path.name.replace("images", "labels"))
     if isinstance(content, Tensor) and beside != path and beside.is_file():  # MTT: images_best.pt, labels_best.pt
         content = content, torch.load(beside, map_location="cpu", weights_only=True)

@@ -82,6 +82,8 @@ def _published(init: str, name: str, count: int, prior: Prior) -> tuple[Tensor, 
         UserError: where it has not as many images of the class, or latents of another prior.
     """
     folder = hub.fetch(init.removeprefix("hub:")) if init.startswith("hub:") else Path(init)
+    if folder is None:
+        raise UserError(f"distill.init: {init} has no latents; give a data set that ld3m push-to-hub made")
     tensors, metadata = run.read_latents(folder)
     classes = json.loads(metadata["classes"])
     if name not in classes:

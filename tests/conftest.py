@@ -1,13 +1,14 @@
 """Small real things the tests share: a prior with random weights, an image folder, the command line."""
 
+import offline  # noqa: F401 - before the libraries
+
+# isort: split
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: two busy processes with two threads each crawl
 
 import numpy as np
 import pytest

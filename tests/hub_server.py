@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from threading import Lock, Thread
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -70,8 +69,8 @@ class Hub(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Answers)
-        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.url = os.environ["HF_ENDPOINT"]
+        super().__init__(("127.0.0.1", int(self.url.rpartition(":")[2])), Answers)
         self.repositories: dict[tuple[str, str], Repository] = {}
         self.store: dict[str, bytes] = {}
         self.faults: list[Fault] = []
@@ -86,19 +85,6 @@ class Hub(ThreadingHTTPServer):
     def asked(self, pattern: str) -> list[str]:
         """The requests so far that match."""
         return [request for request in self.requests if re.search(pattern, request)]
-
-    def environment(self, home: Path, token: str | None = WRITE_TOKEN) -> dict[str, str]:
-        """That of a process whose Hub this is; `home` holds its caches."""
-        ours = {
-            "HF_ENDPOINT": self.url,
-            "HF_HOME": str(home / "hf"),
-            "HF_HUB_DISABLE_XET": "1",
-            "HF_HUB_OFFLINE": "0",
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "NO_PROXY": "127.0.0.1",
-            "HF_TOKEN": token or "",
-        }
-        return os.environ | ours
 
 
 @contextmanager
@@ -129,8 +115,9 @@ def oid(path: str, content: bytes) -> str:
 
 
 class Answers(BaseHTTPRequestHandler):
+    """A connection a request: none outlives its server, which another test's may follow on the same port."""
+
     server: Hub
-    protocol_version = "HTTP/1.1"
 
     def do_HEAD(self) -> None:
         self.handle_request()

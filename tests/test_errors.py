@@ -513,8 +513,8 @@ def test_evaluate_without_any_run(refused: Refusal) -> None:
 
 
 def test_evaluate_a_folder_that_is_no_run(refused: Refusal, shapes: Path) -> None:
-    for folder in (shapes, shapes / "nowhere"):
-        refused("evaluate", folder, parts=(f"RUN: {folder} is not a finished run", "latents.safetensors"))
+    refused("evaluate", shapes, parts=(f"RUN: {shapes} has no recipe of its own; name one by --recipe",))
+    refused("evaluate", shapes / "nowhere", parts=(f"RUN: there is no {shapes / 'nowhere'}",))
 
 
 def test_evaluate_a_run_with_images_missing(refused: Refusal, finished: Path) -> None:

@@ -1,6 +1,7 @@
 """Priors of the Hub: the real client, asked for by the command line, against a server of this process."""
 
 import json
+import os
 import re
 import subprocess
 from collections.abc import Iterator
@@ -41,7 +42,7 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
 
 
 def run(hub: Hub, folder: Path, *arguments: object, offline: bool = False) -> subprocess.CompletedProcess[str]:
-    environment = hub.environment(folder) | {"HF_HUB_OFFLINE": str(int(offline))}
+    environment = os.environ | {"HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": str(int(offline))}
     return subprocess.run(command(*arguments), cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
 
 

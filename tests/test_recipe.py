@@ -234,7 +234,7 @@ def test_all_mistakes_are_told_at_once_a_line_each(minimal: str) -> None:
         ("iterations=5", "iterations: unknown key; did you mean distill.iterations?"),
         ("network.resolution=32", "network.resolution: unknown key; did you mean data.resolution or prior.resolution?"),
         ("epochs=3", "epochs: unknown key; did you mean data.scorer.epochs or experts.epochs or evaluate.epochs?"),
-        ("hub.zzz=1", "hub.zzz: unknown key; known are repo_id, private"),
+        ("hub.zzz=1", "hub.zzz: unknown key; known are repo_id, private, licence"),
     ],
 )
 def test_unknown_keys_are_answered_with_the_nearest(minimal: str, override: str, answer: str) -> None:

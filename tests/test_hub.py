@@ -1,0 +1,373 @@
+"""push-to-hub and the way back: the real clients of huggingface_hub and datasets against a server of this process."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import CLASSES, Outcome, command, distilled, latents
+from hub_server import READ_TOKEN, WRITE_TOKEN, Fault, Hub, Repository, serving
+from PIL import Image
+
+REPO, CONFIG = "me/ld3m-shapes", "ipc2-16px"
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def evaluated(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was measured, long enough for its networks to have learnt something."""
+    folder = distilled(recipe_file, tmp_path_factory.mktemp("runs") / "shapes")
+    settings = ("evaluate.epochs=20", "evaluate.lr=0.02", "evaluate.ema=0.8")
+    for options in (("--against", "random,full", "--seeds", "1"), ("--seeds", "5")):
+        subprocess.run(command("evaluate", folder, *settings, *options), check=True, timeout=300)
+    return folder
+
+
+@pytest.fixture
+def run(evaluated: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(evaluated, tmp_path / "runs" / "shapes"))
+
+
+class Ld3m(Protocol):
+    def __call__(self, *arguments: object, token: str | None = ...) -> Outcome: ...
+
+
+@pytest.fixture
+def ld3m(ld3m: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch) -> Ld3m:
+    """The command line in this process, logged in as `token` says."""
+
+    def run(*arguments: object, token: str | None = WRITE_TOKEN) -> Outcome:
+        with monkeypatch.context() as patch:
+            if token:
+                patch.setenv("HF_TOKEN", token)
+            return outside(*arguments)
+
+    outside = ld3m
+    return run
+
+
+def python(folder: Path, program: str) -> str:
+    """What a program of somebody who has the data set prints."""
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+def said(outcome: Outcome) -> list[str]:
+    """What the command itself says on stderr."""
+    return [line for line in outcome.err.splitlines() if line.startswith("ld3m: ")]
+
+
+def card(hub: Hub) -> str:
+    return hub.files(REPO)["README.md"].decode()
+
+
+# --- out and back ------------------------------------------------------------------------------------------
+
+
+def test_images_labels_and_names_come_back_as_they_were(ld3m: Ld3m, hub: Hub, run: Path, tmp_path: Path) -> None:
+    """By the three lines of the card, which name no more than the repository."""
+    assert (pushed := ld3m("push-to-hub")).code == 0, pushed.err
+    assert set(hub.files(REPO)) == {
+        "README.md",
+        f"latents/{CONFIG}.safetensors",
+        *(
+            f"{CONFIG}/{name}"
+            for name in (
+                "train-00000-of-00001.parquet", "recipe.yaml", "evaluation.json", "grid.png", "prior.json",
+                "metrics.jsonl",
+            )
+        ),
+    }  # fmt: skip
+    program = re.search(r"## How to load it\s+```python\n(.*?)```", card(hub), re.DOTALL)
+    assert program
+    assert len(program[1].strip().splitlines()) == 4  # three, and an empty one
+    save = """
+import numpy, json
+numpy.save("back.npy", numpy.stack([numpy.asarray(row["image"]) for row in images]))
+json.dump([list(images["label"]), images.features["label"].names], open("back.json", "w"))
+"""
+    python(tmp_path, program[1] + save)
+    labels, names = json.loads((tmp_path / "back.json").read_text())
+    assert (labels, names) == ([0, 0, 1, 1, 2, 2], CLASSES)
+    ours = [np.asarray(Image.open(run / "images" / name / f"{place}.png")) for name in CLASSES for place in (0, 1)]
+    assert np.array_equal(np.load(tmp_path / "back.npy"), np.stack(ours))
+    assert hub.files(REPO)[f"latents/{CONFIG}.safetensors"] == (run / "latents.safetensors").read_bytes()
+
+
+def test_what_is_there_is_not_sent_again(ld3m: Ld3m, hub: Hub, run: Path, tmp_path: Path) -> None:
+    assert ld3m("push-to-hub").code == 0
+    first = len(hub.requests)
+    again = ld3m("push-to-hub", run)
+    assert again.code == 0, again.err
+    assert "nothing has changed" in again.out
+    assert not [request for request in hub.requests[first:] if re.search("PUT|/commit/", request)]
+    assert len(hub.repositories["dataset", REPO].branches["main"]) == 2  # made, and filled
+    (run / "evaluation.json").unlink()
+    assert ld3m("push-to-hub", run).code == 0
+    assert f"{CONFIG}/evaluation.json" not in hub.files(REPO)
+    assert "Not measured yet" in card(hub)
+    assert not [request for request in hub.requests[first:] if "PUT" in request]
+
+
+def test_a_dry_run_writes_the_folder_and_asks_nobody(ld3m: Ld3m, hub: Hub, run: Path, tmp_path: Path) -> None:
+    outcome = ld3m("push-to-hub", "--dry-run", "--to", REPO, token=None)
+    assert outcome.code == 0, outcome.err
+    assert hub.requests == []
+    there = {path.relative_to(run / "hub").as_posix() for path in (run / "hub").rglob("*") if path.is_file()}
+    listed = {line.split()[1] for line in outcome.out.splitlines()[1:]}
+    assert listed == there
+    assert ld3m("push-to-hub").code == 0
+    for name, content in hub.files(REPO).items():
+        assert (run / "hub" / name).read_bytes() == content
+
+
+def test_other_configs_and_what_people_wrote_stay(
+    ld3m: Ld3m, hub: Hub, run: Path, recipe_file: Path, tmp_path: Path
+) -> None:
+    assert ld3m("push-to-hub", run).code == 0
+    before = hub.files(REPO)
+    mine = card(hub).replace("<!--", "My own words.\n\n<!--", 1).replace("tags:\n", "tags:\n- my-tag\n", 1)
+    hub.repositories["dataset", REPO].branches["main"].append({**before, "README.md": mine.encode()})
+    other = distilled(recipe_file, tmp_path / "one", "distill.images_per_class=1", "distill.iterations=1")
+    assert (pushed := ld3m("push-to-hub", other)).code == 0, pushed.err
+    after = hub.files(REPO)
+    assert {name: after[name] for name in before if name != "README.md"} == {
+        name: content for name, content in before.items() if name != "README.md"
+    }
+    assert "My own words." in card(hub)
+    meta = yaml.safe_load(card(hub).split("---\n")[1])
+    assert "my-tag" in meta["tags"]
+    assert [each["config_name"] for each in meta["configs"]] == ["ipc1-16px", CONFIG]
+    counts = "print(*(len(datasets.load_dataset(*names, split='train')) for names in ({0!r}, {1!r}, {2!r})))"
+    names = ((REPO,), (REPO, CONFIG), (REPO, "ipc1-16px"))
+    assert python(tmp_path, "import datasets\n" + counts.format(*names)).split() == ["3", "6", "3"]
+    unnamed = ld3m("evaluate", REPO)
+    assert said(unnamed) == [f"ld3m: {REPO}: has the configs ipc1-16px, {CONFIG}; name one, as in {REPO}:ipc1-16px"]
+
+
+def test_branches_and_pull_requests(ld3m: Ld3m, hub: Hub, run: Path, tmp_path: Path) -> None:
+    options = ("push-to-hub", "--to", REPO)
+    assert ld3m(*options, "--private", "--revision", "try").code == 0
+    repository = hub.repositories["dataset", REPO]
+    assert repository.private
+    assert hub.files(REPO) == {}
+    assert f"latents/{CONFIG}.safetensors" in hub.files(REPO, revision="try")
+    asked = ld3m(*options, "--create-pr")
+    assert asked.code == 0, asked.err
+    assert f"{hub.url}/datasets/{REPO}/discussions/1" in asked.out
+    assert hub.files(REPO) == {}
+    assert hub.files(REPO, revision="refs/pr/1") == hub.files(REPO, revision="try")
+
+
+# --- the card ----------------------------------------------------------------------------------------------
+
+
+def test_the_card_says_what_was_measured_and_what_it_is_made_of(
+    ld3m: Ld3m, hub: Hub, run: Path, tmp_path: Path
+) -> None:
+    prior = json.loads((run / "prior.json").read_text()) | {"licence": "cc-by-nc-4.0", "revision": "abc123"}
+    (run / "prior.json").write_text(json.dumps(prior))
+    assert (pushed := ld3m("push-to-hub")).code == 0, pushed.err
+    text = card(hub)
+    results = json.loads((run / "evaluation.json").read_text())["results"]
+    figures = " | ".join(f"{row['mean']:.1f} ± {row['std']:.1f} ({len(row['accuracies'])})" for row in results)
+    assert "| trained from scratch on | 6 random real images | all 36 real images | these 6 |" in text
+    assert f"| convnet | {figures} |" in text
+    assert text.count("cc-by-nc-4.0") >= 3  # metadata, facts, licence
+    assert "**Not for commercial use**: `cc-by-nc-4.0`" in text
+    meta = yaml.safe_load(text.split("---\n")[1])
+    assert meta["license"] == "cc-by-nc-4.0"
+    assert meta["task_categories"] == ["image-classification"]
+    assert meta["size_categories"] == ["n<1K"]
+    for fact in ("| seed | 0 |", "`abc123`", prior["sha256"], "torch 2.", "| 2 | square | 2 |", "moser2025ld3m"):
+        assert fact in text
+    recipe = yaml.safe_load(re.search(r"```yaml\n(.*?)```", text, re.DOTALL)[1])  # type: ignore[index]
+    assert recipe["distill"]["images_per_class"] == 2
+    assert recipe["prior"]["source"] == Path(prior["source"]).name  # not where it lay
+    assert str(tmp_path) not in "".join(
+        hub.files(REPO)[name].decode() for name in ("README.md", f"{CONFIG}/recipe.yaml")
+    )
+
+
+def test_the_program_of_the_card_trains_as_the_table_says(
+    ld3m: Ld3m, hub: Hub, run: Path, shapes: Path, tmp_path: Path
+) -> None:
+    """Five networks of other draws: their mean is within the standard deviation of the table's five."""
+    assert ld3m("push-to-hub").code == 0
+    program = re.search(r"## How to train on it.*?```python\n(.*?)```", card(hub), re.DOTALL)
+    assert program
+    test = f"""
+import glob, numpy, statistics
+from PIL import Image, ImageOps
+right = []
+for seed in range(5):
+    network = train(seed)
+    hits = []
+    for label, name in enumerate({CLASSES}):
+        for path in glob.glob(f"{shapes}/test/{{name}}/*.png"):
+            image = ImageOps.fit(Image.open(path), (16, 16), Image.Resampling.BICUBIC)
+            pixels = torch.from_numpy(numpy.array(image))[None, None]
+            hits.append(network((pixels / 255 - mean) / std).argmax().item() == label)
+    right.append(100 * statistics.fmean(hits))
+print(statistics.fmean(right))
+"""
+    found = float(python(tmp_path, program[1] + test))
+    row = json.loads((run / "evaluation.json").read_text())["results"][-1]
+    assert row["trained_on"] == "distilled"
+    assert row["mean"] > 100 / 3
+    assert abs(found - row["mean"]) <= row["std"]
+
+
+def test_a_licence_that_the_hub_does_not_know_is_told(ld3m: Ld3m, hub: Hub, run: Path, tmp_path: Path) -> None:
+    text = (run / "recipe.yaml").read_text().replace("licence: null", "licence: my-licence")
+    (run / "recipe.yaml").write_text(text)
+    refused = ld3m("push-to-hub")
+    assert refused.code == 2
+    assert len(said(refused)) == 1
+    assert "my-licence" in said(refused)[0]
+    assert "hub.licence" in said(refused)[0]
+    assert hub.files(REPO) == {}
+
+
+# --- what goes wrong ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(r"POST .*/commit/", 503, times=2),
+        Fault(r"POST .*/commit/", 409),
+        Fault(r"POST .*/commit/", cut=True),
+        Fault(r"POST .*/preupload/", 429, headers={"Retry-After": "1"}),
+        Fault(r"PUT /large/", 503, times=2),
+        Fault(r"PUT /large/", cut=True),
+        Fault(r"GET /api/datasets/[^/]+/[^/]+$", 500),
+        Fault(r"POST /api/repos/create", 502),
+        Fault(r"POST .*/commit/", seconds=3),
+    ],
+    ids=lambda fault: f"{fault.request}-{fault.status or ('cut' if fault.cut else 'slow')}",
+)
+def test_a_busy_hub_is_asked_again(ld3m: Ld3m, hub: Hub, run: Path, tmp_path: Path, fault: Fault) -> None:
+    hub.faults.append(fault)
+    outcome = ld3m("push-to-hub")
+    assert outcome.code == 0, outcome.err
+    assert fault.times == 0
+    assert len(hub.repositories["dataset", REPO].branches["main"]) == 2  # all in one commit
+    assert len(hub.files(REPO)) == 8
+
+
+def test_a_hub_that_stays_away_leaves_nothing_half_visible(ld3m: Ld3m, hub: Hub, run: Path, tmp_path: Path) -> None:
+    hub.faults.append(Fault(r"POST .*/commit/", 403, times=9))
+    outcome = ld3m("push-to-hub")
+    assert outcome.code == 2
+    assert said(outcome) == [
+        "ld3m: --to: your token may not write to ld3m-shapes; give a token with write access, or another name"
+    ]
+    assert hub.files(REPO) == {}
+    hub.faults.clear()
+    sent = len(hub.asked("PUT"))
+    assert sent == 3
+    assert ld3m("push-to-hub").code == 0
+    assert len(hub.asked("PUT")) == sent, "what was sent before is not sent again"
+
+
+@pytest.mark.parametrize(
+    ("token", "options", "line"),
+    [
+        (None, (), "push-to-hub: you are not logged in; run hf auth login, or set HF_TOKEN"),
+        ("hf_wrong", (), "push-to-hub: the Hub does not accept your token; run hf auth login, or set another HF_TOKEN"),
+        (READ_TOKEN, (), "may not write to ld3m-shapes; give a token with write access, or another name"),
+        (WRITE_TOKEN, ("--to", "them/shapes"), "may not write to them/shapes"),
+        (WRITE_TOKEN, ("--to", "me/a b"), "'me/a b' is not a name for a data set; give USER/NAME"),
+        (WRITE_TOKEN, ("--to", "me/taken"), "me/taken is a data set with files of its own (data.csv, …)"),
+        (WRITE_TOKEN, ("--to", "me/none", "--create-pr"), "me/none is not there, or you may not see it"),
+    ],
+)
+def test_what_cannot_be_pushed_is_one_line(
+    ld3m: Ld3m, hub: Hub, run: Path, tmp_path: Path, token: str | None, options: tuple[str, ...], line: str
+) -> None:
+    hub.repositories["dataset", "me/taken"] = Repository(branches={"main": [{"data.csv": b"1"}]})
+    outcome = ld3m("push-to-hub", *options, token=token)
+    assert outcome.code == 2
+    assert len(said(outcome)) == 1
+    assert line in said(outcome)[0]
+    assert "Traceback" not in outcome.err
+
+
+def test_without_a_network_it_is_one_line_at_once(ld3m: Ld3m, hub: Hub, run: Path, tmp_path: Path) -> None:
+    hub.shutdown()
+    hub.server_close()
+    outcome = ld3m("push-to-hub")
+    assert outcome.code == 2
+    assert re.fullmatch(r"ld3m: push-to-hub: cannot reach http://127\.0\.0\.1:\d+ \(\w+\); .*", said(outcome)[0])
+
+
+def test_a_token_is_neither_shown_nor_kept(ld3m: Ld3m, hub: Hub, run: Path, tmp_path: Path) -> None:
+    outcome = ld3m("push-to-hub", "--token", WRITE_TOKEN, token=None)
+    assert outcome.code == 0, outcome.err
+    wrong = ld3m("push-to-hub", "--token", "hf_wrong_and_secret", token=None)
+    assert wrong.code == 2
+    for told in (outcome, wrong):
+        assert not re.search("hf_", told.out + told.err)
+    kept = [path for path in tmp_path.rglob("*") if path.is_file() and WRITE_TOKEN.encode() in path.read_bytes()]
+    assert kept == []
+    assert not any(WRITE_TOKEN.encode() in content for content in hub.files(REPO).values())
+
+
+# --- back again --------------------------------------------------------------------------------------------
+
+
+def test_a_pushed_set_is_measured_as_the_run_is(
+    ld3m: Ld3m, hub: Hub, run: Path, recipe_file: Path, tmp_path: Path
+) -> None:
+    """The same networks on the same images; its recipe has no path to the images, so that one must be given."""
+    assert ld3m("push-to-hub").code == 0
+    how = ("--seeds", "1", "evaluate.epochs=2", "--json")
+    here = ld3m("evaluate", run, *how)
+    away = ld3m("evaluate", f"hub:{REPO}", "--recipe", recipe_file, *how)
+    assert away.code == 0, away.err
+    rows = [json.loads(outcome.out)["results"][-1] for outcome in (here, away)]
+    assert rows[0] == rows[1]
+    assert rows[0]["trained_on"] == "distilled"
+
+
+def test_a_run_starts_from_published_latents(
+    ld3m: Ld3m, hub: Hub, run: Path, recipe_file: Path, tmp_path: Path
+) -> None:
+    assert ld3m("push-to-hub").code == 0
+    begun = ("distill", recipe_file, f"distill.init=hub:{REPO}:{CONFIG}@main", "distill.iterations=0")
+    started = ld3m(*begun, "-o", "again")
+    assert started.code == 0, started.err
+    again, before = latents(tmp_path / "again"), latents(run)
+    assert all(torch.equal(again[name], before[name]) for name in before)
+    one = ld3m(*begun, "-o", "one", "distill.images_per_class=1", "data.subset=[square, circle]")
+    assert one.code == 0, one.err
+    assert torch.equal(latents(tmp_path / "one")["z"], before["z"][[4, 0]])
+    many = ld3m(*begun, "-o", "many", "distill.images_per_class=3")
+    assert said(many) == [
+        f"ld3m: distill.images_per_class: 3, but hub:{REPO}:{CONFIG}@main has 2 of class 'circle'; "
+        "set distill.images_per_class=2"
+    ]
+    nowhere = ld3m("distill", recipe_file, "distill.init=hub:me/nothing", "-o", "nowhere")
+    assert nowhere.code == 2
+    assert "me/nothing: cannot be fetched from the Hub" in said(nowhere)[0]
