@@ -77,8 +77,8 @@ def _or_its_error(part: Callable[[], str]) -> str:
 
 
 def _shown(name: str, value: str) -> str:
-    """A value to be pasted where everyone reads it."""
-    return "set" if SECRET.search(name) else without_secrets(value)
+    """A value to be pasted where everyone reads it, in one line."""
+    return "set" if SECRET.search(name) else without_secrets(" ".join(value.splitlines()))
 
 
 def without_secrets(value: str) -> str:

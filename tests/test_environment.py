@@ -60,7 +60,7 @@ def test_no_secret_is_printed(ld3m: Callable[..., Outcome], monkeypatch: pytest.
         "LD3M_PASSWORD": "sesame-secret",
         "HF_ENDPOINT": "https://me:mysecret@hub.example:8080/path?sig=othersecret",
         "HTTPS_PROXY": "http://proxysecret@proxy.example",
-        "HF_HUB_USER_AGENT_ORIGIN": f"with {TOKEN} in it",
+        "HF_HUB_USER_AGENT_ORIGIN": f"with {TOKEN}\nin it",
     }
     for name, value in secrets.items():
         monkeypatch.setenv(name, value)
