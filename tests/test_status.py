@@ -151,6 +151,16 @@ def test_a_run_that_has_logged_nothing_and_one_whose_last_line_was_cut(finished:
     assert "goes on from the beginning" in text(status)
 
 
+def test_the_rate_is_that_of_recent_iterations(finished: Path, tmp_path: Path) -> None:
+    """Ten slow ones, twenty at half a second of which one waited for the disk."""
+    folder = shutil.copytree(finished, tmp_path / "slow")
+    row = rows(finished)[0]
+    parts = [{"render": 9.0}] * 10 + [{"render": 0.25, "pull_back": 0.25}] * 19 + [{"render": 60.0}]
+    lines = [json.dumps({**row, "iteration": number, "seconds": seconds}) for number, seconds in enumerate(parts)]
+    (folder / "metrics.jsonl").write_text("\n".join(lines))
+    assert read(folder).iterations_per_second == 2
+
+
 def test_the_newest_run_is_the_one_written_to_last(
     finished: Path, tmp_path: Path, ld3m: Callable[..., Outcome]
 ) -> None:

@@ -19,6 +19,8 @@ from conftest import Outcome, command, distilled
 from PIL import Image
 from processes import command_line, finish, spawn
 
+from ld3m import trackers
+from ld3m.errors import UserError
 from ld3m.pictures import frames
 from ld3m.recipe import Recipe
 from ld3m.recipe_file import digest, load
@@ -118,6 +120,14 @@ def test_only_the_main_process_tracks(recipe_file: Path, tmp_path: Path) -> None
     assert finish(spawn(2, command_line, *arguments)) == [0, 0]
     assert len(list((tmp_path / "run" / "logs" / "ld3m").glob("events.*"))) == 1
     check_events(tmp_path / "run", 4)
+
+
+def test_other_processes_start_no_tracker(recipe_file: Path, tmp_path: Path, notes: "type[Notes]") -> None:
+    """Whatever the tracker thinks of them: some of Accelerate's run on any process."""
+    recipe = load(Recipe, str(recipe_file), ["log_with=notes", f"output={tmp_path}"])
+    with trackers.started(recipe, 0, main=False) as tracked:
+        tracked.log({"iteration": 0, "loss": 1.0, "seconds": {"render": 1.0}})
+    assert notes.told == []
 
 
 # --- trackio -----------------------------------------------------------------------------------------------
@@ -249,9 +259,6 @@ def test_what_is_not_there_is_told_before_data_is_read(recipe_file: Path, ld3m: 
 
 
 def test_a_package_of_another_name_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ld3m import trackers
-    from ld3m.errors import UserError
-
     monkeypatch.setattr(trackers, "get_available_trackers", list)
     with pytest.raises(UserError, match=r"^log_with: 'comet_ml' needs the package comet-ml: pip install comet-ml$"):
         trackers.check(["comet_ml"])
