@@ -155,6 +155,25 @@ def plan(
 
 
 @app.command()
+def status(
+    run: Annotated[
+        list[str] | None, typer.Argument(metavar="RUN", help="A run's folder, by default the newest below runs/.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+) -> None:
+    """Say how far a run is: running, stopped or finished, its loss, rate, time left, and where to look.
+
+    From another terminal, while it runs or afterwards: ld3m status runs/quickstart
+    """
+    from dataclasses import asdict
+
+    from ld3m.status import find, read, text
+
+    found = read(find(run or []))
+    typer.echo(json.dumps(asdict(found), indent=2) if as_json else text(found))
+
+
+@app.command()
 def evaluate(
     arguments: Annotated[
         list[str] | None,
@@ -280,6 +299,17 @@ def convert_prior(
     typer.echo(
         f"{out}: {report['kind']}, {report['tensors used']} tensors, {left_out} left out as provenance.json says"
     )
+
+
+@app.command()
+def env() -> None:
+    """Print what a bug report needs: versions, GPUs, Accelerate's configuration, caches, settings.
+
+    Tokens, keys and passwords are left out: ld3m env can be pasted into an issue as it is.
+    """
+    from ld3m.environment import report
+
+    typer.echo(report())
 
 
 @app.command()

@@ -1,10 +1,11 @@
 """The loop: latents of a few images per class, optimised through the frozen model to match real images."""
 
 import math
+import shlex
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,13 +15,14 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
-from ld3m import checkpoints, coresets, data, networks, objectives, parallel, pictures, priors, run, sharding
+from ld3m import checkpoints, coresets, data, networks, objectives, parallel, pictures, priors, run, sharding, trackers
 from ld3m.errors import UserError
 from ld3m.learnt import Learnt, draw_noise, initial
 from ld3m.objectives import Objective
 from ld3m.priors import Prior
 from ld3m.recipe import STARTS, NetworkRecipe, Recipe
 from ld3m.sampler import PullBack, Schedule, render
+from ld3m.trackers import Trackers
 
 
 @parallel.together
@@ -38,19 +40,33 @@ def distill(recipe: Recipe, resume: bool = True, start: Path | None = None) -> P
         The run folder.
 
     Raises:
-        UserError: for a mistake in the recipe that only its data or prior shows, or a loss that is not finite.
+        UserError: for a mistake in the recipe that only its data or prior shows, a folder in which another process is
+            at work, or a loss that is not finite.
         SystemExit: with 128 + the signal's number after SIGINT, SIGTERM or SIGUSR1, once the state is saved.
     """
+    trackers.check(recipe.log_with)  # first: what is missing should not cost the reading of the data
     job = Job.prepare(recipe)
-    settings = recipe.distill
-    with job.accelerator.main_process_first():
-        if job.accelerator.is_main_process:
-            run.claim(recipe, resume, start)
-            run.note_prior(recipe, priors.provenance(recipe.prior.source))
-    if run.iterations_done(recipe.folder) == settings.iterations:
-        job.accelerator.print(f"{recipe.folder} is finished; raise distill.iterations to go on, or give --no-resume")
-        return recipe.folder
-    first, learnt = _start(job)
+    main = job.accelerator.is_main_process
+    with ExitStack() as claimed:
+        with job.accelerator.main_process_first():
+            if main:
+                claimed.enter_context(run.claim(recipe, resume, start))
+                run.note_prior(recipe, priors.provenance(recipe.prior.source))
+        if run.iterations_done(recipe.folder) == recipe.distill.iterations:
+            done = f"{recipe.folder} is finished; raise distill.iterations to go on, or give --no-resume"
+            job.accelerator.print(done)
+            return recipe.folder
+        first, learnt = _start(job)
+        with trackers.started(recipe, first, main) as tracked:
+            _iterate(job, first, learnt, tracked)
+            _finish(job, learnt, tracked)
+    return recipe.folder
+
+
+def _iterate(job: "Job", first: int, learnt: Learnt, tracked: Trackers) -> None:
+    """The iterations from `first` on, which move what is learnt."""
+    settings = job.recipe.distill
+    _tell_where_to_look(job)
     with _signals() as received, _progress(job, first) as bar:
         for iteration in range(first, settings.iterations):
             clock = Clock(job.accelerator.device)
@@ -69,19 +85,17 @@ def distill(recipe: Recipe, resume: bool = True, start: Path | None = None) -> P
                 if not all(math.isfinite(value) for value in metrics.values()):
                     _give_up(job, learnt, iteration)
                 metrics |= job.objective.learnt()
-                _log(job, bar, {"iteration": iteration, **metrics, "seconds": clock.seconds})
+                _log(job, bar, tracked, {"iteration": iteration, **metrics, "seconds": clock.seconds})
             learnt.step(grad_z, grad_c, settings)
             bar.update()
             if due or stop:
                 _save(job, learnt, done)
             if settings.pictures and iteration % -(-settings.iterations // settings.pictures) == 0:
-                _draw(job, pixels, iteration)
+                _draw(job, pixels, iteration, tracked)
             if stop and done < settings.iterations:
                 job.accelerator.wait_for_everyone()  # a launcher ends all where one ends before the manifest is written
                 job.accelerator.print(f"saved after iteration {done}; the same command goes on from there")
                 raise SystemExit(128 + stop)
-    _finish(job, learnt)
-    return recipe.folder
 
 
 @dataclass(frozen=True)
@@ -233,7 +247,7 @@ def _padded(images: Tensor, padding: int) -> Tensor:
     return functional.pad(images, (0, 0) * (images.dim() - 1) + (0, padding))
 
 
-def _finish(job: Job, learnt: Learnt) -> None:
+def _finish(job: Job, learnt: Learnt, tracked: Trackers) -> None:
     """Renders the result once more and writes it; under "fresh" noise, with that of the iteration after the last.
 
     Each process writes its own images, and the first makes the latents of the last checkpoint.
@@ -249,7 +263,7 @@ def _finish(job: Job, learnt: Learnt) -> None:
     job.accelerator.wait_for_everyone()
     for label, images in zip(job.own, job.by_class(pixels), strict=True):
         run.write_images(recipe.folder, job.images.classes[label], pictures.to_bytes(images))
-    _draw(job, pixels, last)
+    _draw(job, pixels, last, tracked)
     job.accelerator.wait_for_everyone()
     if job.accelerator.is_main_process:
         pictures.write_animation(recipe.folder)
@@ -333,14 +347,21 @@ def _give_up(job: Job, learnt: Learnt, iteration: int) -> None:
     )
 
 
-def _log(job: Job, bar: tqdm, row: dict[str, object]) -> None:
+def _tell_where_to_look(job: Job) -> None:
+    folder, settings = job.recipe.folder, job.recipe.distill
+    seen = "grid.png shows the images on their way, " if settings.pictures else ""
+    job.accelerator.print(f"{folder}: {seen}ld3m status {shlex.quote(str(folder))} says how far it is")
+
+
+def _log(job: Job, bar: tqdm, tracked: Trackers, row: dict[str, object]) -> None:
     if job.accelerator.is_main_process:
         bar.set_postfix(loss=f"{row['loss']:.4g}")
         run.append_metrics(job.recipe.folder, row)
+        tracked.log(row)
 
 
-def _draw(job: Job, pixels: Tensor, iteration: int) -> None:
-    """Pictures of the images that an iteration began with: `grid.png`, and one in `evolution/`."""
+def _draw(job: Job, pixels: Tensor, iteration: int, tracked: Trackers) -> None:
+    """Pictures of the images that an iteration began with: `grid.png`, one in `evolution/`, and the trackers'."""
     classes, each = pictures.shown(len(job.images.classes), job.recipe.distill.images_per_class)
     found = zip(job.own, job.by_class(pixels), strict=True)
     own = [(label, pictures.to_bytes(images[:each])) for label, images in found if label < classes]
@@ -349,3 +370,4 @@ def _draw(job: Job, pixels: Tensor, iteration: int) -> None:
         images = torch.stack([images for _, images in everyone])
         pictures.write_frame(job.recipe.folder, iteration, images)
         pictures.write_grid(job.recipe.folder, images)
+        tracked.draw(iteration, pictures.side_by_side(images))

@@ -61,10 +61,14 @@ def write_grid(folder: Path, pixels: Tensor) -> None:
     write_image(folder / "grid.png", grid(pixels.flatten(0, 1), columns(pixels.shape[1])))
 
 
+def side_by_side(pixels: Tensor) -> Image.Image:
+    """The images of `write_grid` side by side, in their own size."""
+    return grid(pixels.flatten(0, 1), columns(pixels.shape[1]), scale=1, gap=0)
+
+
 def write_frame(folder: Path, iteration: int, pixels: Tensor) -> None:
-    """`evolution/<iteration>.png` of a run: the images of `grid.png` side by side, in their own size."""
-    sheet = grid(pixels.flatten(0, 1), columns(pixels.shape[1]), scale=1, gap=0)
-    write_image(folder / "evolution" / f"{iteration:06d}.png", sheet)
+    """`evolution/<iteration>.png` of a run: its images `side_by_side`."""
+    write_image(folder / "evolution" / f"{iteration:06d}.png", side_by_side(pixels))
 
 
 def frames(folder: Path) -> dict[int, Path]:

@@ -363,6 +363,10 @@ class EvaluateRecipe(Section):
     augment: bool = True
 
 
+def _one_or_more(names: Any) -> Any:
+    return [names] if isinstance(names, str) else names
+
+
 class HubRecipe(Section):
     """Where `ld3m push-to-hub` sends the result."""
 
@@ -380,6 +384,8 @@ class Recipe(Section):
     seed: int = Field(0, ge=0)
     output: str | None = None
     """The run folder; left out: runs/<name>."""
+    log_with: Annotated[list[str], BeforeValidator(_one_or_more)] = []
+    """Trackers that get the numbers and pictures too: tensorboard, trackio, wandb, or another of Accelerate's."""
     data: DistilledDataRecipe
     prior: SamplerRecipe
     distill: DistillRecipe = DistillRecipe()

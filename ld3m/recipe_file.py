@@ -122,14 +122,15 @@ def to_yaml(recipe: Recipe | PriorRecipe) -> str:
 def digest(recipe: Recipe | PriorRecipe) -> str:
     """A hash of all that decides the path of the optimisation.
 
-    How far it goes, what it saves on the way, where ImageNet lies, how memory and processors are spent and what is done
-    with the result do not count: an unfinished run may go on with other values of those.
+    How far it goes, what it saves on the way and whom it tells, where ImageNet lies, how memory and processors are
+    spent and what is done with the result do not count: an unfinished run may go on with other values of those.
     """
     content = recipe.model_dump(
         mode="json",
         exclude={
             "name": True,
             "output": True,
+            "log_with": True,
             "evaluate": True,
             "hub": True,
             "checkpoint_every": True,

@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from PIL import Image
 from pydantic import ValidationError
 from torch import Tensor
 
-from ld3m import checkpoints
+from ld3m import checkpoints, lock
 from ld3m.errors import UserError
 from ld3m.files import append_line, write_bytes, write_folder, write_json, write_tensors, write_text
 from ld3m.pictures import to_image
@@ -35,8 +36,9 @@ NEW_IMAGES = ".images"
 """Where the processes of a run write its images, until all are there."""
 
 
-def claim(recipe: Recipe, resume: bool, start: Path | None = None) -> None:
-    """Makes the recipe's folder this run's; call it on one process.
+@contextmanager
+def claim(recipe: Recipe, resume: bool, start: Path | None = None) -> Iterator[None]:
+    """Makes the recipe's folder this run's, and keeps other commands out of it until it is left; for one process.
 
     Args:
         recipe: of the run.
@@ -44,7 +46,8 @@ def claim(recipe: Recipe, resume: bool, start: Path | None = None) -> None:
         start: a run's folder, or one of its checkpoints, to go on from, in that run's folder or in another.
 
     Raises:
-        UserError: where the folder holds another recipe's run, or something that is not a run, or `start` does.
+        UserError: where the folder holds another recipe's run, or something that is not a run, or `start` does, or
+            where another process is at work in it.
     """
     folder = recipe.folder
     checkpoint = _starting_point(start, recipe) if start else None
@@ -52,11 +55,20 @@ def claim(recipe: Recipe, resume: bool, start: Path | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"output: cannot make the folder {folder} ({error.strerror}); give another --output") from None
-    if any(folder.iterdir()) and not (folder / "recipe.yaml").is_file():
+    foreign = any(path.name != lock.LOCK for path in folder.iterdir()) and not (folder / "recipe.yaml").is_file()
+    if foreign:
         raise UserError(f"output: {folder} is not empty and not a run; give another folder with --output")
+    with lock.hold(folder):
+        _make_ready(recipe, resume, checkpoint)
+        yield
+
+
+def _make_ready(recipe: Recipe, resume: bool, checkpoint: Path | None) -> None:
+    """Removes the run that is in the recipe's folder, or sees that it is of this recipe; takes a checkpoint over."""
+    folder = recipe.folder
     if (folder / "recipe.yaml").is_file():
         if not resume:
-            for name in ("checkpoints", "images", NEW_IMAGES, "evaluating", "evolution"):
+            for name in ("checkpoints", "images", NEW_IMAGES, "evaluating", "evolution", "logs"):
                 shutil.rmtree(folder / name, ignore_errors=True)
             for name in RESULTS:
                 (folder / name).unlink(missing_ok=True)
