@@ -263,3 +263,23 @@ def convert_prior(
     typer.echo(
         f"{out}: {report['kind']}, {report['tensors used']} tensors, {left_out} left out as provenance.json says"
     )
+
+
+@app.command()
+def report(
+    folder: Annotated[
+        Path | None,
+        typer.Argument(metavar="RUN", help="A run's folder, finished or not; by default the newest finished in runs/."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="What to write; by default RUN/report.html.")
+    ] = None,
+) -> None:
+    """Write a run as one HTML page: images on their way, curves, accuracies, recipe and cost.
+
+    The page loads nothing else: it can be sent, kept, and read without a network.
+    """
+    from ld3m import run
+    from ld3m.report import report
+
+    typer.echo(report(folder or run.find([]), output))

@@ -223,6 +223,11 @@ def iterations_done(folder: Path) -> int | None:
     return int(_metadata(folder)["iteration"]) if (folder / "latents.safetensors").is_file() else None
 
 
+def classes(folder: Path) -> list[str]:
+    """Names of a finished run's classes, in the order of their labels."""
+    return json.loads(_metadata(folder)["classes"])
+
+
 def learnt(folder: Path) -> dict[str, float]:
     """Numbers that a finished run's objective learnt beside the latents, such as the step size of "mtt"."""
     return json.loads(_metadata(folder).get("learnt", "{}"))
