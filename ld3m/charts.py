@@ -107,7 +107,7 @@ def curves(name: str, title: str, lines: Mapping[str, Points], x: str = "iterati
         parts.append(f'<text class="tick" x="{across(value)}" y="{BOTTOM + 17}" text-anchor="middle">{value:,g}</text>')
     parts.append(f'<path class="axis" d="M{LEFT} {BOTTOM}H{RIGHT}"/>')
     parts.append(f'<text class="label" x="{RIGHT}" y="{BOTTOM + 34}" text-anchor="end">{escape(x)}</text>')
-    place = LEFT
+    place = 0.0
     for index, (label, points) in enumerate(lines.items()):
         kept = thinned(points)
         drawn = " ".join(f"{across(x)},{up(y)}" for x, y in kept)
@@ -116,9 +116,9 @@ def curves(name: str, title: str, lines: Mapping[str, Points], x: str = "iterati
             parts.append(f'<circle class="dot dot-{index % 6}" cx="{across(kept[0][0])}" cy="{up(kept[0][1])}" r="3"/>')
         parts.append(f'<polyline class="{style}" points="{drawn}"/>')
         if len(lines) > 1:
-            parts.append(f'<path class="{style}" d="M{place} 15h20"/>')
-            parts.append(f'<text class="label" x="{place + 26}" y="19">{escape(label)}</text>')
-            place += 46 + 7 * len(label)
+            parts.append(f'<path class="{style}" d="M{place:g} 15h20"/>')
+            parts.append(f'<text class="label" x="{place + 26:g}" y="19">{escape(label)}</text>')
+            place += 40 + 6.8 * len(label)
     parts.append(f'<path class="guide" d="M0 {TOP}V{BOTTOM}" hidden/>')
     return Markup(
         f'<figure class="chart" id="{name}"><figcaption id="{name}-name">{escape(title)}</figcaption>'

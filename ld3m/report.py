@@ -297,7 +297,8 @@ def _cost(metrics: Sequence[Mapping[str, Any]], done: int) -> dict[str, Any] | N
         return None
     means = {part: statistics.fmean(seconds for _, seconds in points) for part, points in laps.items()}
     whole = means.pop("all")
-    return {"parts": means, "iteration": whole, "total": whole * done, "measured": len(metrics)}
+    rate = float(f"{1 / whole:.2g}") if whole else 0.0
+    return {"parts": means, "iteration": whole, "rate": rate, "total": whole * done, "measured": len(metrics)}
 
 
 def _duration(seconds: float) -> str:

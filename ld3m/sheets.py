@@ -48,13 +48,17 @@ def fit(sheets: Mapping[int, Path | Image.Image], columns: int, room: int) -> di
             chosen = evenly(list(whole), count)
             if sum(len(whole[iteration]) for iteration in chosen) <= room:
                 return {iteration: whole[iteration] for iteration in chosen}
-    middle = _open(sheets[iterations[len(iterations) // 2]])
-    usual = len(_webp(_scaled(middle, columns, edge, min(edge, ON_SCREEN))))
+    middle, small = _open(sheets[iterations[len(iterations) // 2]]), min(edge, ON_SCREEN)
+    usual = len(_webp(_scaled(middle, columns, edge, small)))
     between = (1 - ENDS) * room
     chosen = evenly(iterations, max(FEWEST, min(MOST // 2, 2 + int(between / usual))))
     shares = {iteration: between / max(1, len(chosen) - 2) for iteration in chosen}
     shares |= dict.fromkeys((chosen[0], chosen[-1]), ENDS * room / 2)
-    return {iteration: _within(_open(sheets[iteration]), columns, share) for iteration, share in shares.items()}
+    hopeful = {share: math.ceil(1.3 * small * math.sqrt(share / usual)) for share in set(shares.values())}
+    return {
+        iteration: _within(_open(sheets[iteration]), columns, share, hopeful[share])
+        for iteration, share in shares.items()
+    }
 
 
 def evenly(values: Sequence[int], count: int) -> list[int]:
@@ -74,10 +78,10 @@ def _open(source: Path | Image.Image) -> Image.Image:
         raise UserError(f"RUN: cannot read {source} ({one_line(error)}); remove it to do without") from None
 
 
-def _within(picture: Image.Image, columns: int, size: float) -> bytes:
-    """A picture as large as `size` bytes allow."""
+def _within(picture: Image.Image, columns: int, size: float, largest: int) -> bytes:
+    """A picture as large as `size` bytes allow, its images with at most `largest` pixels a side."""
     edge = picture.width // columns
-    target = min(edge, LONGEST // max(columns, picture.height // edge))
+    target = min(edge, largest, LONGEST // max(columns, picture.height // edge))
     while True:
         content = _webp(_scaled(picture, columns, edge, target))
         if len(content) <= size or target <= 8:
@@ -89,7 +93,7 @@ def _scaled(picture: Image.Image, columns: int, edge: int, target: int) -> Image
     """A picture whose images have `target` pixels a side in the place of `edge`."""
     if target == edge:
         return picture
-    return picture.resize((columns * target, picture.height // edge * target), Image.Resampling.BOX)
+    return picture.resize((columns * target, picture.height // edge * target), Image.Resampling.LANCZOS)
 
 
 def _webp(picture: Image.Image, lossless: bool = False) -> bytes:
