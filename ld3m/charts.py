@@ -8,9 +8,11 @@ from itertools import pairwise
 
 from markupsafe import Markup, escape
 
-WIDTH, HEIGHT = 400, 250
-"""Units of a chart's coordinates, in which text has 12: still readable at the width of a telephone."""
-LEFT, RIGHT, TOP, BOTTOM = 54, 388, 34, 208
+WIDTH, HEIGHT = 340, 230
+"""Units of a curve's coordinates, in which text has 12: still readable at the width of a telephone."""
+LEFT, RIGHT, TOP, BOTTOM = 52, 330, 32, 190
+BARS_WIDTH = 400
+"""The same of a chart of bars, which need room for their names."""
 MOST_POINTS = 240
 """Points of a curve; more could not be told apart."""
 Points = Sequence[tuple[float, float]]
@@ -76,7 +78,7 @@ def _vertical(values: Sequence[float]) -> Axis:
     low, high = min(values), max(values)
     if low > 0 and high / low > 20:
         return Axis(low / 1.1, high * 1.1, BOTTOM, TOP, log=True)
-    return Axis(min(0.0, low), high * 1.05 if high > 0 else 1.0, BOTTOM, TOP)
+    return Axis(min(0.0, low), high * 1.08 if high > 0 else 1.0, BOTTOM, TOP)
 
 
 def curves(name: str, title: str, lines: Mapping[str, Points], x: str = "iteration") -> Markup:
@@ -118,13 +120,14 @@ def curves(name: str, title: str, lines: Mapping[str, Points], x: str = "iterati
         if len(lines) > 1:
             parts.append(f'<path class="{style}" d="M{place:g} 15h20"/>')
             parts.append(f'<text class="label" x="{place + 26:g}" y="19">{escape(label)}</text>')
-            place += 40 + 6.8 * len(label)
+            place += 36 + 6.8 * len(label)
     parts.append(f'<path class="guide" d="M0 {TOP}V{BOTTOM}" hidden/>')
+    values, drawing = json.dumps(_values(lines, across, x)), _svg(name, title, said, (WIDTH, HEIGHT), parts)
     return Markup(
         f'<figure class="chart" id="{name}"><figcaption id="{name}-name">{escape(title)}</figcaption>'
         f'<div class="plot" tabindex="0" role="group" aria-labelledby="{name}-name" aria-describedby="{name}-value" '
-        f'data-values="{escape(json.dumps(_values(lines, across, x)))}">{_svg(name, title, said, HEIGHT, parts)}</div>'
-        f'<output class="value" id="{name}-value">Point at the curve, or use the arrow keys, to read values.</output>'
+        f'data-values="{escape(values)}">{drawing}</div>'
+        f'<output class="value" id="{name}-value">Point at it or use arrow keys to read values.</output>'
         "</figure>"
     )
 
@@ -160,7 +163,7 @@ def bars(name: str, title: str, rows: Sequence[Bar], unit: str) -> Markup:
         unit: what is written behind means.
     """
     colours = {label: index % 6 for index, label in enumerate(dict.fromkeys(row.label for row in rows))}
-    left, right = 104, WIDTH - 92
+    left, right = min(170, 14 + 7 * max(len(row.label) for row in rows)), BARS_WIDTH - 84
     highest = max(max(row.mean + row.std, *row.values) for row in rows)
     across = Axis(0, highest or 1, left, right)
     parts, top, group = [], 4, None
@@ -170,31 +173,31 @@ def bars(name: str, title: str, rows: Sequence[Bar], unit: str) -> Markup:
             parts.append(f'<text class="group" x="0" y="{top + 12}">{escape(row.group)}</text>')
             group, top = row.group, top + 20
         middle = top + 9
+        parts.append(f'<path class="axis" d="M{left} {top - 1}v20"/>')
         low, mean, high = across(max(0.0, row.mean - row.std)), across(row.mean), across(row.mean + row.std)
         colour = colours[row.label]
         parts.append(f'<text class="tick" x="{left - 8}" y="{middle + 4}" text-anchor="end">{escape(row.label)}</text>')
         parts.append(
             f'<rect class="bar bar-{colour}" x="{left}" y="{top + 1}" width="{max(0.0, mean - left):g}" height="16"/>'
         )
-        parts += [f'<circle class="seed" cx="{across(value)}" cy="{middle}" r="2.2"/>' for value in row.values]
-        parts.append(f'<path class="error" d="M{low} {middle}H{high}M{low} {top + 5}v8M{high} {top + 5}v8"/>')
+        parts += [f'<circle class="seed" cx="{across(value)}" cy="{middle + 5}" r="1.6"/>' for value in row.values]
+        parts.append(f'<path class="error" d="M{low} {middle - 2}H{high}M{low} {middle - 5}v6M{high} {middle - 5}v6"/>')
         parts.append(
             f'<text class="label" x="{max(high, *(across(value) for value in row.values)) + 7:g}" y="{middle + 4}">'
             f"{row.mean:.1f} ± {row.std:.1f}{escape(unit)}</text>"
         )
         top += 21
-    parts.append(f'<path class="axis" d="M{left} 4V{top}"/>')
     said = [f"{row.group}, {row.label}: {row.mean:.1f} ± {row.std:.1f}{unit}" for row in rows]
     return Markup(
         f'<figure class="chart bars" id="{name}"><figcaption>{escape(title)}</figcaption>'
-        f"{_svg(name, title, said, top + 4, parts)}</figure>"
+        f"{_svg(name, title, said, (BARS_WIDTH, top + 4), parts)}</figure>"
     )
 
 
-def _svg(name: str, title: str, said: Sequence[str], height: float, parts: Sequence[str]) -> str:
+def _svg(name: str, title: str, said: Sequence[str], size: tuple[int, int], parts: Sequence[str]) -> str:
     """A drawing with a title and a description for those who do not see it."""
     return (
-        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-labelledby="{name}-title {name}-said">'
+        f'<svg viewBox="0 0 {size[0]} {size[1]}" role="img" aria-labelledby="{name}-title {name}-said">'
         f'<title id="{name}-title">{escape(title)}</title><desc id="{name}-said">{escape("; ".join(said))}.</desc>'
         f"{''.join(parts)}</svg>"
     )

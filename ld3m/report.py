@@ -26,6 +26,8 @@ TABLE_ROWS = 25
 """Iterations in the table of a page's curves."""
 KNOWN = ("iteration", "loss", "grad_z", "grad_c", "seconds")
 """Keys of metrics.jsonl that every objective has; others are numbers that one learns."""
+GRADIENTS = {"latents Z": "grad_z", "conditioning c": "grad_c"}
+"""Keys of gradient norms by what they are of."""
 
 
 def report(folder: Path, output: Path | None = None) -> Path:
@@ -55,7 +57,7 @@ def report(folder: Path, output: Path | None = None) -> Path:
         "curves": _curves(metrics),
         "table": _table(metrics),
         "logged": len(metrics),
-        "accuracies": _accuracies(evaluation, recipe),
+        "accuracies": _accuracies(evaluation),
         "cost": _cost(metrics, done),
         "prior": _json(folder / "prior.json"),
         "images": None,
@@ -209,22 +211,16 @@ def _curves(metrics: Sequence[Mapping[str, Any]]) -> list[Markup]:
     """Loss, gradient norms, time, and what the objective learnt, each over iterations."""
     if not metrics:
         return []
-    learnt = [key for key in metrics[-1] if key not in KNOWN]
     drawn = [
         ("loss", "Loss", {"loss": _line(metrics, "loss")}),
         ("gradients", "Gradient norms", {name: _line(metrics, key) for name, key in GRADIENTS.items()}),
-        (
-            "seconds",
-            "Seconds an iteration",
-            {part.replace("_", " "): points for part, points in _laps(metrics).items()},
-        ),
-        *((f"learnt-{place}", key.replace("_", " "), {key: _line(metrics, key)}) for place, key in enumerate(learnt)),
+        ("seconds", "Seconds an iteration", _laps(metrics)),
     ]
+    for place, key in enumerate(key for key in metrics[-1] if key not in KNOWN):
+        name = key.replace("_", " ")
+        drawn.append((f"learnt-{place}", name.capitalize(), {name: _line(metrics, key)}))
     kept = [(name, title, {label: line for label, line in lines.items() if line}) for name, title, lines in drawn]
     return [charts.curves(name, title, lines) for name, title, lines in kept if lines]
-
-
-GRADIENTS = {"latents Z": "grad_z", "conditioning c": "grad_c"}
 
 
 def _line(metrics: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
@@ -254,7 +250,7 @@ def _table(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
-def _accuracies(evaluation: Any, recipe: Mapping[str, Any]) -> dict[str, Any] | None:
+def _accuracies(evaluation: Any) -> dict[str, Any] | None:
     """The chart and the table of evaluation.json: a row a training set, a column an architecture."""
     if not evaluation or not evaluation.get("results"):
         return None
@@ -267,7 +263,9 @@ def _accuracies(evaluation: Any, recipe: Mapping[str, Any]) -> dict[str, Any] | 
         for row in results
         if row["arch"] == arch
     ]
-    bars += [charts.Bar("mean of the others", r["set"], r["mean"], r["std"], r["accuracies"]) for r in crossed]
+    bars += [
+        charts.Bar(f"mean without {r['without']}", r["set"], r["mean"], r["std"], r["accuracies"]) for r in crossed
+    ]
     protocols = list(dict.fromkeys(yaml.safe_dump(row["protocol"], sort_keys=False) for row in results))
     return {
         "chart": charts.bars("accuracies", "Test accuracy in %, mean ± standard deviation", bars, ""),
@@ -281,7 +279,7 @@ def _accuracies(evaluation: Any, recipe: Mapping[str, Any]) -> dict[str, Any] | 
             for name in dict.fromkeys(row["set"] for row in results)
         },
         "crossed": crossed,
-        "matching": recipe.get("network", {}).get("arch", ""),
+        "matching": crossed[0]["without"] if crossed else None,
         "protocols": protocols,
     }
 

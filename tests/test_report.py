@@ -1,5 +1,7 @@
 """The report: what the page says, how large it is, and, in a real Chromium, how it answers."""
 
+import base64
+import io
 import json
 import re
 import shutil
@@ -179,7 +181,6 @@ def test_names_are_text_and_never_markup(tmp_path: Path) -> None:
     )
     path = report(folder)
     page = Page(path)
-
     assert page.all("canvas", "data-name") == [f"{name}, image 1" for name in nasty]
     assert not {"b", "i"} & {tag for tag, _ in page.elements}
     assert sum(tag == "script" for tag, _ in page.elements) == 1
@@ -222,9 +223,6 @@ def test_a_run_without_evolution_shows_its_images(finished: Path, tmp_path: Path
 
 def frames_of(path: Path) -> dict[int, np.ndarray]:
     """The pictures in a page, by iteration."""
-    import base64
-    import io
-
     found = re.findall(r'<img src="data:image/webp;base64,([^"]+)" data-iteration="(\d+)"', path.read_text())
     return {int(at): np.asarray(Image.open(io.BytesIO(base64.b64decode(content)))) for content, at in found}
 
