@@ -52,6 +52,7 @@ def distill(recipe: Recipe, resume: bool = True, start: Path | None = None) -> P
             if main:
                 claimed.enter_context(run.claim(recipe, resume, start))
                 run.note_prior(recipe, priors.provenance(recipe.prior.source))
+                run.note_classes(recipe.folder, job.classes)
         if run.iterations_done(recipe.folder) == recipe.distill.iterations:
             done = f"{recipe.folder} is finished; raise distill.iterations to go on, or give --no-resume"
             job.accelerator.print(done)
@@ -134,6 +135,11 @@ class Job:
             embeddings=embeddings,
             padding=(most - len(own)) * recipe.distill.images_per_class if sharding.wanted(accelerator) else 0,
         )
+
+    @property
+    def classes(self) -> dict[str, int]:
+        """The place of each class among all of the source, by name."""
+        return dict(zip(self.images.classes, self.images.ids, strict=True))
 
     def by_class(self, images: Tensor) -> Tensor:
         """[images, …] to [classes, images per class, …]."""
@@ -252,7 +258,7 @@ def _finish(job: Job, learnt: Learnt, tracked: Trackers) -> None:
 
     Each process writes its own images, and the first makes the latents of the last checkpoint.
     """
-    recipe, classes = job.recipe, dict(zip(job.images.classes, job.images.ids, strict=True))
+    recipe, classes = job.recipe, job.classes
     last = recipe.distill.iterations
     if not last:
         _save(job, learnt, last)

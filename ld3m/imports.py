@@ -89,7 +89,7 @@ def _bring_folder(name: str, recipe: Recipe, place: str) -> Path:
             if image.size != (recipe.data.resolution,) * 2:
                 size = " × ".join(map(str, image.size))
                 raise UserError(f"RUN: {example.name} has {size} pixels, not data.resolution={recipe.data.resolution}")
-            images.append(torch.from_numpy(data.convert(image, recipe.data.resolution, recipe.data.channels)))
+            images.append(torch.from_numpy(data.convert(image, recipe.data.resolution, recipe.data.channels).copy()))
         if ours[example.label] not in known:
             raise UserError(f"RUN: {example.name} is of class {ours[example.label]!r}, which the recipe leaves out")
         labels.append(known.index(ours[example.label]))
@@ -176,7 +176,7 @@ def _bring(name: str, recipe: Recipe, classes: list[str], images: Tensor, labels
     images, labels = images[order], labels[order]
     content = images.numpy().tobytes() + json.dumps([classes, labels.tolist()]).encode()
     digest = hashlib.sha256(content).hexdigest()[:8]
-    folder = run.IMPORTED / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name).strip('-._')}-{digest}"
+    folder = run.IMPORTED / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name).strip('-._') or 'set'}-{digest}"
 
     def fill(target: Path) -> None:
         shown = images if images.dtype == torch.uint8 else to_bytes(images)
@@ -187,11 +187,14 @@ def _bring(name: str, recipe: Recipe, classes: list[str], images: Tensor, labels
         if not torch.equal(data.to_pixels(images), data.to_pixels(shown)):
             write_tensors(target / run.EXACT_PIXELS, {"images": images})
         grid(shown[:100], columns=10).save(target / "grid.png")
+        run.note_classes(target, {each: label for label, each in enumerate(classes)})
         write_json(target / "origin.json", {"source": name, "sha256": hashlib.sha256(content).hexdigest()})
 
     if not folder.is_dir():
         shutil.rmtree(folder, ignore_errors=True)
         write_folder(folder, fill)
-    named = recipe.model_copy(update={"name": folder.name, "output": str(folder)})
+    fewest = int(torch.bincount(labels).min())
+    distilled = recipe.distill.model_copy(update={"images_per_class": fewest, "iterations": 0})
+    named = recipe.model_copy(update={"name": folder.name, "output": str(folder), "distill": distilled})
     write_text(folder / "recipe.yaml", to_yaml(named))
     return folder

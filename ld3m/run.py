@@ -25,7 +25,8 @@ from ld3m.recipe import Recipe
 from ld3m.recipe_file import digest, load, to_yaml
 
 RESULTS = (
-    "latents.safetensors", "metrics.jsonl", "grid.png", "evolution.gif", "evaluation.json", "prior.json", "report.html",
+    "latents.safetensors", "classes.json", "metrics.jsonl", "grid.png", "evolution.gif", "evaluation.json",
+    "prior.json", "report.html",
 )  # fmt: skip
 """Files of a run folder that a new run replaces."""
 IMPORTED = Path("imported")
@@ -245,6 +246,19 @@ def write_result(
 def iterations_done(folder: Path) -> int | None:
     """How many iterations the finished run has, or None where none is finished."""
     return int(metadata(folder)["iteration"]) if (folder / "latents.safetensors").is_file() else None
+
+
+def classes(folder: Path) -> list[str]:
+    """Names of a run's classes in the order of their labels; none where the run has not begun."""
+    path = folder / "classes.json"
+    if path.is_file():
+        return list(json.loads(path.read_text(encoding="utf-8")))
+    return json.loads(metadata(folder)["classes"]) if (folder / "latents.safetensors").is_file() else []
+
+
+def note_classes(folder: Path, classes: Mapping[str, int]) -> None:
+    """Keeps the names of a run's classes, and the place of each among all of the source, as `classes.json`."""
+    write_json(folder / "classes.json", dict(classes))
 
 
 def learnt(folder: Path) -> dict[str, float]:

@@ -1,0 +1,102 @@
+"""Pictures of many images side by side, made small enough to lie inside a web page."""
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from ld3m.errors import UserError, one_line
+
+SMALL = 64
+"""Pixels of an image's edge up to which its pixels are to be seen as they are, so that nothing may blur them."""
+MOST = 40
+"""Pictures of a run's evolution in a page, where they are small."""
+FEWEST = 8
+"""Pictures that are kept before quality is given up for size."""
+ON_SCREEN = 128
+"""Pixels of an image's edge in a page's overview; pictures between the first and the last need no more."""
+ENDS = 0.6
+"""Share of the room for the first and the last picture, which are looked at closely, where it is scarce."""
+QUALITY = 82
+LONGEST = 16_000
+"""Pixels of a picture's side; WebP ends at 16,383."""
+
+
+def fit(sheets: Mapping[int, Path | Image.Image], columns: int, room: int) -> dict[int, bytes]:
+    """WebP pictures that take no more than `room` bytes in all; the first and the last are always among them.
+
+    Small images stay as they are, to the pixel, as long as `FEWEST` pictures of them fit. Larger ones are compressed,
+    those between the first and the last more, and scaled down where that is not enough.
+
+    Args:
+        sheets: pictures by iteration, in order, each of square images in rows of `columns` without gaps.
+        columns: images in a row.
+        room: bytes for all.
+
+    Raises:
+        UserError: where a picture cannot be read.
+    """
+    iterations = list(sheets)
+    if not iterations:
+        return {}
+    edge = _open(sheets[iterations[0]]).width // columns
+    if edge <= SMALL:
+        whole = {iteration: _webp(_open(sheets[iteration]), lossless=True) for iteration in evenly(iterations, MOST)}
+        for count in range(len(whole), min(FEWEST, len(whole)) - 1, -1):
+            chosen = evenly(list(whole), count)
+            if sum(len(whole[iteration]) for iteration in chosen) <= room:
+                return {iteration: whole[iteration] for iteration in chosen}
+    middle, small = _open(sheets[iterations[len(iterations) // 2]]), min(edge, ON_SCREEN)
+    usual = len(_webp(_scaled(middle, columns, edge, small)))
+    between = (1 - ENDS) * room
+    chosen = evenly(iterations, max(FEWEST, min(MOST // 2, 2 + int(between / usual))))
+    shares = {iteration: between / max(1, len(chosen) - 2) for iteration in chosen}
+    shares |= dict.fromkeys((chosen[0], chosen[-1]), ENDS * room / 2)
+    hopeful = {share: math.ceil(1.3 * small * math.sqrt(share / usual)) for share in set(shares.values())}
+    return {
+        iteration: _within(_open(sheets[iteration]), columns, share, hopeful[share])
+        for iteration, share in shares.items()
+    }
+
+
+def evenly(values: Sequence[int], count: int) -> list[int]:
+    """At most `count` of the values, two or more, at even distances; the first and the last are among them."""
+    if len(values) <= count:
+        return list(values)
+    return [values[round(place * (len(values) - 1) / (count - 1))] for place in range(count)]
+
+
+def _open(source: Path | Image.Image) -> Image.Image:
+    if isinstance(source, Image.Image):
+        return source.convert("RGB")
+    try:
+        with Image.open(source) as picture:
+            return picture.convert("RGB")
+    except OSError as error:
+        raise UserError(f"RUN: cannot read {source} ({one_line(error)}); remove it to do without") from None
+
+
+def _within(picture: Image.Image, columns: int, size: float, largest: int) -> bytes:
+    """A picture as large as `size` bytes allow, its images with at most `largest` pixels a side."""
+    edge = picture.width // columns
+    target = min(edge, largest, LONGEST // max(columns, picture.height // edge))
+    while True:
+        content = _webp(_scaled(picture, columns, edge, target))
+        if len(content) <= size or target <= 8:
+            return content
+        target = max(8, int(target * min(0.95, math.sqrt(size / len(content)))))
+
+
+def _scaled(picture: Image.Image, columns: int, edge: int, target: int) -> Image.Image:
+    """A picture whose images have `target` pixels a side in the place of `edge`."""
+    if target == edge:
+        return picture
+    return picture.resize((columns * target, picture.height // edge * target), Image.Resampling.LANCZOS)
+
+
+def _webp(picture: Image.Image, lossless: bool = False) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "WEBP", lossless=lossless, quality=60 if lossless else QUALITY, method=4 if lossless else 2)
+    return buffer.getvalue()

@@ -1,0 +1,219 @@
+"""Sets of others, measured by one protocol: .pt tensors of older projects, image folders, data sets of the Hub."""
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from conftest import CLASSES, Outcome, distilled
+from hub_server import Repository, serving
+from PIL import Image
+
+from ld3m import data, imports, run
+from ld3m.recipe import Recipe
+from ld3m.recipe_file import load
+
+RECIPE = ["evaluate.epochs=2", "evaluate.seeds=1"]
+
+
+@pytest.fixture
+def images(shapes: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two real images of each class as somebody's distilled set, uint8 [6, 1, 16, 16], in an order of their own."""
+    paths = [shapes / "train" / name / f"{place}.png" for place in (0, 1) for name in CLASSES]
+    pixels = [torch.from_numpy(data.convert(Image.open(path), 16, 1).copy()) for path in paths]
+    return torch.stack(pixels), torch.tensor([0, 1, 2, 0, 1, 2])
+
+
+@pytest.fixture
+def real(recipe_file: Path) -> data.ImageSet:
+    return data.prepare(load(Recipe, str(recipe_file)).data, progress=False)
+
+
+def brought(name: object, recipe_file: Path, *overrides: str) -> tuple[Path, torch.Tensor, torch.Tensor]:
+    folder = imports.find([str(name)], str(recipe_file), [*RECIPE, *overrides])
+    return folder, *run.load_images(folder, CLASSES, 1, 16)
+
+
+# --- tensors -----------------------------------------------------------------------------------------------
+
+
+def test_a_dictionary_of_bytes(
+    images: tuple[torch.Tensor, ...], recipe_file: Path, tmp_path: Path, ld3m: object
+) -> None:
+    torch.save({"images": images[0], "labels": images[1]}, tmp_path / "set.pt")
+    folder, found, labels = brought("set.pt", recipe_file)
+    assert labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert torch.equal(found, images[0][[0, 3, 1, 4, 2, 5]])
+    assert not (folder / run.EXACT_PIXELS).exists()
+    assert json.loads((folder / "origin.json").read_text())["source"] == "set"
+
+
+def test_normalised_floats_lose_nothing(
+    images: tuple[torch.Tensor, ...], real: data.ImageSet, recipe_file: Path, tmp_path: Path, ld3m: object
+) -> None:
+    """What older projects optimise has more than 8 bits and leaves [0, 1]; networks see it as those projects' do."""
+    learnt = real.normalise(images[0] / 255) + torch.randn(images[0].shape, generator=torch.manual_seed(0))
+    torch.save({"images": learnt, "labels": images[1], "mean": real.mean, "std": real.std}, tmp_path / "own.pt")
+    torch.save({"data": [[learnt + 1, images[1]], [learnt, images[1]]]}, tmp_path / "dc.pt")  # the last is the newest
+    torch.save(learnt, tmp_path / "images_best.pt")
+    torch.save(images[1], tmp_path / "labels_best.pt")
+    for name in ("own.pt", "dc.pt", "images_best.pt"):
+        _, found, labels = brought(name, recipe_file)
+        assert labels.tolist() == [0, 0, 1, 1, 2, 2]
+        assert found.min() < 0
+        assert torch.allclose(real.normalise(found), learnt[[0, 3, 1, 4, 2, 5]], atol=1e-5)
+
+
+def test_floats_in_0_to_1_are_pixels(
+    images: tuple[torch.Tensor, ...], recipe_file: Path, tmp_path: Path, ld3m: object
+) -> None:
+    torch.save((images[0] / 255 * 0.77, images[1]), tmp_path / "pair.pt")
+    _, found, _ = brought("pair.pt", recipe_file)
+    assert torch.equal(found, (images[0] / 255 * 0.77)[[0, 3, 1, 4, 2, 5]])
+
+
+class Evil:
+    def __reduce__(self) -> tuple[object, ...]:
+        return (print, ("run!",))
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (Evil(), "cannot be read as tensors alone"),
+        ({"images": torch.zeros(3, 1, 16, 16)}, "has no images and labels"),
+        ([1, 2], "has no images and labels"),
+        ((torch.zeros(3, 3, 16, 16), torch.arange(3)), "has images of shape [3, 3, 16, 16], not [N, 1, 16, 16]"),
+        ((torch.zeros(3, 1, 28, 28), torch.arange(3)), "set data.channels and data.resolution to theirs"),
+        ((torch.zeros(3, 1, 16, 16), torch.arange(4)), "has labels of shape [4], not one class number an image"),
+        ((torch.zeros(3, 1, 16, 16), torch.arange(1, 4)), "has label 3, but the recipe's classes go to 2"),
+        ((torch.zeros(2, 1, 16, 16), torch.arange(2)), "has no images of class 'square'"),
+        ((torch.full((3, 1, 16, 16), torch.nan), torch.arange(3)), "has values that are not finite"),
+    ],
+)
+def test_what_is_no_set_is_one_line(
+    content: object, line: str, recipe_file: Path, tmp_path: Path, ld3m: Callable[..., Outcome]
+) -> None:
+    torch.save(content, tmp_path / "bad.pt")
+    outcome = ld3m("evaluate", "bad.pt", "--recipe", recipe_file)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err.count("\n") == 1
+    assert line in outcome.err
+
+
+def test_a_set_without_a_recipe_wants_one(tmp_path: Path, ld3m: Callable[..., Outcome]) -> None:
+    torch.save({}, tmp_path / "set.pt")
+    outcome = ld3m("evaluate", "set.pt")
+    assert outcome.code == 2
+    assert "set.pt has no recipe of its own; name one by --recipe" in outcome.err
+    outcome = ld3m("evaluate", "none.pt", "--recipe", "quickstart")
+    assert outcome.err == "ld3m: RUN: there is no none.pt\n"
+
+
+# --- measured ----------------------------------------------------------------------------------------------
+
+
+def test_real_images_as_tensors_folder_or_run_give_the_same_accuracy(
+    images: tuple[torch.Tensor, ...], recipe_file: Path, tmp_path: Path, ld3m: Callable[..., Outcome]
+) -> None:
+    """One protocol: the same images get the same figures, whatever they come as, to the last digit."""
+    torch.save({"images": images[0], "labels": images[1]}, tmp_path / "set.pt")
+    for place, (image, label) in enumerate(zip(*images, strict=True)):
+        (tmp_path / "folder" / CLASSES[label]).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[0].numpy()).save(tmp_path / "folder" / CLASSES[label] / f"{place}.png")
+    rows = []
+    for name in ("set.pt", "folder"):
+        outcome = ld3m("evaluate", name, "--recipe", recipe_file, *RECIPE, "evaluate.epochs=20", "--json")
+        assert outcome.code == 0, outcome.err
+        rows.append(json.loads(outcome.out)["results"])
+    assert rows[0] == rows[1]
+    assert rows[0][0]["images"] == 6
+    folder = distilled(recipe_file, tmp_path / "run", "distill.iterations=0")
+    for place, image in enumerate(images[0][[0, 3, 1, 4, 2, 5]]):
+        path = folder / "images" / CLASSES[place // 2] / f"{place % 2}.png"
+        Image.fromarray(image[0].numpy()).save(path)
+    outcome = ld3m("evaluate", folder, *RECIPE, "evaluate.epochs=20", "--json")
+    assert json.loads(outcome.out)["results"] == rows[0]
+    page = ld3m("report", "set.pt", "--recipe", recipe_file, *RECIPE)
+    assert page.code == 0, page.err
+    text = Path(page.out.strip()).read_text()
+    assert "Brought from set" in text
+    assert "cross, image 2" in text
+
+
+def test_an_image_folder_that_does_not_fit(recipe_file: Path, tmp_path: Path, ld3m: Callable[..., Outcome]) -> None:
+    for name, size in (("circle", 16), ("cross", 16), ("square", 20)):
+        (tmp_path / "folder" / name).mkdir(parents=True)
+        Image.new("L", (size, size)).save(tmp_path / "folder" / name / "a.png")
+    outcome = ld3m("evaluate", "folder", "--recipe", recipe_file)
+    assert outcome.code == 2
+    assert outcome.err.endswith("square/a.png has 20 × 20 pixels, not data.resolution=16\n")
+    (tmp_path / "folder" / "square").rename(tmp_path / "folder" / "triangle")
+    outcome = ld3m("evaluate", "folder", "--recipe", recipe_file)
+    assert outcome.err.startswith("ld3m: RUN: folder: 'triangle' is not a class; the classes are circle, cross, square")
+
+
+def test_a_data_set_of_the_hub_that_others_made(
+    images: tuple[torch.Tensor, ...], recipe_file: Path, tmp_path: Path, ld3m: Callable[..., Outcome]
+) -> None:
+    """Its classes are named by their numbers."""
+    pictures = [Image.fromarray(image[0].numpy()) for image in images[0]]
+    features = datasets.Features({"img": datasets.Image(), "y": datasets.ClassLabel(names=["0", "1", "2"])})
+    table = datasets.Dataset.from_dict({"img": pictures, "y": images[1].tolist()}, features=features)
+    buffer = io.BytesIO()
+    table.to_parquet(buffer)
+    with serving() as hub:
+        files = {"data/train-00000-of-00001.parquet": buffer.getvalue()}
+        hub.repositories["dataset", "you/set"] = Repository(branches={"main": [{}, files]})
+        _, found, labels = brought("you/set", recipe_file)
+        assert labels.tolist() == [0, 0, 1, 1, 2, 2]
+        assert torch.equal(found, images[0][[0, 3, 1, 4, 2, 5]])
+        missing = ld3m("evaluate", "you/none", "--recipe", recipe_file)
+    assert missing.code == 2
+    assert "you/none: cannot be fetched from the Hub" in missing.err
+
+
+# --- rendered otherwise ------------------------------------------------------------------------------------
+
+
+def test_render_as_the_run_does_gives_its_images(
+    recipe_file: Path, tmp_path: Path, ld3m: Callable[..., Outcome]
+) -> None:
+    folder = distilled(recipe_file, tmp_path / "run", "distill.iterations=1")
+    outcome = ld3m("render", folder, "--output", "same")
+    assert outcome.code == 0, outcome.err
+    for path in folder.glob("images/*/*.png"):
+        assert (tmp_path / "same" / path.relative_to(folder)).read_bytes() == path.read_bytes()
+    outcome = ld3m("render", folder, "--steps", "5", "--skip", "none", "--guidance", "1")
+    assert outcome.code == 0, outcome.err
+    other = folder / "rendered" / "steps5-none-guidance1"
+    assert outcome.out.startswith(f"{other}: 6 images")
+    assert expected(recipe_file, folder) == [path.read_bytes() for path in sorted(other.glob("images/*/*.png"))]
+    assert load(Recipe, str(other / "recipe.yaml")).prior.steps == 5
+    assert ld3m("evaluate", other, *RECIPE).code == 0
+    assert ld3m("render", folder, "prior.resolution=32").code == 2
+
+
+def expected(recipe_file: Path, folder: Path) -> list[bytes]:
+    """PNGs of the latents by the sampler itself: five steps, no skip, no guidance, the noise of iteration 1."""
+    from ld3m import priors
+    from ld3m.randomness import generator
+    from ld3m.sampler import Schedule, render
+
+    prior = priors.load(load(Recipe, str(recipe_file)).prior)
+    tensors = safetensors.torch.load_file(folder / "latents.safetensors")
+    keys = [(label, place) for label in range(3) for place in range(2)]
+    noise = torch.stack([torch.randn(3, 8, 8, generator=generator(0, "noise", 1, *key)) for key in keys])
+    schedule = Schedule.of(prior.noise_schedule, 5, "none", 1.0)
+    pixels, _ = render(prior, schedule, tensors["z"], tensors["c"], noise, resolution=16)
+    written = []
+    for image in (pixels[:, 0] * 255).round().clamp(0, 255).to(torch.uint8).numpy():
+        buffer = io.BytesIO()
+        Image.fromarray(np.ascontiguousarray(image)).save(buffer, format="PNG")
+        written.append(buffer.getvalue())
+    return written
