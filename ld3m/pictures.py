@@ -14,6 +14,8 @@ from ld3m.files import write_bytes, write_image
 
 MOST_SHOWN = 100
 """Images in a run's grid.png and in each picture of its evolution."""
+WIDTH = 400
+"""Pixels of an animation's width, about: small images are enlarged, and what has twice as many is made smaller."""
 SECONDS_A_FRAME = 0.25
 LAST_FRAME = 2.0
 """Seconds that an animation stays at its end."""
@@ -81,9 +83,10 @@ def write_animation(folder: Path) -> None:
     pages = []
     for iteration, path in frames(folder).items():
         with Image.open(path) as sheet:
-            scale = max(1, 400 // sheet.width)
-            page = Image.new("RGB", (sheet.width * scale, sheet.height * scale + 16), "white")
-            page.paste(sheet.resize((sheet.width * scale, sheet.height * scale), Image.Resampling.NEAREST))
+            scale = max(1, WIDTH // sheet.width) if sheet.width <= 2 * WIDTH else 2 * WIDTH / sheet.width
+            size = round(sheet.width * scale), round(sheet.height * scale)
+            page = Image.new("RGB", (size[0], size[1] + 16), "white")
+            page.paste(sheet.resize(size, Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS))
         ImageDraw.Draw(page).text((4, page.height - 13), f"iteration {iteration}", fill="black")
         pages.append(page)
     seconds = [SECONDS_A_FRAME] * (len(pages) - 1) + [LAST_FRAME]
