@@ -58,8 +58,11 @@ def push(folder: Path, destination: Destination, dry_run: bool = False) -> None:
         dry_run: writes what would go to the run's folder hub/, and asks nothing of the Hub.
 
     Raises:
-        UserError: without a login or permission, for a name that is taken, or where the Hub cannot be reached.
+        UserError: for what is not a finished run, without a login or permission, for a name that is taken, or where
+            the Hub cannot be reached.
     """
+    if not (folder / "latents.safetensors").is_file():
+        raise UserError(f"RUN: {folder} has no latents; what ld3m distill has made can be pushed")
     recipe = run.load_recipe(folder, [])
     wanted = destination.to or recipe.hub.repo_id or f"ld3m-{recipe.name}"
     with tempfile.TemporaryDirectory() as temporary:

@@ -371,3 +371,30 @@ def test_a_run_starts_from_published_latents(
     nowhere = ld3m("distill", recipe_file, "distill.init=hub:me/nothing", "-o", "nowhere")
     assert nowhere.code == 2
     assert "me/nothing: cannot be fetched from the Hub" in said(nowhere)[0]
+
+
+def test_published_latents_are_rendered_otherwise_and_reported(
+    ld3m: Ld3m, hub: Hub, run: Path, prior_folder: Path, shapes: Path
+) -> None:
+    assert ld3m("push-to-hub").code == 0
+    here = (f"prior.source={prior_folder}", f"data.source={shapes}")
+    rendered = ld3m("render", REPO, "--steps", "4", "--skip", "none", *here, "-o", "other")
+    assert rendered.code == 0, rendered.err
+    ld3m("render", run, "--steps", "4", "--skip", "none", "-o", "same")
+    for path in Path("same").glob("images/*/*.png"):
+        assert (Path("other") / path.relative_to("same")).read_bytes() == path.read_bytes()
+    assert len(list(Path("other").glob("images/*/*.png"))) == 6
+    page = ld3m("report", REPO)
+    assert page.code == 0, page.err
+    text = Path(page.out.strip()).read_text()
+    row = json.loads((run / "evaluation.json").read_text())["results"][-1]
+    assert f"{row['mean']:.1f} ± {row['std']:.1f} (5)" in text
+    assert "square, image 2" in text
+
+
+def test_only_what_was_distilled_is_pushed(ld3m: Ld3m, hub: Hub, run: Path, recipe_file: Path) -> None:
+    assert ld3m("evaluate", run / "images", "--recipe", recipe_file, "evaluate.epochs=1", "--seeds", "1").code == 0
+    folder = next(Path("imported").iterdir())
+    told = ld3m("push-to-hub", folder)
+    assert said(told) == [f"ld3m: RUN: {folder} has no latents; what ld3m distill has made can be pushed"]
+    assert hub.requests == []
