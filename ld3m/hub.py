@@ -93,7 +93,7 @@ def _push(api: Any, staged: Path, section: card.Section, wanted: str, destinatio
     repo = wanted if "/" in wanted else f"{login}/{wanted}"
     if not destination.create_pr:
         _patiently(lambda: api.create_repo(repo, repo_type="dataset", private=private or None, exist_ok=True))
-        if destination.revision:
+        if destination.revision and not destination.revision.startswith("refs/"):  # an open pull request's is there
             _patiently(lambda: api.create_branch(repo, repo_type="dataset", branch=destination.revision, exist_ok=True))
     before = _patiently(lambda: api.repo_info(repo, repo_type="dataset", revision=destination.revision).sha)
     commit = _patiently(lambda: _commit(api, repo, staged, section, destination))

@@ -61,9 +61,26 @@ def test_a_run_goes_on_under_every_launch_file(recipe_file: Path, tmp_path: Path
         assert relative(moved["c"], one["c"]) <= 1e-5
 
 
-def test_a_process_without_a_class_makes_the_calls_of_the_others(recipe_file: Path, tmp_path: Path) -> None:
-    overrides = ("data.subset=[cross]", "distill.iterations=1")
-    launch("distill", recipe_file, *overrides, "--output", tmp_path / "two", config="fsdp2")
+@pytest.mark.parametrize("config", ["fsdp2", pytest.param("zero3", marks=pytest.mark.slow)])
+def test_a_process_without_a_class_makes_the_calls_of_the_others(
+    config: str, recipe_file: Path, tmp_path: Path
+) -> None:
+    overrides = ("data.subset=[cross]", "distill.iterations=1", "prior.keep_graph_steps=0")
+    launch("distill", recipe_file, *overrides, "--output", tmp_path / "two", config=config)
+    one = latents(distilled(recipe_file, tmp_path / "one", *overrides))
+    assert relative(latents(tmp_path / "two")["z"], one["z"]) <= 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", ["fsdp2", "zero3"])
+def test_trajectory_matching_goes_through_a_sharded_denoiser(config: str, recipe_file: Path, tmp_path: Path) -> None:
+    overrides = (
+        "distill.objective=mtt", "distill.lr_latents=100", "distill.lr_conditioning=100", "distill.mtt.syn_steps=3",
+        "experts.count=2", "experts.epochs=4", f"experts.folder={tmp_path / 'experts'}", "prior.keep_graph_steps=0",
+        "distill.iterations=3",
+    )  # fmt: skip
+    subprocess.run(command("experts", recipe_file, *overrides), check=True, timeout=300)
+    launch("distill", recipe_file, *overrides, "--output", tmp_path / "two", config=config)
     one = latents(distilled(recipe_file, tmp_path / "one", *overrides))
     assert relative(latents(tmp_path / "two")["z"], one["z"]) <= 1e-5
 
