@@ -51,12 +51,11 @@ def find(names: Sequence[str], recipe: str | None = None, overrides: Sequence[st
             raise UserError(f"RUN: there is no {path}")
         measured = _measured_by(name, recipe, overrides)
         return _bring_tensors(path, measured) if path.is_file() else _bring_folder(name, measured, str(path))
-    if hub.NAME.fullmatch(name.removeprefix("hub:")):
+    here = not name.startswith("hub:") and path.parent != Path() and path.parent.is_dir()  # a folder's name, mistyped
+    if hub.NAME.fullmatch(name.removeprefix("hub:")) and not here:
         name = name.removeprefix("hub:")
         return hub.fetch(name) or _bring_folder(name, _measured_by(name, recipe, overrides), f"hub:{name}")
-    raise UserError(
-        f"RUN: there is no {name}; give a run's folder, USER/NAME of the Hub, an image folder or a .pt file"
-    )
+    raise UserError(f"RUN: there is no {name}; give a run's folder, hub:USER/NAME, an image folder or a .pt file")
 
 
 def _measured_by(name: str, recipe: str | None, overrides: Sequence[str]) -> Recipe:

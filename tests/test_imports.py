@@ -113,6 +113,9 @@ def test_a_set_without_a_recipe_wants_one(tmp_path: Path, ld3m: Callable[..., Ou
     assert "set.pt has no recipe of its own; name one by --recipe" in outcome.err
     outcome = ld3m("evaluate", "none.pt", "--recipe", "quickstart")
     assert outcome.err == "ld3m: RUN: there is no none.pt\n"
+    (tmp_path / "runs").mkdir()
+    outcome = ld3m("evaluate", "runs/typo")  # not asked of the Hub, which nobody is at here
+    assert outcome.err.startswith("ld3m: RUN: there is no runs/typo; give a run's folder, hub:USER/NAME")
 
 
 # --- measured ----------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import distilled, latents, launch, launcher, make_prior, relative
+from conftest import command, distilled, latents, launch, launcher, make_prior, relative
 from test_priors import save_dit, save_stable_diffusion, save_unconditional
 
 from ld3m import parallel, priors
