@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -230,7 +229,8 @@ def test_a_read_only_run_is_one_line_and_its_checkpoint_stays_intact(recipe_file
     for path in everything:
         path.chmod(modes[path])
     assert told.returncode == 2
-    assert re.fullmatch(rf"ld3m: cannot write {re.escape(str(folder))}\S* \(Permission denied\);.*", last(told.stderr))
+    line = f"ld3m: output: cannot lock {folder / '.lock'} (Permission denied); give another --output"
+    assert told.stderr.strip().splitlines()[-1] == line
     straight = distilled(recipe_file, tmp_path / "straight")
     assert torch.equal(latents(distilled(recipe_file, folder))["z"], latents(straight)["z"])
 
@@ -243,20 +243,3 @@ def as_anyone(arguments: list[str]) -> list[str]:
         pytest.skip("root can write everywhere, and setpriv, which would change that, is not here")
     fewer = "-dac_override,-dac_read_search"
     return ["setpriv", f"--bounding-set={fewer}", f"--inh-caps={fewer}", *arguments]
-
-
-def test_a_full_disk_is_one_line_and_the_checkpoint_before_stays_intact(recipe_file: Path, tmp_path: Path) -> None:
-    """A real refusal of the system: files may not grow beyond 2 kB, less than a class's state."""
-    folder = distilled(recipe_file, tmp_path / "run", "distill.iterations=2")
-    more = command("distill", recipe_file, "distill.iterations=4", "-o", folder)
-    limited = ["bash", "-c", 'ulimit -f 2 && exec "$@"', "-", *more]
-    told = subprocess.run(limited, capture_output=True, text=True, timeout=120)
-    assert told.returncode == 2
-    assert "cannot write" in last(told.stderr)
-    assert "File too large" in last(told.stderr)
-    straight = distilled(recipe_file, tmp_path / "straight")
-    assert torch.equal(latents(distilled(recipe_file, folder))["z"], latents(straight)["z"])
-
-
-def last(text: str) -> str:
-    return text.strip().splitlines()[-1]
