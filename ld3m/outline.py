@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ld3m import data, imagenet
+from ld3m import data, imagenet, prior_folder
 from ld3m.errors import UserError
-from ld3m.priors import folder
 from ld3m.priors.base import LatentDiffusion
 from ld3m.priors.parts import Parts
 from ld3m.recipe import DataRecipe, SamplerRecipe
@@ -93,7 +92,7 @@ class Outline(LatentDiffusion):
 def _configurations(source: str) -> Path:
     """The folder of a prior, of which nothing is fetched."""
     if not source.startswith("hub:"):
-        return folder.fetch(source)
+        return prior_folder.fetch(source)
     from huggingface_hub import try_to_load_from_cache
 
     name = source.removeprefix("hub:")

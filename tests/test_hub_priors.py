@@ -13,7 +13,7 @@ import torch
 from conftest import command, distilled, latents, make_prior
 from hub_server import Hub, Repository, serving, sha
 
-from ld3m.priors.folder import read_files
+from ld3m.prior_folder import read_files
 
 
 @pytest.fixture

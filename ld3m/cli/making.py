@@ -43,7 +43,7 @@ def _resolve(
 def _memory(recipe: "Recipe") -> str:
     """What the prior's weights will take, as a comment of YAML."""
     from ld3m.errors import UserError
-    from ld3m.priors.folder import weight_bytes
+    from ld3m.prior_folder import weight_bytes
 
     try:
         parameters, size = weight_bytes(recipe.prior)

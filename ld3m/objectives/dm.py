@@ -52,6 +52,10 @@ def match_features(network: Any, real: Tensor, synthetic: Tensor) -> Tensor:
         real: images as the network sees them [n, channels, H, W].
         synthetic: likewise [m, channels, H, W].
     """
-    with torch.no_grad():
-        features = torch.cat([network.embed(chunk) for chunk in real.split(draws.REAL_CHUNK)])
-    return (features.mean(0) - network.embed(synthetic).mean(0)).square().sum()
+    return (mean_feature(network, real) - network.embed(synthetic).mean(0)).square().sum()
+
+
+@torch.no_grad()
+def mean_feature(network: Any, real: Tensor) -> Tensor:
+    """The mean over images [n, channels, H, W] of `network.embed`, without a graph, some images at a time."""
+    return torch.cat([network.embed(chunk) for chunk in real.split(draws.REAL_CHUNK)]).mean(0)

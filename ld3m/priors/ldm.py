@@ -54,6 +54,7 @@ class ClassConditionalLDM(_LDM):
         self.classes = list(classes)
         self.conditioning_shape: tuple[int, ...] = (1, denoiser.config.cross_attention_dim)
         self.null_embedding = self.table[-1].view(1, *self.conditioning_shape)
+        attend_to_one_token(self.denoiser)
 
     def denoise(self, z: Tensor, t: int, c: Tensor) -> Tensor:
         return self.denoiser(z.to(self.dtype), self.times(z, t), c.to(self.dtype)).sample.to(z.dtype)
@@ -88,6 +89,48 @@ class ClassConditionalLDM(_LDM):
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"prior.source: {parts.folder} is not a whole prior; class_embedder: {error}") from None
         return cls(autoencoder, denoiser, table.to(parts.device), classes, scheduler)
+
+
+def attend_to_one_token(denoiser: Any) -> None:
+    """Gives the blocks of a transformer that attend to the conditioning the short way there is for a single token.
+
+    Softmax over one key is 1 whatever the query, so that the answer is the token's value at every place, and neither
+    query nor key takes part in it or in its gradient. Diffusers computes both.
+    """
+    from diffusers.models.attention import BasicTransformerBlock
+    from diffusers.models.attention_processor import AttnProcessor2_0
+
+    for block in denoiser.modules():
+        if isinstance(block, BasicTransformerBlock) and block.attn2 is not None:
+            attention = block.attn2
+            plain = attention.rescale_output_factor == 1 and not attention.residual_connection
+            if type(attention.processor) is AttnProcessor2_0 and plain and attention.spatial_norm is None:
+                attention.set_processor(_OneToken())
+
+
+class _OneToken:
+    """diffusers' AttnProcessor2_0 where there is one token, and no mask to leave it out."""
+
+    def __call__(
+        self,
+        attention: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+    ) -> Tensor:
+        """[N, 1, width], which is added to the tokens [N, n, width] of each image."""
+        if encoder_hidden_states is None or encoder_hidden_states.shape[1] != 1 or attention_mask is not None:
+            from diffusers.models.attention_processor import AttnProcessor2_0
+
+            whole: Tensor = AttnProcessor2_0()(
+                attention, hidden_states, encoder_hidden_states, attention_mask=attention_mask, temb=temb
+            )
+            return whole
+        if attention.norm_cross:
+            encoder_hidden_states = attention.norm_encoder_hidden_states(encoder_hidden_states)
+        linear, dropout = attention.to_out
+        return dropout(linear(attention.to_v(encoder_hidden_states)))
 
 
 class UnconditionalLDM(_LDM):
