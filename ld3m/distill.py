@@ -1,27 +1,25 @@
 """The loop: latents of a few images per class, optimised through the frozen model to match real images."""
 
+import copy
 import math
 import shlex
 import signal
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
-from ld3m import checkpoints, coresets, data, networks, objectives, parallel, pictures, priors, run, sharding, trackers
+from ld3m import checkpoints, memory, parallel, pictures, priors, run, trackers
+from ld3m.clock import Clock
 from ld3m.errors import UserError
+from ld3m.job import Job
 from ld3m.learnt import Learnt, draw_noise, initial
-from ld3m.objectives import Objective
-from ld3m.priors import Prior
-from ld3m.recipe import STARTS, NetworkRecipe, Recipe
-from ld3m.sampler import PullBack, Schedule, render
+from ld3m.recipe import Recipe
+from ld3m.sampler import PullBack, render
 from ld3m.trackers import Trackers
 
 
@@ -57,154 +55,60 @@ def distill(recipe: Recipe, resume: bool = True, start: Path | None = None) -> P
             done = f"{recipe.folder} is finished; raise distill.iterations to go on, or give --no-resume"
             job.accelerator.print(done)
             return recipe.folder
-        first, learnt = _start(job)
+        first, learnt = begin(job)
         with trackers.started(recipe, first, main) as tracked:
             _iterate(job, first, learnt, tracked)
             _finish(job, learnt, tracked)
     return recipe.folder
 
 
-def _iterate(job: "Job", first: int, learnt: Learnt, tracked: Trackers) -> None:
+def _iterate(job: Job, first: int, learnt: Learnt, tracked: Trackers) -> None:
     """The iterations from `first` on, which move what is learnt."""
     settings = job.recipe.distill
     _tell_where_to_look(job)
     with _signals() as received, _progress(job, first) as bar:
         for iteration in range(first, settings.iterations):
-            clock = Clock(job.accelerator.device)
-            pixels, pull_back = _render(job, learnt, iteration)
-            clock.lap("render")
-            losses, grad_pixels = job.objective.match(iteration, job.by_class(pixels))
-            clock.lap("objective")
-            grad_z, grad_c = pull_back(grad_pixels.flatten(0, 1))
-            clock.lap("pull_back")
-
-            done = iteration + 1
-            due = done % settings.checkpoint_every == 0 or done == settings.iterations
-            stop = max(parallel.gather([max(received, default=0)], job.accelerator))
-            if due or stop or done % settings.log_every == 0:
-                metrics = _metrics(job, losses, grad_z, grad_c)
-                if not all(math.isfinite(value) for value in metrics.values()):
-                    _give_up(job, learnt, iteration)
-                metrics |= job.objective.learnt()
-                _log(job, bar, tracked, {"iteration": iteration, **metrics, "seconds": clock.seconds})
-            learnt.step(grad_z, grad_c, settings)
-            bar.update()
-            if due or stop:
-                _save(job, learnt, done)
-            if settings.pictures and iteration % -(-settings.iterations // settings.pictures) == 0:
-                _draw(job, pixels, iteration, tracked)
+            stop, done = once(job, iteration, learnt, tracked, bar, received), iteration + 1
             if stop and done < settings.iterations:
                 job.accelerator.wait_for_everyone()  # a launcher ends all where one ends before the manifest is written
                 job.accelerator.print(f"saved after iteration {done}; the same command goes on from there")
                 raise SystemExit(128 + stop)
 
 
-@dataclass(frozen=True)
-class Job:
-    """A recipe made ready on this process."""
+def once(job: Job, iteration: int, learnt: Learnt, tracked: Trackers, bar: tqdm, received: Sequence[int]) -> int:
+    """One iteration, which moves what is learnt; the signal upon which the run is to stop after it, or 0."""
+    settings, device = job.recipe.distill, job.accelerator.device
+    with Clock(device) as clock:
+        clock.begin("render")
+        pixels, pull_back = _render(job, learnt, iteration)
+        clock.begin("objective")
+        losses, grad_pixels = _match(job, iteration, pixels, pull_back)
+        clock.begin("pull_back")
+        grad_z, grad_c = pull_back(grad_pixels.flatten(0, 1))
 
-    recipe: Recipe
-    accelerator: Accelerator
-    images: coresets.Coreset
-    prior: Prior
-    schedule: Schedule
-    objective: Objective
-    own: list[int]
-    """The classes of this process; none where there are more processes than classes."""
-    embeddings: Tensor
-    """Conditioning of all classes, [classes, *conditioning_shape], as the prior has it."""
-    padding: int
-    """Images without a class that this process renders too, so that all make the same calls of a sharded denoiser."""
-
-    @classmethod
-    def prepare(cls, recipe: Recipe) -> "Job":
-        """Loads data and prior and deals the classes."""
-        accelerator = parallel.start()
-        prior, images, embeddings = materials(recipe, accelerator)
-        own = parallel.shard(range(len(images.classes)), accelerator)
-        settings = recipe.prior
-        most = -(-len(images.classes) // accelerator.num_processes)
-        return cls(
-            recipe=recipe,
-            accelerator=accelerator,
-            images=images,
-            prior=prior,
-            schedule=Schedule.of(prior.noise_schedule, settings.steps, settings.skip, settings.guidance),
-            objective=objectives.build(recipe, images, own, accelerator),
-            own=own,
-            embeddings=embeddings,
-            padding=(most - len(own)) * recipe.distill.images_per_class if sharding.wanted(accelerator) else 0,
-        )
-
-    @property
-    def classes(self) -> dict[str, int]:
-        """The place of each class among all of the source, by name."""
-        return dict(zip(self.images.classes, self.images.ids, strict=True))
-
-    def by_class(self, images: Tensor) -> Tensor:
-        """[images, …] to [classes, images per class, …]."""
-        return images.unflatten(0, (len(self.own), self.recipe.distill.images_per_class))
+        clock.begin("logging")
+        done = iteration + 1
+        due = done % settings.checkpoint_every == 0 or done == settings.iterations
+        stop = max(parallel.gather([max(received, default=0)], job.accelerator))
+        if due or stop or done % settings.log_every == 0:
+            metrics = _metrics(job, losses, grad_z, grad_c)
+            if not all(math.isfinite(value) for value in metrics.values()):
+                _give_up(job, learnt, iteration)
+            metrics |= job.objective.learnt()
+            metrics["peak_memory"] = max(parallel.gather([memory.peak(device)], job.accelerator))
+            _log(job, bar, tracked, {"iteration": iteration, **metrics, "seconds": clock.seconds})
+        clock.begin("optimiser")
+        learnt.step(grad_z, grad_c, settings)
+        bar.update()
+        clock.begin("saving")
+        if due or stop:
+            _save(job, learnt, done)
+        if settings.pictures and iteration % -(-settings.iterations // settings.pictures) == 0:
+            _draw(job, pixels, iteration, tracked)
+    return stop
 
 
-def materials(recipe: Recipe, accelerator: Accelerator) -> tuple[Prior, coresets.Coreset, Tensor]:
-    """The prior, the images and the embeddings of their classes, checked to fit each other and the recipe."""
-    # First: a mistake here should not cost hours of reading. What is to be sharded may be too large for a device.
-    sharded = sharding.wanted(accelerator)
-    prior = priors.load(recipe.prior, accelerator.device, "cpu" if sharded else accelerator.device)
-    if sharded:
-        sharding.shard_denoiser(prior, recipe.prior, accelerator)
-    prepared = data.prepare(recipe.data, progress=accelerator.is_main_process)
-    embeddings = prior.class_embeddings(prepared.classes)  # says which class it does not know
-    _check(recipe, prepared, prior)
-    images = coresets.open_kept(prepared, recipe.data, recipe.seed, [recipe.distill.init], accelerator.device)
-    return prior, images, embeddings
-
-
-def _check(recipe: Recipe, images: data.ImageSet, prior: Prior) -> None:
-    """Mistakes that only the data and the prior show."""
-    channels, count = recipe.data.channels, recipe.distill.images_per_class
-    shape = networks.Shape(channels, recipe.data.resolution, len(images.classes))
-    networks.check(recipe.network.arch, shape, recipe.network)
-    for arch in recipe.evaluate.arch:
-        networks.check(arch, shape, NetworkRecipe(), "evaluate.arch")
-    _check_learnable(recipe, prior)
-    if prior.image_channels != channels:
-        raise UserError(
-            f"data.channels: {channels}, but the prior's images have {prior.image_channels}; "
-            f"set data.channels={prior.image_channels} or choose another prior.source"
-        )
-    found = min(images.counts["train"])
-    fewest = coresets.kept_count(recipe.data, found)
-    if recipe.distill.init in STARTS and recipe.distill.init != "noise" and fewest < count:
-        name = images.classes[images.counts["train"].index(found)]
-        kept = f" ({found} before data.keep={recipe.data.keep:g})" if fewest < found else ""
-        raise UserError(
-            f"distill.images_per_class: {count}, but class {name!r} has only {fewest} training images{kept} "
-            f"to start from; set fewer{', keep more' if kept else ''}, or distill.init=noise"
-        )
-
-
-def _check_learnable(recipe: Recipe, prior: Prior) -> None:
-    """That what the recipe learns has a part in the images."""
-    sampler, learn = recipe.prior, recipe.distill.learn
-    conditional = bool(math.prod(prior.conditioning_shape))
-    if not conditional and sampler.guidance != 1:
-        raise UserError(
-            f"prior.guidance: {sampler.guidance:g}, but {sampler.source} is unconditional and has no classes to guide "
-            "to; set prior.guidance=1"
-        )
-    if learn != "latents" and not (conditional and sampler.steps):
-        why = "prior.steps=0 leaves the denoiser out" if conditional else f"{sampler.source} is unconditional"
-        raise UserError(f"distill.learn: {learn!r}, but {why} and only Z has a part; set distill.learn=latents")
-    (_, first, _), *_ = prior.noise_schedule.walk(sampler.steps or 1)
-    if learn != "conditioning" and sampler.steps and sampler.skip != "reference" and first.signal == 0:
-        raise UserError(
-            f"prior.skip: {sampler.skip!r}, but the first step of this prior's noise schedule is noise alone and Z "
-            "has no part in the images; set prior.skip=reference"
-        )
-
-
-def _start(job: Job) -> tuple[int, Learnt]:
+def begin(job: Job) -> tuple[int, Learnt]:
     """The first iteration to do and the state before it: the newest checkpoint's, or the initial one."""
     labels = job.own or [0]  # an idle process needs the shapes, and learns none of it
     device = job.accelerator.device
@@ -226,26 +130,52 @@ def _save(job: Job, learnt: Learnt, iteration: int) -> None:
     checkpoints.save(job.recipe, iteration, states, job.objective.state(), job.accelerator)
 
 
-def _render(job: Job, learnt: Learnt, iteration: int) -> tuple[Tensor, PullBack]:
+def _render(job: Job, learnt: Learnt, iteration: int) -> tuple[Tensor, memory.Pulling]:
     """This process's images with the noise of an iteration, and their pull-back."""
-    settings = job.recipe.prior
     noise = draw_noise(job.recipe, job.prior, job.own, iteration, job.accelerator.device)
-    pixels, pull_back = render(
-        job.prior,
-        job.schedule,
-        _padded(learnt.z.flatten(0, 1), job.padding),
-        _padded(learnt.c.flatten(0, 1), job.padding),
-        _padded(noise, job.padding),
-        resolution=job.recipe.data.resolution,
-        micro_batch=settings.micro_batch,
-        keep_graph_steps=settings.keep_graph_steps,
-    )
+    inputs = [_padded(tensor, job.padding) for tensor in (learnt.z.flatten(0, 1), learnt.c.flatten(0, 1), noise)]
 
-    def pull_back_own(grad: Tensor) -> tuple[Tensor, Tensor]:
-        grad_z, grad_c = pull_back(_padded(grad, job.padding))
-        return grad_z[: len(noise)], grad_c[: len(noise)]
+    def attempt(micro_batch: int, keep_graph_steps: int) -> tuple[Tensor, PullBack]:
+        pixels, pull_back = render(
+            job.prior,
+            job.schedule,
+            *inputs,
+            resolution=job.recipe.data.resolution,
+            micro_batch=micro_batch,
+            keep_graph_steps=keep_graph_steps,
+        )
 
-    return pixels[: len(noise)], pull_back_own
+        def pull_back_own(grad: Tensor) -> tuple[Tensor, Tensor]:
+            grad_z, grad_c = pull_back(_padded(grad, job.padding))
+            return grad_z[: len(noise)], grad_c[: len(noise)]
+
+        return pixels[: len(noise)], pull_back_own
+
+    return job.room.render(attempt)
+
+
+def _match(job: Job, iteration: int, pixels: Tensor, pull_back: memory.Pulling) -> tuple[Tensor, Tensor]:
+    """The objective's losses and gradient; where memory runs out, again without the graphs that are kept.
+
+    Raises:
+        UserError: where there are none, or there are other processes, which would not answer an objective twice.
+    """
+    again = job.room.keep_graph_steps > 0 and job.accelerator.num_processes == 1
+    before = copy.deepcopy(job.objective.state()) if again else {}
+    try:
+        return job.objective.match(iteration, job.by_class(pixels))
+    except Exception as error:
+        if not memory.ran_out(error):
+            raise
+        if not again:
+            graphs = "prior.keep_graph_steps=0, " if job.room.keep_graph_steps else ""
+            raise UserError(
+                f"distill.objective: memory ran out in {job.recipe.distill.objective}; give {graphs}a smaller "
+                "distill.real_batch or network.width, or more memory; the same command goes on where it stood"
+            ) from None
+    pull_back.release()
+    job.objective.restore(iteration, before)
+    return _match(job, iteration, pixels, pull_back)
 
 
 def _padded(images: Tensor, padding: int) -> Tensor:
@@ -284,23 +214,6 @@ def _finish(job: Job, learnt: Learnt, tracked: Trackers) -> None:
 
 
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
-
-
-class Clock:
-    """Seconds of each part of an iteration."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, part: str) -> None:
-        """Ends a part."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        now = time.perf_counter()
-        self.seconds[part] = round(now - self._last, 4)
-        self._last = now
 
 
 @contextmanager

@@ -66,11 +66,11 @@ def initial(
     if init == "noise":
         z = torch.randn(count, *prior.latent_shape, generator=draws).to(device)
     elif init == "prototype":
-        encodings = _encode(images.images("train", label), prior, recipe.prior.micro_batch, device)
+        encodings = _encode(images.images("train", label), prior, recipe.prior.images_at_a_time, device)
         z = kmeans(encodings.flatten(1), count, draws).view(count, *prior.latent_shape).to(device)
     else:
         chosen = images.select("random" if init == "real" else init, label, count, draws)
-        z = _encode(images.images("train", label)[chosen], prior, recipe.prior.micro_batch, device).to(device)
+        z = _encode(images.images("train", label)[chosen], prior, recipe.prior.images_at_a_time, device).to(device)
     c = embedding.expand(count, *prior.conditioning_shape).clone()
     return {"z": z, "c": c, "z_momentum": torch.zeros_like(z), "c_momentum": torch.zeros_like(c)}
 

@@ -96,6 +96,11 @@ def _with_deepspeed(cpu: bool) -> Accelerator:
     return accelerator
 
 
+def name(accelerator: Accelerator) -> str:
+    """What begins a line that is one process's own: "process 1: ", or nothing where there is one alone."""
+    return f"process {accelerator.process_index}: " if accelerator.num_processes > 1 else ""
+
+
 def shard(items: Sequence[T], accelerator: Accelerator) -> list[T]:
     """The items this process owns, dealt like cards, so that shards differ by one at most."""
     return list(items[accelerator.process_index :: accelerator.num_processes])

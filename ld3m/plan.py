@@ -5,7 +5,6 @@ counted on the meta device; seconds are measured on this machine, or follow from
 """
 
 import os
-import resource
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ld3m import checkpoints, devices, distill, learnt, parallel, pictures, priors, run
+from ld3m import checkpoints, devices, job, learnt, memory, parallel, pictures, priors, run
 from ld3m.flat import FlatNetwork
 from ld3m.objectives import draws
 from ld3m.outline import ImageOutline, Outline
@@ -46,6 +45,10 @@ class Plan:
     c: list[int]
     learnt_bytes: int
     """Of Z, c and their momentum over all processes."""
+    micro_batch: int
+    """Images that go through the prior at a time, as the recipe says or `auto` finds."""
+    keep_graph_steps: int
+    """Steps whose graph is kept, likewise."""
     denoiser_calls: dict[str, int]
     seconds: dict[str, float]
     """Of an iteration by part, of the start and of the end, on the clock."""
@@ -103,12 +106,17 @@ def plan(recipe: Recipe, processes: int, device: str | None = None) -> Plan:
     outline = Outline.of(recipe.prior)
     images: Any = here[0].images if here else ImageOutline.of(recipe.data)
     own = range(0, len(images.classes), processes)
-    counts = Counts.of(Bench(recipe, outline, images, own, META), outline)
+    weights = sum(tensor.nbytes for tensor in outline.weights)
+    bench = Bench(recipe, outline, images, own, META)
+    if here:
+        recipe = here[0].recipe
+    elif chosen:
+        recipe = _settled(bench, processes, chosen.gib * 2**30 - devices.RESERVED - weights)
+    counts = Counts.of(replace(bench, recipe=recipe), outline)
     shapes = Shapes(recipe, processes, len(images.classes), outline.latent_shape, outline.conditioning_shape)
     if chosen:
         basis = _look_up(chosen, shapes, counts)
     assert basis
-    weights = sum(tensor.nbytes for tensor in outline.weights)
     real = images.counts["train"]
     parts = _memory(shapes, counts, weights, basis, real)
     warnings = []
@@ -133,6 +141,8 @@ def plan(recipe: Recipe, processes: int, device: str | None = None) -> Plan:
         z=[shapes.classes, per_class, *shapes.latent],
         c=[shapes.classes, per_class, *shapes.conditioning],
         learnt_bytes=shapes.everyone * shapes.learnt_bytes,
+        micro_batch=min(shapes.images, recipe.prior.images_at_a_time),
+        keep_graph_steps=shapes.kept,
         denoiser_calls=shapes.denoiser_calls(),
         seconds={name: float(spent[0]) for name, spent in basis.parts.items()}
         | {"start": float(basis.start[0]), "end": float(basis.end[0])},
@@ -169,11 +179,18 @@ def _prepare(recipe: Recipe, processes: int) -> tuple[Bench, torch.Tensor, Secon
     before = time.process_time()  # of the interpreter and the libraries, in one thread and so on the clock too
     began = time.perf_counter()
     accelerator = parallel.start()
-    prior, images, embeddings = distill.materials(recipe, accelerator)
+    prior, images, embeddings = job.materials(recipe, accelerator)
     own = range(0, len(images.classes), processes)
     priors.provenance(recipe.prior.source)
     spent = np.array([before + time.perf_counter() - began, time.process_time()])
-    return Bench(recipe, prior, images, own, accelerator.device), embeddings, spent
+    bench = Bench(recipe, prior, images, own, accelerator.device)
+    bench = replace(bench, recipe=_settled(bench, processes, memory.free(accelerator.device)))
+    return bench, embeddings, spent
+
+
+def _settled(bench: Bench, processes: int, room: float) -> Recipe:
+    """The recipe with what `auto` is in so many free bytes, on a process that has the most images."""
+    return memory.settled(bench, processes, len(bench.own) * bench.recipe.distill.images_per_class, room)
 
 
 def _measure(bench: Bench, embeddings: torch.Tensor, start: Seconds) -> Basis:
@@ -210,22 +227,13 @@ def _measure(bench: Bench, embeddings: torch.Tensor, start: Seconds) -> Basis:
         start, end = np.full(2, start[0]), np.full(2, end[0])
     else:
         available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        peak = _peak_resident()
+        peak = memory.peak(device)
     text = f"measured here on {sample.images} images at a time through {sample.steps} steps"
     return Basis(text, parts, start, end, available, "GPU" if device.type == "cuda" else "CPU", sample, peak)
 
 
 def _now() -> Seconds:
     return np.array([time.perf_counter(), time.process_time()])
-
-
-def _peak_resident() -> int:
-    """Bytes; Linux's own figure where there is one, as getrusage's begins with the parent process's."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
-    except (OSError, StopIteration):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 # --- memory ------------------------------------------------------------------------------------------------
@@ -255,7 +263,7 @@ def _remedies(shapes: Shapes) -> Iterator[tuple[str, Shapes]]:
     """Changes that need less memory, the mildest first, and the run so changed."""
     recipe = shapes.recipe
     sampler, student = recipe.prior, recipe.distill.mtt
-    micro_batches = _halves(min(sampler.micro_batch, shapes.images))
+    micro_batches = _halves(min(sampler.images_at_a_time, shapes.images))
     shown = _halves(min(student.batch_syn or shapes.everyone, 256)) if recipe.distill.objective == "mtt" else [None]
     doublings = [shapes.processes * 2**power for power in range(11)]
     for processes in [count for count in doublings if count <= max(shapes.classes, shapes.processes)]:
@@ -314,6 +322,7 @@ def table(plan: Plan) -> str:
         ("shards", " and ".join(f"{_many(count, 'process')} × {_many(size, 'class')}" for count, size in plan.shards)),
         ("", f"{_many(plan.images, 'image')} on each" + (" of the first" if len(plan.shards) > 1 else "")),
         ("learnt", f"Z {plan.z}, c {plan.c}, {plan.learnt_bytes / 1e6:,.1f} MB with their momentum"),
+        ("at a time", f"{_many(plan.micro_batch, 'image')}, the graphs of {_many(plan.keep_graph_steps, 'step')} kept"),
         ("denoiser", f"{calls['forwards']:,} calls forwards and {calls['backwards']:,} backwards an iteration,"),
         ("", f"of {calls['images']:,} images; {calls['forwards in all']:,} and {calls['backwards in all']:,} in all"),
         *(("seconds" * (not index), f"{spent:12,.3f}  {name}") for index, (name, spent) in enumerate(parts.items())),

@@ -185,7 +185,7 @@ class Counts:
     def of(cls, bench: Bench, prior: Outline) -> "Counts":
         """Those of a recipe; `bench` has the outline for its prior, on the meta device."""
         settings = bench.recipe.distill
-        micro_batch = min(len(bench.own) * settings.images_per_class, bench.recipe.prior.micro_batch)
+        micro_batch = min(len(bench.own) * settings.images_per_class, bench.recipe.prior.images_at_a_time)
         z = torch.empty(micro_batch, *prior.latent_shape, device="meta")
         c = torch.empty(micro_batch, *prior.conditioning_shape, device="meta")
         schedule = bench.schedule
@@ -254,8 +254,8 @@ def run(bench: Bench, sample: Sample, iteration: int) -> dict[str, Seconds]:
         c,
         noise,
         resolution=bench.recipe.data.resolution,
-        micro_batch=settings.micro_batch,
-        keep_graph_steps=settings.keep_graph_steps,
+        micro_batch=settings.images_at_a_time,
+        keep_graph_steps=settings.kept_steps,
     )
     lap("render")
     bench.match(iteration, sample.units)
@@ -290,7 +290,7 @@ def timed(bench: Bench) -> tuple[dict[str, Seconds], Sample]:
             for part, spent in run(bench, least, iteration).items()
         }
     chain, share = small["render"] + small["pull_back"], BUDGET / 2
-    images = min(count, settings.micro_batch, max(1, int(share / (chain * max(1, steps)))))
+    images = min(count, settings.images_at_a_time, max(1, int(share / (chain * max(1, steps)))))
     sample = Sample(
         images,
         min(steps, max(2, int(share / (chain * images)))),

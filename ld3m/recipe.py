@@ -101,9 +101,15 @@ def _with_a_place(prompt: str) -> str:
 
 
 def _steps_or_all(value: Any) -> Any:
-    if value == "all" or (isinstance(value, int) and value >= 0):
+    if value in ("all", "auto") or (isinstance(value, int) and value >= 0):
         return value
-    raise ValueError(f"{value!r} is not right: give a number of steps, 0 or more, or all")
+    raise ValueError(f"{value!r} is not right: give a number of steps, 0 or more, or all, or auto")
+
+
+def _images_or_auto(value: Any) -> Any:
+    if value == "auto" or (isinstance(value, int) and value >= 1):
+        return value
+    raise ValueError(f"{value!r} is not right: give a number of images, 1 or more, or auto")
 
 
 def _rate_or_learnt(value: Any) -> Any:
@@ -215,10 +221,23 @@ class SamplerRecipe(Section):
     noise: Literal["fresh", "fixed"] = "fresh"
     """Whether the noise of an image is drawn anew each iteration or once for the run."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    micro_batch: int = Field(64, ge=1)
-    """Images that go through the prior at a time."""
-    keep_graph_steps: Annotated[int | Literal["all"], BeforeValidator(_steps_or_all)] = "all"
-    """How many of the last steps keep their graph: more is faster, fewer saves memory; 0 is flat in S."""
+    micro_batch: Annotated[int | Literal["auto"], BeforeValidator(_images_or_auto)] = 64
+    """Images that go through the prior at a time; auto: as many as fit, which may round otherwise where memory is
+    another."""
+    keep_graph_steps: Annotated[int | Literal["all", "auto"], BeforeValidator(_steps_or_all)] = "all"
+    """How many of the last steps keep their graph: more is faster, fewer saves memory; 0 is flat in S; auto: as many as
+    fit beside the micro-batch."""
+
+    @property
+    def images_at_a_time(self) -> int:
+        """`micro_batch` as a number; 64 for an "auto" that is not settled."""
+        return 64 if self.micro_batch == "auto" else self.micro_batch
+
+    @property
+    def kept_steps(self) -> int:
+        """`keep_graph_steps` as a number of steps; 0 for an "auto" that is not settled."""
+        keep = {"all": self.steps, "auto": 0}.get(str(self.keep_graph_steps), self.keep_graph_steps)
+        return min(int(keep), self.steps)
 
 
 class DmRecipe(Section):

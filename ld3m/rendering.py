@@ -9,6 +9,7 @@ from ld3m import parallel, pictures, priors, run
 from ld3m.errors import UserError
 from ld3m.files import write_text
 from ld3m.learnt import draw_noise
+from ld3m.memory import Room
 from ld3m.recipe import Recipe
 from ld3m.recipe_file import to_yaml
 from ld3m.sampler import Schedule, render
@@ -47,15 +48,15 @@ def render_again(folder: Path, recipe: Recipe, output: Path | None = None) -> Pa
     names, each = json.loads(metadata["classes"]), recipe.distill.images_per_class
     own = parallel.shard(range(len(names)), accelerator)
     places = torch.isin(tensors["labels"], torch.tensor(own))
-    pixels, _ = render(
-        prior,
-        Schedule.of(prior.noise_schedule, settings.steps, settings.skip, settings.guidance),
-        tensors["z"][places].to(accelerator.device),
-        tensors["c"][places].to(accelerator.device),
-        draw_noise(recipe, prior, own, int(metadata["noise_iteration"]), accelerator.device),
-        resolution=recipe.data.resolution,
-        micro_batch=settings.micro_batch,
-        keep_graph_steps=0,
+    schedule = Schedule.of(prior.noise_schedule, settings.steps, settings.skip, settings.guidance)
+    z, c = (tensors[name][places].to(accelerator.device) for name in ("z", "c"))
+    noise = draw_noise(recipe, prior, own, int(metadata["noise_iteration"]), accelerator.device)
+    room = Room.of(recipe, len(z), process=parallel.name(accelerator))
+    room.keep_graph_steps = 0
+    pixels, _ = room.render(
+        lambda micro_batch, _: render(
+            prior, schedule, z, c, noise, resolution=recipe.data.resolution, micro_batch=micro_batch
+        )
     )
     images = pictures.to_bytes(pixels).unflatten(0, (len(own), each))
     if accelerator.is_main_process:

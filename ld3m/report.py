@@ -24,7 +24,7 @@ MOST_PAIRS = 20
 """Images that are shown at the beginning and at the end side by side."""
 TABLE_ROWS = 25
 """Iterations in the table of a page's curves."""
-KNOWN = ("iteration", "loss", "grad_z", "grad_c", "seconds")
+KNOWN = ("iteration", "loss", "grad_z", "grad_c", "peak_memory", "seconds")
 """Keys of metrics.jsonl that every objective has; others are numbers that one learns."""
 GRADIENTS = {"latents Z": "grad_z", "conditioning c": "grad_c"}
 """Keys of gradient norms by what they are of."""
@@ -277,14 +277,21 @@ def _set(row: Mapping[str, Any]) -> str:
 
 
 def _cost(metrics: Sequence[Mapping[str, Any]], done: int) -> dict[str, Any] | None:
-    """Mean seconds an iteration by part, and of all iterations done at that rate."""
+    """Mean seconds an iteration by part, and of all iterations done at that rate; the peak memory in GiB."""
     laps = _laps(metrics)
     if not laps:
         return None
     means = {part: statistics.fmean(seconds for _, seconds in points) for part, points in laps.items()}
     whole = means.pop("all")
     rate = float(f"{1 / whole:.2g}") if whole else 0.0
-    return {"parts": means, "iteration": whole, "rate": rate, "total": whole * done, "measured": len(metrics)}
+    return {
+        "parts": means,
+        "iteration": whole,
+        "rate": rate,
+        "total": whole * done,
+        "measured": len(metrics),
+        "memory": max(row.get("peak_memory", 0) for row in metrics) / 2**30,
+    }
 
 
 def _duration(seconds: float) -> str:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ld3m.clock import within
 from ld3m.noise_schedule import Level, NoiseSchedule
 from ld3m.priors import Prior
 
@@ -118,10 +119,13 @@ def _render_part(
     for left, step in zip(range(len(schedule.steps), 0, -1), schedule.steps, strict=True):
         state, link = _link(reverse(prior, schedule, step), state, c, anchor, keep=left <= keep)
         links.append(link)
-    pixels, decode_link = _link(lambda latents: to_pixels(prior.decode(latents), resolution), state, keep=keep > 0)
+    with within("decode"):
+        decode = _link(lambda latents: to_pixels(prior.decode(latents), resolution), state, keep=keep > 0)
+        pixels, decode_link = decode
 
     def pull_back(grad: Tensor) -> tuple[Tensor, Tensor]:
-        (grad_state,) = decode_link(grad)
+        with within("decode"):
+            (grad_state,) = decode_link(grad)
         grad_c, grad_anchor = torch.zeros_like(c), torch.zeros_like(start)
         while links:
             grad_state, step_c, step_anchor = links.pop()(grad_state)

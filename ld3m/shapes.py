@@ -51,8 +51,7 @@ class Shapes:
     @property
     def kept(self) -> int:
         """Steps whose graph is kept."""
-        keep, steps = self.recipe.prior.keep_graph_steps, self.recipe.prior.steps
-        return steps if keep == "all" else min(keep, steps)
+        return self.recipe.prior.kept_steps
 
     @property
     def again(self) -> int:
@@ -64,14 +63,14 @@ class Shapes:
         sampler, chain, per_class = self.recipe.prior, calls(self.recipe.prior), self.recipe.distill.images_per_class
 
         def batches(classes: int) -> int:
-            return -(-classes * per_class // sampler.micro_batch)
+            return -(-classes * per_class // sampler.images_at_a_time)
 
         own, every = batches(self.shards[0][1]), sum(count * batches(size) for count, size in self.shards)
         iterations = self.recipe.distill.iterations
         return {
             "forwards": own * (chain + self.again),
             "backwards": own * chain,
-            "images": min(self.images, sampler.micro_batch) * (1 if sampler.guidance == 1 else 2),
+            "images": min(self.images, sampler.images_at_a_time) * (1 if sampler.guidance == 1 else 2),
             "forwards in all": every * (iterations * (chain + self.again) + chain),
             "backwards in all": every * iterations * chain,
         }
@@ -81,6 +80,11 @@ class Shapes:
         """Whether an iteration shows the images of all classes to every process."""
         settings = self.recipe.distill
         return settings.objective == "mtt" or (settings.objective == "dc" and settings.dc.outer > 1)
+
+    @property
+    def gathered_bytes(self) -> int:
+        """Of all classes' images as they are, normalised, and what the one is made of or the other's gradient."""
+        return 3 * self.everyone * self.image_bytes if self.gathers else 0
 
     @property
     def share(self) -> float:
@@ -126,30 +130,30 @@ class Shapes:
         if sample:
             images, steps, classes = sample.images, sample.steps, sample.units
         step, decoder = counts.step, counts.decoder
-        share = min(images, self.recipe.prior.micro_batch) / counts.images
+        share = min(images, self.recipe.prior.images_at_a_time) / counts.images
         graphs = (min(self.kept, steps) * step.graph + (decoder.graph if self.kept else 0)) / counts.images
         unit, rest = counts.objective_bytes
         objective: float = classes * unit + rest
         if settings.objective == "mtt":
             objective = (unit + rest) * min(settings.mtt.batch_syn or self.everyone, mtt.CHUNK) / counts.shown
-        everyone = self.everyone * self.image_bytes
-        if self.gathers and not sample:  # as they are, normalised, and what the one is made of or the other's gradient
-            objective = max(objective, counts.inner_bytes) + 3 * everyone
+        if self.gathers and not sample:
+            objective = max(objective, counts.inner_bytes) + self.gathered_bytes
         moments: dict[str, float] = {
             "a denoiser step": share * (step.peak if self.again else step.peak - step.graph),
             "the decoder": share * (decoder.peak - (decoder.graph if self.kept else 0)),
             "the objective": objective,
         }
         most = max(moments, key=lambda name: moments[name])
+        return {**self.lasting(images, steps), "graphs kept": images * graphs, most: moments[most]}, most
+
+    def lasting(self, images: int, steps: int) -> dict[str, float]:
+        """Bytes of so many images by part that are there for a whole iteration, however the prior is run."""
         latent = FLOAT * math.prod(self.latent)
-        parts = {
+        return {
             "Z, c, momentum, gradients, noise": images * (1.5 * self.learnt_bytes + latent),
             "rendered images and their gradient": 3 * images * self.image_bytes,
             "states of the chain": images * (steps + 2) * latent,
-            "graphs kept": images * graphs,
-            most: moments[most],
         }
-        return parts, most
 
     def operations(self, counts: Counts) -> dict[str, tuple[float, float]]:
         """Floating point operations of the parts of an iteration: in the denoiser's precision, and in float32."""

@@ -57,7 +57,7 @@ def shard_denoiser(prior: Prior, recipe: SamplerRecipe, accelerator: Accelerator
             )
         _fsdp2(denoiser, accelerator, plugin)
         return
-    if recipe.keep_graph_steps and recipe.steps:
+    if recipe.kept_steps:
         raise UserError(
             f"prior.keep_graph_steps: {recipe.keep_graph_steps}, but under ZeRO-3 every layer of which a graph is "
             "kept stays whole on every process; set prior.keep_graph_steps=0"

@@ -42,6 +42,8 @@ class Status:
     grad_c: float | None
     learnt: dict[str, float]
     """What the objective learns beside Z and c, such as the step size of "mtt"."""
+    peak_memory: int | None
+    """Bytes: the most that a process has had, of a GPU its tensors."""
     iterations_per_second: float | None
     """Of recent iterations, by their logged seconds, which leave out what is saved and drawn between them."""
     seconds_left: float | None
@@ -100,7 +102,7 @@ def read(folder: Path) -> Status:
     seconds = [sum(row["seconds"].values()) for row in rows[-RECENT:]]
     typical = statistics.median(seconds) if seconds else 0.0
     logged = (folder / "metrics.jsonl").stat().st_mtime if rows else None
-    named = ("iteration", "loss", "grad_z", "grad_c", "seconds")
+    named = ("iteration", "loss", "grad_z", "grad_c", "peak_memory", "seconds")
     return Status(
         run=str(folder),
         state=state,
@@ -111,6 +113,7 @@ def read(folder: Path) -> Status:
         grad_z=last.get("grad_z"),
         grad_c=last.get("grad_c"),
         learnt={key: value for key, value in last.items() if key not in named},
+        peak_memory=last.get("peak_memory"),
         iterations_per_second=1 / typical if typical else None,
         seconds_left=(iterations - done) * typical if typical and state == "running" else None,
         last_logged=datetime.fromtimestamp(logged, UTC).isoformat(timespec="seconds") if logged else None,
@@ -184,6 +187,7 @@ def _lines(status: Status) -> dict[str, str]:
         "gradient norms": _named(status.grad_z, "Z") + _named(status.grad_c, ", c"),
         **{f"learnt {name}": f"{value:.5g}" for name, value in status.learnt.items()},
         "rate": _rate(rate) if rate else "",
+        "peak memory": f"{status.peak_memory / 2**30:,.2f} GiB" if status.peak_memory else "",
         "time left": f"about {duration(left)}" if left is not None else "",
         "last logged": f"{duration(since)} ago" if since is not None else "",
         "checkpoint": f"iteration {status.checkpoint:,}" if status.checkpoint is not None else "",

@@ -19,7 +19,8 @@ from hypothesis.extra import numpy as hnp
 
 from ld3m import classifier, coresets, data, evaluate, objectives, priors
 from ld3m.coresets import SELECTIONS, open_kept, score
-from ld3m.distill import Job, _render, _start, distill
+from ld3m.distill import _render, begin, distill
+from ld3m.job import Job
 from ld3m.kmeans import kmeans
 from ld3m.randomness import generator
 from ld3m.recipe import STARTS, DistilledDataRecipe, Recipe, SamplerRecipe
@@ -293,7 +294,7 @@ def test_a_run_matches_what_is_kept(recipe_file: Path, tmp_path: Path) -> None:
     recipe = load(Recipe, str(recipe_file), [*options, "data.keep=0.5", f"output={tmp_path / 'none'}"])
     kept = open_kept(data.prepare(recipe.data, progress=False), recipe.data, recipe.seed, [], CPU)
     job = Job.prepare(recipe)
-    _, learnt = _start(job)
+    _, learnt = begin(job)
     pixels = job.by_class(_render(job, learnt, 0)[0])
     expected = objectives.build(recipe, kept, [0, 1, 2], SimpleNamespace(device=CPU)).match(0, pixels)[0].sum()
     assert losses[0] == pytest.approx(float(expected), rel=1e-5)

@@ -43,6 +43,9 @@ def test_run_folder_holds_what_it_promises(finished: Path) -> None:
     assert [row["iteration"] for row in rows] == list(range(30))
     assert all(row["grad_z"] > 0 and row["grad_c"] > 0 for row in rows)
     assert set(rows[0]["seconds"]) == {"render", "objective", "pull_back"}
+    peaks = [row["peak_memory"] for row in rows]
+    assert peaks == sorted(peaks)
+    assert 2**24 < peaks[-1] < 2**36
 
 
 def test_pictures_show_the_images_on_their_way(finished: Path) -> None:

@@ -121,6 +121,7 @@ def test_numbers_are_those_of_the_run(finished: Path, page: Page) -> None:
             assert charts.number(measured[key]) in page.text
     spent = sum(sum(measured["seconds"].values()) for measured in metrics)
     assert f"6 iterations took {spent:.3g} s" in page.text
+    assert f"At most {metrics[-1]['peak_memory'] / 2**30:.2f} GiB of memory were in use" in page.text
     prior = json.loads((finished / "prior.json").read_text())
     assert prior["sha256"] in page.text
     assert (finished / "recipe.yaml").read_text() in finished.joinpath("report.html").read_text()

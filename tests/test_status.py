@@ -61,6 +61,8 @@ def test_a_finished_run(finished: Path, ld3m: Callable[..., Outcome]) -> None:
     seconds = sorted(sum(row["seconds"].values()) for row in rows(finished))
     assert said["iterations_per_second"] == pytest.approx(2 / (seconds[2] + seconds[3]))  # the median of six
     assert said["seconds_left"] is None
+    assert said["peak_memory"] == last["peak_memory"] >= first["peak_memory"] > 10_000_000
+    assert f"{last['peak_memory'] / 2**30:.2f} GiB" in ld3m("status", finished).out
     assert said["objective"] == "dm"
     assert said["prior"].endswith("skip reference, 3 steps")
     assert said["evaluation"] == []

@@ -25,7 +25,7 @@ from ld3m.pictures import frames
 from ld3m.recipe import Recipe
 from ld3m.recipe_file import digest, load
 
-NUMBERS = {"loss", "grad_z", "grad_c", "seconds/render", "seconds/objective", "seconds/pull_back"}
+NUMBERS = {"loss", "grad_z", "grad_c", "peak_memory", "seconds/render", "seconds/objective", "seconds/pull_back"}
 
 
 def expected(folder: Path) -> list[dict[str, float]]:

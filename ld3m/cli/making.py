@@ -66,6 +66,10 @@ def distill(
     ] = None,
     no_resume: Annotated[bool, typer.Option("--no-resume", help="Replace a run that is in the folder.")] = False,
     dry_run: DryRun = False,
+    profile: Annotated[
+        bool,
+        typer.Option("--profile", help="Time the parts of a few iterations, write a trace, and stop."),
+    ] = False,
 ) -> None:
     """Distil a data set by a recipe, for example: ld3m distill quickstart distill.iterations=200
 
@@ -77,11 +81,18 @@ def distill(
     from ld3m.errors import UserError
     from ld3m.recipe import Recipe
 
+    if profile and resume:
+        raise UserError("--profile: the first iterations are profiled; leave out --resume")
     if resume and no_resume:
         raise UserError("--resume: a run is gone on from, or with --no-resume replaced; give one of the two")
     if resume and output is None:
         output = str(resume.parent.parent if (resume / "manifest.json").is_file() else resume)
     resolved = _resolve(Recipe, recipe, overrides, dry_run, output)
+    if profile:
+        from ld3m.profiling import profile as take_profile
+
+        typer.echo(take_profile(resolved))
+        return
     from ld3m.distill import distill
 
     distill(resolved, not no_resume, resume)

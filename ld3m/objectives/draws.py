@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ld3m import augment, networks
+from ld3m.clock import within
 from ld3m.data import ImageSet, to_pixels
 from ld3m.randomness import generator
 from ld3m.recipe import Recipe
@@ -24,6 +25,7 @@ def network(recipe: Recipe, images: ImageSet, number: int, device: torch.device)
     return networks.without_dropout(networks.build(recipe.network.arch, shape, recipe.network, weights).to(device))
 
 
+@within("data")
 def real_batch(
     recipe: Recipe, images: ImageSet, real: Tensor, iteration: int, label: int, device: torch.device
 ) -> Tensor:

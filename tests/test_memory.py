@@ -1,0 +1,282 @@
+"""What fits: `auto` against counts by hand and against what it plans for; runs whose memory ends go on with less."""
+
+import json
+import subprocess
+import sys
+import weakref
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Outcome, distilled, latents, make_prior, relative
+from torch import Tensor
+
+from ld3m import devices, memory
+from ld3m.errors import UserError
+from ld3m.memory import Room
+from ld3m.objectives import dm
+from ld3m.outline import ImageOutline, Outline
+from ld3m.priors.ldm import ClassConditionalLDM
+from ld3m.probe import Bench
+from ld3m.recipe import Recipe
+from ld3m.recipe_file import load
+
+META = torch.device("meta")
+
+
+# --- memory that ends --------------------------------------------------------------------------------------
+
+
+class Shortage:
+    """A denoiser that runs out of memory on too many images, as a GPU's would, or once in all."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, most: int, with_graph: int | None = None) -> None:
+        self.most = most
+        self.with_graph = most if with_graph is None else with_graph
+        self.refused = 0
+        denoise = ClassConditionalLDM.denoise
+
+        def scarce(prior: ClassConditionalLDM, z: Tensor, t: int, c: Tensor) -> Tensor:
+            if len(z) > 2 * (self.with_graph if torch.is_grad_enabled() else self.most):  # guidance doubles them
+                self.refused += 1
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
+            return denoise(prior, z, t, c)
+
+        monkeypatch.setattr(ClassConditionalLDM, "denoise", scarce)
+
+
+@pytest.mark.parametrize("objective", [["dm"], ["dc", "distill.dc.outer=3", "distill.dc.inner=1"]])
+@pytest.mark.parametrize(
+    ("keep", "lines"),
+    [
+        ("all", ["prior.keep_graph_steps=0", "prior.micro_batch=3", "prior.micro_batch=1"]),
+        ("0", ["prior.micro_batch=3", "prior.micro_batch=1"]),
+    ],
+)
+def test_a_run_goes_on_with_less(
+    recipe_file: Path, ld3m: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch, objective: list[str],
+    keep: str, lines: list[str],
+) -> None:  # fmt: skip
+    """Six images do not fit, nor three; the result is bit for bit that of the micro-batch it ends with."""
+    overrides = (f"distill.objective={objective[0]}", *objective[1:], f"prior.keep_graph_steps={keep}")
+    overrides += ("distill.init=noise",)  # encodings of real images would round otherwise in other micro-batches
+    told = distilled(recipe_file, Path("told").resolve(), *overrides, "prior.micro_batch=1")
+    shortage = Shortage(monkeypatch, most=2)
+    outcome = ld3m("distill", recipe_file, *overrides, "-o", "run")
+    assert outcome.code == 0, outcome.err
+    said = [line for line in outcome.err.splitlines() if "memory ran out" in line]
+    assert [line.split(";")[1].split(",")[0] for line in said] == [f" goes on with {line}" for line in lines]
+    assert shortage.refused == len(lines)
+    assert torch.equal(latents(Path("run"))["z"], latents(told)["z"])
+    assert torch.equal(latents(Path("run"))["c"], latents(told)["c"])
+    assert [json.loads(line)["iteration"] for line in Path("run/metrics.jsonl").read_text().splitlines()] == [
+        0,
+        1,
+        2,
+        3,
+    ]
+
+
+def test_a_pull_back_that_runs_out_is_repeated_alone(
+    recipe_file: Path, ld3m: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Graphs of more than two images do not fit, so that only the pull-back fails: its first iteration's images were
+    rendered six at a time, and round otherwise; what an objective keeps moves once an iteration.
+    """
+    overrides = ("prior.keep_graph_steps=0", "distill.objective=dc", "distill.dc.outer=3", "distill.dc.inner=1")
+    told = distilled(recipe_file, Path("told").resolve(), *overrides, "prior.micro_batch=2")
+    shortage = Shortage(monkeypatch, most=6, with_graph=2)
+    shortage_lines = ld3m("distill", recipe_file, *overrides, "prior.micro_batch=4", "-o", "run")
+    assert shortage_lines.code == 0, shortage_lines.err
+    assert shortage_lines.err.count("memory ran out; goes on with prior.micro_batch=2") == 1
+    assert shortage.refused == 1
+    assert relative(latents(Path("run"))["z"], latents(told)["z"]) < 1e-4
+    assert relative(latents(Path("run"))["c"], latents(told)["c"]) < 1e-4
+
+
+@pytest.mark.parametrize("objective", [["dm"], ["dc", "distill.dc.outer=3", "distill.dc.inner=1"]])
+def test_an_objective_that_runs_out_does_without_the_graphs(
+    recipe_file: Path, ld3m: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch, objective: list[str]
+) -> None:
+    """Memory ends in the middle of the second iteration's match, after dc's inner loop has moved its network."""
+    from ld3m.objectives import draws
+
+    overrides = (f"distill.objective={objective[0]}", *objective[1:])
+    told = distilled(recipe_file, Path("told").resolve(), *overrides)
+    calls, real_batch = [], draws.real_batch
+
+    def scarce(*arguments: Any) -> Tensor:
+        calls.append(arguments)
+        if len(calls) == 5:  # three classes an iteration
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: …")
+        return real_batch(*arguments)
+
+    monkeypatch.setattr(draws, "real_batch", scarce)
+    outcome = ld3m("distill", recipe_file, *overrides, "-o", "run")
+    assert outcome.code == 0, outcome.err
+    assert "memory ran out; goes on with prior.keep_graph_steps=0" in outcome.err
+    assert torch.equal(latents(Path("run"))["z"], latents(told)["z"])
+
+
+def test_nothing_less_is_one_line(
+    recipe_file: Path, ld3m: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Shortage(monkeypatch, most=0)
+    outcome = ld3m("distill", recipe_file, "prior.micro_batch=2", "prior.keep_graph_steps=0", "-o", "run")
+    assert outcome.code == 2
+    assert "Traceback" not in outcome.err
+    assert outcome.err.splitlines()[-1].startswith("ld3m: prior.micro_batch: memory ran out with one image at a time")
+
+
+def test_an_objective_without_graphs_to_release_is_one_line(
+    recipe_file: Path, ld3m: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def scarce(*arguments: Any) -> Tensor:
+        raise MemoryError
+
+    monkeypatch.setattr(dm, "match_features", scarce)
+    outcome = ld3m("distill", recipe_file, "prior.keep_graph_steps=0", "-o", "run")
+    assert outcome.code == 2
+    assert "ld3m: distill.objective: memory ran out in dm; give a smaller distill.real_batch" in outcome.err
+
+
+def test_other_errors_are_not_taken_for_it(
+    recipe_file: Path, ld3m: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(*arguments: Any) -> Tensor:
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(ClassConditionalLDM, "denoise", wrong)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        ld3m("distill", recipe_file, "-o", "run")
+
+
+def test_processes_that_share_a_denoiser_stop() -> None:
+    """One that repeated its calls would wait for the others for ever."""
+
+    def attempt(micro_batch: int, keep: int) -> Any:
+        raise torch.OutOfMemoryError
+
+    with pytest.raises(UserError, match=r"under ZeRO-3 and FSDP .* give prior\.micro_batch=4, "):
+        Room(micro_batch=8, keep_graph_steps=0, together=True).render(attempt)
+
+
+def test_nothing_of_an_attempt_is_left_when_it_is_repeated() -> None:
+    """Neither by the error's frames nor in a circle."""
+    held: list[weakref.ref] = []
+
+    def attempt(micro_batch: int, keep: int) -> Any:
+        assert all(reference() is None for reference in held)
+        large = torch.zeros(8)
+        circle = [large]
+        circle.append(circle)  # type: ignore[arg-type]
+        held.append(weakref.ref(large))
+        if micro_batch > 1:
+            raise torch.OutOfMemoryError
+        return large, lambda grad: (grad, grad)
+
+    Room(micro_batch=8, keep_graph_steps=2).render(attempt)
+    assert len(held) == 5
+
+
+LIMITED = """
+import resource, sys
+import torch
+from ld3m.__main__ import main
+import ld3m.distill, ld3m.memory
+settled = ld3m.memory.Room.of
+def of(*arguments, **options):
+    space = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (space + MORE, space + MORE))
+    return settled(*arguments, **options)
+ld3m.memory.Room.of = of
+main()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits on address space are Linux's")
+def test_memory_that_really_ends(recipe_file: Path, tmp_path: Path) -> None:
+    """A process that may have 700 MB more once it is ready; the graphs of 240 images would take 1.2 GB."""
+    overrides = ["distill.images_per_class=80", "distill.init=noise", "distill.iterations=1", "prior.micro_batch=80"]
+    told = distilled(recipe_file, tmp_path / "told", *overrides, "prior.keep_graph_steps=0")
+    program = LIMITED.replace("MORE", "700_000_000")
+    arguments = ["distill", str(recipe_file), *overrides, "-o", str(tmp_path / "run")]
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "memory ran out; goes on with prior.keep_graph_steps=0" in done.stderr
+    assert relative(latents(tmp_path / "run")["z"], latents(told)["z"]) < 1e-6
+
+
+# --- auto --------------------------------------------------------------------------------------------------
+
+
+def outlined(recipe_file: Path, *overrides: str) -> Bench:
+    """Three classes of twenty images on the meta device."""
+    recipe = load(Recipe, str(recipe_file), ["distill.images_per_class=20", "prior.steps=5", *overrides])
+    return Bench(recipe, Outline.of(recipe.prior), ImageOutline.of(recipe.data), range(3), META)
+
+
+def test_auto_is_the_largest_micro_batch_that_fits(recipe_file: Path) -> None:
+    """As many as are planned to take the share of the memory that is theirs, up to all images, but never none."""
+    bench = outlined(recipe_file, "prior.micro_batch=auto", "prior.keep_graph_steps=0")
+    found = [memory.settled(bench, 1, 60, room * 2**20).prior.images_at_a_time for room in (0, 20, 100_000)]
+    assert found[0] == 1
+    assert 2 < found[1] < 60
+    assert found[2] == 60
+    room = memory.SHARE * 20 * 2**20
+    assert memory._flat(bench, found[1]) < room < memory._flat(bench, found[1] + 1) + 60 * 20_000  # Z, c, states, …
+
+
+def test_auto_keeps_graphs_in_what_is_left(recipe_file: Path) -> None:
+    bench = outlined(recipe_file, "prior.micro_batch=8", "prior.keep_graph_steps=auto")
+    found = [memory.settled(bench, 1, 60, room * 2**20).prior.kept_steps for room in (50, 400, 2_000)]
+    assert found[0] == 0
+    assert 0 < found[1] < 5
+    assert found[2] == 5
+    step, decoder = memory._graphs(bench)
+    assert 60 * (found[1] * step + decoder) < memory.SHARE * 400 * 2**20
+    sharded = memory.settled(bench, 1, 60, 2**40, sharded=True).prior
+    assert (sharded.micro_batch, sharded.keep_graph_steps) == (8, 0)
+
+
+def test_what_runs_for_real_is_measured_as_in_outline(recipe_file: Path) -> None:
+    """Counted as it runs, the real prior's micro-batch takes what its outline's does."""
+    bench = outlined(recipe_file)
+    real = replace(bench, prior=make_prior(), device=torch.device("cpu"))
+    assert memory._flat(real, 2) == pytest.approx(memory._flat(bench, 2), rel=0.05)
+    assert memory._graphs(real) == pytest.approx(memory._graphs(bench), rel=0.05)
+
+
+def test_a_run_with_auto(recipe_file: Path, ld3m: Callable[..., Outcome]) -> None:
+    """Everything fits here, and the result is that of the defaults; the recipe still says auto."""
+    told = distilled(recipe_file, Path("told").resolve())
+    outcome = ld3m("distill", recipe_file, "prior.micro_batch=auto", "prior.keep_graph_steps=auto", "-o", "run")
+    assert outcome.code == 0, outcome.err
+    assert "prior.micro_batch=6 prior.keep_graph_steps=3: found for the " in outcome.out
+    assert torch.equal(latents(Path("run"))["z"], latents(told)["z"])
+    assert "micro_batch: auto" in Path("run/recipe.yaml").read_text()
+    assert ld3m("distill", "run/recipe.yaml", "-o", "run").code == 0
+    assert ld3m("render", "run", "--steps", "2").code == 0
+
+
+def test_a_plan_says_what_auto_is(
+    ld3m: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch, recipe_file: Path
+) -> None:
+    """What it chooses for a GPU fits into it; and here it is what a run here finds."""
+    auto = ("prior.micro_batch=auto", "prior.keep_graph_steps=auto", "distill.images_per_class=12")
+    chosen = []
+    for mebibytes in (12, 18, 4000):
+        small = devices.Device(devices.RESERVED / 2**30 + mebibytes / 1024, 1e12, 1e12)
+        monkeypatch.setitem(devices.DEVICES, "small", small)
+        outcome = ld3m("plan", recipe_file, *auto, "--device", "small", "--json")
+        assert outcome.code == 0, outcome.err
+        told = json.loads(outcome.out)
+        assert told["warnings"] == []
+        chosen.append((told["micro_batch"], told["keep_graph_steps"]))
+    assert 1 <= chosen[0][0] < chosen[1][0] < 36
+    assert chosen[-1] == (36, 3)
+    shown = ld3m("plan", recipe_file, *auto).out
+    assert "at a time 36 images, the graphs of 3 steps kept" in shown
