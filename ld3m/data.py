@@ -16,15 +16,15 @@ import numpy as np
 import safetensors.torch
 import torch
 from filelock import FileLock, Timeout
-from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
 from ld3m.errors import UserError, one_line
 from ld3m.files import write_json, write_tensors
+from ld3m.pixels import convert, convert_grey
 from ld3m.randomness import generator
 from ld3m.recipe import DataRecipe
-from ld3m.sources import Examples, Source, open_source
+from ld3m.sources import Examples, GreyArrays, Source, open_source
 from ld3m.subsets import choose
 
 LAYOUT = 2
@@ -34,6 +34,8 @@ NOT_CONTENT = {"source", "root", "subset", "on_corrupt", "workers", "keep", "kee
 classes are in the cache's key."""
 MOST_WORKERS = 8
 """Threads by default: decoding and resizing go side by side, but a fifth of an image's time is Python's, one by one."""
+MOST_AT_ONCE = 64
+"""Images that a thread is given at a time: handing over one costs as much as converting a small image does."""
 
 
 @dataclass(frozen=True)
@@ -104,39 +106,6 @@ def to_signed(images: Tensor) -> Tensor:
     return to_pixels(images) * 2 - 1
 
 
-def convert(image: Image.Image, resolution: int, channels: int) -> np.ndarray:
-    """Any PIL image as uint8 [channels, resolution, resolution].
-
-    EXIF rotation is applied, 16-bit, 32-bit and float images are scaled to 8 bits, transparency is laid on white;
-    the short side is resized (bicubic, antialiased) to `resolution` and the centre cropped.
-    """
-    image = ImageOps.exif_transpose(image)
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        image = _to_8_bits(image)
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    image = image.convert("L" if channels == 1 else "RGB")
-    if image.size != (resolution, resolution):
-        image = ImageOps.fit(image, (resolution, resolution), Image.Resampling.BICUBIC)
-    pixels = np.asarray(image)
-    return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
-
-
-def _to_8_bits(image: Image.Image) -> Image.Image:
-    """Scales by the mode's largest value; 32-bit modes have none, so that it is told from the image's own."""
-    values = np.asarray(image).astype(np.float64)
-    if not np.isfinite(values).all():
-        raise ValueError("holds values that are not finite")
-    if image.mode.startswith("I;16"):
-        largest = 65535
-    elif image.mode == "F" and values.max() <= 1:
-        largest = 1
-    else:
-        largest = 255 if values.max() <= 255 else 65535
-    return Image.fromarray((values / largest * 255).clip(0, 255).round().astype(np.uint8))
-
-
 def cache_folder() -> Path:
     """Where prepared data is kept: $LD3M_CACHE, or ld3m below the user's cache folder."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -187,9 +156,8 @@ def _prepare_into(folder: Path, source: Source, chosen: list[int], recipe: DataR
     notes = [folder / "classes" / f"{place}.json" for place in range(len(chosen))]
     notes[0].parent.mkdir(parents=True, exist_ok=True)
     todo = list(range(len(chosen)))
-    workers = recipe.workers or min(MOST_WORKERS, os.cpu_count() or 1)
     with (
-        ThreadPoolExecutor(workers) as pool,
+        ThreadPoolExecutor(_workers(recipe)) as pool,
         tqdm(desc="preparing images", total=sum(sizes), leave=False, disable=None if progress else True) as bar,
     ):
         for wait in (False, True):  # classes that another process is at come last
@@ -201,6 +169,10 @@ def _prepare_into(folder: Path, source: Source, chosen: list[int], recipe: DataR
                         _prepare_class(folder, place, source, chosen[place], members[place], recipe, pool, bar)
                     todo.remove(place)
     _write_index(folder, source, chosen, [json.loads(note.read_text(encoding="utf-8")) for note in notes])
+
+
+def _workers(recipe: DataRecipe) -> int:
+    return recipe.workers or min(MOST_WORKERS, os.cpu_count() or 1)
 
 
 def _is_prepared(folder: Path, place: int) -> bool:
@@ -296,8 +268,9 @@ def _read(
 ) -> Tensor:
     """Images uint8 [n, channels, H, W]; the unreadable go to `corrupt`, or the first of them is an error."""
     images = np.empty((len(indices), recipe.channels, recipe.resolution, recipe.resolution), np.uint8)
+    at_once = max(1, min(MOST_AT_ONCE, len(indices) // (4 * _workers(recipe))))  # few images keep all threads busy
 
-    def read(place: int) -> str | None:
+    def read_one(place: int) -> str | None:
         example = examples[indices[place]]
         try:
             images[place] = convert(example.read(), recipe.resolution, recipe.channels)
@@ -305,14 +278,26 @@ def _read(
             return f"{example.name} ({one_line(error)})"
         return None
 
-    readable = []
-    for place, mistake in enumerate(pool.map(read, range(len(indices)))):
-        if mistake is None:
-            readable.append(place)
-        else:
-            corrupt.append(mistake)
-            _refuse_corrupt(corrupt, recipe)
-        bar.update()
+    def read(start: int) -> list[str | None]:
+        """What is wrong with each of the images from there on; None where nothing is."""
+        places = range(start, min(start + at_once, len(indices)))
+        if isinstance(examples, GreyArrays):
+            chosen = [indices[place] for place in places]
+            images[places.start : places.stop] = convert_grey(examples.pixels[chosen], recipe.resolution)
+            return [None] * len(places)
+        return [read_one(place) for place in places]
+
+    readable: list[int] = []
+    seen = 0
+    for mistakes in pool.map(read, range(0, len(indices), at_once)):
+        for place, mistake in enumerate(mistakes, seen):
+            if mistake is None:
+                readable.append(place)
+            else:
+                corrupt.append(mistake)
+                _refuse_corrupt(corrupt, recipe)
+        seen += len(mistakes)
+        bar.update(len(mistakes))
     return torch.from_numpy(images if len(readable) == len(images) else images[readable])
 
 

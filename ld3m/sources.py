@@ -48,6 +48,22 @@ class Examples(Protocol):
 
 
 @dataclass(frozen=True)
+class GreyArrays:
+    """`Examples` that lie in memory, uint8 [n, H, W]: prepared many at a time, since nothing must be decoded."""
+
+    name: str
+    pixels: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> Example:
+        read = partial(Image.fromarray, self.pixels[index])
+        return Example(f"{self.name}/{index}", int(self.labels[index]), read)
+
+
+@dataclass(frozen=True)
 class Source:
     """A labelled image data set before preparation."""
 
@@ -91,10 +107,7 @@ def _fashion_mnist(recipe: DataRecipe) -> Source:
     for split, prefix in (("train", "train"), ("test", "t10k")):
         images = _read_idx(DEBIAN_FASHION_MNIST / f"{prefix}-images-idx3-ubyte.gz", header=16).reshape(-1, 28, 28)
         labels = _read_idx(DEBIAN_FASHION_MNIST / f"{prefix}-labels-idx1-ubyte.gz", header=8)
-        splits[split] = [
-            Example(f"{split}/{index}", int(label), partial(Image.fromarray, image))
-            for index, (image, label) in enumerate(zip(images, labels, strict=True))
-        ]
+        splits[split] = GreyArrays(split, images, labels)
     return Source(FASHION_MNIST_CLASSES, splits, "fashion-mnist")
 
 

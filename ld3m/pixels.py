@@ -1,0 +1,61 @@
+"""Images of any kind as the uint8 pixels that prepared data holds."""
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps
+
+
+def convert(image: Image.Image, resolution: int, channels: int) -> np.ndarray:
+    """Any PIL image as uint8 [channels, resolution, resolution].
+
+    EXIF rotation is applied, 16-bit, 32-bit and float images are scaled to 8 bits, transparency is laid on white;
+    the short side is resized (bicubic, antialiased) to `resolution` and the centre cropped.
+    """
+    image.load()  # some formats have their EXIF after the pixels
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        image = ImageOps.exif_transpose(image)  # copies the image even where there is nothing to turn
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        image = _to_8_bits(image)
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    mode = "L" if channels == 1 else "RGB"
+    if image.mode != mode:
+        image = image.convert(mode)
+    if image.size != (resolution, resolution):
+        image = ImageOps.fit(image, (resolution, resolution), Image.Resampling.BICUBIC)
+    pixels = np.asarray(image)
+    return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def convert_grey(images: np.ndarray, resolution: int) -> np.ndarray:
+    """Grey uint8 images [n, H, W] as [n, 1, resolution, resolution], each as `convert` makes it, in two calls for all.
+
+    Pillow resizes rows, rounds to 8 bits, and then resizes columns. No row sees another and no column sees another:
+    the images may stand above each other for the first pass and side by side for the second.
+    """
+    count, height, width = images.shape
+    if (height, width) == (resolution, resolution):
+        return images[:, None]
+    side = min(height, width)
+    left, top = (width - side) / 2, (height - side) / 2
+    bicubic = Image.Resampling.BICUBIC
+    tall = Image.fromarray(np.ascontiguousarray(images).reshape(count * height, width))
+    narrowed = np.asarray(tall.resize((resolution, tall.height), bicubic, box=(left, 0, left + side, tall.height)))
+    rows = narrowed.reshape(count, height, resolution).swapaxes(0, 1)  # [height, count, resolution]
+    wide = Image.fromarray(np.ascontiguousarray(rows).reshape(height, count * resolution))
+    fitted = np.asarray(wide.resize((wide.width, resolution), bicubic, box=(0, top, wide.width, top + side)))
+    return fitted.reshape(resolution, count, resolution).swapaxes(0, 1)[:, None]
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    """Scales by the mode's largest value; 32-bit modes have none, so that it is told from the image's own."""
+    values = np.asarray(image).astype(np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError("holds values that are not finite")
+    if image.mode.startswith("I;16"):
+        largest = 65535
+    elif image.mode == "F" and values.max() <= 1:
+        largest = 1
+    else:
+        largest = 255 if values.max() <= 255 else 65535
+    return Image.fromarray((values / largest * 255).clip(0, 255).round().astype(np.uint8))
