@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 
 from ld3m import imagenet, run
-from ld3m.recipe import PACKAGED_PRIORS, Recipe
+from ld3m.recipe import Recipe
+from ld3m.recipe_values import PACKAGED_PRIORS
 
 TEMPLATES = Path(__file__).parent / "assets" / "card"
 TAGS = ("dataset-distillation", "ld3m", "synthetic", "diffusion", "arxiv:2403.03881")

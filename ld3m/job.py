@@ -11,7 +11,8 @@ from ld3m.errors import UserError
 from ld3m.objectives import Objective
 from ld3m.priors import Prior
 from ld3m.probe import Bench
-from ld3m.recipe import STARTS, NetworkRecipe, Recipe
+from ld3m.recipe import NetworkRecipe, Recipe
+from ld3m.recipe_values import STARTS
 from ld3m.sampler import Schedule
 
 

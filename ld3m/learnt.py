@@ -15,7 +15,8 @@ from ld3m.errors import UserError
 from ld3m.kmeans import kmeans
 from ld3m.priors import Prior
 from ld3m.randomness import generator
-from ld3m.recipe import STARTS, DistillRecipe, Recipe
+from ld3m.recipe import DistillRecipe, Recipe
+from ld3m.recipe_values import STARTS
 
 
 @dataclass

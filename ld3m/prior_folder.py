@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ld3m.errors import UserError, one_line
-from ld3m.recipe import PACKAGED_PRIORS, SamplerRecipe
+from ld3m.recipe import SamplerRecipe
+from ld3m.recipe_values import PACKAGED_PRIORS
 
 DENOISERS = ("unet", "transformer")
 """The parts that have the recipe's precision; the others stay in float32."""

@@ -1,7 +1,5 @@
 """What a recipe of a distillation may say: every key with its type, range and default."""
 
-import json
-import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,112 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from ld3m import registry
-from ld3m.errors import one_line
-
-PACKAGED_PRIORS = {"fashion-mnist": Path(__file__).parent / "assets" / "prior-fashion-mnist"}
-"""Priors that come with the package, by the name a recipe's `prior.source` may give."""
-
-NAMED_DATA = ("fashion-mnist", "fashion-mnist-small", "imagenet")
-"""Our data sources known by name; all others are folders, Parquet files, `hub:<id>`, or other packages'."""
-
-
-def _existing_data(source: str) -> str:
-    if source in NAMED_DATA or source.startswith("hub:") or "*" in source or Path(source).exists():
-        return source
-    offered = registry.plugins("ld3m.sources")
-    if source in offered:
-        return source
-    known = ", ".join([*NAMED_DATA, *sorted(offered)])
-    raise ValueError(f"{source!r} is not there; give a folder, Parquet files, hub:<id>, or one of {known}")
-
-
-def _existing_root(root: str) -> str:
-    if root.startswith("hub:") or Path(root).is_dir():
-        return root
-    raise ValueError(f"{root!r} is not a folder; give one that has train/ and val/, or hub:<id>")
-
-
-def _classes(subset: Any) -> Any:
-    """What `data.subset` says, numbers as strings; a file is read here, so that a resolved recipe holds its classes."""
-    if isinstance(subset, str) and subset.endswith((".txt", ".json")):
-        subset = _listed(Path(subset))
-    if subset is None or isinstance(subset, str):
-        return subset
-    if not isinstance(subset, list) or not subset:
-        raise ValueError(f"{subset!r} is not right: give a list of at least 1 class, a file of one, or a subset's name")
-    for entry in subset:
-        if isinstance(entry, bool) or not isinstance(entry, str | int | float):
-            raise ValueError(f"{entry!r} is not right: a class is a string or a number")
-    return [str(entry) for entry in subset]
-
-
-def _listed(path: Path) -> Any:
-    """The classes in a file: a JSON list, or one a line."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        return (
-            json.loads(text) if path.suffix == ".json" else [line.strip() for line in text.split("\n") if line.strip()]
-        )
-    except (OSError, ValueError) as error:
-        raise ValueError(f"'{path}' cannot be read as a list of classes ({one_line(error)})") from None
-
-
-def _existing_prior(source: str) -> str:
-    if source in PACKAGED_PRIORS or source.startswith("hub:"):
-        return source
-    if (Path(source) / "model_index.json").is_file():
-        return source
-    raise ValueError(
-        f"{source!r} is not a folder with a model_index.json; train one with ld3m train-prior, "
-        f"or give hub:<id> or one of {', '.join(PACKAGED_PRIORS)}"
-    )
-
-
-STARTS = ("real", "noise", "prototype", "herding", "k-center", "easy", "hard")
-"""What `distill.init` may be besides a finished run."""
-
-
-def _known_start(init: str) -> str:
-    if init in STARTS or init.startswith("hub:") or (Path(init) / "latents.safetensors").is_file():
-        return init
-    raise ValueError(
-        f"{init!r} is not right: give one of {', '.join(STARTS)}, the folder of a finished run, or hub:<id>"
-    )
-
-
-def _with_a_place(prompt: str) -> str:
-    try:
-        named = prompt.format("\0")
-    except (LookupError, ValueError):
-        named = ""
-    if named.count("\0") != 1:
-        raise ValueError(f"{prompt!r} has not one {{}} for the name of the class, as in 'a photo of a {{}}'")
-    return prompt
-
-
-def _steps_or_all(value: Any) -> Any:
-    if value in ("all", "auto") or (isinstance(value, int) and value >= 0):
-        return value
-    raise ValueError(f"{value!r} is not right: give a number of steps, 0 or more, or all, or auto")
-
-
-def _images_or_auto(value: Any) -> Any:
-    if value == "auto" or (isinstance(value, int) and value >= 1):
-        return value
-    raise ValueError(f"{value!r} is not right: give a number of images, 1 or more, or auto")
-
-
-def _rate_or_learnt(value: Any) -> Any:
-    if value is None or value == "learnt":
-        return value
-    try:
-        rate = float(value)
-    except (TypeError, ValueError):
-        rate = math.nan
-    if 0 < rate < math.inf:
-        return rate
-    raise ValueError(f"{value!r} is not right: give a number greater than 0, or learnt")
+from ld3m import recipe_values as values
 
 
 class Section(BaseModel):
@@ -141,11 +34,11 @@ class Section(BaseModel):
 class DataRecipe(Section):
     """Which images, and what becomes of them."""
 
-    source: Annotated[str, AfterValidator(_existing_data)]
+    source: Annotated[str, AfterValidator(values.existing_data)]
     """A folder, Parquet files (a folder or pattern), `hub:<id>`, or a known name."""
-    root: Annotated[str, AfterValidator(_existing_root)] | None = None
+    root: Annotated[str, AfterValidator(values.existing_root)] | None = None
     """Where `source: imagenet` is: a folder, or `hub:<id>`; left out: $LD3M_IMAGENET, else hub:ILSVRC/imagenet-1k."""
-    subset: Annotated[list[str] | str | None, BeforeValidator(_classes)] = None
+    subset: Annotated[list[str] | str | None, BeforeValidator(values.classes)] = None
     """The classes to use, in this order; all where left out.
 
     A list of names, WordNet ids (of ImageNet) or numbers in the source's order, from 0; a .txt or .json file of such a
@@ -202,13 +95,13 @@ class DistilledDataRecipe(DataRecipe):
 class SamplerRecipe(Section):
     """The frozen model and how it is sampled."""
 
-    source: Annotated[str, AfterValidator(_existing_prior)]
+    source: Annotated[str, AfterValidator(values.existing_prior)]
     """A diffusers-style folder, `hub:<id>`, or the name of a packaged prior."""
     denoiser: Literal["trained", "random"] = "trained"
     """Whether the denoiser has its own weights or random ones, the paper's ablation of what the prior knows."""
     skip: Literal["paper", "reference", "none"] = "reference"
     """Where the decaying skip enters: Eq. 7 of the paper, the authors' code, or nowhere."""
-    prompt: Annotated[str, AfterValidator(_with_a_place)] = "a photo of a {}"
+    prompt: Annotated[str, AfterValidator(values.with_a_place)] = "a photo of a {}"
     """Of a prior that is conditioned on text: what each class's c starts as, its name in the place of {}."""
     resolution: int | None = Field(None, ge=8)
     """Height and width in pixels of what it renders, which are resized to data.resolution; left out: its own."""
@@ -221,10 +114,10 @@ class SamplerRecipe(Section):
     noise: Literal["fresh", "fixed"] = "fresh"
     """Whether the noise of an image is drawn anew each iteration or once for the run."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    micro_batch: Annotated[int | Literal["auto"], BeforeValidator(_images_or_auto)] = 64
+    micro_batch: Annotated[int | Literal["auto"], BeforeValidator(values.images_or_auto)] = 64
     """Images that go through the prior at a time; auto: as many as fit, which may round otherwise where memory is
     another."""
-    keep_graph_steps: Annotated[int | Literal["all", "auto"], BeforeValidator(_steps_or_all)] = "all"
+    keep_graph_steps: Annotated[int | Literal["all", "auto"], BeforeValidator(values.steps_or_all)] = "all"
     """How many of the last steps keep their graph: more is faster, fewer saves memory; 0 is flat in S; auto: as many as
     fit beside the micro-batch."""
 
@@ -294,7 +187,7 @@ class DistillRecipe(Section):
     """The matching loss."""
     images_per_class: int = Field(1, ge=1)
     iterations: int = Field(1000, ge=0)
-    init: Annotated[str, AfterValidator(_known_start)] = "real"
+    init: Annotated[str, AfterValidator(values.known_start)] = "real"
     """What Z starts as: encodings of random real images of the class (real), standard normal noise, k-means centres of
     the class's encodings (prototype), encodings of the images that herding, k-center, easy or hard takes; or Z and c
     of a finished run, its folder or `hub:<id>`."""
@@ -375,15 +268,11 @@ class EvaluateRecipe(Section):
     seeds: int = Field(5, ge=1)
     epochs: int = Field(1000, ge=1)
     batch: int = Field(256, ge=1)
-    lr: Annotated[float | Literal["learnt"] | None, BeforeValidator(_rate_or_learnt)] = None
+    lr: Annotated[float | Literal["learnt"] | None, BeforeValidator(values.rate_or_learnt)] = None
     """Peak learning rate, or the step size that trajectory matching learnt; left out: 0.001, and 0.0001 for VGG11."""
     ema: float = Field(0.995, ge=0, lt=1)
     """Decay of the weights' average over epochs, which is what is tested."""
     augment: bool = True
-
-
-def _one_or_more(names: Any) -> Any:
-    return [names] if isinstance(names, str) else names
 
 
 class HubRecipe(Section):
@@ -403,7 +292,7 @@ class Recipe(Section):
     seed: int = Field(0, ge=0)
     output: str | None = None
     """The run folder; left out: runs/<name>."""
-    log_with: Annotated[list[str], BeforeValidator(_one_or_more)] = []
+    log_with: Annotated[list[str], BeforeValidator(values.one_or_more)] = []
     """Trackers that get the numbers and pictures too: tensorboard, trackio, wandb, or another of Accelerate's."""
     data: DistilledDataRecipe
     prior: SamplerRecipe

@@ -23,8 +23,9 @@ from ld3m.distill import _render, begin, distill
 from ld3m.job import Job
 from ld3m.kmeans import kmeans
 from ld3m.randomness import generator
-from ld3m.recipe import STARTS, DistilledDataRecipe, Recipe, SamplerRecipe
+from ld3m.recipe import DistilledDataRecipe, Recipe, SamplerRecipe
 from ld3m.recipe_file import load
+from ld3m.recipe_values import STARTS
 
 CPU = torch.device("cpu")
 FEATURES = hnp.arrays(np.float64, st.tuples(st.integers(1, 9), st.integers(1, 3)), elements=st.integers(-20, 20))

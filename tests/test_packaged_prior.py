@@ -10,7 +10,8 @@ from conftest import make_prior
 from ld3m import data, priors
 from ld3m.data import to_pixels
 from ld3m.priors import ClassConditionalLDM
-from ld3m.recipe import PACKAGED_PRIORS, DataRecipe, SamplerRecipe
+from ld3m.recipe import DataRecipe, SamplerRecipe
+from ld3m.recipe_values import PACKAGED_PRIORS
 from ld3m.sampler import to_pixels as decoded
 
 
