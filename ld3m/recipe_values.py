@@ -1,4 +1,4 @@
-"""What single values of a recipe may be: functions that give it as recipes keep it, or a ValueError that says what is right."""
+"""What single values of a recipe may be: functions that give it as recipes keep it, or say what would be right."""
 
 import json
 import math
