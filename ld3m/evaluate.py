@@ -18,8 +18,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ld3m import coresets, data, networks, parallel, run
+from ld3m.allocator import keep_freed_memory
 from ld3m.errors import UserError
 from ld3m.files import write_json
+from ld3m.networks.quick import quick_on_cpus
 from ld3m.randomness import generator
 from ld3m.recipe import EvaluateRecipe, NetworkRecipe, Recipe
 from ld3m.training import train_epoch
@@ -72,6 +74,7 @@ def evaluate(
         networks.check(arch, networks.Shape(recipe.data.channels, recipe.data.resolution, 2), NetworkRecipe(), "--arch")
     accelerator = parallel.start()
     main = accelerator.is_main_process
+    keep_freed_memory()
     images = data.prepare(recipe.data, progress=main)
     if split not in images.counts:
         raise UserError(
@@ -304,6 +307,8 @@ def train(
     shape = networks.Shape(recipe.data.channels, recipe.data.resolution, len(images.classes))
     weights = generator(recipe.seed, "evaluation network", seed)
     network = networks.build(arch, shape, NetworkRecipe(), weights).to(device)
+    if device.type == "cpu" and isinstance(network, networks.ConvNet):  # it does not pay for the others
+        network = quick_on_cpus(network)
     average = networks.averaged(network, settings.ema)
     rate = learning_rate(arch, settings)
     optimiser = torch.optim.SGD(network.parameters(), lr=rate, momentum=0.9, weight_decay=5e-4)

@@ -1,0 +1,61 @@
+"""The same networks, quicker on CPUs: channels last, and an instance norm of its own that is quick there."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def quick_on_cpus(network: nn.Module) -> nn.Module:
+    """A network that pays for it, laid out channels last; its outcome differs by rounding only.
+
+    Convolutions' gradients and poolings are quicker in that layout (poolings ten times), torch's instance norm is
+    slower, so that ours takes its place. The network given is changed; names and order of parameters stay.
+
+    Args:
+        network: on the CPU, with instance norm, or with none.
+    """
+    for parent in list(network.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.GroupNorm) and child.num_groups == child.num_channels:
+                setattr(parent, name, InstanceNorm(child))
+    for parameter in network.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return network
+
+
+class InstanceNorm(nn.Module):
+    """A `GroupNorm` of one channel a group, for images that lie channels last; with the weights of the one given."""
+
+    def __init__(self, norm: nn.GroupNorm) -> None:
+        super().__init__()
+        self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
+
+    def forward(self, images: Tensor) -> Tensor:
+        return _InstanceNorm.apply(images, self.weight, self.bias, self.eps)
+
+
+class _InstanceNorm(torch.autograd.Function):
+    """[N, channels, H, W] with mean 0 and variance 1 in each channel of each image, times weight plus bias.
+
+    Differentiable once. Written in whole-tensor operations, which run along the channels.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        centred = images - images.mean((2, 3), keepdim=True)
+        scale = centred.square().mean((2, 3), keepdim=True).add_(eps).rsqrt_()
+        normal = centred.mul_(scale)
+        ctx.save_for_backward(normal, scale, weight)
+        return torch.addcmul(bias.view(-1, 1, 1), normal, weight.view(-1, 1, 1))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        (gradient,) = gradients
+        normal, scale, weight = ctx.saved_tensors
+        mean = gradient.mean((2, 3), keepdim=True)
+        along = (gradient * normal).mean((2, 3), keepdim=True)
+        of_images = torch.addcmul(gradient, normal, along, value=-1).sub_(mean).mul_(scale * weight.view(-1, 1, 1))
+        pixels = gradient.shape[2] * gradient.shape[3]
+        return of_images, along.sum((0, 2, 3)) * pixels, mean.sum((0, 2, 3)) * pixels, None

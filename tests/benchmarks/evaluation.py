@@ -1,0 +1,133 @@
+"""Evaluating five seeds of one small network, against the plain way of doing it: one after another, nothing shared.
+
+    python tests/benchmarks/evaluation.py [IMAGES_PER_CLASS EPOCHS]…
+
+The network is the protocol's ConvNet (depth 3, width 128), the images are Fashion-MNIST's small set at 32 pixels, batch
+256, augmented, averaged over epochs, on one thread. Each seed is trained and tested in the plain way and in ld3m's in
+turn, so that other work on the machine weighs on both; sums of five, with the accuracies of both.
+"""
+
+import ctypes
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel
+
+from ld3m import augment, coresets, data, networks
+from ld3m.allocator import keep_freed_memory
+from ld3m.evaluate import accuracy, rate_factor, real_images, train
+from ld3m.randomness import generator
+from ld3m.recipe import NetworkRecipe, Recipe
+
+SEEDS = 5
+TARGET = 0.6
+CPU = torch.device("cpu")
+RATE = 0.01
+"""Ten times the protocol's, so that few epochs teach something."""
+
+
+def allocate_as_usual() -> None:
+    """What glibc's thresholds grow to by themselves in a program that allocates large tensors: 32 and 64 MiB."""
+    if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt"):
+        ctypes.CDLL(None).mallopt(-3, 32 * 2**20)
+        ctypes.CDLL(None).mallopt(-1, 64 * 2**20)
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def plain_train(few: torch.Tensor, labels: torch.Tensor, images: data.ImageSet, recipe: Recipe, seed: int) -> nn.Module:
+    """As the public evaluation code trains: the network as it is built, its average parameter by parameter."""
+    settings = recipe.evaluate
+    shape = networks.Shape(1, 32, len(images.classes))
+    network = networks.build("convnet", shape, NetworkRecipe(), generator(recipe.seed, "evaluation network", seed))
+    optimiser = torch.optim.SGD(network.parameters(), lr=RATE, momentum=0.9, weight_decay=5e-4)
+
+    def blend(average: torch.Tensor, new: torch.Tensor, updates: torch.Tensor | int) -> torch.Tensor:
+        return average + (new - average) * max(1 / (int(updates) + 1), 1 - settings.ema)
+
+    average = AveragedModel(network, avg_fn=blend)
+    inputs = images.normalise(data.to_pixels(few))
+    for epoch in range(settings.epochs):
+        for group in optimiser.param_groups:
+            group["lr"] = RATE * rate_factor(epoch, settings.epochs)
+        draws = generator(recipe.seed, "evaluation epoch", seed, epoch)
+        for places in torch.randperm(len(inputs), generator=draws).split(settings.batch):
+            shown = augment.draw(draws, 32, len(places))(inputs[places])
+            loss = functional.cross_entropy(network(shown), labels[places])
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+        average.update_parameters(network)
+    return average.module.eval()
+
+
+@torch.no_grad()
+def plain_accuracy(network: nn.Module, images: data.ImageSet) -> float:
+    """The test images are loaded and normalised anew for each network."""
+    right = 0
+    pixels, labels = images.everything("test")
+    for chunk, targets in zip(pixels.split(100), labels.split(100), strict=True):
+        right += int((network(images.normalise(data.to_pixels(chunk))).argmax(1) == targets).sum())
+    return 100 * right / len(pixels)
+
+
+def compare(per_class: int, epochs: int) -> None:
+    recipe = Recipe.model_validate(
+        {
+            "name": "benchmark",
+            "data": {"source": "fashion-mnist-small", "resolution": 32, "channels": 1},
+            "prior": {"source": "fashion-mnist"},
+            "evaluate": {"epochs": epochs, "lr": RATE},
+        }
+    )
+    images = data.prepare(recipe.data)
+    wanted = torch.arange(len(images.classes)).repeat_interleave(per_class)
+    few, labels = real_images("random", coresets.open_whole(images, recipe.data, [], CPU), wanted, recipe, 0)
+    ways: dict[str, tuple[Callable[[], None], Callable[[int], nn.Module], Callable[[nn.Module], float]]] = {
+        "plain": (
+            allocate_as_usual,
+            lambda seed: plain_train(few, labels, images, recipe, seed),
+            lambda network: plain_accuracy(network, images),
+        ),
+        "ld3m": (
+            keep_freed_memory,
+            lambda seed: train("convnet", few, labels, images, recipe, seed, CPU),
+            lambda network: accuracy(network, images, "test", CPU),
+        ),
+    }
+    wall, cpu = ({way: [0.0, 0.0] for way in ways} for _ in range(2))
+    accuracies: dict[str, list[float]] = {way: [] for way in ways}
+    for seed in range(SEEDS):
+        for way, (allocate, training, testing) in ways.items():
+            allocate()
+            moments = [(time.perf_counter(), time.process_time())]
+            network = training(seed)
+            moments.append((time.perf_counter(), time.process_time()))
+            accuracies[way].append(testing(network))
+            moments.append((time.perf_counter(), time.process_time()))
+            for part in (0, 1):
+                wall[way][part] += moments[part + 1][0] - moments[part][0]
+                cpu[way][part] += moments[part + 1][1] - moments[part][1]
+    print(f"{len(few)} images, {epochs} epochs, tested on {sum(images.counts['test']):,}, {SEEDS} seeds, in seconds:")
+    for kind, seconds in (("wall", wall), ("CPU", cpu)):
+        for way, (trained, tested) in seconds.items():
+            print(f"  {kind:<5}{way:<7}training {trained:7.1f}   testing {tested:7.1f}   both {trained + tested:7.1f}")
+        shares = [ours / plain for ours, plain in zip(seconds["ld3m"], seconds["plain"], strict=True)]
+        both = sum(seconds["ld3m"]) / sum(seconds["plain"])
+        print(f"  {kind:<5}ratio  training {shares[0]:7.2f}   testing {shares[1]:7.2f}   both {both:7.2f} ≤ {TARGET}?")
+    for way, values in accuracies.items():
+        mean, std = torch.tensor(values).mean(), torch.tensor(values).std(correction=0)
+        print(f"  {way:<6} accuracies {', '.join(f'{value:.2f}' for value in values)}: {mean:.2f} ± {std:.2f}")
+
+
+def main(cases: list[int]) -> None:
+    torch.set_num_threads(1)
+    for per_class, epochs in zip(cases[::2], cases[1::2], strict=True):
+        compare(per_class, epochs)
+
+
+if __name__ == "__main__":
+    main([int(word) for word in sys.argv[1:]] or [1, 40, 5, 20])
