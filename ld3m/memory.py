@@ -90,6 +90,21 @@ def settled(bench: Bench, processes: int, images: int, room: float, sharded: boo
     recipe, sampler = bench.recipe, bench.recipe.prior
     if "auto" not in (sampler.micro_batch, sampler.keep_graph_steps):
         return recipe
+    try:
+        micro_batch, keep = _fitting(bench, processes, images, room, sharded)
+    except Exception as error:
+        if sharded or not ran_out(error):
+            raise
+        micro_batch, keep = 1, 0  # two images, or one's graph, are too much already
+    if sampler.micro_batch != "auto":
+        micro_batch = sampler.micro_batch
+    update = {"micro_batch": micro_batch, "keep_graph_steps": keep}
+    return recipe.model_copy(update={"prior": sampler.model_copy(update=update)})
+
+
+def _fitting(bench: Bench, processes: int, images: int, room: float, sharded: bool) -> tuple[int, int]:
+    """Images at a time and steps whose graph is kept."""
+    recipe, sampler = bench.recipe, bench.recipe.prior
     shapes = Shapes(
         recipe, processes, len(bench.images.classes), bench.prior.latent_shape, bench.prior.conditioning_shape
     )
@@ -98,19 +113,17 @@ def settled(bench: Bench, processes: int, images: int, room: float, sharded: boo
         _flat(bench, 1)  # what the first call alone takes, such as a library's working space
     one, two = _flat(bench, 1), _flat(bench, 2)
     each, rest = max(1, two - one), max(0, 2 * one - two)
-    step, decoder = _graphs(bench) if sampler.keep_graph_steps and not sharded else (1, 0)
-    micro_batch = sampler.images_at_a_time
+    more = sampler.keep_graph_steps == "auto" and images > 0 and not sharded
+    step, decoder = _graphs(bench) if more or sampler.kept_steps else (1, 0)
+    micro_batch, keep = min(sampler.images_at_a_time, images), sampler.kept_steps
     if sampler.micro_batch == "auto":
-        kept = images * (sampler.kept_steps * step + decoder) if sampler.kept_steps else 0
-        most = images if bench.device.type != "cpu" else CPU_IMAGES
-        micro_batch = int((room - kept - rest) // each)
-        micro_batch = max(1, min(micro_batch, images, most))
-    keep = sampler.kept_steps
-    if sampler.keep_graph_steps == "auto" and images and not sharded:
-        left = room - max(rest + each * min(micro_batch, images), _objective(bench) + shapes.gathered_bytes)
+        kept = images * (keep * step + decoder) if keep else 0
+        most = CPU_IMAGES if bench.device.type == "cpu" else images
+        micro_batch = max(1, min(int((room - kept - rest) // each), images, most))
+    if more:
+        left = room - max(rest + each * micro_batch, _objective(bench) + shapes.gathered_bytes)
         keep = max(0, min(int((left / images - decoder) // step), sampler.steps))
-    found = sampler.model_copy(update={"micro_batch": micro_batch, "keep_graph_steps": keep})
-    return recipe.model_copy(update={"prior": found})
+    return micro_batch, keep
 
 
 def _flat(bench: Bench, count: int) -> int:

@@ -91,6 +91,8 @@ OVERRIDE = re.compile(r" (?=[\w.]+=)")
         ("distill.iterations=yes", ("distill.iterations: True is not right",)),
         ("distill.dm.augment=perhaps", ("distill.dm.augment: 'perhaps' is not right", "boolean")),
         ("data.subset=circle", ("data.subset: 'circle' is not a known subset", "list")),
+        ("prior.micro_batch=some", ("prior.micro_batch: 'some' is not right", "1 or more, or auto")),
+        ("prior.micro_batch=0", ("prior.micro_batch: 0 is not right", "1 or more, or auto")),
         ("prior.keep_graph_steps=some", ("prior.keep_graph_steps: 'some' is not right", "0 or more, or all")),
         # ranges
         ("distill.iterations=-1", ("distill.iterations: -1 is not right", "greater than or equal to 0")),

@@ -242,6 +242,16 @@ def test_auto_keeps_graphs_in_what_is_left(recipe_file: Path) -> None:
     assert (sharded.micro_batch, sharded.keep_graph_steps) == (8, 0)
 
 
+def test_auto_begins_with_one_image_where_two_are_too_much(
+    recipe_file: Path, ld3m: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Shortage(monkeypatch, most=1)
+    outcome = ld3m("distill", recipe_file, "prior.micro_batch=auto", "prior.keep_graph_steps=auto", "-o", "run")
+    assert outcome.code == 0, outcome.err
+    assert "prior.micro_batch=1 prior.keep_graph_steps=0: found for the " in outcome.out
+    assert "memory ran out" not in outcome.err
+
+
 def test_what_runs_for_real_is_measured_as_in_outline(recipe_file: Path) -> None:
     """Counted as it runs, the real prior's micro-batch takes what its outline's does."""
     bench = outlined(recipe_file)
