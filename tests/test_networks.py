@@ -9,11 +9,13 @@ import torch
 from conftest import DATA
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from ld3m import networks
 from ld3m.errors import UserError
 from ld3m.evaluate import rate_factor
 from ld3m.networks import Shape, vit
+from ld3m.networks.quick import quick_on_cpus
 from ld3m.randomness import generator, global_draws
 from ld3m.recipe import NetworkRecipe
 
@@ -268,3 +270,32 @@ def test_learning_rate_is_the_reference_protocols(epoch: int, rate: float) -> No
 def test_learning_rate_stays_in_range(epochs: int) -> None:
     factors = [rate_factor(epoch, epochs) for epoch in range(epochs)]
     assert all(0 <= factor <= 1 + 1e-12 for factor in factors)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_quick_network_differs_from_the_plain_one_by_rounding_only(channels: int) -> None:
+    """Against the same in float64, logits and gradients are as near as the plain network's, within a factor of 3."""
+    shape = Shape(channels, 32, 10)
+    plain, exact, quick = (
+        networks.build("convnet", shape, NetworkRecipe(width=32), torch.Generator().manual_seed(0)) for _ in range(3)
+    )
+    for network in (plain, exact, quick):
+        for parameter in network.parameters():  # norms have weights and biases of their own
+            noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+            parameter.data += 0.1 * noise
+    names = [name for name, _ in quick.named_parameters()]
+    quick = quick_on_cpus(quick)
+    assert [name for name, _ in quick.named_parameters()] == names
+    images = torch.randn(20, channels, 32, 32, generator=torch.Generator().manual_seed(2))
+    targets = torch.arange(20) % 10
+
+    def outcome(network: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+        logits = network(inputs)
+        loss = nn.functional.cross_entropy(logits, targets)
+        gradients = torch.autograd.grad(loss, list(network.parameters()))
+        return torch.cat([part.detach().flatten().double() for part in (logits, *gradients)])
+
+    truth = outcome(exact.double(), images.double())
+    errors = [(outcome(network, images) - truth).norm() / truth.norm() for network in (plain, quick)]
+    assert errors[1] < max(3 * errors[0], 1e-5)
+    assert torch.allclose(outcome(quick.double(), images.double()), truth, rtol=0, atol=1e-12 * float(truth.norm()))

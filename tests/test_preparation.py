@@ -16,7 +16,9 @@ from PIL import Image
 
 from ld3m import data
 from ld3m.data import ImageSet, convert, prepare
+from ld3m.pixels import convert_grey
 from ld3m.recipe import DataRecipe
+from ld3m.sources import SOURCES, GreyArrays, Source
 
 SIZE = 32
 CLASSES = "abcdef"
@@ -194,3 +196,30 @@ def test_memory_holds_a_class_at_a_time_and_then_no_more_than_a_batch(tmp_path: 
     assert using < 307 / 10
     note = json.loads(next((tmp_path / "cache").glob("data/*/index.json")).read_text())
     assert note["counts"]["train"] == [500] * 8
+
+
+@pytest.mark.parametrize("size", [(28, 28), (32, 32), (30, 41), (41, 30), (32, 45), (90, 64)])
+@pytest.mark.parametrize("resolution", [16, 32, 33])
+def test_images_resized_many_at_a_time_are_those_resized_by_themselves(size: tuple[int, int], resolution: int) -> None:
+    """Bit for bit; images of noise, so that a row or column of a neighbour would be seen."""
+    images = np.random.default_rng(0).integers(0, 256, (9, *size), np.uint8)
+    alone = np.stack([convert(Image.fromarray(image), resolution, 1) for image in images])
+    assert np.array_equal(convert_grey(images, resolution), alone)
+
+
+def test_images_in_memory_are_prepared_as_files_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In grey and as three equal channels, more of a class than a thread is given at a time."""
+    pixels = np.random.default_rng(0).integers(0, 256, (200, 28, 28), np.uint8)
+    arrays = GreyArrays("made up", pixels, np.arange(200) % 2)
+    monkeypatch.setitem(SOURCES, "fashion-mnist", lambda recipe: Source(["even", "odd"], {"train": arrays}, "arrays"))
+    for place, image in enumerate(pixels):
+        path = tmp_path / "files" / ("even", "odd")[place % 2] / f"{place:03}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    for channels in (1, 3):
+        made = [
+            prepared(Path(source), tmp_path / "cache", channels=channels, resolution=20)
+            for source in ("fashion-mnist", tmp_path / "files")
+        ]
+        assert contents(made[0].folder) == contents(made[1].folder)
+        assert made[0].images("train", 0).shape[1] == channels
