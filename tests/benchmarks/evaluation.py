@@ -5,6 +5,15 @@
 The network is the protocol's ConvNet (depth 3, width 128), the images are Fashion-MNIST's small set at 32 pixels, batch
 256, augmented, averaged over epochs, on one thread. Each seed is trained and tested in the plain way and in ld3m's in
 turn, so that other work on the machine weighs on both; sums of five, with the accuracies of both.
+
+Where the time goes, in CPU milliseconds an image on one busy AMD EPYC core. Convolutions are three quarters of a step
+and of a test. They run at 80 to 90 GFLOP/s forward, as large matrix products do (75 to 87): with 97 MFLOP an image, no
+arrangement of this arithmetic tests in less than 1.1 or trains in less than 3.3. The plain way takes 6.3 to 8.3 for
+training and 1.9 to 2.7 for testing, and on top up to 3.7 and 1.7 in the system, which hands out the freed pages of
+large activations again; ours takes 5.4 to 7.1, 1.6 to 2.1, and nothing on top. Hence ratios of 0.55 to 0.7, most saved
+where batches are large. Five networks as one stack by `torch.func.vmap` take 7.3 to 8.6 for training: convolutions of
+this width leave nothing for a stack to save. Averaging (1 an epoch), augmentation (0.01 to 0.05 an image), the
+optimiser (2 a step) and normalising the test images are hundredths.
 """
 
 import ctypes
