@@ -145,7 +145,7 @@ def killed_in_a_write(rank: int, flushes: int, *arguments: object) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2])
-@pytest.mark.parametrize("kills", [8, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [4, pytest.param(30, marks=pytest.mark.slow)])
 def test_killed_at_random_moments_it_ends_where_an_undisturbed_run_ends(
     count: int, kills: int, recipe_file: Path, tmp_path: Path
 ) -> None:
