@@ -272,6 +272,7 @@ def test_a_run_with_auto(recipe_file: Path, ld3m: Callable[..., Outcome]) -> Non
     assert ld3m("render", "run", "--steps", "2").code == 0
 
 
+@pytest.mark.slow
 def test_a_plan_says_what_auto_is(
     ld3m: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch, recipe_file: Path
 ) -> None:
