@@ -6,6 +6,7 @@ import re
 import shutil
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -207,21 +208,29 @@ def fetch(name: str) -> Path | None:
 
 
 def _unpack(copy: Path, config: str, target: Path) -> None:
-    """Writes images by class, as they are in the Parquet files, and the other files of a config."""
+    """Writes images by class, as they are in the Parquet files, and the other files of a config.
+
+    Names of classes become folders, here and when the latents are rendered again, so that they must not lead elsewhere.
+    """
     import datasets
     import pyarrow.parquet
 
+    shutil.copyfile(copy / "latents" / f"{config}.safetensors", target / "latents.safetensors")
+    classes, counts = run.classes(target), Counter[str]()
+    if bad := [name for name in classes if not name.strip(".") or "/" in name or "\\" in name]:
+        raise UserError(f"{config}: the class {bad[0]!r} cannot name a folder; nothing of this data set is kept")
     for part in sorted((copy / config).glob("*.parquet")):
         table = pyarrow.parquet.read_table(part)
-        names = datasets.Features.from_arrow_schema(table.schema)["label"].names
+        if datasets.Features.from_arrow_schema(table.schema)["label"].names != classes:
+            raise UserError(f"{config}: {part.name} has other classes than the latents; nothing of it is kept")
         for image, label in zip(table["image"].to_pylist(), table["label"].to_pylist(), strict=True):
-            place = target / "images" / names[label]
+            place = target / "images" / classes[label]
             place.mkdir(parents=True, exist_ok=True)
-            (place / image["path"].rpartition("-")[2]).write_bytes(image["bytes"])
+            (place / f"{counts[classes[label]]}.png").write_bytes(image["bytes"])
+            counts[classes[label]] += 1
     for name in COPIED:
         if (copy / config / name).is_file():
             shutil.copyfile(copy / config / name, target / name)
-    shutil.copyfile(copy / "latents" / f"{config}.safetensors", target / "latents.safetensors")
 
 
 def _asked(name: str, ask: Callable[[], T]) -> T:

@@ -11,6 +11,8 @@ from typing import Protocol
 
 import numpy as np
 import pytest
+import safetensors
+import safetensors.torch
 import torch
 import yaml
 from conftest import CLASSES, Outcome, command, distilled, latents
@@ -398,3 +400,20 @@ def test_only_what_was_distilled_is_pushed(ld3m: Ld3m, hub: Hub, run: Path, reci
     told = ld3m("push-to-hub", folder)
     assert said(told) == [f"ld3m: RUN: {folder} has no latents; what ld3m distill has made can be pushed"]
     assert hub.requests == []
+
+
+def test_names_of_classes_that_lead_elsewhere_are_refused(ld3m: Ld3m, hub: Hub, run: Path, recipe_file: Path) -> None:
+    assert ld3m("push-to-hub").code == 0
+    name = f"latents/{CONFIG}.safetensors"
+    with safetensors.safe_open(run / "latents.safetensors", "pt") as file:
+        metadata = file.metadata()
+    for classes, line in (
+        (["circle", "cross", "../../square"], "the class '../../square' cannot name a folder"),
+        (["circle", "cross", "triangle"], "has other classes than the latents"),
+    ):
+        changed = safetensors.torch.save(latents(run), metadata | {"classes": json.dumps(classes)})
+        hub.repositories["dataset", REPO].branches["main"].append({**hub.files(REPO), name: changed})
+        told = ld3m("evaluate", REPO, "--recipe", recipe_file)
+        assert told.code == 2
+        assert line in said(told)[0]
+    assert not list(Path("imported").rglob("*"))
