@@ -141,11 +141,7 @@ def _stage(folder: Path, section: card.Section, staged: Path) -> None:
 
     datasets.disable_progress_bars()
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=section.classes)})
-    paths = [
-        (label, path)
-        for label, name in enumerate(section.classes)
-        for path in sorted((folder / "images" / name).glob("*.png"), key=lambda path: int(path.stem))
-    ]
+    paths = [(label, path) for label, name in enumerate(section.classes) for path in run.image_paths(folder, name)]
     shards = 1 + sum(path.stat().st_size for _, path in paths) // SHARD_BYTES
     for shard in range(shards):
         part = paths[shard * len(paths) // shards : (shard + 1) * len(paths) // shards]

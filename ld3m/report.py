@@ -135,7 +135,7 @@ def _sheets(folder: Path, recipe: Mapping[str, Any], last: int) -> dict[int, Pat
     classes, each = pictures.shown(len(run.classes(folder)), recipe["distill"]["images_per_class"])
     columns, images = pictures.columns(each), []
     for name in run.classes(folder)[:classes]:
-        for path in sorted((folder / "images" / name).glob("*.png"), key=lambda path: int(path.stem))[:each]:
+        for path in run.image_paths(folder, name)[:each]:
             with Image.open(path) as image:
                 images.append(image.convert("RGB"))
     if len(images) != classes * each:

@@ -294,6 +294,11 @@ def load_recipe(folder: Path, overrides: list[str]) -> Recipe:
     return load(Recipe, str(folder / "recipe.yaml"), overrides)
 
 
+def image_paths(folder: Path, name: str) -> list[Path]:
+    """The images of a run's class, in their order."""
+    return sorted((folder / "images" / name).glob("*.png"), key=lambda path: int(path.stem))
+
+
 def load_images(folder: Path, classes: Sequence[str], channels: int, resolution: int) -> tuple[Tensor, Tensor]:
     """The images of a run and their labels, int64 [N].
 
@@ -306,7 +311,7 @@ def load_images(folder: Path, classes: Sequence[str], channels: int, resolution:
         raise UserError(f"RUN: {folder / 'images' / unknown[0]} is none of the recipe's classes: {', '.join(classes)}")
     images, labels = [], []
     for label, name in enumerate(classes):
-        paths = sorted((folder / "images" / name).glob("*.png"), key=lambda path: int(path.stem))
+        paths = image_paths(folder, name)
         if not paths:
             raise UserError(f"RUN: {folder / 'images' / name} has no images")
         for path in paths:
