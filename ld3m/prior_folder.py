@@ -140,6 +140,10 @@ def _numbers(path: Path) -> int:
     """In a file of weights; safetensors opens with the length of its header, which is JSON."""
     if path.suffix == ".bin":
         return path.stat().st_size // 4
-    with path.open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+    try:
+        with path.open("rb") as file:
+            length = min(int.from_bytes(file.read(8), "little"), path.stat().st_size)  # a damaged one may say anything
+            header = json.loads(file.read(length))
+        return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(f"prior.source: {path} is no safetensors file ({one_line(error)}); get it again") from None

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,9 @@ import torch
 from conftest import command, distilled, latents, make_prior
 from hub_server import Hub, Repository, serving, sha
 
-from ld3m.prior_folder import read_files
+from ld3m.errors import UserError
+from ld3m.prior_folder import read_files, weight_bytes
+from ld3m.recipe import SamplerRecipe
 
 
 @pytest.fixture
@@ -115,3 +118,11 @@ def test_what_is_read_of_repositories_as_they_are() -> None:
         "feature_extractor/preprocessor_config.json",
         "safety_checker/config.json",
     }
+
+
+def test_a_damaged_file_of_weights_is_told_by_a_dry_run(prior_folder: Path, tmp_path: Path) -> None:
+    weights = shutil.copytree(prior_folder, tmp_path / "prior") / "unet" / "diffusion_pytorch_model.safetensors"
+    for content in (b"garbage\n", weights.read_bytes()[:40], b""):
+        weights.write_bytes(content)
+        with pytest.raises(UserError, match=r"^prior\.source: .*model\.safetensors is no safetensors file"):
+            weight_bytes(SamplerRecipe(source=str(tmp_path / "prior")))
