@@ -6,16 +6,19 @@ import shlex
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.autograd.functional import vjp
 from torch.nn import functional
 from tqdm import tqdm
 
 from ld3m import checkpoints, memory, parallel, pictures, priors, run, trackers
 from ld3m.clock import Clock
 from ld3m.errors import UserError
+from ld3m.formation import enlarge, pack
 from ld3m.job import Job
 from ld3m.learnt import Learnt, draw_noise, initial
 from ld3m.recipe import Recipe
@@ -84,7 +87,7 @@ def once(job: Job, iteration: int, learnt: Learnt, tracked: Trackers, bar: tqdm,
         clock.begin("objective")
         losses, grad_pixels = _match(job, iteration, pixels, pull_back)
         clock.begin("pull_back")
-        grad_z, grad_c = pull_back(grad_pixels.flatten(0, 1))
+        grad_z, grad_c = pull_back(grad_pixels)
 
         clock.begin("logging")
         done = iteration + 1
@@ -140,7 +143,7 @@ def _render(job: Job, learnt: Learnt, iteration: int) -> tuple[Tensor, memory.Pu
             job.prior,
             job.schedule,
             *inputs,
-            resolution=job.recipe.data.resolution,
+            resolution=job.recipe.rendered_size,
             micro_batch=micro_batch,
             keep_graph_steps=keep_graph_steps,
         )
@@ -155,15 +158,17 @@ def _render(job: Job, learnt: Learnt, iteration: int) -> tuple[Tensor, memory.Pu
 
 
 def _match(job: Job, iteration: int, pixels: Tensor, pull_back: memory.Pulling) -> tuple[Tensor, Tensor]:
-    """The objective's losses and gradient; where memory runs out, again without the graphs that are kept.
+    """The objective's losses, and gradient at the pixels; where memory runs out, again without the graphs kept.
 
     Raises:
         UserError: where there are none, or there are other processes, which would not answer an objective twice.
     """
     again = job.room.keep_graph_steps > 0 and job.accelerator.num_processes == 1
     before = copy.deepcopy(job.objective.state()) if again else {}
+    factor = job.recipe.distill.factor
     try:
-        return job.objective.match(iteration, job.by_class(pixels))
+        losses, grad = job.objective.match(iteration, job.by_class(enlarge(pixels, factor)))
+        return losses, vjp(partial(enlarge, factor=factor), pixels, grad.flatten(0, 1))[1]
     except Exception as error:
         if not memory.ran_out(error):
             raise
@@ -197,8 +202,8 @@ def _finish(job: Job, learnt: Learnt, tracked: Trackers) -> None:
     if job.accelerator.is_main_process:
         run.begin_images(recipe.folder)
     job.accelerator.wait_for_everyone()
-    for label, images in zip(job.own, job.by_class(pixels), strict=True):
-        run.write_images(recipe.folder, job.images.classes[label], pictures.to_bytes(images))
+    for label, images in zip(job.own, _stored(job, pixels), strict=True):
+        run.write_images(recipe.folder, job.images.classes[label], images)
     _draw(job, pixels, last, tracked)
     job.accelerator.wait_for_everyone()
     if job.accelerator.is_main_process:
@@ -208,6 +213,12 @@ def _finish(job: Job, learnt: Learnt, tracked: Trackers) -> None:
         count = len(classes) * recipe.distill.images_per_class
         print(f"{recipe.folder}: {count} images in images/, a look at them in grid.png and evolution.gif")
     job.accelerator.wait_for_everyone()
+
+
+def _stored(job: Job, pixels: Tensor) -> Tensor:
+    """Rendered pixels as the images of this process's classes, uint8 [classes, images per class, channels, H, W]."""
+    packed = pack(pictures.to_bytes(pixels), job.recipe.distill.factor)
+    return packed.unflatten(0, (len(job.own), job.recipe.distill.images_per_class))
 
 
 # --- what is said on the way -------------------------------------------------------------------------------
@@ -282,8 +293,8 @@ def _log(job: Job, bar: tqdm, tracked: Trackers, row: dict[str, object]) -> None
 def _draw(job: Job, pixels: Tensor, iteration: int, tracked: Trackers) -> None:
     """Pictures of the images that an iteration began with: `grid.png`, one in `evolution/`, and the trackers'."""
     classes, each = pictures.shown(len(job.images.classes), job.recipe.distill.images_per_class)
-    found = zip(job.own, job.by_class(pixels), strict=True)
-    own = [(label, pictures.to_bytes(images[:each])) for label, images in found if label < classes]
+    found = zip(job.own, _stored(job, pixels), strict=True)
+    own = [(label, images[:each]) for label, images in found if label < classes]
     everyone = sorted(parallel.gather(own, job.accelerator), key=lambda item: item[0])
     if job.accelerator.is_main_process:
         images = torch.stack([images for _, images in everyone])

@@ -21,6 +21,7 @@ from ld3m import coresets, data, networks, parallel, run
 from ld3m.allocator import keep_freed_memory
 from ld3m.errors import UserError
 from ld3m.files import write_json
+from ld3m.formation import shown
 from ld3m.networks.quick import quick_on_cpus
 from ld3m.randomness import generator
 from ld3m.recipe import EvaluateRecipe, NetworkRecipe, Recipe
@@ -87,7 +88,7 @@ def evaluate(
     distilled = run.load_images(folder, images.classes, recipe.data.channels, recipe.data.resolution)
     whole = coresets.open_whole(images, recipe.data, against, accelerator.device)
     for_all_seeds = {name: real_images(name, whole, distilled[1], recipe, 0) for name in against if name != "random"}
-    for_all_seeds["distilled"] = distilled
+    for_all_seeds["distilled"] = _seen(*distilled, recipe.distill.factor)
     jobs = [
         (trained_on, arch, seed)
         for trained_on in ("distilled", *against)
@@ -139,6 +140,11 @@ def evaluate(
     with suppress(OSError):  # not empty, or another process was first
         partial.rmdir()
     return {"run": str(folder), **report}, main
+
+
+def _seen(images: Tensor, labels: Tensor, factor: int) -> tuple[Tensor, Tensor]:
+    """What networks are trained on: the images, or, enlarged, those that each of them holds."""
+    return shown(data.to_pixels(images), labels, factor) if factor > 1 else (images, labels)
 
 
 def _digest(

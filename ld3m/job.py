@@ -43,8 +43,8 @@ class Job:
         own = parallel.shard(range(len(images.classes)), accelerator)
         most = -(-len(images.classes) // accelerator.num_processes)
         sharded = sharding.wanted(accelerator)
-        padding = (most - len(own)) * recipe.distill.images_per_class if sharded else 0
-        rendered = len(own) * recipe.distill.images_per_class + padding
+        padding = (most - len(own)) * recipe.distill.latents_per_class if sharded else 0
+        rendered = len(own) * recipe.distill.latents_per_class + padding
         recipe = _settled(Bench(recipe, prior, images, own, accelerator.device), accelerator, rendered)
         settings = recipe.prior
         return cls(
@@ -66,15 +66,15 @@ class Job:
         return dict(zip(self.images.classes, self.images.ids, strict=True))
 
     def by_class(self, images: Tensor) -> Tensor:
-        """[images, …] to [classes, images per class, …]."""
-        return images.unflatten(0, (len(self.own), self.recipe.distill.images_per_class))
+        """[images, …] to [classes, latents per class, …]."""
+        return images.unflatten(0, (len(self.own), self.recipe.distill.latents_per_class))
 
 
 def materials(recipe: Recipe, accelerator: Accelerator) -> tuple[Prior, coresets.Coreset, Tensor]:
     """The prior, the images and the embeddings of their classes, checked to fit each other and the recipe."""
     # First: a mistake here should not cost hours of reading. What is to be sharded may be too large for a device.
     sharded = sharding.wanted(accelerator)
-    prior = priors.load(recipe.prior, accelerator.device, "cpu" if sharded else accelerator.device)
+    prior = priors.of(recipe, accelerator.device, "cpu" if sharded else accelerator.device)
     if sharded:
         sharding.shard_denoiser(prior, recipe.prior, accelerator)
     prepared = data.prepare(recipe.data, progress=accelerator.is_main_process)
@@ -106,7 +106,7 @@ def _settled(bench: Bench, accelerator: Accelerator, images: int) -> Recipe:
 
 def _check(recipe: Recipe, images: data.ImageSet, prior: Prior) -> None:
     """Mistakes that only the data and the prior show."""
-    channels, count = recipe.data.channels, recipe.distill.images_per_class
+    channels, count = recipe.data.channels, recipe.distill.latents_per_class
     shape = networks.Shape(channels, recipe.data.resolution, len(images.classes))
     networks.check(recipe.network.arch, shape, recipe.network)
     for arch in recipe.evaluate.arch:
@@ -123,8 +123,8 @@ def _check(recipe: Recipe, images: data.ImageSet, prior: Prior) -> None:
         name = images.classes[images.counts["train"].index(found)]
         kept = f" ({found} before data.keep={recipe.data.keep:g})" if fewest < found else ""
         raise UserError(
-            f"distill.images_per_class: {count}, but class {name!r} has only {fewest} training images{kept} "
-            f"to start from; set fewer{', keep more' if kept else ''}, or distill.init=noise"
+            f"distill.images_per_class: Z starts from {count} images, but class {name!r} has only {fewest} training "
+            f"images{kept}; set fewer{', keep more' if kept else ''}, or distill.init=noise"
         )
 
 

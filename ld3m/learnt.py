@@ -59,7 +59,7 @@ def initial(
 
     "prototype" is what D4M samples from (Su et al., CVPR 2024, arXiv 2407.15138), without its conditioning on text.
     """
-    init, count = recipe.distill.init, recipe.distill.images_per_class
+    init, count = recipe.distill.init, recipe.distill.latents_per_class
     if init not in STARTS:
         z, c = (tensor.to(device) for tensor in _published(init, images.classes[label], count, prior))
         return {"z": z, "c": c, "z_momentum": torch.zeros_like(z), "c_momentum": torch.zeros_like(c)}
@@ -92,8 +92,8 @@ def _published(init: str, name: str, count: int, prior: Prior) -> tuple[Tensor, 
     places = (tensors["labels"] == classes.index(name)).nonzero().flatten()[:count]
     if len(places) < count:
         raise UserError(
-            f"distill.images_per_class: {count}, but {init} has {len(places)} of class {name!r}; "
-            f"set distill.images_per_class={len(places)}"
+            f"distill.images_per_class: {count} latents of class {name!r} are wanted, but {init} has {len(places)}; "
+            "set fewer, as many as that run"
         )
     z, c = tensors["z"][places], tensors["c"][places]
     for what, found, wanted in (("Z", z, prior.latent_shape), ("c", c, prior.conditioning_shape)):
@@ -122,6 +122,6 @@ def draw_noise(recipe: Recipe, prior: Prior, labels: Sequence[int], iteration: i
     draws = [
         torch.randn(prior.latent_shape, generator=generator(recipe.seed, "noise", moment, label, image))
         for label in labels
-        for image in range(recipe.distill.images_per_class)
+        for image in range(recipe.distill.latents_per_class)
     ]
     return torch.stack(draws).to(device) if draws else torch.empty(0, *prior.latent_shape, device=device)

@@ -132,7 +132,7 @@ def plan(recipe: Recipe, processes: int, device: str | None = None) -> Plan:
         warnings.append(_does_not_fit(parts, basis.available, next(fitting, None)))
     each = sum(basis.parts.values(), np.zeros(2))
     clock, busy = (basis.start + basis.end + recipe.distill.iterations * each).tolist()
-    per_class = recipe.distill.images_per_class
+    per_class = recipe.distill.latents_per_class
     return Plan(
         recipe=recipe.name,
         basis=basis.text,
@@ -190,7 +190,7 @@ def _prepare(recipe: Recipe, processes: int) -> tuple[Bench, torch.Tensor, Secon
 
 def _settled(bench: Bench, processes: int, room: float) -> Recipe:
     """The recipe with what `auto` is in so many free bytes, on a process that has the most images."""
-    return memory.settled(bench, processes, len(bench.own) * bench.recipe.distill.images_per_class, room)
+    return memory.settled(bench, processes, len(bench.own) * bench.recipe.distill.latents_per_class, room)
 
 
 def _measure(bench: Bench, embeddings: torch.Tensor, start: Seconds) -> Basis:
@@ -203,7 +203,7 @@ def _measure(bench: Bench, embeddings: torch.Tensor, start: Seconds) -> Basis:
     parts, sample = timed(bench)
     with tempfile.TemporaryDirectory() as folder:
         elsewhere = recipe.model_copy(update={"output": folder})
-        size = (recipe.distill.images_per_class, recipe.data.channels, *(recipe.data.resolution,) * 2)
+        size = (recipe.distill.latents_per_class, recipe.data.channels, *(recipe.data.resolution,) * 2)
         pixels = torch.randint(256, size, dtype=torch.uint8)
         accelerator = parallel.start()
         clock = _now()

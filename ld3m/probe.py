@@ -49,7 +49,7 @@ class Bench:
     @property
     def everyone(self) -> int:
         """Synthetic images of all processes."""
-        return len(self.images.classes) * self.recipe.distill.images_per_class
+        return len(self.images.classes) * self.recipe.distill.latents_per_class
 
     @property
     def units(self) -> int:
@@ -83,7 +83,7 @@ class Bench:
         # Only ever asked which device, and who has the other classes: for no more than a process's own, nobody.
         accelerator: Any = SimpleNamespace(device=self.device, num_processes=1, process_index=0)
         objective = objectives.build(recipe, self.images, self.own[:units], accelerator)
-        pixels = torch.rand(units, recipe.distill.images_per_class, channels, size, size, device=self.device)
+        pixels = torch.rand(units, recipe.distill.latents_per_class, channels, size, size, device=self.device)
         objective.match(iteration * recipe.distill.dc.outer, pixels)
 
     def _follow(self, iteration: int, steps: int) -> None:
@@ -185,7 +185,7 @@ class Counts:
     def of(cls, bench: Bench, prior: Outline) -> "Counts":
         """Those of a recipe; `bench` has the outline for its prior, on the meta device."""
         settings = bench.recipe.distill
-        micro_batch = min(len(bench.own) * settings.images_per_class, bench.recipe.prior.images_at_a_time)
+        micro_batch = min(len(bench.own) * settings.latents_per_class, bench.recipe.prior.images_at_a_time)
         z = torch.empty(micro_batch, *prior.latent_shape, device="meta")
         c = torch.empty(micro_batch, *prior.conditioning_shape, device="meta")
         schedule = bench.schedule
@@ -233,7 +233,7 @@ def run(bench: Bench, sample: Sample, iteration: int) -> dict[str, Seconds]:
     """Runs a sample of an iteration as the loop runs a whole one; the seconds of its parts."""
     prior, settings, own = bench.prior, bench.recipe.prior, bench.own
     count = sample.images
-    per_class = bench.recipe.distill.images_per_class
+    per_class = bench.recipe.distill.latents_per_class
     z = torch.randn(count, *prior.latent_shape, device=bench.device)
     c = prior.null_embedding.expand(count, *prior.conditioning_shape).to(bench.device, torch.float32)
     full = bench.schedule
@@ -281,7 +281,7 @@ def timed(bench: Bench) -> tuple[dict[str, Seconds], Sample]:
     images, steps and units, and scaled in proportion.
     """
     settings = bench.recipe.prior
-    count, steps = len(bench.own) * bench.recipe.distill.images_per_class, len(bench.schedule.steps)
+    count, steps = len(bench.own) * bench.recipe.distill.latents_per_class, len(bench.schedule.steps)
     least = Sample(1, min(1, steps), 1, min(1, bench.batches))
     for iteration in range(2):  # the first warms up
         # On a processor that others keep busy, the clock's seconds would make the sample smaller than it may be.

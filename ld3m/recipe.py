@@ -186,6 +186,9 @@ class DistillRecipe(Section):
     objective: str = "dm"
     """The matching loss."""
     images_per_class: int = Field(1, ge=1)
+    factor: int = Field(1, ge=1)
+    """Each image holds factor × factor smaller ones side by side, which networks see enlarged (IDC's multi-formation);
+    a latent for each."""
     iterations: int = Field(1000, ge=0)
     init: Annotated[str, AfterValidator(values.known_start)] = "real"
     """What Z starts as: encodings of random real images of the class (real), standard normal noise, k-means centres of
@@ -208,6 +211,11 @@ class DistillRecipe(Section):
     mtt: MttRecipe = MttRecipe()
     options: dict[str, Any] = Field(default_factory=dict)
     """Whatever an objective of another package wants to know."""
+
+    @property
+    def latents_per_class(self) -> int:
+        """Latents, and so rendered images, of a class."""
+        return self.images_per_class * self.factor**2
 
     @model_validator(mode="before")
     @classmethod
@@ -314,6 +322,23 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _images_fit_side_by_side(self) -> "Recipe":
+        factor, resolution = self.distill.factor, self.data.resolution
+        if resolution % factor:
+            raise ValueError(
+                f"distill.factor: {factor} does not divide {resolution}; give a divisor, or another data.resolution"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _pixels_have_no_denoiser(self) -> "Recipe":
+        if self.prior.source == "pixels" and (self.prior.steps or self.prior.resolution):
+            raise ValueError(
+                "prior.source: pixels has neither denoiser nor size; set prior.steps=0, no prior.resolution"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _experts_go_far_enough(self) -> "Recipe":
         mtt = self.distill.mtt
         needed = mtt.max_start_epoch + mtt.expert_epochs
@@ -323,6 +348,11 @@ class Recipe(Section):
                 "give as many epochs, or lower these"
             )
         return self
+
+    @property
+    def rendered_size(self) -> int:
+        """Height and width of a rendered image."""
+        return self.data.resolution // self.distill.factor
 
     @property
     def folder(self) -> Path:

@@ -8,6 +8,7 @@ import torch
 from ld3m import parallel, pictures, priors, run
 from ld3m.errors import UserError
 from ld3m.files import write_text
+from ld3m.formation import pack
 from ld3m.learnt import draw_noise
 from ld3m.memory import Room
 from ld3m.recipe import Recipe
@@ -36,7 +37,7 @@ def render_again(folder: Path, recipe: Recipe, output: Path | None = None) -> Pa
         raise UserError(f"RUN: {folder} has no latents to render, only images")
     accelerator = parallel.start()
     settings = recipe.prior
-    prior = priors.load(settings, accelerator.device)
+    prior = priors.of(recipe, accelerator.device)
     tensors, metadata = run.read_latents(folder)
     for name, wanted in (("z", prior.latent_shape), ("c", prior.conditioning_shape)):
         if tuple(tensors[name].shape[1:]) != tuple(wanted):
@@ -55,10 +56,10 @@ def render_again(folder: Path, recipe: Recipe, output: Path | None = None) -> Pa
     room.keep_graph_steps = 0
     pixels, _ = room.render(
         lambda micro_batch, _: render(
-            prior, schedule, z, c, noise, resolution=recipe.data.resolution, micro_batch=micro_batch
+            prior, schedule, z, c, noise, resolution=recipe.rendered_size, micro_batch=micro_batch
         )
     )
-    images = pictures.to_bytes(pixels).unflatten(0, (len(own), each))
+    images = pack(pictures.to_bytes(pixels), recipe.distill.factor).unflatten(0, (len(own), each))
     if accelerator.is_main_process:
         run.begin_images(output)
     accelerator.wait_for_everyone()

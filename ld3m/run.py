@@ -239,7 +239,7 @@ def write_result(
         "versions": json.dumps({name: version(name) for name in ("ld3m", "torch", "diffusers", "accelerate")}),
     }
     z, c = (torch.cat([state[name] for state in states]).float() for name in ("z", "c"))
-    labels = torch.arange(len(classes)).repeat_interleave(recipe.distill.images_per_class)
+    labels = torch.arange(len(classes)).repeat_interleave(recipe.distill.latents_per_class)
     write_tensors(folder / "latents.safetensors", {"z": z, "c": c, "labels": labels}, metadata)
 
 

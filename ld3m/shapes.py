@@ -31,12 +31,12 @@ class Shapes:
     @property
     def images(self) -> int:
         """Synthetic images of a process that has the most."""
-        return self.shards[0][1] * self.recipe.distill.images_per_class
+        return self.shards[0][1] * self.recipe.distill.latents_per_class
 
     @property
     def everyone(self) -> int:
         """Synthetic images of all processes."""
-        return self.classes * self.recipe.distill.images_per_class
+        return self.classes * self.recipe.distill.latents_per_class
 
     @property
     def image_bytes(self) -> int:
@@ -60,7 +60,7 @@ class Shapes:
 
     def denoiser_calls(self) -> dict[str, int]:
         """Calls of an iteration of a process that has the most, images in each, and calls of the whole run."""
-        sampler, chain, per_class = self.recipe.prior, calls(self.recipe.prior), self.recipe.distill.images_per_class
+        sampler, chain, per_class = self.recipe.prior, calls(self.recipe.prior), self.recipe.distill.latents_per_class
 
         def batches(classes: int) -> int:
             return -(-classes * per_class // sampler.images_at_a_time)

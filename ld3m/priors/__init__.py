@@ -13,18 +13,21 @@ from ld3m.priors.base import LatentDiffusion, Prior
 from ld3m.priors.dit import DiT
 from ld3m.priors.ldm import ClassConditionalLDM, UnconditionalLDM
 from ld3m.priors.parts import Parts
+from ld3m.priors.pixels import Pixels
 from ld3m.priors.stable_diffusion import StableDiffusion
-from ld3m.recipe import SamplerRecipe
+from ld3m.recipe import Recipe, SamplerRecipe
 
 __all__ = [
     "PRIORS",
     "ClassConditionalLDM",
     "DiT",
     "Parts",
+    "Pixels",
     "Prior",
     "StableDiffusion",
     "UnconditionalLDM",
     "load",
+    "of",
     "provenance",
     "weight_bytes",
 ]
@@ -38,6 +41,13 @@ PRIORS: dict[str, Callable[[Parts], Prior]] = {
 """Loaders by the `_class_name` of a folder's model_index.json; other packages add theirs through entry points of the
 group `ld3m.priors`."""
 FLOWS = ("StableDiffusion3Pipeline", "FluxPipeline", "SanaPipeline", "LuminaPipeline", "AuraFlowPipeline")
+
+
+def of(recipe: Recipe, device: torch.device | str = "cpu", denoiser_device: torch.device | str | None = None) -> Prior:
+    """The prior of a recipe: what `load` gives, or for "pixels" none, Z being the images themselves."""
+    if recipe.prior.source == "pixels":
+        return Pixels(recipe.data.channels, recipe.rendered_size, device)
+    return load(recipe.prior, device, denoiser_device)
 
 
 def load(

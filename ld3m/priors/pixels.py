@@ -1,0 +1,36 @@
+"""No prior: distillation in pixel space, as the objectives were published with, the baseline of all others."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ld3m.noise_schedule import NoiseSchedule
+
+
+class Pixels:
+    """Z is the images themselves, in [-1, 1]; there is no denoiser, so that a recipe wants `prior.steps: 0`."""
+
+    def __init__(self, channels: int, size: int, device: torch.device | str = "cpu") -> None:
+        self.image_channels = channels
+        self.image_size = size
+        self.latent_shape = (channels, size, size)
+        self.conditioning_shape: tuple[int, ...] = (0,)
+        self.noise_schedule = NoiseSchedule(torch.ones(1, dtype=torch.float64), offset=0)
+        self.null_embedding = torch.empty(1, 0, device=device)
+
+    def encode(self, images: Tensor) -> Tensor:
+        return images
+
+    def quantise(self, z: Tensor) -> Tensor:
+        return z
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Within [-1, 1]; the gradient passes straight through, or a pixel that leaves the range would never return."""
+        return z.detach().clamp(-1, 1) + (z - z.detach())
+
+    def denoise(self, z: Tensor, t: int, c: Tensor) -> Tensor:
+        raise NotImplementedError("pixels have no denoiser; prior.steps is 0")
+
+    def class_embeddings(self, classes: Sequence[str]) -> Tensor:
+        return self.null_embedding.expand(len(classes), 0)
