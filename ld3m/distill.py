@@ -101,7 +101,7 @@ def once(job: Job, iteration: int, learnt: Learnt, tracked: Trackers, bar: tqdm,
             metrics["peak_memory"] = max(parallel.gather([memory.peak(device)], job.accelerator))
             _log(job, bar, tracked, {"iteration": iteration, **metrics, "seconds": clock.seconds})
         clock.begin("optimiser")
-        learnt.step(grad_z, grad_c, settings)
+        learnt.step(iteration, grad_z, grad_c, settings)
         bar.update()
         clock.begin("saving")
         if due or stop:
@@ -267,7 +267,10 @@ def _give_up(job: Job, learnt: Learnt, iteration: int) -> None:
 
     An objective with a state of its own has moved on by now; then the last checkpoint stands.
     """
-    sound = all(bool(tensor.isfinite().all()) for tensor in vars(learnt).values()) and not job.objective.state()
+    sound = (
+        all(bool(tensor.isfinite().all()) for state in learnt.by_class() for tensor in state.values())
+        and not job.objective.state()
+    )
     if all(parallel.gather([sound], job.accelerator)):
         _save(job, learnt, iteration)
     raise UserError(

@@ -1,6 +1,7 @@
 """What is learnt: latents Z and conditioning c of this process's images, their start, their noise, their step."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,15 +19,21 @@ from ld3m.randomness import generator
 from ld3m.recipe import DistillRecipe, Recipe
 from ld3m.recipe_values import STARTS
 
+SQUARE_DECAY = 0.999
+"""Adam's β2."""
+
 
 @dataclass
 class Learnt:
-    """Z, c and their momentum, each [classes, images per class, …] in float32, in the order of the classes."""
+    """Z, c and what their optimiser keeps, each [classes, latents per class, …] in float32, by class."""
 
     z: Tensor
     c: Tensor
     z_momentum: Tensor
     c_momentum: Tensor
+    z_square: Tensor | None = None
+    """Adam's running mean of the squared gradient."""
+    c_square: Tensor | None = None
 
     @classmethod
     def stack(cls, states: Sequence[dict[str, Tensor]], count: int) -> "Learnt":
@@ -39,16 +46,47 @@ class Learnt:
 
     def by_class(self) -> list[dict[str, Tensor]]:
         """The state of each class, which checkpoints keep: classes may move to other processes."""
-        return [{name: tensor[place] for name, tensor in vars(self).items()} for place in range(len(self.z))]
+        known = {name: tensor for name, tensor in vars(self).items() if tensor is not None}
+        return [{name: tensor[place] for name, tensor in known.items()} for place in range(len(self.z))]
 
-    def step(self, grad_z: Tensor, grad_c: Tensor, recipe: DistillRecipe) -> None:
-        """Stochastic gradient descent with momentum on what the recipe learns."""
+    def step(self, iteration: int, grad_z: Tensor, grad_c: Tensor, recipe: DistillRecipe) -> None:
+        """The optimiser's step of an iteration, on what the recipe learns."""
+        share = 1.0
+        if recipe.schedule == "cosine":
+            share = (1 + math.cos(math.pi * iteration / recipe.iterations)) / 2
         if recipe.learn != "conditioning":
-            self.z_momentum = recipe.momentum * self.z_momentum + grad_z.view_as(self.z)
-            self.z = self.z - recipe.lr_latents * self.z_momentum
+            direction, self.z_momentum, self.z_square = _direction(
+                grad_z.view_as(self.z), self.z_momentum, self.z_square, iteration, recipe.momentum
+            )
+            self.z = self.z - share * recipe.lr_latents * direction
         if recipe.learn != "latents":
-            self.c_momentum = recipe.momentum * self.c_momentum + grad_c.view_as(self.c)
-            self.c = self.c - recipe.lr_conditioning * self.c_momentum
+            direction, self.c_momentum, self.c_square = _direction(
+                grad_c.view_as(self.c), self.c_momentum, self.c_square, iteration, recipe.momentum
+            )
+            self.c = self.c - share * recipe.lr_conditioning * direction
+
+
+def _direction(
+    grad: Tensor, momentum: Tensor, square: Tensor | None, iteration: int, decay: float
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """What a rate is multiplied with, and the new state: SGD's momentum, or, with a second one, Adam's quotient.
+
+    Adam as Kingma and Ba (ICLR 2015) have it, with β1 = `decay`.
+    """
+    if square is None:
+        momentum = decay * momentum + grad
+        return momentum, momentum, None
+    momentum = decay * momentum + (1 - decay) * grad
+    square = SQUARE_DECAY * square + (1 - SQUARE_DECAY) * grad.square()
+    mean, spread = momentum / (1 - decay ** (iteration + 1)), square / (1 - SQUARE_DECAY ** (iteration + 1))
+    return mean / (spread.sqrt() + 1e-8), momentum, square
+
+
+def _unmoved(recipe: DistillRecipe, z: Tensor, c: Tensor) -> dict[str, Tensor]:
+    """The state of a class before the first step."""
+    kept = ("momentum", "square") if recipe.optimiser == "adam" else ("momentum",)
+    still = {f"{name}_{each}": torch.zeros_like(tensor) for each in kept for name, tensor in (("z", z), ("c", c))}
+    return {"z": z, "c": c, **still}
 
 
 @torch.no_grad()
@@ -62,7 +100,7 @@ def initial(
     init, count = recipe.distill.init, recipe.distill.latents_per_class
     if init not in STARTS:
         z, c = (tensor.to(device) for tensor in _published(init, images.classes[label], count, prior))
-        return {"z": z, "c": c, "z_momentum": torch.zeros_like(z), "c_momentum": torch.zeros_like(c)}
+        return _unmoved(recipe.distill, z, c)
     draws = generator(recipe.seed, "init", label)
     if init == "noise":
         z = torch.randn(count, *prior.latent_shape, generator=draws).to(device)
@@ -73,7 +111,7 @@ def initial(
         chosen = images.select("random" if init == "real" else init, label, count, draws)
         z = _encode(images.images("train", label)[chosen], prior, recipe.prior.images_at_a_time, device).to(device)
     c = embedding.expand(count, *prior.conditioning_shape).clone()
-    return {"z": z, "c": c, "z_momentum": torch.zeros_like(z), "c_momentum": torch.zeros_like(c)}
+    return _unmoved(recipe.distill, z, c)
 
 
 def _published(init: str, name: str, count: int, prior: Prior) -> tuple[Tensor, Tensor]:

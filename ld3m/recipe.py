@@ -199,7 +199,12 @@ class DistillRecipe(Section):
     """Left out: 1 for dm, 0.1 for dc, 1000 for mtt."""
     lr_conditioning: float = Field(1.0, gt=0)
     """Left out: 1 for dm, 0.1 for dc, 1000 for mtt."""
+    optimiser: Literal["sgd", "adam"] = "sgd"
+    """Of Z and c. Adam's steps are of the rate's own size, whatever the gradient's: rates of 0.01 to 0.1 suit it."""
     momentum: float = Field(0.5, ge=0, lt=1)
+    """Of SGD, or the first of Adam's two."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Of the learning rates: as they are, or falling to 0 at the last iteration, which then cannot be raised later."""
     real_batch: int = Field(256, ge=1)
     """Real images per class and iteration."""
     checkpoint_every: int = Field(100, ge=1)

@@ -123,8 +123,12 @@ def digest(recipe: Recipe | PriorRecipe) -> str:
     """A hash of all that decides the path of the optimisation.
 
     How far it goes, what it saves on the way and whom it tells, where ImageNet lies, how memory and processors are
-    spent and what is done with the result do not count: an unfinished run may go on with other values of those.
+    spent and what is done with the result do not count: an unfinished run may go on with other values of those. Where
+    the learning rates fall towards the last iteration, how many there are does count.
     """
+    path = {"checkpoint_every", "log_every", "pictures"}
+    if isinstance(recipe, Recipe) and recipe.distill.schedule == "constant":
+        path.add("iterations")
     content = recipe.model_dump(
         mode="json",
         exclude={
@@ -137,7 +141,7 @@ def digest(recipe: Recipe | PriorRecipe) -> str:
             "experts": {"folder", "together"},
             "data": {"root", "workers"},
             "prior": {"micro_batch", "keep_graph_steps"},
-            "distill": {"iterations", "checkpoint_every", "log_every", "pictures"},
+            "distill": path,
         },
     )
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

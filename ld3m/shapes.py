@@ -45,8 +45,13 @@ class Shapes:
 
     @property
     def learnt_bytes(self) -> int:
-        """Of Z, c and their momentum, of one image."""
-        return 2 * FLOAT * (math.prod(self.latent) + math.prod(self.conditioning))
+        """Of Z, c and what their optimiser keeps, of one image."""
+        return (3 if self.recipe.distill.optimiser == "adam" else 2) * self.input_bytes
+
+    @property
+    def input_bytes(self) -> int:
+        """Of Z and c of one image."""
+        return FLOAT * (math.prod(self.latent) + math.prod(self.conditioning))
 
     @property
     def kept(self) -> int:
@@ -150,7 +155,7 @@ class Shapes:
         """Bytes of so many images by part that are there for a whole iteration, however the prior is run."""
         latent = FLOAT * math.prod(self.latent)
         return {
-            "Z, c, momentum, gradients, noise": images * (1.5 * self.learnt_bytes + latent),
+            "Z, c, momentum, gradients, noise": images * (self.learnt_bytes + self.input_bytes + latent),
             "rendered images and their gradient": 3 * images * self.image_bytes,
             "states of the chain": images * (steps + 2) * latent,
         }

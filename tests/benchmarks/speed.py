@@ -269,7 +269,7 @@ class Iterations:
 
     def _step(self, answer: Answer) -> Answer:
         learnt = copy.copy(self.start)
-        learnt.step(*answer[1:], self.recipe.distill)
+        learnt.step(0, *answer[1:], self.recipe.distill)
         return answer
 
     def _pair(self, iteration: int, label: int, images: Tensor) -> tuple[Tensor, Tensor]:
