@@ -51,8 +51,6 @@ def test_adam_goes_on_bit_for_bit(recipe_file: Path, tmp_path: Path) -> None:
     assert torch.equal(latents(parts)["z"], whole["z"])
     moved = (whole["c"] - latents(distilled(recipe_file, tmp_path / "still", "distill.iterations=0"))["c"]).abs()
     assert moved.max() <= 4 * 0.1 / math.sqrt(1 - 0.5**2)  # steps of about the rate, whatever the gradient
-        1 / (1 - 0.5**2)
-    )  # a step of Adam is of the rate's size, whatever the gradient
 
 
 def test_a_rate_that_falls_ends_where_it_was_said_to(recipe_file: Path, tmp_path: Path) -> None:
