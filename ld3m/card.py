@@ -25,6 +25,8 @@ LICENCES = {"fashion-mnist": "mit", "fashion-mnist-small": "mit", "imagenet": "i
 """Of the real images, where the source is known by name."""
 NOT_THE_HUBS = {"imagenet-terms-of-access": "https://www.image-net.org/download.php"}
 """Licences that the Hub has no id for, and where they are."""
+SEVERAL = "\ninputs, targets = formation.shown(inputs, targets, {factor})"
+"""The line that takes several images out of each, in the program that trains on them."""
 NON_COMMERCIAL = re.compile(r"(^|-)nc(-|$)|imagenet-terms|non-?commercial|research")
 
 
@@ -33,7 +35,7 @@ class Section:
     """What the card says of one config: a finished run, read from its folder."""
 
     config: str
-    """Its name, `ipc<images per class>-<resolution>px`."""
+    """Its name, `ipc<images per class>-<resolution>px`, or `ipc1-factor2-32px` where each holds several."""
     classes: list[str]
     images: int
     recipe: Recipe
@@ -46,9 +48,10 @@ class Section:
         """That of a run's folder."""
         recipe, metadata = run.load_recipe(folder, []), run.metadata(folder)
         classes = json.loads(metadata["classes"])
-        each = recipe.distill.images_per_class
+        each, factor = recipe.distill.images_per_class, recipe.distill.factor
+        several = f"-factor{factor}" if factor > 1 else ""
         return cls(
-            config=f"ipc{each}-{recipe.data.resolution}px",
+            config=f"ipc{each}{several}-{recipe.data.resolution}px",
             classes=classes,
             images=len(classes) * each,
             recipe=recipe,
@@ -176,7 +179,7 @@ def _licence_metadata(licences: list[str], meta: dict[str, Any]) -> dict[str, An
 
 def _body(repo: str, section: Section) -> str:
     recipe = section.recipe
-    each = recipe.distill.images_per_class
+    each, factor = recipe.distill.images_per_class, recipe.distill.factor
     count = len(section.classes)
     return _fill(
         "config",
@@ -184,7 +187,7 @@ def _body(repo: str, section: Section) -> str:
         config=section.config,
         images=f"{section.images:,}",
         classes=f"{count} classes" if count > 1 else "1 class",
-        per_class=each,
+        per_class=f"{each} each" + (f" of {factor} × {factor} smaller ones side by side" if factor > 1 else ""),
         resolution=recipe.data.resolution,
         colour="grey" if recipe.data.channels == 1 else "colour",
         objective=recipe.distill.objective,
@@ -250,13 +253,16 @@ def _training(repo: str, section: Section) -> str:
     rows = [row for row in section.evaluation.get("results", []) if row["trained_on"] == "distilled"]
     if not rows or "normalisation" not in section.evaluation:
         return ""
-    protocol, data = rows[0]["protocol"], section.recipe.data
+    protocol, data, factor = rows[0]["protocol"], section.recipe.data, section.recipe.distill.factor
     drawn = f"augment.draw(draws, {data.resolution}, len(places))(inputs[places])"
     return _fill(
         "training",
         repo=repo,
         config=section.config,
         augmented="differentiable Siamese augmentation" if protocol["augment"] else "without augmentation",
+        modules="augment, networks" if factor == 1 else "augment, formation, networks",
+        several="" if factor == 1 else SEVERAL.format(factor=factor),
+        held="" if factor == 1 else f"each image cut into the {factor**2} that it holds, these enlarged, ",
         shown=drawn if protocol["augment"] else "inputs[places]",
         arch=rows[0]["arch"],
         channels=data.channels,

@@ -23,12 +23,14 @@ def find(name: str) -> Path:
     for path in [Path(name), *(folder / f"{name}.yaml" for folder in folders)]:
         if path.is_file():
             return path
-    known = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
+    known = sorted(
+        {path.relative_to(folder).with_suffix("").as_posix() for folder in folders for path in folder.rglob("*.yaml")}
+    )
     raise UserError(f"{name}: there is no such recipe; give a YAML file or one of {', '.join(known)}")
 
 
 def load(kind: type[AnyRecipe], name: str, overrides: list[str] | None = None) -> AnyRecipe:
-    """Reads and validates a recipe.
+    """Reads and validates a recipe. One that begins with `extends: NAME` is that other with its own keys over it.
 
     Args:
         kind: `Recipe` or `PriorRecipe`.
@@ -39,12 +41,7 @@ def load(kind: type[AnyRecipe], name: str, overrides: list[str] | None = None) -
         UserError: with one line for each mistake in the file and in the overrides.
     """
     path = find(name)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date such as 2024-13-01
-        raise UserError(f"{path}: cannot be read as YAML: {one_line(error)}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: has no keys; a recipe is made of lines such as name: my-run")
+    content = _read(path)
     mistakes: list[str] = []
     for override in overrides or []:
         try:
@@ -58,6 +55,29 @@ def load(kind: type[AnyRecipe], name: str, overrides: list[str] | None = None) -
     if mistakes:
         raise UserError(*mistakes)
     return recipe
+
+
+def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The keys of a file and of those that it extends; `above` are those that extend it."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date such as 2024-13-01
+        raise UserError(f"{path}: cannot be read as YAML: {one_line(error)}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: has no keys; a recipe is made of lines such as name: my-run")
+    if (base := content.pop("extends", None)) is None:
+        return content
+    found = next((near for name in (base, f"{base}.yaml") if (near := path.parent / str(name)).is_file()), None)
+    found = found or find(str(base))
+    if found.resolve() in (each.resolve() for each in (path, *above)):
+        raise UserError(f"{path}: extends: {base} extends this recipe itself; leave one of the two out")
+    return _merged(_read(found, (path, *above)), content)
+
+
+def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Section by section."""
+    sections = [key for key in base if isinstance(base[key], dict) and isinstance(over.get(key), dict)]
+    return {**base, **over, **{key: _merged(base[key], over[key]) for key in sections}}
 
 
 def _apply(content: dict[str, Any], override: str) -> None:

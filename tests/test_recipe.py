@@ -371,3 +371,29 @@ def test_the_digest_does_not_depend_on_how_the_recipe_was_written(minimal: str, 
     (tmp_path / "resolved.yaml").write_text(to_yaml(recipe))
     assert digest(load(Recipe, str(tmp_path / "resolved.yaml"))) == digest(recipe)
     assert re.fullmatch("[0-9a-f]{16}", digest(recipe))
+
+
+# --- recipes that extend others ----------------------------------------------------------------------------
+
+
+def test_a_recipe_may_extend_another(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(MINIMAL | {"distill": {"iterations": 7, "momentum": 0.25}}))
+    (tmp_path / "middle.yaml").write_text("{extends: base, name: middle, distill: {iterations: 8}}")
+    (tmp_path / "top.yaml").write_text("{extends: middle.yaml, prior: {steps: 3}}")
+    recipe = load(Recipe, str(tmp_path / "top.yaml"), ["distill.real_batch=5"])
+    assert (recipe.name, recipe.prior.steps, recipe.data.source) == ("middle", 3, "fashion-mnist-small")
+    assert (recipe.distill.iterations, recipe.distill.momentum, recipe.distill.real_batch) == (8, 0.25, 5)
+    (tmp_path / "resolved.yaml").write_text(to_yaml(recipe))  # all keys written out: it stands by itself
+    assert load(Recipe, str(tmp_path / "resolved.yaml")) == recipe
+    (tmp_path / "named.yaml").write_text("{extends: quickstart, name: named}")
+    assert load(Recipe, str(tmp_path / "named.yaml")).data == load(Recipe, "quickstart").data
+
+
+@pytest.mark.parametrize(
+    ("base", "said"), [("missing", "missing: there is no such recipe"), ("top", "top extends this recipe itself")]
+)
+def test_what_cannot_be_extended_is_told(tmp_path: Path, base: str, said: str) -> None:
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump({"extends": base}))
+    (tmp_path / "top.yaml").write_text("extends: other")
+    with pytest.raises(UserError, match=said):
+        load(Recipe, str(tmp_path / "top.yaml"))
