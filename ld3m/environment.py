@@ -42,6 +42,19 @@ def report() -> str:
     return "\n".join(f"{key}: {value}" for key, value in _lines())
 
 
+def machine() -> dict[str, str | int]:
+    """What figures depend on besides a recipe, to be kept with them: code, PyTorch, processor, threads, GPUs."""
+    import torch
+
+    return {
+        "ld3m": f"{__version__}{_or_its_error(_commit)}",
+        "torch": torch.__version__,
+        "cpu": _or_its_error(_processor),
+        "threads": torch.get_num_threads(),
+        "gpus": _or_its_error(_gpus),
+    }
+
+
 def _lines() -> Iterator[tuple[str, str]]:
     parts: dict[str, Callable[[], str]] = {
         "ld3m": _ld3m,
@@ -125,6 +138,14 @@ def _version(package: str) -> str:
 def _processors() -> str:
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{os.cpu_count()}, {usable} of them usable, {platform.machine()}"
+
+
+def _processor() -> str:
+    """Its name, as Linux or else Python has it."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _memory() -> str:

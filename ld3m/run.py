@@ -73,19 +73,32 @@ def _make_ready(recipe: Recipe, resume: bool, checkpoint: Path | None) -> None:
                 shutil.rmtree(folder / name, ignore_errors=True)
             for name in RESULTS:
                 (folder / name).unlink(missing_ok=True)
-        elif keys := _differences(folder / "recipe.yaml", recipe):
-            raise UserError(
-                f"output: {folder} holds a run of another recipe ({', '.join(keys)} differ); "
-                "give another --output, or --no-resume to replace it"
-            )
-        elif (done := checkpoints.saved(folder)) > recipe.distill.iterations:
-            raise UserError(
-                f"distill.iterations: {recipe.distill.iterations}, but {folder} already has {done}; "
-                "give more to go on, or --no-resume to start anew"
-            )
+        else:
+            check_goes_on(recipe)
     if checkpoint:
         _take_over(checkpoint, folder)
     write_text(folder / "recipe.yaml", to_yaml(recipe))
+
+
+def check_goes_on(recipe: Recipe) -> None:
+    """That a run of the recipe may begin in its folder, or go on with what is there.
+
+    Raises:
+        UserError: where the folder holds another recipe's run, or one of more iterations.
+    """
+    folder = recipe.folder
+    if not (folder / "recipe.yaml").is_file():
+        return
+    if keys := _differences(folder / "recipe.yaml", recipe):
+        raise UserError(
+            f"output: {folder} holds a run of another recipe ({', '.join(keys)} differ); "
+            "give another --output, or --no-resume to replace it"
+        )
+    if (done := checkpoints.saved(folder)) > recipe.distill.iterations:
+        raise UserError(
+            f"distill.iterations: {recipe.distill.iterations}, but {folder} already has {done}; "
+            "give more to go on, or --no-resume to start anew"
+        )
 
 
 def _starting_point(start: Path, recipe: Recipe) -> Path:
