@@ -66,8 +66,8 @@ def ablate(
         overrides.append(f"evaluate.arch=[{arch}]")
     if seeds is not None:
         overrides.append(f"evaluate.seeds={seeds}")
-    from ld3m.ablate import Ablation
     from ld3m.ablate import ablate as run_all
+    from ld3m.ablation_cells import Ablation
     from ld3m.ablation_table import markdown
 
     names = [name for name in against.split(",") if name]

@@ -1,0 +1,177 @@
+"""The cells of an ablation: the product of recipes and axes of values, each with a run folder of its own."""
+
+import hashlib
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ld3m import networks, run
+from ld3m.ablation_table import text
+from ld3m.errors import UserError
+from ld3m.evaluate import BASELINES
+from ld3m.recipe import NetworkRecipe, Recipe
+from ld3m.recipe_file import find, load
+
+PLAIN = re.compile(r"[A-Za-z0-9._-]{1,60}")
+"""Values that stand in a folder's name as they are; others have a digest behind them."""
+LONGEST = 200
+"""Characters of a folder's name that say its cell; file systems end at 255."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of an ablation."""
+
+    stem: str
+    """Of its recipe's file."""
+    settings: dict[str, Any]
+    """Values of the axes as the recipe resolves them; that of the axis `seed` is among them."""
+    recipe: Recipe
+    place: str
+    """Its folder below the ablation's: `<recipe>/<key=value,…>`."""
+
+    @property
+    def name(self) -> str:
+        """What it is called where people read."""
+        return " ".join([self.stem, *(f"{key}={text(value)}" for key, value in self.settings.items())])
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """What is to be compared: cells, the baselines beside them, the split to test on."""
+
+    folder: Path
+    axes: list[str]
+    """Keys, in the order given."""
+    cells: list[Cell]
+    against: list[str]
+    split: str
+
+    @classmethod
+    def of(
+        cls,
+        recipes: Sequence[str],
+        overrides: Sequence[str],
+        axes: Sequence[str],
+        folder: Path | None = None,
+        against: Sequence[str] = (),
+        split: str = "test",
+    ) -> "Ablation":
+        """Resolves every cell and looks for all mistakes that do not need the data; nothing is written.
+
+        Args:
+            recipes: files or names.
+            overrides: `KEY=VALUE` for all of them.
+            axes: `KEY=VALUE,VALUE…`; a list in brackets is one value, and `seed` the seeds to pool.
+            folder: of the results; `ablations/<name of the first recipe>` where left out.
+            against: names of `BASELINES`.
+            split: as `evaluate` takes it.
+
+        Raises:
+            UserError: a line for each mistake.
+        """
+        if not recipes:
+            raise UserError("RECIPE: name one or more, such as ld3m ablate quickstart --axis prior.steps=2,5")
+        stems = [find(name).stem for name in recipes]
+        if again := [stem for stem in stems if stems.count(stem) > 1]:
+            raise UserError(f"RECIPE: {again[0]} is named twice, and folders are called as the files are; name it once")
+        values = dict(_axis(axis) for axis in axes)
+        keys = [key for key in values if [_axis(axis)[0] for axis in axes].count(key) > 1]
+        taken = keys + [key for key in values if any(override.startswith(f"{key}=") for override in overrides)]
+        if taken:
+            raise UserError(f"--axis: {taken[0]} is given twice; give all its values to one --axis")
+        if "output" in values or any(override.startswith("output=") for override in overrides):
+            raise UserError("output: each cell has a folder of its own; give --output DIR for the folder of them all")
+        mistakes: list[str] = []
+        resolved = []
+        for name in recipes:
+            for chosen in itertools.product(*values.values()):
+                pairs = [f"{key}={value}" for key, value in zip(values, chosen, strict=True)]
+                try:
+                    resolved.append((find(name).stem, load(Recipe, name, [*overrides, *pairs])))
+                except UserError as error:
+                    mistakes += error.lines
+        if mistakes:
+            raise UserError(*dict.fromkeys(mistakes))
+        folder = folder or Path("ablations") / resolved[0][1].name
+        ablation = cls(
+            folder=folder,
+            axes=list(values),
+            cells=[_cell(folder, stem, recipe, list(values)) for stem, recipe in resolved],
+            against=list(dict.fromkeys(against)),
+            split=split,
+        )
+        ablation.check()
+        return ablation
+
+    def check(self) -> None:
+        """That folders can go on, networks are known and fit the images, and there are such baselines and a split."""
+        if unknown := [name for name in self.against if name not in BASELINES]:
+            raise UserError(f"--against: {unknown[0]!r} is not known; known are {', '.join(BASELINES)}")
+        if self.split not in ("test", "validation"):
+            raise UserError(f"--split: {self.split!r} is not right: give test or validation")
+        if self.split == "validation" and not all(cell.recipe.data.validation_share for cell in self.cells):
+            raise UserError("--split: there is no 'validation'; data.validation_share=0.1 would hold out some for it")
+        folders = [cell.recipe.output for cell in self.cells]
+        if same := [cell for cell in self.cells if folders.count(cell.recipe.output) > 1]:
+            raise UserError(f"--axis: two cells are the same ({same[0].name}); give each value once")
+        shapes = {
+            (arch, networks.Shape(cell.recipe.data.channels, cell.recipe.data.resolution, 2))
+            for cell in self.cells
+            for arch in cell.recipe.evaluate.arch
+        }
+        for arch, shape in shapes:
+            networks.check(arch, shape, NetworkRecipe(), "--arch")
+        for cell in self.cells:
+            try:
+                run.check_goes_on(cell.recipe)
+            except UserError as error:  # which speaks of an option that is not ours
+                found = str(error).partition(";")[0]
+                raise UserError(f"{found}; give another --output, or remove that folder") from None
+
+
+def _axis(given: str) -> tuple[str, list[str]]:
+    """KEY=V1,V2,… as a key and values; commas in brackets or braces divide nothing."""
+    key, equals, listed = given.partition("=")
+    values, depth = [""], 0
+    for letter in listed:
+        depth += (letter in "[{") - (letter in "]}")
+        if letter == "," and not depth:
+            values.append("")
+        else:
+            values[-1] += letter
+    values = [value.strip() for value in values]
+    if not key or not equals or not all(values):
+        raise UserError(f"--axis: {given!r} is not right: give KEY=VALUE,VALUE,… such as prior.steps=5,10,20")
+    return key, values
+
+
+def _cell(folder: Path, stem: str, recipe: Recipe, axes: Sequence[str]) -> Cell:
+    """A cell and its folder, whose name depends on nothing but the recipe's file and the axes' values."""
+    resolved = recipe.model_dump(mode="json")
+    settings = {}
+    for key in axes:
+        value: Any = resolved
+        for name in key.split("."):
+            value = value[name]
+        settings[key] = value
+    name = ",".join(f"{key}={_part(settings[key])}" for key in sorted(settings)) or "default"
+    if len(name) > LONGEST:
+        name = f"{name[:LONGEST]}-{_digest(name)}"
+    placed = recipe.model_copy(update={"output": str(folder / stem / name)})
+    return Cell(stem, settings, placed, f"{stem}/{name}")
+
+
+def _part(value: Any) -> str:
+    """A value of an axis as a part of a folder's name; no two values have the same."""
+    if isinstance(value, list) and all(PLAIN.fullmatch(text(entry)) for entry in value):
+        return "+".join(text(entry) for entry in value)
+    said = text(value)
+    return said if PLAIN.fullmatch(said) else f"{re.sub('[^A-Za-z0-9._]+', '-', said)[:40]}-{_digest(said)}"
+
+
+def _digest(said: str) -> str:
+    return hashlib.sha256(said.encode()).hexdigest()[:8]

@@ -1,0 +1,355 @@
+"""Ablations through the command line: cells, going on, pooled figures, the table and the chart."""
+
+import json
+import os
+import re
+import signal
+import statistics
+import threading
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import Outcome, distilled, latents
+from hypothesis import given
+from hypothesis import strategies as st
+from processes import command_line, finish, spawn
+
+from ld3m.ablate import ablate
+from ld3m.ablation_cells import Ablation
+from ld3m.ablation_chart import svg
+from ld3m.ablation_table import markdown, pooled
+
+QUICK = ["evaluate.epochs=1", "evaluate.lr=0.01", "distill.pictures=0"]
+
+
+def axes(*given: str) -> list[str]:
+    return [word for axis in given for word in ("--axis", axis)]
+
+
+@pytest.fixture(scope="module")
+def made(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two steps, two skips, two distillation seeds, and random images beside them."""
+    folder = tmp_path_factory.mktemp("ablations") / "made"
+    wanted = ["prior.steps=2,3", "prior.skip=none,reference", "seed=0,1"]
+    ablate(Ablation.of([str(recipe_file)], QUICK, wanted, folder, ["random"]), "ld3m ablate shapes")
+    return folder
+
+
+def content(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "ablation.json").read_text())
+
+
+# --- cells -------------------------------------------------------------------------------------------------
+
+
+def test_cells_are_the_product(ld3m: Callable[..., Outcome], recipe_file: Path, tmp_path: Path) -> None:
+    """Two recipes, 2 × 3 values; folders say the values, and nothing is written."""
+    other = tmp_path / "other.yaml"
+    other.write_text(recipe_file.read_text())
+    wanted = axes("prior.skip=none,paper", "distill.lr_latents=1e-3,0.5,2")
+    outcome = ld3m("ablate", recipe_file, other, *wanted, "-o", "all", "--dry-run")
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.splitlines() == [
+        f"all/{stem}/distill.lr_latents={rate},prior.skip={skip}: {stem} prior.skip={skip} distill.lr_latents={rate}"
+        for stem in ("shapes", "other")
+        for skip in ("none", "paper")
+        for rate in ("0.001", "0.5", "2.0")
+    ]
+    assert not (tmp_path / "all").exists()
+
+
+def test_names_depend_on_values_alone(recipe_file: Path, tmp_path: Path) -> None:
+    """Neither the order of axes nor how a value is written; lists, long values and slashes are safe and differ."""
+
+    def names(*axes: str) -> list[str]:
+        return [cell.place for cell in Ablation.of([str(recipe_file)], [], axes, tmp_path).cells]
+
+    assert names("prior.steps=5", "seed=3") == names("seed=3", "prior.steps=5") == ["shapes/prior.steps=5,seed=3"]
+    assert names("distill.lr_latents=1e-3") == names("distill.lr_latents=0.001") == names("distill.lr_latents=1.0e-03")
+    assert names() == ["shapes/default"]
+    assert names("data.subset=[cross, square],[cross]") == [
+        "shapes/data.subset=cross+square",
+        "shapes/data.subset=cross",
+    ]
+    found = names(*[f"distill.options={{a: {'x/' * 40}{end}}},{{a: '../..'}}" for end in "1"])
+    assert len(set(found)) == 2
+    assert all(re.fullmatch(r"shapes/[A-Za-z0-9._=,-]{1,240}", name) for name in found)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (axes("prior.stepz=1,2"), "prior.stepz: unknown key; did you mean prior.steps?"),
+        (axes("prior.steps=1,x", "seed=0,1"), "prior.steps: 'x' is not right"),
+        (axes("prior.steps"), "--axis: 'prior.steps' is not right: give KEY=VALUE,VALUE,… such as prior.steps=5,10,20"),
+        (axes("prior.steps=1,,2"), "--axis: 'prior.steps=1,,2' is not right"),
+        (axes("prior.steps=1,2", "prior.steps=3"), "--axis: prior.steps is given twice"),
+        (["prior.steps=4", *axes("prior.steps=1,2")], "--axis: prior.steps is given twice"),
+        (axes("distill.lr_latents=1,1.0"), "--axis: two cells are the same (shapes distill.lr_latents=1.0)"),
+        (["output=there"], "output: each cell has a folder of its own"),
+        (["--against", "randm"], "--against: 'randm' is not known"),
+        (["--arch", "convnut"], "--arch: 'convnut'"),
+        (["--split", "train"], "--split: 'train' is not right: give test or validation"),
+        (["--split", "validation"], "--split: there is no 'validation'; data.validation_share=0.1 would hold out"),
+    ],
+)
+def test_mistakes_are_one_line_before_anything_is_run(
+    ld3m: Callable[..., Outcome], recipe_file: Path, tmp_path: Path, arguments: list[str], said: str
+) -> None:
+    outcome = ld3m("ablate", recipe_file, *arguments)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert len(outcome.err.splitlines()) == 1
+    assert said in outcome.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_runs_of_other_overrides_are_told_beforehand(
+    ld3m: Callable[..., Outcome], recipe_file: Path, made: Path
+) -> None:
+    """The third cell's folder has a run of another learning rate; no cell is begun."""
+    before = {path: path.stat().st_mtime_ns for path in made.rglob("*") if path.is_file()}
+    outcome = ld3m("ablate", recipe_file, *axes("prior.steps=4,5,2", "prior.skip=none", "seed=0"), *QUICK,
+                   "distill.lr_latents=0.7", "-o", made)  # fmt: skip
+    assert outcome.code == 2
+    assert outcome.err.endswith("(distill.lr_latents differ); give another --output, or remove that folder\n")
+    assert {path: path.stat().st_mtime_ns for path in made.rglob("*") if path.is_file()} == before
+
+
+# --- figures -----------------------------------------------------------------------------------------------
+
+
+def test_seeds_are_pooled_and_baselines_measured_once(made: Path) -> None:
+    report = content(made)
+    rows = report["rows"]
+    assert (report["cells"], report["done"], report["failed"]) == (8, 8, [])
+    assert report["axes"] == ["prior.steps", "prior.skip"]
+    assert [(row["trained_on"], *row["settings"].values()) for row in rows] == [
+        ("distilled", 2, "none"), ("distilled", 2, "reference"), ("distilled", 3, "none"), ("distilled", 3, "reference"),
+        ("random",),
+    ]  # fmt: skip
+    for row in rows:
+        figures = row["accuracies"]["convnet"]
+        runs = [json.loads((made / run["folder"] / "evaluation.json").read_text())["results"] for run in row["runs"]]
+        by_run = [found["accuracies"] for run in runs for found in run if found["trained_on"] == row["trained_on"]]
+        assert figures["by_run"] == by_run
+        networks = np.array(by_run)
+        assert networks.shape == ((2, 2) if row["trained_on"] == "distilled" else (1, 2))
+        assert figures["networks"] == networks.size
+        assert figures["mean"] == pytest.approx(networks.mean(), abs=0.006)
+        assert figures["std"] == pytest.approx(networks.std(), abs=0.006)
+        if len(by_run) > 1:
+            assert figures["std_of_runs"] == pytest.approx(networks.mean(1).std(), abs=0.006)
+        assert figures["protocol"] == {"epochs": 1, "batch": 256, "lr": 0.01, "ema": 0.995, "augment": True}
+        assert [run["seed"] for run in row["runs"]] == ([0, 1] if len(by_run) > 1 else [0])
+    with_random = [path for path in made.glob("shapes/*/evaluation.json") if '"random"' in path.read_text()]
+    assert [path.parent.name for path in with_random] == ["prior.skip=none,prior.steps=2,seed=0"]
+
+
+def test_what_a_run_took_is_what_its_metrics_say(made: Path) -> None:
+    for row in content(made)["rows"][:4]:
+        for run in row["runs"]:
+            lines = (made / run["folder"] / "metrics.jsonl").read_text().splitlines()
+            metrics = [json.loads(line) for line in lines]
+            laps = [sum(line["seconds"].values()) for line in metrics]
+            assert run["seconds_per_iteration"] == pytest.approx(statistics.median(laps), abs=1e-5)
+            assert run["seconds"] == pytest.approx(sum(laps), abs=0.006)
+            assert run["loss"] == metrics[-1]["loss"]
+            assert run["machine"]["torch"] == torch.__version__
+        assert row["loss"] == pytest.approx(statistics.mean(run["loss"] for run in row["runs"]), rel=1e-5)
+
+
+percent = st.floats(0, 100).map(lambda value: round(value, 2))
+
+
+@given(st.integers(1, 5).flatmap(lambda n: st.lists(st.lists(percent, min_size=n, max_size=n), min_size=1, max_size=4)))
+def test_pooled_figures_are_numpys(by_run: list[list[float]]) -> None:
+    spent = {"loss": 1.0, "seconds": 2.0, "seconds_per_iteration": 0.5, "peak_memory": 8}
+    same = {"trained_on": "distilled", "recipe": "r", "settings": {"k": [1]}, "images_per_class": 1, "images": 10}
+    parts = [
+        same | {"run": spent | {"seed": seed}, "results": [{"arch": "convnet", "accuracies": run}]}
+        for seed, run in enumerate(by_run)
+    ]
+    (row,) = pooled(parts)
+    figures = row["accuracies"]["convnet"]
+    assert figures["mean"] == pytest.approx(np.mean(by_run), abs=0.0051)
+    assert figures["std"] == pytest.approx(np.std(by_run), abs=0.0051)
+    if len(by_run) > 1:
+        assert figures["std_of_runs"] == pytest.approx(np.std(np.mean(by_run, axis=1)), abs=0.0051)
+    assert [run["seed"] for run in row["runs"]] == list(range(len(by_run)))
+
+
+def test_numbers_of_images_and_full_have_baselines_of_their_own(
+    ld3m: Callable[..., Outcome], recipe_file: Path, tmp_path: Path
+) -> None:
+    """Random images for each number of them, all images once; the chart has the first as points, the second across."""
+    outcome = ld3m("ablate", recipe_file, *QUICK, *axes("distill.images_per_class=1,2"), "--against", "random,full",
+                   "--arch", "convnet,alexnet", "--seeds", 1, "-o", "all", "--json")  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    report = json.loads(outcome.out)
+    assert report == content(tmp_path / "all")
+    assert [(row["trained_on"], row["settings"], row["images"]) for row in report["rows"]] == [
+        ("distilled", {"distill.images_per_class": 1}, 3),
+        ("distilled", {"distill.images_per_class": 2}, 6),
+        ("random", {"distill.images_per_class": 1}, 3),
+        ("full", {}, 36),
+        ("random", {"distill.images_per_class": 2}, 6),
+    ]
+    assert marks(report) == {"convnet, accuracy in %": 5, "alexnet, accuracy in %": 5, "Seconds an iteration": 0}
+
+
+# --- going on ----------------------------------------------------------------------------------------------
+
+
+def stamps(folder: Path) -> dict[str, int]:
+    names = ("latents.safetensors", "evaluation.json", "metrics.jsonl")
+    return {str(path): path.stat().st_mtime_ns for name in names for path in folder.rglob(name)}
+
+
+def test_the_same_command_makes_nothing_again(ld3m: Callable[..., Outcome], recipe_file: Path, made: Path) -> None:
+    """With one value more, its cells alone are made."""
+    before, rows = stamps(made), content(made)["rows"]
+    wanted = ["ablate", recipe_file, *QUICK, "--against", "random", "-o", made, "--axis", "prior.skip=none,reference"]
+    assert ld3m(*wanted, *axes("prior.steps=2,3", "seed=0,1")).code == 0
+    assert stamps(made) == before
+    by_figures = {json.dumps(row["accuracies"]) for row in rows}
+    assert {json.dumps(row["accuracies"]) for row in content(made)["rows"]} == by_figures
+    assert (
+        ld3m(*wanted, *axes("prior.steps=2,3", "seed=0,1,2"), "--axis", "distill.momentum=0.5", "--dry-run").code == 0
+    )
+    assert stamps(made) == before
+
+
+def test_interrupted_it_goes_on(ld3m: Callable[..., Outcome], recipe_file: Path, tmp_path: Path) -> None:
+    """SIGTERM in the second of two cells; the first is left alone, the second goes on from its checkpoint."""
+    wanted = ["ablate", recipe_file, *QUICK, "distill.iterations=40", "distill.checkpoint_every=40", "--seeds", 1,
+              "-o", "all", *axes("prior.skip=none,paper")]  # fmt: skip
+    first, second = (tmp_path / "all" / "shapes" / f"prior.skip={skip}" for skip in ("none", "paper"))
+
+    def interrupt() -> None:
+        while not (second / "metrics.jsonl").is_file() or not (second / "metrics.jsonl").stat().st_size:
+            time.sleep(0.005)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    watcher = threading.Thread(target=interrupt, daemon=True)
+    watcher.start()
+    outcome = ld3m(*wanted)
+    watcher.join(60)
+    assert outcome.code == 128 + signal.SIGTERM
+    assert (content(tmp_path / "all")["done"], content(tmp_path / "all")["cells"]) == (1, 2)
+    assert "Not finished: 1 of 2 cells are done." in (tmp_path / "all" / "ablation.md").read_text()
+    assert not (second / "latents.safetensors").exists()
+    before = stamps(first)
+    outcome = ld3m(*wanted)
+    assert outcome.code == 0, outcome.err
+    assert "cell 2 of 2: shapes prior.skip=paper" in outcome.err
+    assert stamps(first) == before
+    iterations = [json.loads(line)["iteration"] for line in (second / "metrics.jsonl").read_text().splitlines()]
+    assert iterations == list(range(40))
+    straight = distilled(recipe_file, tmp_path / "straight", *QUICK, "distill.iterations=40", "prior.skip=paper")
+    assert torch.equal(latents(second)["z"], latents(straight)["z"])
+
+
+def test_a_cell_that_fails_does_not_stop_the_others(
+    ld3m: Callable[..., Outcome], recipe_file: Path, tmp_path: Path
+) -> None:
+    outcome = ld3m("ablate", recipe_file, *QUICK, "--seeds", 1, "-o", "all", *axes("distill.lr_latents=1e38,0.1"))
+    assert outcome.code == 2
+    assert outcome.err.splitlines()[-1].startswith("ld3m: shapes distill.lr_latents=1e+38: the loss or its gradient")
+    report = content(tmp_path / "all")
+    assert (report["done"], [row["settings"] for row in report["rows"]]) == (1, [{"distill.lr_latents": 0.1}])
+    assert report["failed"][0]["folder"] == "shapes/distill.lr_latents=1e-38".replace("e-", "e-").replace(
+        "1e-38", Path(report["failed"][0]["folder"]).name.partition("=")[2]
+    )
+    assert "Failed: shapes distill.lr_latents=1e+38: the loss" in (tmp_path / "all" / "ablation.md").read_text()
+
+
+def test_two_processes_make_what_one_makes(recipe_file: Path, tmp_path: Path) -> None:
+    """The same figures and latents; the second process prints nothing of its own."""
+    for count in (1, 2):
+        wanted = ["ablate", recipe_file, *QUICK, "prior.micro_batch=2", *axes("prior.skip=none,paper")]
+        started = spawn(count, command_line, *wanted, "-o", tmp_path / str(count), output=tmp_path / f"said-{count}")
+        assert finish(started) == [0] * count
+    one, two = (content(tmp_path / name) for name in "12")
+    for alone, shared in zip(one["rows"], two["rows"], strict=True):
+        assert shared["accuracies"] == alone["accuracies"]
+        assert shared["runs"][0]["machine"]["processes"] == 2
+        place = shared["runs"][0]["folder"]
+        assert torch.equal(latents(tmp_path / "2" / place)["z"], latents(tmp_path / "1" / place)["z"])
+    first, second = ((tmp_path / "said-2" / f"{rank}.txt").read_text() for rank in range(2))
+    assert "cell 2 of 2" in first
+    assert "| set | prior.skip |" in first
+    assert "cell" not in second
+    assert "| set |" not in second
+
+
+# --- the table and the chart -------------------------------------------------------------------------------
+
+
+def test_the_tables_numbers_are_those_of_the_json(made: Path) -> None:
+    report = content(made)
+    text = (made / "ablation.md").read_text()
+    assert text == markdown(report)
+    head, _, *lines = [
+        [entry.strip() for entry in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")
+    ]
+    assert head == ["set", "prior.steps", "prior.skip", "distillation seeds", "convnet", "s / iteration"]
+    for line, row in zip(lines, report["rows"], strict=True):
+        mean, std, networks = re.fullmatch(r"([\d.]+) ± ([\d.]+) \((\d+)\)", line[4]).groups()
+        figures = row["accuracies"]["convnet"]
+        assert (float(mean), float(std)) == (round(figures["mean"], 1), round(figures["std"], 1))
+        assert int(networks) == figures["networks"]
+        assert int(line[3]) == len(row["runs"])
+        if row["trained_on"] == "distilled":
+            assert line[:3] == ["shapes", *map(str, row["settings"].values())]
+            assert float(line[5]) == pytest.approx(row["seconds_per_iteration"], rel=0.006)
+        else:
+            assert (line[:3], line[5]) == (["random", "", ""], "")
+    assert '"epochs": 1' in text
+    assert "Command: `ld3m ablate shapes`" in text
+
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def marks(report: dict[str, Any]) -> dict[str, int]:
+    """How many rows each panel of lines shows."""
+    found = {}
+    for panel in ET.fromstring(svg(report)).iter(f"{SVG}g"):
+        title = next(part.text for part in panel.iter(f"{SVG}text") if part.get("class") == "title")
+        found[str(title)] = sum("mark" in (part.get("class") or "").split() for part in panel.iter())
+    return found
+
+
+def test_lines_over_a_numeric_axis(made: Path) -> None:
+    """Five rows: two lines of two points and a line across; the points' heights are in the order of accuracies."""
+    report = content(made)
+    root = ET.fromstring((made / "ablation.svg").read_text())
+    assert marks(report) == {"convnet, accuracy in %": 5, "Seconds an iteration": 0}
+    dots = [part for part in root.iter(f"{SVG}circle") if part.get("class") == "mark"]
+    heights = {part.find(f"{SVG}title").text.partition(": ")[2]: float(part.get("cy")) for part in dots}
+    rows = [row["accuracies"]["convnet"] for row in report["rows"][:4]]
+    for one in rows:
+        for other in rows:
+            up = [heights[f"{f['mean']:.1f} ± {f['std']:.1f} ({f['networks']})"] for f in (one, other)]
+            if one["mean"] > other["mean"]:
+                assert up[0] < up[1]
+    assert len([part for part in root.iter(f"{SVG}polyline")]) == 4, "two of accuracies, two of seconds"
+
+
+def test_a_dot_a_row_without_a_numeric_axis(made: Path) -> None:
+    report = content(made)
+    report["rows"] = [row for row in report["rows"] if row["settings"].get("prior.steps") != 3]
+    root = ET.fromstring(svg(report))
+    found = [part for part in root.iter() if "mark" in (part.get("class") or "").split()]
+    assert [part.find(f"{SVG}title").text.partition(":")[0] for part in found] == [
+        "shapes, prior.steps 2, prior.skip none",
+        "shapes, prior.steps 2, prior.skip reference",
+        "random",
+    ]
+    assert not list(root.iter(f"{SVG}polyline"))
