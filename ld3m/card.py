@@ -11,6 +11,7 @@ import yaml
 from ld3m import imagenet, run
 from ld3m.recipe import Recipe
 from ld3m.recipe_values import PACKAGED_PRIORS
+from ld3m.rows import augmented, set_name
 
 TEMPLATES = Path(__file__).parent / "assets" / "card"
 TAGS = ("dataset-distillation", "ld3m", "synthetic", "diffusion", "arxiv:2403.03881")
@@ -212,15 +213,14 @@ def _accuracy(section: Section) -> str:
     rows = [row for row in section.evaluation.get("results", []) if row["split"] == "test"]
     if not rows:
         return "Not measured yet; `ld3m evaluate` measures it."
-    sets = list(dict.fromkeys(row["trained_on"] for row in rows))
-    counts = {row["trained_on"]: row["images"] for row in rows}
-    heads = [_trained_on(name, counts[name]) for name in sets]
+    sets = {set_name(row): row for row in rows}
+    heads = [_trained_on(row) for row in sets.values()]
     lines = [f"| trained from scratch on | {' | '.join(heads)} |", "| --- |" + " --- |" * len(sets)]
     for arch in dict.fromkeys(row["arch"] for row in rows):
-        lines.append(f"| {arch} | {' | '.join(_cell(rows, name, arch) for name in sets)} |")
+        lines.append(f"| {arch} | {' | '.join(_cell(rows, each, arch) for each in sets)} |")
     means = [row for row in section.evaluation.get("cross_architecture", []) if row["split"] == "test"]
     for row in means[:1]:
-        across = [next((_figure(each) for each in means if each["trained_on"] == name), "") for name in sets]
+        across = [next((_figure(mean) for mean in means if set_name(mean) == each), "") for each in sets]
         lines.append(f"| mean without {row['without']} | {' | '.join(across)} |")
     tested = max(row["tested_on"] for row in rows)
     protocols = dict.fromkeys(json.dumps(row["protocol"]) for row in rows)
@@ -235,13 +235,19 @@ def _accuracy(section: Section) -> str:
     )
 
 
-def _trained_on(name: str, images: int) -> str:
-    kinds = {"distilled": "these {}", "random": "{} random real images", "full": "all {} real images"}
-    return kinds.get(name, "{} real images, " + name).format(f"{images:,}")
+def _trained_on(row: dict[str, Any]) -> str:
+    name, images = row["trained_on"], f"{row['images']:,}"
+    kinds = {
+        "distilled": f"these {images}",
+        "random": f"{images} random real images",
+        "full": f"all {images} real images",
+    }
+    other = f"{images} images of the {name}" if name.startswith("run ") else f"{images} real images, {name}"
+    return kinds.get(name, other) + ("" if augmented(row) else ", without augmentation")
 
 
-def _cell(rows: list[dict[str, Any]], name: str, arch: str) -> str:
-    return next((_figure(row) for row in rows if (row["trained_on"], row["arch"]) == (name, arch)), "")
+def _cell(rows: list[dict[str, Any]], trained_on: str, arch: str) -> str:
+    return next((_figure(row) for row in rows if (set_name(row), row["arch"]) == (trained_on, arch)), "")
 
 
 def _figure(row: dict[str, Any]) -> str:

@@ -7,24 +7,27 @@ import hashlib
 import json
 import math
 import statistics
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from ld3m import coresets, data, networks, parallel, run
 from ld3m.allocator import keep_freed_memory
+from ld3m.comparison import differences
 from ld3m.errors import UserError
 from ld3m.files import write_json
 from ld3m.formation import shown
 from ld3m.networks.quick import quick_on_cpus
 from ld3m.randomness import generator
 from ld3m.recipe import EvaluateRecipe, NetworkRecipe, Recipe
+from ld3m.rows import Row, set_of
+from ld3m.scores import scores
 from ld3m.training import train_epoch
 
 LEARNING_RATE = 1e-3
@@ -32,45 +35,44 @@ LEARNING_RATES = {"vgg11": 1e-4}
 """The protocol's rate, and the rates of architectures that have another."""
 BASELINES = ("random", *coresets.SELECTIONS, "full")
 """What `--against` compares with: as many real images of each class, taken from all training images, or all of them."""
+LAYOUT = 1
+"""Version of how networks are trained and tested; part of the key under which baselines are kept."""
+NOT_THE_SPLIT = {"root", "on_corrupt", "workers", "keep", "keep_order", "scorer"}
+"""Keys of a data recipe in which two runs may differ and still have the same training and test images."""
 TEST_CHUNK = 100
 """Images tested at a time; larger activations are slower on CPUs, where each is mapped and unmapped anew."""
 
 
-@dataclass(frozen=True)
-class Result:
-    """Test accuracies in percent of one architecture trained on one set, a network a seed."""
-
-    trained_on: str
-    arch: str
-    accuracies: list[float]
-
-
 @parallel.together
 def evaluate(
-    folder: Path, recipe: Recipe, against: Sequence[str] = (), split: str = "test"
+    folder: Path, recipe: Recipe, against: Sequence[str] = (), split: str = "test", with_scores: bool = False
 ) -> tuple[dict[str, Any], bool]:
     """Trains `recipe.evaluate.seeds` networks of each architecture on a run's images and on the baselines.
 
-    Networks are dealt to the processes of an `accelerate launch`. Each accuracy is kept in the run's `evaluating/`
-    until all are there, so that an interrupted evaluation goes on with the network it was at. The outcome is added to
-    the run's `evaluation.json`, where it replaces earlier figures of the same set, architecture and split.
+    Networks are dealt to the processes of an `accelerate launch`. Each accuracy is kept until all are there, so that an
+    interrupted evaluation goes on with the network it was at: the baselines' for good, with the prepared data, where
+    other runs of the same data and seed find them; the others' in the run's `evaluating/`. The outcome is added to the
+    run's `evaluation.json`, where it replaces earlier figures of the same set, architecture, split and augmentation.
+
+    A network is tested once, after its last epoch: nothing is chosen by the images it is tested on.
 
     Args:
         folder: a finished run.
         recipe: its recipe; `evaluate` says how networks are trained.
-        against: names of `BASELINES`.
+        against: names of `BASELINES`, and folders of other finished runs of the same data, trained on alike.
         split: "test", or "validation" where the recipe holds out a share of the training images.
+        with_scores: whether to measure all that DD-Ranking's scores need: "random" and "full", and the distilled and
+            the random images with and without augmentation.
 
     Returns:
         The figures, and whether this process is the one to print them.
 
     Raises:
-        UserError: for an unknown architecture, baseline or split, or an architecture that does not fit the images.
+        UserError: for an unknown architecture, baseline or split, an architecture that does not fit the images, or
+            another run of other data.
     """
-    settings = recipe.evaluate
-    if unknown := [name for name in against if name not in BASELINES]:
-        raise UserError(f"--against: {unknown[0]!r} is not known; known are {', '.join(BASELINES)}")
-    archs = list(dict.fromkeys(settings.arch))
+    others = _others(against, recipe)
+    archs = list(dict.fromkeys(recipe.evaluate.arch))
     for arch in archs:  # any number of classes shows the mistakes, and they are told before data is prepared
         networks.check(arch, networks.Shape(recipe.data.channels, recipe.data.resolution, 2), NetworkRecipe(), "--arch")
     accelerator = parallel.start()
@@ -82,54 +84,56 @@ def evaluate(
             f"--split: there is no {split!r}, only {', '.join(images.counts)}; "
             "data.validation_share=0.1 would hold out some for validation"
         )
-    if settings.lr == "learnt":
+    if recipe.evaluate.lr == "learnt":
         recipe = _with_learnt_rate(recipe, folder)
-        settings = recipe.evaluate
-    distilled = run.load_images(folder, images.classes, recipe.data.channels, recipe.data.resolution)
-    whole = coresets.open_whole(images, recipe.data, against, accelerator.device)
-    for_all_seeds = {name: real_images(name, whole, distilled[1], recipe, 0) for name in against if name != "random"}
-    for_all_seeds["distilled"] = _seen(*distilled, recipe.distill.factor)
-    jobs = [
-        (trained_on, arch, seed)
-        for trained_on in ("distilled", *against)
-        for arch in archs
-        for seed in range(settings.seeds)
-    ]
-    partial = folder / "evaluating"
-    kept, done = [], []
-    for trained_on, arch, seed in tqdm(parallel.shard(jobs, accelerator), "evaluating", disable=not main):
-        chosen = for_all_seeds.get(trained_on) or real_images(trained_on, whole, distilled[1], recipe, seed)
-        path = partial / f"{_digest(recipe, images, trained_on, arch, seed, split, chosen[0])}.json"
-        if path.is_file():
-            share = json.loads(path.read_text(encoding="utf-8"))["accuracy"]
-        else:
-            network = train(arch, *chosen, images, recipe, seed, accelerator.device)
-            share = accuracy(network, images, split, accelerator.device)
-            write_json(path, {"accuracy": share})
-        kept.append(path)
-        done.append(((trained_on, arch, seed), share))
-    measured = dict(parallel.gather(done, accelerator))
-    results = [
-        Result(trained_on, arch, [measured[trained_on, arch, seed] for seed in range(settings.seeds)])
-        for trained_on in ("distilled", *against)
-        for arch in archs
-    ]
-    sizes = {
-        name: sum(images.counts["train"]) if name == "full" else len(distilled[0]) for name in ("distilled", *against)
+    trainings = _trainings(recipe, others, with_scores)
+    folders = {"distilled": folder, **{name: other for name, other in others.items() if other}}
+    stored = {
+        name: run.load_images(path, images.classes, recipe.data.channels, recipe.data.resolution)
+        for name, path in folders.items()
     }
-    rows = [_row(result, settings, split, sizes[result.trained_on], sum(images.counts[split])) for result in results]
-    for row in rows:
-        if row["trained_on"] in coresets.SELECTIONS:
-            row["scorer"] = recipe.data.scorer.model_dump()
+    factors = {name: run.load_recipe(path, []).distill.factor for name, path in folders.items()}
+    for_all_seeds = {name: _seen(*stored[name], factors[name]) for name in stored}
+    distilled = stored["distilled"]
+    baselines = {name for name, _ in trainings} & set(BASELINES)
+    whole = coresets.open_whole(images, recipe.data, baselines, accelerator.device)
+    for_all_seeds |= {name: real_images(name, whole, distilled[1], recipe, 0) for name in baselines - {"random"}}
+    jobs = [(training, arch, seed) for training in trainings for arch in archs for seed in range(recipe.evaluate.seeds)]
+    kept, done = [], []
+    for job in tqdm(parallel.shard(jobs, accelerator), "evaluating", disable=not main):
+        (name, _), arch, seed = job
+        how = trainings[job[0]]
+        chosen = for_all_seeds.get(name) or real_images(name, whole, distilled[1], recipe, seed)
+        digest = _digest(how, images, name, arch, seed, split, chosen[0])
+        shared = name in baselines
+        path = (data.cache_folder() / "baselines" if shared else folder / "evaluating") / f"{digest}.json"
+        with _alone(path) if shared else nullcontext():
+            if path.is_file():
+                share = json.loads(path.read_text(encoding="utf-8"))["accuracy"]
+            else:
+                network = train(arch, *chosen, images, how, seed, accelerator.device)
+                share = accuracy(network, images, split, accelerator.device)
+                write_json(path, {"accuracy": share})
+        kept += [] if shared else [path]
+        done.append((job, share))
+    measured = dict(parallel.gather(done, accelerator))
+    rows = []
+    for (name, augment), how in trainings.items():
+        size = len(({**for_all_seeds, **stored}.get(name) or distilled)[0])
+        for arch in archs:
+            accuracies = [measured[(name, augment), arch, seed] for seed in range(recipe.evaluate.seeds)]
+            rows.append(_row(name, arch, accuracies, how, split, size, sum(images.counts[split])))
+    path = folder / "evaluation.json"
     if main:
-        path = folder / "evaluation.json"
         earlier = json.loads(path.read_text(encoding="utf-8"))["results"] if path.is_file() else []
-        same = ("trained_on", "arch", "split")
-        fresh = {tuple(row[key] for key in same) for row in rows}
-        rows = [row for row in earlier if tuple(row[key] for key in same) not in fresh] + rows
+        fresh = {(set_of(row), row["arch"]) for row in rows}
+        rows = [row for row in earlier if (set_of(row), row["arch"]) not in fresh] + rows
+    crossed = cross_architecture(rows, recipe.network.arch)
     report = {
         "results": rows,
-        "cross_architecture": cross_architecture(rows, recipe.network.arch),
+        "cross_architecture": crossed,
+        "differences": differences([*rows, *crossed]),
+        "scores": scores(rows),
         "normalisation": {"mean": images.mean.tolist(), "std": images.std.tolist()},
     }
     if main:
@@ -138,8 +142,53 @@ def evaluate(
     for path in kept:  # its own only: another evaluation of the run may be under way
         path.unlink(missing_ok=True)
     with suppress(OSError):  # not empty, or another process was first
-        partial.rmdir()
+        (folder / "evaluating").rmdir()
     return {"run": str(folder), **report}, main
+
+
+def _others(against: Sequence[str], recipe: Recipe) -> dict[str, Path | None]:
+    """What to compare with, by the name that it has in the results: baselines, and the folders of other runs."""
+    others: dict[str, Path | None] = {}
+    for name in dict.fromkeys(against):
+        if name in BASELINES:
+            others[name] = None
+            continue
+        folder = Path(name)
+        if not (folder / "recipe.yaml").is_file() or not (folder / "images").is_dir():
+            known = ", ".join(BASELINES)
+            raise UserError(f"--against: {name!r} is not known; known are {known}, and the folder of a finished run")
+        theirs = run.load_recipe(folder, []).data
+        for key, value in recipe.data.model_dump(exclude=NOT_THE_SPLIT).items():
+            if (other := getattr(theirs, key)) != value:
+                raise UserError(f"--against: {name} has data.{key}={other}, not {value}; give a run of the same data")
+        label = f"run {folder.resolve().name}"  # its path is nobody else's business
+        if label in others:
+            raise UserError(f"--against: two runs are called {folder.name}; give one at a time")
+        others[label] = folder
+    return others
+
+
+def _trainings(recipe: Recipe, others: Iterable[str], with_scores: bool) -> dict[tuple[str, bool], Recipe]:
+    """By set and augmentation, the recipe that says how its networks are trained."""
+    settings = recipe.evaluate
+    wanted = [(name, settings.augment) for name in ("distilled", *others)]
+    if with_scores:
+        wanted += [(name, augment) for name in ("distilled", "random") for augment in (True, False)]
+        wanted.append(("full", settings.augment))
+    trainings = {}
+    for name, augment in dict.fromkeys(wanted):
+        changes: dict[str, Any] = {"augment": augment}
+        if name == "full" and settings.full_epochs:  # the average reaches back over as much of the training
+            decay = round(settings.ema ** (settings.epochs / settings.full_epochs), 6)
+            changes |= {"epochs": settings.full_epochs, "ema": decay}
+        trainings[name, augment] = recipe.model_copy(update={"evaluate": settings.model_copy(update=changes)})
+    return trainings
+
+
+def _alone(path: Path) -> FileLock:
+    """Lets one process at a time measure what a file of the cache keeps; the others find it there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(path.with_suffix(".lock"))
 
 
 def _seen(images: Tensor, labels: Tensor, factor: int) -> tuple[Tensor, Tensor]:
@@ -151,23 +200,27 @@ def _digest(
     recipe: Recipe, images: data.ImageSet, trained_on: str, arch: str, seed: int, split: str, pixels: Tensor
 ) -> str:
     """Tells one trained and tested network from all others."""
-    how = recipe.evaluate.model_dump(exclude={"arch", "seeds"})
-    said = json.dumps([recipe.seed, images.folder.name, how, trained_on, arch, seed, split])
+    said = json.dumps([LAYOUT, recipe.seed, images.folder.name, _protocol(recipe), trained_on, arch, seed, split])
     return hashlib.sha256(said.encode() + pixels.numpy().tobytes()).hexdigest()[:20]
 
 
-def _row(result: Result, settings: EvaluateRecipe, split: str, images: int, tested: int) -> dict[str, Any]:
-    protocol = {key: value for key, value in settings.model_dump().items() if key not in ("arch", "seeds")}
-    protocol["lr"] = learning_rate(result.arch, settings)
-    return {
-        "trained_on": result.trained_on,
-        "arch": result.arch,
+def _protocol(recipe: Recipe) -> dict[str, Any]:
+    return recipe.evaluate.model_dump(exclude={"arch", "seeds", "full_epochs"})
+
+
+def _row(
+    trained_on: str, arch: str, accuracies: Sequence[float], recipe: Recipe, split: str, images: int, tested: int
+) -> dict[str, Any]:
+    row = {
+        "trained_on": trained_on,
+        "arch": arch,
         "split": split,
-        **_figures(result.accuracies),
+        **_figures(accuracies),
         "images": images,
         "tested_on": tested,
-        "protocol": protocol,
+        "protocol": _protocol(recipe) | {"lr": learning_rate(arch, recipe.evaluate)},
     }
+    return row | {"scorer": recipe.data.scorer.model_dump()} if trained_on in coresets.SELECTIONS else row
 
 
 def _figures(accuracies: Sequence[float]) -> dict[str, Any]:
@@ -179,7 +232,7 @@ def _figures(accuracies: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def cross_architecture(rows: Sequence[dict[str, Any]], matching: str) -> list[dict[str, Any]]:
+def cross_architecture(rows: Sequence[Row], matching: str) -> list[dict[str, Any]]:
     """How a set trains architectures that it was not matched in: means over these, as GLaD and LD3M report them.
 
     Args:
@@ -187,67 +240,41 @@ def cross_architecture(rows: Sequence[dict[str, Any]], matching: str) -> list[di
         matching: the architecture of the matching network, which is left out.
 
     Returns:
-        A row for each training set and split that has two other architectures or more measured in the way of the
-        newest of them: of as many seeds under the same protocol. Its accuracies are, seed by seed, the means over
-        these architectures; `mean` and `std` are over seeds.
+        A row for each training set, split and kind of augmentation that has two other architectures or more measured
+        in the way of the newest of them: of as many seeds under the same protocol. Its accuracies are, seed by seed,
+        the means over these architectures; `mean` and `std` are over seeds; its protocol is what theirs share.
     """
     means = []
-    for trained_on, split in dict.fromkeys((row["trained_on"], row["split"]) for row in rows):
-        others = [r for r in rows if (r["trained_on"], r["split"]) == (trained_on, split) and r["arch"] != matching]
+    for same in dict.fromkeys(map(set_of, rows)):
+        others = [row for row in rows if set_of(row) == same and row["arch"] != matching]
         alike = [row for row in others if _measured_alike(row, others[-1])]
         if len(alike) >= 2:
             by_seed = zip(*(row["accuracies"] for row in alike), strict=True)
+            shared = set.intersection(*(set(row["protocol"].items()) for row in alike))
             means.append(
                 {
-                    "trained_on": trained_on,
-                    "split": split,
+                    "trained_on": same[0],
+                    "split": same[1],
                     "without": matching,
                     "archs": [row["arch"] for row in alike],
                     **_figures([statistics.fmean(values) for values in by_seed]),
                     "images": alike[-1]["images"],
+                    "protocol": {key: value for key, value in alike[-1]["protocol"].items() if (key, value) in shared},
                 }
             )
     return means
 
 
-def _measured_alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
+def _measured_alike(one: Row, other: Row) -> bool:
     """Whether two rows may be averaged: learning rates may differ where each is its architecture's own."""
 
-    def how(row: dict[str, Any]) -> list[Any]:
+    def how(row: Row) -> list[Any]:
         protocol = {key: value for key, value in row["protocol"].items() if key != "lr"}
         return [len(row["accuracies"]), row["images"], row["tested_on"], protocol]
 
     rates = [row["protocol"]["lr"] for row in (one, other)]
     own = [LEARNING_RATES.get(row["arch"], LEARNING_RATE) for row in (one, other)]
     return how(one) == how(other) and (rates == own or rates[0] == rates[1])
-
-
-def table(report: dict[str, Any]) -> str:
-    """The report as text: a row a training set, a column an architecture, and how the networks were trained.
-
-    Below are the cross-architecture means, where there are any.
-    """
-    rows = report["results"]
-    widths = {row["arch"]: max(16, len(row["arch"]) + 2) for row in rows}
-    lines = [f"{'accuracy in %, mean ± std':<40}" + "".join(f"{arch:>{width}}" for arch, width in widths.items())]
-    for trained_on, split in dict.fromkeys((row["trained_on"], row["split"]) for row in rows):
-        found = {r["arch"]: r for r in rows if (r["trained_on"], r["split"]) == (trained_on, split)}
-        cells = [f"{_cell(found.get(arch)):>{width}}" for arch, width in widths.items()]
-        lines.append(f"{_label(next(iter(found.values()))):<40}" + "".join(cells))
-    for number, row in enumerate(report["cross_architecture"]):
-        if number == 0:
-            lines.append(f"cross-architecture mean, without {row['without']}, the matching network")
-        lines.append(f"{_label(row):<40}{_cell(row):>16}  over {', '.join(row['archs'])}")
-    protocols = dict.fromkeys(json.dumps(row["protocol"]) for row in rows)
-    return "\n".join([*lines, *(f"networks: {protocol}" for protocol in protocols)])
-
-
-def _label(row: dict[str, Any]) -> str:
-    return f"{row['trained_on']}, {row['images']} images, {row['split']} split"
-
-
-def _cell(row: dict[str, Any] | None) -> str:
-    return f"{row['mean']:.1f} ± {row['std']:.1f} ({len(row['accuracies'])})" if row else ""
 
 
 def real_images(

@@ -286,6 +286,8 @@ class EvaluateRecipe(Section):
     ema: float = Field(0.995, ge=0, lt=1)
     """Decay of the weights' average over epochs, which is what is tested."""
     augment: bool = True
+    full_epochs: int | None = Field(None, ge=1)
+    """Passes over all real images, of `--against full` and `--scores`; left out: `epochs`."""
 
 
 class HubRecipe(Section):

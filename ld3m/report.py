@@ -17,6 +17,7 @@ from PIL import Image
 from ld3m import charts, checkpoints, pictures, run, sheets
 from ld3m.errors import UserError, one_line
 from ld3m.files import write_text
+from ld3m.rows import difference, score, set_name
 
 LARGEST = 5_000_000
 """Bytes that a page has at most."""
@@ -82,6 +83,7 @@ def _page(parts: Mapping[str, Any]) -> str:
     )
     environment.filters["number"] = charts.number
     environment.filters["duration"] = _duration
+    environment.filters |= {"difference": difference, "score": score}
     style, script = (Markup(assets.get_source(environment, name)[0]) for name in ("style.css", "script.js"))
     return environment.get_template("page.html").render(parts, style=style, script=script)
 
@@ -269,11 +271,13 @@ def _accuracies(evaluation: Any) -> dict[str, Any] | None:
         "crossed": crossed,
         "matching": crossed[0]["without"] if crossed else None,
         "protocols": protocols,
+        "differences": [row | {"set": _set(row)} for row in evaluation.get("differences", ())],
+        "scores": [row | {"set": _set(row | {"trained_on": row["score"]})} for row in evaluation.get("scores", ())],
     }
 
 
 def _set(row: Mapping[str, Any]) -> str:
-    return row["trained_on"] if row["split"] == "test" else f"{row['trained_on']} ({row['split']})"
+    return set_name(row) if row["split"] == "test" else f"{set_name(row)} ({row['split']})"
 
 
 def _cost(metrics: Sequence[Mapping[str, Any]], done: int) -> dict[str, Any] | None:

@@ -16,6 +16,7 @@ import yaml
 
 from ld3m import lock
 from ld3m.errors import UserError, one_line
+from ld3m.rows import augmented, set_name
 
 RECENT = 20
 """Logged iterations that the rate is of."""
@@ -57,7 +58,7 @@ class Status:
     prior: str
     """Where it is from, the decaying skip and the steps."""
     evaluation: list[dict[str, Any]]
-    """What `ld3m evaluate` measured: trained_on, arch, split, mean, std, and the number of seeds."""
+    """What `ld3m evaluate` measured: trained_on, arch, split, augment, mean, std, and the number of seeds."""
     look_at: list[str]
 
 
@@ -164,7 +165,9 @@ def _evaluation(folder: Path) -> list[dict[str, Any]]:
     path = folder / "evaluation.json"
     rows = json.loads(path.read_text(encoding="utf-8"))["results"] if path.is_file() else []
     keys = ("trained_on", "arch", "split", "mean", "std")
-    return [{**{key: row[key] for key in keys}, "seeds": len(row["accuracies"])} for row in rows]
+    return [
+        {**{key: row[key] for key in keys}, "augment": augmented(row), "seeds": len(row["accuracies"])} for row in rows
+    ]
 
 
 # --- as text -----------------------------------------------------------------------------------------------
@@ -202,7 +205,7 @@ def _lines(status: Status) -> dict[str, str]:
     elif status.state == "unknown":
         lines["running"] = f"cannot tell: no access to {Path(status.run) / lock.LOCK}"
     for row in status.evaluation:
-        what = f"{row['trained_on']} {row['arch']} ({row['split']})"
+        what = f"{set_name(row)} {row['arch']} ({row['split']})"
         lines[f"accuracy, {what}"] = f"{row['mean']:.2f} ± {row['std']:.2f} %, {row['seeds']} seeds"
     return lines | {"look at": ", ".join(status.look_at)}
 

@@ -339,7 +339,7 @@ def test_lines_over_a_numeric_axis(made: Path) -> None:
             up = [heights[f"{f['mean']:.1f} ± {f['std']:.1f} ({f['networks']})"] for f in (one, other)]
             if one["mean"] > other["mean"]:
                 assert up[0] < up[1]
-    assert len([part for part in root.iter(f"{SVG}polyline")]) == 4, "two of accuracies, two of seconds"
+    assert len(list(root.iter(f"{SVG}polyline"))) == 4, "two of accuracies, two of seconds"
 
 
 def test_a_dot_a_row_without_a_numeric_axis(made: Path) -> None:

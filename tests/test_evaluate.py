@@ -13,9 +13,10 @@ from conftest import Outcome
 
 from ld3m import data, evaluate
 from ld3m.coresets import open_whole
-from ld3m.evaluate import cross_architecture, real_images, table, train
+from ld3m.evaluate import cross_architecture, real_images, train
 from ld3m.recipe import Recipe
 from ld3m.recipe_file import load
+from ld3m.rows import table
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +58,59 @@ def test_evaluations_add_up(ld3m: Callable[..., Outcome], run: Path) -> None:
     assert [(row["arch"], row["protocol"]["epochs"]) for row in results] == [("convnet", 3), ("resnet18", 1)]
 
 
+def test_figures_with_and_without_augmentation_stand_beside_each_other(ld3m: Callable[..., Outcome], run: Path) -> None:
+    for epochs in (2, 1):  # the second replaces the first
+        ld3m("evaluate", run, f"evaluate.epochs={epochs}")
+        ld3m("evaluate", run, "--against", "random", "evaluate.augment=false", f"evaluate.epochs={epochs}")
+    results = json.loads((run / "evaluation.json").read_text())["results"]
+    said = [(row["trained_on"], row["protocol"]["augment"], row["protocol"]["epochs"]) for row in results]
+    assert said == [("distilled", True, 1), ("distilled", False, 1), ("random", False, 1)]
+    outcome = ld3m("evaluate", run, "evaluate.epochs=1")
+    for row, label in zip(results, ("", ", no augmentation", ", no augmentation"), strict=True):
+        line = f"{row['trained_on']}, 6 images, test split{label} "
+        (found,) = [found for found in outcome.out.splitlines() if found.startswith(line)]
+        assert found.endswith(f"{row['mean']:.1f} ± {row['std']:.1f} (2)")
+    status = ld3m("status", run).out
+    assert "accuracy, distilled convnet (test)" in status
+    assert "accuracy, distilled unaugmented convnet (test)" in status
+    assert ld3m("push-to-hub", run, "--dry-run").code == 0
+    card = (run / "hub" / "README.md").read_text()
+    heads = ["these 6, without augmentation", "6 random real images, without augmentation", "these 6"]  # newest last
+    assert f"| trained from scratch on | {' | '.join(heads)} |" in card
+    cells = [f"{row['mean']:.1f} ± {row['std']:.1f} (2)" for row in results]
+    assert f"| convnet | {cells[1]} | {cells[2]} | {cells[0]} |" in card
+
+
+def test_nothing_is_chosen_by_the_images_that_it_is_tested_on(
+    ld3m: Callable[..., Outcome], recipe_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A distillation reads training images only; of a network's test images none is read before its last epoch."""
+    steps: list[str] = []
+    read = data.ImageSet.images
+
+    def noted(images: data.ImageSet, split: str, label: int) -> torch.Tensor:
+        steps.append(split)
+        return read(images, split, label)
+
+    def trained(*arguments: Any) -> torch.nn.Module:
+        steps.append("begin")
+        network = train(*arguments)
+        steps.append("end")
+        return network
+
+    monkeypatch.setattr(data.ImageSet, "images", noted)
+    monkeypatch.setattr(evaluate, "train", trained)
+    assert ld3m("distill", recipe_file, "data.validation_share=0.25", "-o", "runs/v").code == 0
+    assert set(steps) == {"train"}
+    for split in ("test", "validation"):
+        steps.clear()
+        outcome = ld3m("evaluate", "runs/v", "--split", split, "--against", "random", "evaluate.epochs=2", "--json")
+        assert outcome.code == 0, outcome.err
+        assert set(steps) == {"train", split, "begin", "end"}
+        measured = [step for step in steps if step != "train"]
+        assert measured == ["begin", "end", *[split] * 3] * 4  # two sets, two seeds; each of three classes once
+
+
 def row(arch: str, accuracies: list[float], trained_on: str = "distilled", **protocol: object) -> dict[str, Any]:
     """A result as evaluation.json has it, under the protocol where nothing else is said."""
     usual = {"epochs": 1000, "batch": 256, "lr": 1e-4 if arch == "vgg11" else 1e-3, "ema": 0.995, "augment": True}
@@ -84,6 +138,7 @@ def test_the_cross_architecture_mean_by_hand() -> None:
             "std": 2.5,
             "accuracies": [45.0, 40.0],
             "images": 10,
+            "protocol": {"epochs": 1000, "batch": 256, "ema": 0.995, "augment": True},
         }
     ]
     (of_another,) = cross_architecture(rows, "resnet18")
@@ -141,6 +196,7 @@ def test_an_interrupted_evaluation_goes_on_with_the_network_it_was_at(
     whole = json.loads(ld3m(*options).out)
     (run / "evaluation.json").unlink()
     assert not (run / "evaluating").exists(), "nothing is left of a whole evaluation"
+    shutil.rmtree(data.cache_folder() / "baselines")
 
     trained: list[str] = []
 

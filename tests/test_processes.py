@@ -18,6 +18,8 @@ import torch
 from conftest import draw_shape, latents, make_prior, relative
 from processes import command_line, finish, spawn
 
+from ld3m.data import cache_folder
+
 TEN = [f"class {number}" for number in range(10)]
 
 
@@ -110,6 +112,7 @@ def test_evaluation_on_any_number_of_processes_is_that_of_one(recipe_file: Path,
     for count in (2, 3, 4):
         shutil.copytree(tmp_path / "1", tmp_path / str(count))
     for count in (1, 2, 3, 4):
+        shutil.rmtree(cache_folder() / "baselines", ignore_errors=True)
         run(count, "evaluate", tmp_path / str(count), "--against", "random")
     found = [json.loads((tmp_path / str(count) / "evaluation.json").read_text())["results"] for count in (1, 2, 3, 4)]
     assert len(found[0]) == 2

@@ -85,7 +85,8 @@ def test_evaluation_figures(finished: Path, tmp_path: Path, ld3m: Callable[..., 
     assert ld3m("evaluate", folder).code == 0
     (row,) = json.loads((folder / "evaluation.json").read_text())["results"]
     (said,) = json.loads(ld3m("status", folder, "--json").out)["evaluation"]
-    assert said == {key: row[key] for key in ("trained_on", "arch", "split", "mean", "std")} | {"seeds": 2}
+    keys = ("trained_on", "arch", "split", "mean", "std")
+    assert said == {key: row[key] for key in keys} | {"augment": True, "seeds": 2}
     expected = f"{row['mean']:.2f} ± {row['std']:.2f} %, 2 seeds"
     line = next(line for line in ld3m("status", folder).out.splitlines() if "accuracy" in line)
     assert line.split("  ", 2)[1] == "accuracy, distilled convnet (test)"

@@ -67,20 +67,33 @@ def evaluate(
         typer.Option(
             metavar="NAME,…",
             help="Baselines of as many real images, trained on alike: random, herding, k-center, easy, hard; full is "
-            "all of them.",
+            "all of them, evaluate.full_epochs times. Or the folder of another run of the same data.",
         ),
     ] = "",
+    scores: Annotated[
+        bool,
+        typer.Option(
+            "--scores",
+            help="Measure what DD-Ranking's label-robust and augmentation-robust scores need: random and full, and "
+            "distilled and random with and without augmentation.",
+        ),
+    ] = False,
     seeds: Annotated[int | None, typer.Option(help="Networks of each kind; by default the recipe's.")] = None,
     split: Annotated[str, typer.Option(help="What to test on: test, or validation where some is held out.")] = "test",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Train networks from scratch on a distilled set and test them on real images.
 
-    Prints mean ± std over seeds, of each architecture and of the mean over all but the matching network's.
+    Prints mean ± std over seeds, of each architecture and of the mean over all but the matching network's, and how far
+    it is from each baseline: the mean difference, its 95 % interval, and the p-value of a t-test paired by seed.
 
     Adds them, and how the networks were trained, to the run's evaluation.json.
 
-    Interrupted, the same command goes on with the network it was at.
+    Nothing is chosen on the test set: the images are the last iteration's, and each network is tested once, after its
+    last epoch. To compare settings, set data.validation_share=0.1 when distilling, and use --split validation.
+
+    Interrupted, the same command goes on with the network it was at. Baselines' accuracies are kept with the prepared
+    data, where other runs find them.
 
     Anybody's set by the same protocol: ld3m evaluate user/name, or: ld3m evaluate images_best.pt --recipe fashion-mnist
     """
@@ -90,13 +103,14 @@ def evaluate(
     if seeds is not None:
         overrides.append(f"evaluate.seeds={seeds}")
     from ld3m import imports, run
-    from ld3m.evaluate import evaluate, table
+    from ld3m.evaluate import evaluate
     from ld3m.recipe import Recipe
     from ld3m.recipe_file import load
+    from ld3m.rows import table
 
     folder = imports.find(names, recipe, overrides)
     measured_by = load(Recipe, recipe, overrides) if recipe else run.load_recipe(folder, overrides)
-    report, is_main = evaluate(folder, measured_by, [name for name in against.split(",") if name], split)
+    report, is_main = evaluate(folder, measured_by, [name for name in against.split(",") if name], split, scores)
     if is_main:
         typer.echo(json.dumps(report, indent=2) if as_json else table(report))
 
