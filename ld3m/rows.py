@@ -54,7 +54,8 @@ def table(report: Mapping[str, Any]) -> str:
     """
     rows = report["results"]
     widths = {row["arch"]: max(16, len(row["arch"]) + 2) for row in rows}
-    left = max(40, *(len(_label(row)) + 2 for row in rows))
+    labels = [*map(_label, rows), *map(_versus, report["differences"]), *map(_scored, report["scores"])]
+    left = max(40, *(len(label) + 2 for label in labels))
     lines = [f"{'accuracy in %, mean ± std':<{left}}" + "".join(f"{arch:>{width}}" for arch, width in widths.items())]
     for same in dict.fromkeys(map(set_of, rows)):
         found = {row["arch"]: row for row in rows if set_of(row) == same}

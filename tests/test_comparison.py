@@ -74,6 +74,14 @@ def test_one_seed_and_equal_differences_have_no_interval() -> None:
     assert difference(same) == "+5.1  no interval: the same for all 2 seeds"
 
 
+def test_a_long_name_is_apart_from_its_figures() -> None:
+    long = "run with-a-name-that-is-longer-than-the-column-is-wide"
+    rows = [each | {"mean": 50.0, "std": 0.0, "images": 10} for each in (row("distilled", [50.0]), row(long, [45.0]))]
+    compared = differences(rows)
+    text = table({"results": rows, "cross_architecture": [], "differences": compared, "scores": []})
+    assert f"distilled − {long}, convnet, test split  +5.0  no interval: one seed\n" in text
+
+
 def test_only_what_was_measured_alike_is_compared() -> None:
     ours = row("distilled", [50.0, 52.0])
     assert differences([ours, row("random", [40.0, 41.0], epochs=300)]) == []
