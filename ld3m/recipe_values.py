@@ -11,7 +11,7 @@ from ld3m.errors import one_line
 PACKAGED_PRIORS = {"fashion-mnist": Path(__file__).parent / "assets" / "prior-fashion-mnist"}
 """Priors that come with the package, by the name a recipe's `prior.source` may give."""
 
-NAMED_DATA = ("fashion-mnist", "fashion-mnist-small", "imagenet")
+NAMED_DATA = ("digits", "fashion-mnist", "fashion-mnist-small", "imagenet")
 """Our data sources known by name; all others are folders, Parquet files, `hub:<id>`, or other packages'."""
 
 
