@@ -8,7 +8,8 @@ from typing import Any
 from ld3m import registry
 from ld3m.errors import one_line
 
-PACKAGED_PRIORS = {"fashion-mnist": Path(__file__).parent / "assets" / "prior-fashion-mnist"}
+ASSETS = Path(__file__).parent / "assets"
+PACKAGED_PRIORS = {"digits": ASSETS / "prior-digits", "fashion-mnist": ASSETS / "prior-fashion-mnist"}
 """Priors that come with the package, by the name a recipe's `prior.source` may give."""
 
 NAMED_DATA = ("digits", "fashion-mnist", "fashion-mnist-small", "imagenet")
