@@ -7,10 +7,9 @@ from ld3m.errors import UserError
 CLASSES = tuple("0123456789")
 TRAIN = 898
 """How many of the images, from the first on, are the training split, as in scikit-learn's example "Recognizing
-hand-written digits"; the other 899 are the test split. The images are in the order in which people wrote them, so that
-of most test images the training split has no other image by the same hand."""
+hand-written digits"; the other 899 are the test split."""
 LARGEST = 16
-"""Black pixels of a block of 4×4, at most: what the set counts."""
+"""The most that an image counts: the pixels that are on in a block of 4×4."""
 
 
 def read() -> tuple[np.ndarray, np.ndarray]:
