@@ -22,7 +22,12 @@ ON_THE_HUB = {
     "imagenet": "ILSVRC/imagenet-1k",
 }
 """Data sources known by name, as the Hub has them."""
-LICENCES = {"fashion-mnist": "mit", "fashion-mnist-small": "mit", "imagenet": "imagenet-terms-of-access"}
+LICENCES = {
+    "digits": "cc-by-4.0",
+    "fashion-mnist": "mit",
+    "fashion-mnist-small": "mit",
+    "imagenet": "imagenet-terms-of-access",
+}
 """Of the real images, where the source is known by name."""
 NOT_THE_HUBS = {"imagenet-terms-of-access": "https://www.image-net.org/download.php"}
 """Licences that the Hub has no id for, and where they are."""

@@ -9,10 +9,14 @@ from ld3m import registry
 from ld3m.errors import one_line
 
 ASSETS = Path(__file__).parent / "assets"
-PACKAGED_PRIORS = {"fashion-mnist": ASSETS / "prior-fashion-mnist", "pixels": ASSETS / "prior-pixels"}
+PACKAGED_PRIORS = {
+    "digits": ASSETS / "prior-digits",
+    "fashion-mnist": ASSETS / "prior-fashion-mnist",
+    "pixels": ASSETS / "prior-pixels",
+}
 """Priors that come with the package, by the name a recipe's `prior.source` may give; "pixels" is none at all."""
 
-NAMED_DATA = ("fashion-mnist", "fashion-mnist-small", "imagenet")
+NAMED_DATA = ("digits", "fashion-mnist", "fashion-mnist-small", "imagenet")
 """Our data sources known by name; all others are folders, Parquet files, `hub:<id>`, or other packages'."""
 
 

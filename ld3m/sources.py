@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 from PIL import Image
 
-from ld3m import imagenet, registry
+from ld3m import digits, imagenet, registry
 from ld3m.errors import UserError, one_line
 from ld3m.recipe import DataRecipe
 from ld3m.subsets import choose
@@ -118,6 +118,13 @@ def _read_idx(path: Path, header: int) -> np.ndarray:
 
 def _small_fashion_mnist(recipe: DataRecipe) -> Source:
     return _parquet(SMALL_FASHION_MNIST, recipe)
+
+
+def _digits(recipe: DataRecipe) -> Source:
+    images, labels = digits.read()
+    halves = {"train": slice(digits.TRAIN), "test": slice(digits.TRAIN, None)}
+    splits = {split: GreyArrays(split, images[half], labels[half]) for split, half in halves.items()}
+    return Source(digits.CLASSES, splits, "digits")
 
 
 def _image_folder(root: Path, recipe: DataRecipe) -> Source:
@@ -381,6 +388,7 @@ def _column(key: Literal["image_column", "label_column"], features: Any, recipe:
 
 
 SOURCES: dict[str, Callable[[DataRecipe], Source]] = {
+    "digits": _digits,
     "fashion-mnist": _fashion_mnist,
     "fashion-mnist-small": _small_fashion_mnist,
     "imagenet": _imagenet,
