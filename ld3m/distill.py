@@ -77,8 +77,10 @@ def _iterate(job: Job, first: int, learnt: Learnt, tracked: Trackers) -> None:
 
 def once(job: Job, iteration: int, learnt: Learnt, tracked: Trackers, bar: tqdm, received: Sequence[int]) -> int:
     """One iteration, which moves what is learnt; the signal upon which the run is to stop after it, or 0."""
-    settings, device = job.recipe.distill, job.accelerator.device
-    with Clock(device) as clock:
+    settings, device, done = job.recipe.distill, job.accelerator.device, iteration + 1
+    due = done % settings.checkpoint_every == 0 or done == settings.iterations
+    logged = due or done % settings.log_every == 0
+    with Clock(device, exact=logged) as clock:
         clock.begin("render")
         pixels, pull_back = _render(job, learnt, iteration)
         clock.begin("objective")
@@ -87,10 +89,8 @@ def once(job: Job, iteration: int, learnt: Learnt, tracked: Trackers, bar: tqdm,
         grad_z, grad_c = pull_back(grad_pixels.flatten(0, 1))
 
         clock.begin("logging")
-        done = iteration + 1
-        due = done % settings.checkpoint_every == 0 or done == settings.iterations
         stop = max(parallel.gather([max(received, default=0)], job.accelerator))
-        if due or stop or done % settings.log_every == 0:
+        if logged or stop:
             metrics = _metrics(job, losses, grad_z, grad_c)
             if not all(math.isfinite(value) for value in metrics.values()):
                 _give_up(job, learnt, iteration)

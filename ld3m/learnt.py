@@ -17,6 +17,7 @@ from ld3m.priors import Prior
 from ld3m.randomness import generator
 from ld3m.recipe import DistillRecipe, Recipe
 from ld3m.recipe_values import STARTS
+from ld3m.transfer import send
 
 
 @dataclass
@@ -124,4 +125,4 @@ def draw_noise(recipe: Recipe, prior: Prior, labels: Sequence[int], iteration: i
         for label in labels
         for image in range(recipe.distill.images_per_class)
     ]
-    return torch.stack(draws).to(device) if draws else torch.empty(0, *prior.latent_shape, device=device)
+    return send(torch.stack(draws), device) if draws else torch.empty(0, *prior.latent_shape, device=device)

@@ -201,6 +201,7 @@ class DistillRecipe(Section):
     """Real images per class and iteration."""
     checkpoint_every: int = Field(100, ge=1)
     log_every: int = Field(1, ge=1)
+    """Iterations from one that is logged to the next; a GPU is waited for in these alone."""
     pictures: int = Field(20, ge=0)
     """Pictures of the images on their way, at most, for evolution.gif and the report."""
     dm: DmRecipe = DmRecipe()
