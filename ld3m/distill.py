@@ -20,6 +20,7 @@ from ld3m.job import Job
 from ld3m.learnt import Learnt, draw_noise, initial
 from ld3m.recipe import Recipe
 from ld3m.sampler import PullBack, render
+from ld3m.shortage import ran_out
 from ld3m.trackers import Trackers
 
 
@@ -165,7 +166,7 @@ def _match(job: Job, iteration: int, pixels: Tensor, pull_back: memory.Pulling) 
     try:
         return job.objective.match(iteration, job.by_class(pixels))
     except Exception as error:
-        if not memory.ran_out(error):
+        if not ran_out(error):
             raise
         if not again:
             graphs = "prior.keep_graph_steps=0, " if job.room.keep_graph_steps else ""
