@@ -49,6 +49,9 @@ class Job:
         rendered = len(own) * recipe.distill.images_per_class + padding
         recipe = _settled(Bench(recipe, prior, images, own, accelerator.device), accelerator, rendered)
         settings = recipe.prior
+        parallel.multiply_in_tf32(recipe.tf32, accelerator)
+        if settings.compile:  # after `auto`, which counts the denoiser's operations one by one
+            priors.compile_denoiser(prior, accelerator.device, sharded)
         return cls(
             recipe=recipe,
             accelerator=accelerator,

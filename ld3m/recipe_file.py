@@ -136,7 +136,7 @@ def digest(recipe: Recipe | PriorRecipe) -> str:
             "checkpoint_every": True,
             "experts": {"folder", "together"},
             "data": {"root", "workers"},
-            "prior": {"micro_batch", "keep_graph_steps"},
+            "prior": {"micro_batch", "keep_graph_steps", "compile"},
             "distill": {"iterations", "checkpoint_every", "log_every", "pictures"},
         },
     )

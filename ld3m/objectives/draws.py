@@ -24,6 +24,8 @@ def network(recipe: Recipe, images: ImageSet, number: int, device: torch.device)
     shape = networks.Shape(recipe.data.channels, recipe.data.resolution, len(images.classes))
     weights = generator(recipe.seed, "network", number)
     built = networks.build(recipe.network.arch, shape, recipe.network, weights)
+    if recipe.network.dtype != "float32" and device.type != "meta":  # a plan counts it in float32
+        built = networks.Half(built)
     return networks.without_dropout(built.to(device, non_blocking=device.type != "mps"))
 
 
