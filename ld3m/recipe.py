@@ -242,7 +242,7 @@ class NetworkRecipe(Section):
     """What halves the images after each block of the ConvNet; "none" keeps the full resolution."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the network's passes in an objective; weights, losses and what is learnt are float32, experts are trained in
-    it."""
+    it. A CPU without instructions for bfloat16 takes many times longer by it."""
 
     @model_validator(mode="after")
     def _groups_divide_width(self) -> "NetworkRecipe":
