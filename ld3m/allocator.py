@@ -4,6 +4,8 @@ import ctypes
 import sys
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+_DEFAULT_THRESHOLD = 128 * 1024
+"""glibc's, of both."""
 
 
 def keep_freed_memory() -> None:
@@ -13,8 +15,20 @@ def keep_freed_memory() -> None:
     training step frees and asks for the same activations all the time: the system then hands out zeroed pages one by
     one, which takes up to half as long as the step's own work. Where there is no glibc, nothing changes.
     """
-    if sys.platform == "linux":
-        set_option = getattr(ctypes.CDLL(None), "mallopt", None)
-        if set_option is not None:
-            set_option(_M_MMAP_THRESHOLD, 2**30)
-            set_option(_M_TRIM_THRESHOLD, 2**31 - 1)
+    _set_thresholds(mmap=2**30, trim=2**31 - 1)
+
+
+def return_freed_memory() -> None:
+    """Gives what is free back to the system, and from here on at once: for when memory runs out."""
+    if _set_thresholds(mmap=_DEFAULT_THRESHOLD, trim=_DEFAULT_THRESHOLD):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _set_thresholds(mmap: int, trim: int) -> bool:
+    """From how many bytes on a block is a mapping of its own, and the heap's free end returned; whether there are."""
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if set_option is None:
+        return False
+    set_option(_M_MMAP_THRESHOLD, mmap)
+    set_option(_M_TRIM_THRESHOLD, trim)
+    return True

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ld3m.transfer import send
+
 CROP_SHARE = 0.125
 """Largest shift of a crop, as a share of the side."""
 CUTOUT_SHARE = 0.5
@@ -21,15 +23,16 @@ ROTATE_DEGREES = 15.0
 
 @dataclass(frozen=True)
 class Augmentation:
-    """An operation and its random numbers, each [n] for n images, or [1] for all alike (Siamese)."""
+    """An operation and its random numbers, each [n] on the CPU for n images, or [1] for all alike (Siamese)."""
 
     operation: str
     draws: tuple[Tensor, ...]
 
     def __call__(self, images: Tensor) -> Tensor:
         """Applies it to normalised images [N, channels, H, W]; differentiable."""
-        draws = (values.to(images.device) for values in self.draws)
-        return OPERATIONS[self.operation](images, *draws)
+        if self.operation == "crop" and len(self.draws[0]) == 1:
+            return _shift(images, *(int(values) for values in self.draws))
+        return OPERATIONS[self.operation](images, *(send(values, images.device) for values in self.draws))
 
     def of(self, places: Tensor) -> "Augmentation":
         """That of some of the images, by their places [n] among all."""
@@ -64,17 +67,26 @@ def _color(x: Tensor, brightness: Tensor, saturation: Tensor, contrast: Tensor) 
 
 
 def _crop(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Shifts the image, zero outside."""
+    """Shifts each image by its own numbers, zero outside."""
     height, width = x.shape[2:]
-    pad = round_half_up(CROP_SHARE * height)
-    padded = functional.pad(x, (pad, pad, pad, pad))
-    if len(rows) == 1:
-        top, left = int(rows) + pad, int(columns) + pad
-        return padded[:, :, top : top + height, left : left + width]
+    padded, pad = _padded(x)
     image = torch.arange(len(x), device=x.device).view(-1, 1, 1)
     row = (torch.arange(height, device=x.device) + rows.view(-1, 1) + pad).view(-1, height, 1)
     column = (torch.arange(width, device=x.device) + columns.view(-1, 1) + pad).view(-1, 1, width)
     return padded.permute(0, 2, 3, 1)[image, row, column].permute(0, 3, 1, 2)
+
+
+def _shift(x: Tensor, rows: int, columns: int) -> Tensor:
+    """Shifts all images alike, zero outside; by numbers that the CPU knows, for which it need not wait."""
+    height, width = x.shape[2:]
+    padded, pad = _padded(x)
+    return padded[:, :, rows + pad : rows + pad + height, columns + pad : columns + pad + width]
+
+
+def _padded(x: Tensor) -> tuple[Tensor, int]:
+    """With zeros all around, as far as a crop can reach."""
+    pad = round_half_up(CROP_SHARE * x.shape[2])
+    return functional.pad(x, (pad, pad, pad, pad)), pad
 
 
 def _cutout(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from ld3m.errors import UserError, one_line
 from ld3m.files import write_folder
 from ld3m.randomness import generator
 from ld3m.recipe import DistilledDataRecipe, NetworkRecipe, ScorerRecipe
+from ld3m.shortage import in_parts
 
 LAYOUT = 1
 """Version of the layout of cached scores; part of their key."""
@@ -234,15 +235,20 @@ def _read(source: str) -> bytes:
 
 @torch.no_grad()
 def _score_into(target: Path, scorer: Any, images: ImageSet, device: torch.device) -> None:
+    def look(chunk: Tensor, label: int) -> Tensor:
+        """Of each image the loss, and the features beside it."""
+        seen = scorer.embed(images.normalise(to_pixels(chunk.to(device))))
+        targets = torch.full((len(chunk),), label, device=device)
+        losses = functional.cross_entropy(scorer.classifier(seen), targets, reduction="none")
+        return torch.cat([losses[:, None], seen], 1).float().cpu()
+
+    advice = (
+        "data.scorer.width: memory ran out as a single image was scored; give a smaller network or data.resolution, "
+        "or more memory"
+    )
     for label in tqdm(range(len(images.classes)), "scoring real images"):
-        features, losses = [], []
-        for chunk in images.images("train", label).split(CHUNK):
-            seen = scorer.embed(images.normalise(to_pixels(chunk.to(device))))
-            logits = scorer.classifier(seen)
-            targets = torch.full((len(chunk),), label, device=device)
-            losses.append(functional.cross_entropy(logits, targets, reduction="none").float().cpu())
-            features.append(seen.float().cpu())
-        scores = {"losses": torch.cat(losses), "features": torch.cat(features)}
+        found = in_parts(partial(look, label=label), images.images("train", label), CHUNK, advice)
+        scores = {"losses": found[:, 0].contiguous(), "features": found[:, 1:].contiguous()}
         safetensors.torch.save_file(scores, target / f"{label}.safetensors")
     metadata = {"classes": json.dumps(images.classes)}
     safetensors.torch.save_file(scorer.state_dict(), target / "scorer.safetensors", metadata)

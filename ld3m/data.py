@@ -26,6 +26,7 @@ from ld3m.randomness import generator
 from ld3m.recipe import DataRecipe
 from ld3m.sources import Examples, GreyArrays, Source, open_source
 from ld3m.subsets import choose
+from ld3m.transfer import send
 
 LAYOUT = 2
 """Version of the cache's layout; part of its key."""
@@ -74,7 +75,8 @@ class ImageSet:
     def normalise(self, pixels: Tensor) -> Tensor:
         """Pixels [N, channels, H, W] in [0, 1] to what every network sees, real images and synthetic alike."""
         shape = (1, -1, 1, 1)
-        return (pixels - self.mean.view(shape).to(pixels)) / self.std.view(shape).to(pixels)
+        mean, std = (send(each, pixels.device).to(pixels.dtype).view(shape) for each in (self.mean, self.std))
+        return (pixels - mean) / std
 
 
 class Rows:

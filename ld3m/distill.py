@@ -23,6 +23,7 @@ from ld3m.job import Job
 from ld3m.learnt import Learnt, draw_noise, initial
 from ld3m.recipe import Recipe
 from ld3m.sampler import PullBack, render
+from ld3m.shortage import ran_out
 from ld3m.trackers import Trackers
 
 
@@ -80,8 +81,10 @@ def _iterate(job: Job, first: int, learnt: Learnt, tracked: Trackers) -> None:
 
 def once(job: Job, iteration: int, learnt: Learnt, tracked: Trackers, bar: tqdm, received: Sequence[int]) -> int:
     """One iteration, which moves what is learnt; the signal upon which the run is to stop after it, or 0."""
-    settings, device = job.recipe.distill, job.accelerator.device
-    with Clock(device) as clock:
+    settings, device, done = job.recipe.distill, job.accelerator.device, iteration + 1
+    due = done % settings.checkpoint_every == 0 or done == settings.iterations
+    logged = due or done % settings.log_every == 0
+    with Clock(device, exact=logged) as clock:
         clock.begin("render")
         pixels, pull_back = _render(job, learnt, iteration)
         clock.begin("objective")
@@ -90,10 +93,8 @@ def once(job: Job, iteration: int, learnt: Learnt, tracked: Trackers, bar: tqdm,
         grad_z, grad_c = pull_back(grad_pixels)
 
         clock.begin("logging")
-        done = iteration + 1
-        due = done % settings.checkpoint_every == 0 or done == settings.iterations
         stop = max(parallel.gather([max(received, default=0)], job.accelerator))
-        if due or stop or done % settings.log_every == 0:
+        if logged or stop:
             metrics = _metrics(job, losses, grad_z, grad_c)
             if not all(math.isfinite(value) for value in metrics.values()):
                 _give_up(job, learnt, iteration)
@@ -170,7 +171,7 @@ def _match(job: Job, iteration: int, pixels: Tensor, pull_back: memory.Pulling) 
         losses, grad = job.objective.match(iteration, job.by_class(enlarge(pixels, factor)))
         return losses, vjp(partial(enlarge, factor=factor), pixels, grad.flatten(0, 1))[1]
     except Exception as error:
-        if not memory.ran_out(error):
+        if not ran_out(error):
             raise
         if not again:
             graphs = "prior.keep_graph_steps=0, " if job.room.keep_graph_steps else ""

@@ -7,6 +7,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from ld3m import coresets, data, memory, networks, objectives, parallel, priors, sharding
+from ld3m.allocator import keep_freed_memory
 from ld3m.errors import UserError
 from ld3m.objectives import Objective
 from ld3m.priors import Prior
@@ -38,6 +39,7 @@ class Job:
     @classmethod
     def prepare(cls, recipe: Recipe) -> "Job":
         """Loads data and prior, deals the classes, and finds what `auto` is here."""
+        keep_freed_memory()
         accelerator = parallel.start()
         prior, images, embeddings = materials(recipe, accelerator)
         own = parallel.shard(range(len(images.classes)), accelerator)
@@ -47,6 +49,9 @@ class Job:
         rendered = len(own) * recipe.distill.latents_per_class + padding
         recipe = _settled(Bench(recipe, prior, images, own, accelerator.device), accelerator, rendered)
         settings = recipe.prior
+        parallel.multiply_in_tf32(recipe.tf32, accelerator)
+        if settings.compile:  # after `auto`, which counts the denoiser's operations one by one
+            priors.compile_denoiser(prior, accelerator.device, sharded)
         return cls(
             recipe=recipe,
             accelerator=accelerator,

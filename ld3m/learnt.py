@@ -18,6 +18,8 @@ from ld3m.priors import Prior
 from ld3m.randomness import generator
 from ld3m.recipe import DistillRecipe, Recipe
 from ld3m.recipe_values import STARTS
+from ld3m.shortage import in_parts
+from ld3m.transfer import send
 
 SQUARE_DECAY = 0.999
 """Adam's β2."""
@@ -145,13 +147,18 @@ def _published(init: str, name: str, count: int, prior: Prior) -> tuple[Tensor, 
 
 def _encode(images: Tensor, prior: Prior, micro_batch: int, device: torch.device) -> Tensor:
     """Latents [n, *latent_shape], on the CPU, of uint8 images [n, channels, H, W]."""
-    latents = []
-    for chunk in images.split(micro_batch):
+
+    def encode(chunk: Tensor) -> Tensor:
         pixels = data.to_signed(chunk.to(device))
         if pixels.shape[-1] != prior.image_size:
             pixels = functional.interpolate(pixels, size=prior.image_size, mode="bilinear", antialias=True)
-        latents.append(prior.encode(pixels).cpu())
-    return torch.cat(latents)
+        return prior.encode(pixels).cpu()
+
+    advice = (
+        "distill.init: memory ran out as a single image was encoded; give distill.init=noise, a smaller "
+        "prior.resolution or more memory"
+    )
+    return in_parts(encode, images, micro_batch, advice)
 
 
 def draw_noise(recipe: Recipe, prior: Prior, labels: Sequence[int], iteration: int, device: torch.device) -> Tensor:
@@ -162,4 +169,4 @@ def draw_noise(recipe: Recipe, prior: Prior, labels: Sequence[int], iteration: i
         for label in labels
         for image in range(recipe.distill.latents_per_class)
     ]
-    return torch.stack(draws).to(device) if draws else torch.empty(0, *prior.latent_shape, device=device)
+    return send(torch.stack(draws), device) if draws else torch.empty(0, *prior.latent_shape, device=device)

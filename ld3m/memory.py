@@ -1,6 +1,5 @@
 """Memory: how much goes through the prior at a time, found for what is free, and less where it runs out after all."""
 
-import gc
 import os
 import resource
 import sys
@@ -19,20 +18,13 @@ from ld3m.probe import Bench
 from ld3m.recipe import Recipe
 from ld3m.sampler import PullBack, render
 from ld3m.shapes import Shapes
+from ld3m.shortage import free_unheld, ran_out
 from ld3m.tally import Tally
 
 SHARE = 0.85
 """Of the free memory, what "auto" plans with; kernels' working space and what lies unused between tensors take some."""
 CPU_IMAGES = 64
 """Images at a time that "auto" takes at most without a GPU, where more are no faster."""
-SIGNS = (
-    "can't allocate memory",  # PyTorch's allocator on CPUs
-    "bad_alloc",
-    "could not create a primitive",  # oneDNN, which says no more
-    "CUDNN_STATUS_ALLOC_FAILED",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-)
-"""What a RuntimeError says that is about memory, and no `torch.OutOfMemoryError`."""
 
 
 # --- what there is -----------------------------------------------------------------------------------------
@@ -62,13 +54,6 @@ def free(device: torch.device) -> int:
     except (OSError, ValueError):  # no control group, or one without a limit
         pass
     return found // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-
-
-def ran_out(error: BaseException) -> bool:
-    """Whether an error is that of memory which is not there."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS)
 
 
 # --- what "auto" is ----------------------------------------------------------------------------------------
@@ -225,9 +210,7 @@ class Room:
 
     def lower(self) -> None:
         """Keeps no graph from here on, or halves the micro-batch, and says so; frees what nobody holds."""
-        gc.collect()
-        if torch.cuda.is_initialized():
-            torch.cuda.empty_cache()
+        free_unheld()
         if self.keep_graph_steps:
             less = "prior.keep_graph_steps=0"
         elif self.micro_batch > 1:

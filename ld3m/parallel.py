@@ -96,6 +96,12 @@ def _with_deepspeed(cpu: bool) -> Accelerator:
     return accelerator
 
 
+def multiply_in_tf32(wanted: bool, accelerator: Accelerator) -> None:
+    """Whether matrices of float32 are multiplied in TF32 from here on; a CPU, which may know it too, is left alone."""
+    if accelerator.device.type == "cuda":
+        torch.set_float32_matmul_precision("high" if wanted else "highest")
+
+
 def name(accelerator: Accelerator) -> str:
     """What begins a line that is one process's own: "process 1: ", or nothing where there is one alone."""
     return f"process {accelerator.process_index}: " if accelerator.num_processes > 1 else ""

@@ -78,7 +78,7 @@ class Bench:
         if recipe.distill.objective == "mtt":
             self._follow(iteration, units)
             return
-        if self.device.type == "meta":  # augmentation moves pixels by numbers, which nothing has here
+        if self.device.type == "meta":  # which operation augments is chance; what is counted should not be
             recipe = _without_augmentation(recipe)
         # Only ever asked which device, and who has the other classes: for no more than a process's own, nobody.
         accelerator: Any = SimpleNamespace(device=self.device, num_processes=1, process_index=0)

@@ -120,6 +120,8 @@ class SamplerRecipe(Section):
     keep_graph_steps: Annotated[int | Literal["all", "auto"], BeforeValidator(values.steps_or_all)] = "all"
     """How many of the last steps keep their graph: more is faster, fewer saves memory; 0 is flat in S; auto: as many as
     fit beside the micro-batch."""
+    compile: bool = False
+    """Whether torch.compile makes kernels of the denoiser: the first iteration takes minutes, rounding is another."""
 
     @property
     def images_at_a_time(self) -> int:
@@ -209,6 +211,7 @@ class DistillRecipe(Section):
     """Real images per class and iteration."""
     checkpoint_every: int = Field(100, ge=1)
     log_every: int = Field(1, ge=1)
+    """Iterations from one that is logged to the next; a GPU is waited for in these alone."""
     pictures: int = Field(20, ge=0)
     """Pictures of the images on their way, at most, for evolution.gif and the report."""
     dm: DmRecipe = DmRecipe()
@@ -250,6 +253,9 @@ class NetworkRecipe(Section):
     """Of the ConvNet, ResNet18 and VGG11."""
     pooling: Literal["avg", "max", "none"] = "avg"
     """What halves the images after each block of the ConvNet; "none" keeps the full resolution."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the network's passes in an objective; weights, losses and what is learnt are float32, experts are trained in
+    it. A CPU without instructions for bfloat16 takes many times longer by it."""
 
     @model_validator(mode="after")
     def _groups_divide_width(self) -> "NetworkRecipe":
@@ -309,6 +315,9 @@ class Recipe(Section):
     """The run folder; left out: runs/<name>."""
     log_with: Annotated[list[str], BeforeValidator(values.one_or_more)] = []
     """Trackers that get the numbers and pictures too: tensorboard, trackio, wandb, or another of Accelerate's."""
+    tf32: bool = False
+    """Whether NVIDIA's GPUs multiply matrices of float32 in TF32, of 11 significant bits, as they convolve by PyTorch's
+    default; other devices know no such thing. NVIDIA_TF32_OVERRIDE=0 in the environment forbids both."""
     data: DistilledDataRecipe
     prior: SamplerRecipe
     distill: DistillRecipe = DistillRecipe()

@@ -160,7 +160,7 @@ def digest(recipe: Recipe | PriorRecipe) -> str:
             "checkpoint_every": True,
             "experts": {"folder", "together"},
             "data": {"root", "workers"},
-            "prior": {"micro_batch", "keep_graph_steps"},
+            "prior": {"micro_batch", "keep_graph_steps", "compile"},
             "distill": path,
         },
     )

@@ -6,6 +6,7 @@ from torch.nn import functional
 
 from ld3m import augment
 from ld3m.randomness import generator, global_draws
+from ld3m.transfer import send
 
 
 def train_epoch(
@@ -30,10 +31,11 @@ def train_epoch(
     """
     with global_draws(generator(draws.initial_seed(), "dropout")):
         for places in torch.randperm(len(inputs), generator=draws).split(batch):
-            shown = inputs[places]
+            here = send(places, inputs.device)
+            shown = inputs[here]
             if augmented:
                 shown = augment.draw(draws, shown.shape[-1], len(places))(shown)
-            loss = functional.cross_entropy(network(shown), targets[places])
+            loss = functional.cross_entropy(network(shown), targets[here])
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()

@@ -25,7 +25,7 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16}
 def describe(recipe: Recipe, images: ImageSet, parameters: int) -> dict[str, Any]:
     """What experts and whoever uses them must agree on, by the recipe's keys where it has one."""
     return {
-        **{f"network.{key}": value for key, value in recipe.network.model_dump().items()},
+        **{f"network.{key}": value for key, value in recipe.network.model_dump(exclude={"dtype"}).items()},
         "data.channels": recipe.data.channels,
         "data.resolution": recipe.data.resolution,
         "classes": images.classes,

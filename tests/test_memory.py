@@ -17,6 +17,7 @@ from torch import Tensor
 from ld3m import devices, memory
 from ld3m.errors import UserError
 from ld3m.memory import Room
+from ld3m.networks import ConvNet
 from ld3m.objectives import dm
 from ld3m.outline import ImageOutline, Outline
 from ld3m.priors.ldm import ClassConditionalLDM
@@ -119,6 +120,45 @@ def test_an_objective_that_runs_out_does_without_the_graphs(
     assert outcome.code == 0, outcome.err
     assert "memory ran out; goes on with prior.keep_graph_steps=0" in outcome.err
     assert torch.equal(latents(Path("run"))["z"], latents(told)["z"])
+
+
+@pytest.mark.parametrize("init", ["real", "herding"])
+def test_the_first_encoding_goes_on_with_fewer_images(
+    recipe_file: Path, ld3m: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch, init: str
+) -> None:
+    """More than three images are too many to be encoded or scored: of eight, four and two fit, of 100, three."""
+    overrides = (f"distill.init={init}", "distill.images_per_class=8", "distill.iterations=0", "data.scorer.epochs=1")
+    told = distilled(recipe_file, Path("told").resolve(), *overrides)
+    monkeypatch.setenv("LD3M_CACHE", str(Path("cache").resolve()))  # nothing has been scored here
+    encode, embed = ClassConditionalLDM.encode, ConvNet.embed
+
+    def scarce(function: Callable[[Any, Tensor], Tensor]) -> Callable[[Any, Tensor], Tensor]:
+        def few(model: Any, images: Tensor) -> Tensor:
+            if len(images) > 3 and not torch.is_grad_enabled():
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
+            return function(model, images)
+
+        return few
+
+    monkeypatch.setattr(ClassConditionalLDM, "encode", scarce(encode))
+    monkeypatch.setattr(ConvNet, "embed", scarce(embed))
+    outcome = ld3m("distill", recipe_file, *overrides, "-o", "run")
+    assert outcome.code == 0, outcome.err
+    assert "memory ran out; goes on with 4 images at a time" in outcome.err
+    assert ("memory ran out; goes on with 3 images at a time" in outcome.err) == (init == "herding")
+    assert relative(latents(Path("run"))["z"], latents(told)["z"]) < 1e-5
+
+
+def test_an_image_that_cannot_be_encoded_is_one_line(
+    recipe_file: Path, ld3m: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def scarce(prior: ClassConditionalLDM, images: Tensor) -> Tensor:
+        raise MemoryError
+
+    monkeypatch.setattr(ClassConditionalLDM, "encode", scarce)
+    outcome = ld3m("distill", recipe_file, "-o", "run")
+    assert outcome.code == 2
+    assert outcome.err.splitlines()[-1].startswith("ld3m: distill.init: memory ran out as a single image was encoded")
 
 
 def test_nothing_less_is_one_line(

@@ -341,6 +341,8 @@ def test_depth_is_bound_where_blocks_halve(minimal: str, override: str) -> None:
         "network.depth=2",
         "network.norm=batch",
         "network.pooling=max",
+        "network.dtype=bfloat16",
+        "tf32=true",
     ],
 )
 def test_the_digest_changes_with_what_decides_the_result(minimal: str, override: str) -> None:
@@ -358,6 +360,7 @@ def test_the_digest_changes_with_what_decides_the_result(minimal: str, override:
         "data.workers=7",
         "prior.micro_batch=7",
         "prior.keep_graph_steps=0",
+        "prior.compile=true",
         "evaluate.epochs=7",
         "hub.private=true",
     ],

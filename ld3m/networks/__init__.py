@@ -11,6 +11,7 @@ from ld3m import registry
 from ld3m.errors import UserError, one_line
 from ld3m.networks.alexnet import AlexNet
 from ld3m.networks.convnet import ConvNet
+from ld3m.networks.half import Half
 from ld3m.networks.parts import Shape
 from ld3m.networks.resnet import ResNet18
 from ld3m.networks.timm import PREFIX, TimmNetwork
@@ -19,7 +20,7 @@ from ld3m.networks.vit import ViT
 from ld3m.randomness import global_draws
 from ld3m.recipe import NetworkRecipe
 
-__all__ = ["NETWORKS", "ConvNet", "Network", "Shape", "averaged", "build", "check", "without_dropout"]
+__all__ = ["NETWORKS", "ConvNet", "Half", "Network", "Shape", "averaged", "build", "check", "without_dropout"]
 
 
 class Network(Protocol):

@@ -11,6 +11,7 @@ from ld3m.clock import within
 from ld3m.data import ImageSet, to_pixels
 from ld3m.randomness import generator
 from ld3m.recipe import Recipe
+from ld3m.transfer import send
 
 REAL_CHUNK = 100
 """Real images of a class, or of all, that an objective puts through a network at a time."""
@@ -22,7 +23,10 @@ def network(recipe: Recipe, images: ImageSet, number: int, device: torch.device)
     """The `number`-th fresh random matching network of a run, its dropout switched off."""
     shape = networks.Shape(recipe.data.channels, recipe.data.resolution, len(images.classes))
     weights = generator(recipe.seed, "network", number)
-    return networks.without_dropout(networks.build(recipe.network.arch, shape, recipe.network, weights).to(device))
+    built = networks.build(recipe.network.arch, shape, recipe.network, weights)
+    if recipe.network.dtype != "float32" and device.type != "meta":  # a plan counts it in float32
+        built = networks.Half(built)
+    return networks.without_dropout(built.to(device, non_blocking=device.type != "mps"))
 
 
 @within("data")
@@ -31,7 +35,7 @@ def real_batch(
 ) -> Tensor:
     """A class's real images of an iteration, normalised [n, channels, H, W], out of all it has, uint8 [N, …]."""
     order = torch.randperm(len(real), generator=generator(recipe.seed, "real batch", iteration, label))
-    return images.normalise(to_pixels(real[order[: recipe.distill.real_batch]].to(device)))
+    return images.normalise(to_pixels(send(real[order[: recipe.distill.real_batch]], device)))
 
 
 def augmentation(recipe: Recipe, iteration: int, label: int) -> augment.Augmentation:
@@ -56,8 +60,8 @@ def freeze_norms(network: Any, recipe: Recipe, images: ImageSet, iteration: int,
         batch.append(real[order[:NORM_IMAGES]])
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # statistics of this batch alone, not a moving mean
+        norm.momentum = 1.0  # statistics of this batch alone, not a moving mean
         norm.train()
-    network(images.normalise(to_pixels(torch.cat(batch).to(device))))
+    network(images.normalise(to_pixels(send(torch.cat(batch), device))))
     for norm in norms:
         norm.eval()

@@ -15,6 +15,7 @@ from ld3m.objectives.base import Objective
 from ld3m.randomness import generator
 from ld3m.recipe import Recipe
 from ld3m.trajectories import Trajectories
+from ld3m.transfer import send
 
 CHUNK = 256
 """Synthetic images through the student at a time."""
@@ -38,8 +39,8 @@ class TrajectoryMatching(Objective):
         self.student = FlatNetwork(draws.network(recipe, images, 0, accelerator.device))
         self.experts = Trajectories(recipe, images, self.student.count)
         self.experts.require(recipe.experts.count, recipe)
-        self.step_size = self.settings.step_size
-        self.momentum = 0.0
+        # On the device, which is never waited for; in float32, as the authors' code has it.
+        self.step_size, self.momentum = torch.tensor([self.settings.step_size, 0.0], device=accelerator.device).unbind()
 
     def match(self, iteration: int, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """As `Objective.match`; the loss is of all classes together, and shared out evenly among them."""
@@ -66,8 +67,8 @@ class TrajectoryMatching(Objective):
         with torch.enable_grad():
             loss, gradient, slope = match_trajectory(
                 self.student,
-                self.experts.weights(expert, epoch).to(device),
-                self.experts.weights(expert, epoch + settings.expert_epochs).to(device),
+                send(self.experts.weights(expert, epoch), device),
+                send(self.experts.weights(expert, epoch + settings.expert_epochs), device),
                 self.step_size,
                 batches,
                 show,
@@ -75,24 +76,25 @@ class TrajectoryMatching(Objective):
                 labels,
                 own,
             )
-        if slope.isfinite():
-            self.momentum = self.recipe.distill.momentum * self.momentum + float(slope)
-            wanted = self.step_size - settings.lr_step_size * self.momentum
-            # By a factor of two at most: a step size never becomes zero, negative or huge at one bad slope.
-            self.step_size = min(max(wanted, self.step_size / 2), self.step_size * 2)
-        return loss.expand(len(self.own)) / classes, gradient.unflatten(0, (classes, per_class))[self.own]
+        momentum = self.recipe.distill.momentum * self.momentum + slope
+        # By a factor of two at most: a step size never becomes zero, negative or huge at one bad slope.
+        wanted = (self.step_size - settings.lr_step_size * momentum).clamp(self.step_size / 2, self.step_size * 2)
+        self.step_size = torch.where(slope.isfinite(), wanted, self.step_size)
+        self.momentum = torch.where(slope.isfinite(), momentum, self.momentum)
+        own_gradient = gradient.unflatten(0, (classes, per_class))[send(self.own, device)]
+        return loss.expand(len(self.own)) / classes, own_gradient
 
     def state(self) -> dict[str, Tensor]:
         """The step size and its momentum."""
-        return {"step_size": torch.tensor([self.step_size, self.momentum], dtype=torch.float64)}
+        return {"step_size": torch.stack([self.step_size, self.momentum])}
 
     def restore(self, iteration: int, state: dict[str, Tensor]) -> None:
         """The step size and its momentum."""
-        self.step_size, self.momentum = state["step_size"].tolist()
+        self.step_size, self.momentum = state["step_size"].to(self.accelerator.device, torch.float32).unbind()
 
     def learnt(self) -> dict[str, float]:
         """The step size, at which networks are to be trained on the result."""
-        return {"step_size": self.step_size}
+        return {"step_size": float(self.step_size)}
 
 
 def draw_batches(count: int, size: int, steps: int, numbers: torch.Generator) -> list[Tensor]:
@@ -109,7 +111,7 @@ def match_trajectory(
     student: Callable[[Tensor, Tensor], Tensor],
     start: Tensor,
     target: Tensor,
-    step_size: float,
+    step_size: Tensor | float,
     batches: Sequence[Tensor],
     show: Callable[[int, Tensor, Tensor], Tensor],
     pixels: Tensor,
@@ -127,11 +129,11 @@ def match_trajectory(
         start: θ_0, [P].
         target: θ*, [P].
         step_size: α.
-        batches: for each step the indices of its images.
+        batches: for each step the indices of its images, on the CPU.
         show: (step, places in its batch, their pixels) to what the student sees.
         pixels: all images [N, channels, H, W].
         labels: [N], on the CPU.
-        own: bool [N], the images whose gradient is wanted; it is zero for all others.
+        own: bool [N], on the CPU, the images whose gradient is wanted; it is zero for all others.
 
     Returns:
         The loss, its gradient at `pixels`, and its derivative by α with the sum held constant.
@@ -141,7 +143,7 @@ def match_trajectory(
         """What some of a batch's images add to g_i."""
         weights = weights.detach().requires_grad_()
         logits = student(weights, show(step, places, images))
-        targets = labels[batches[step][places]].to(logits.device)
+        targets = send(labels[batches[step][places]], logits.device)
         loss = functional.cross_entropy(logits, targets, reduction="sum") / len(batches[step])
         return torch.autograd.grad(loss, weights, create_graph=keep_graph)[0]
 
@@ -149,7 +151,7 @@ def match_trajectory(
     for step, batch in enumerate(batches):
         mean = torch.zeros_like(start)
         for places in torch.arange(len(batch)).split(CHUNK):
-            mean += gradient(weights, step, places, pixels[batch[places]])
+            mean += gradient(weights, step, places, pixels[send(batch[places], pixels.device)])
         total += mean
         weights = weights - step_size * mean
     distance = (start - target).square().sum()
@@ -164,11 +166,11 @@ def match_trajectory(
         mean = torch.zeros_like(start)
         for places in by_class(labels[batch]):
             wanted = own[batch[places]].nonzero().flatten()
-            images = pixels[batch[places]].detach().requires_grad_()
+            images = pixels[send(batch[places], pixels.device)].detach().requires_grad_()
             part = gradient(weights, step, places, images, keep_graph=True)  # for others', too: it rounds otherwise
             if len(wanted):
                 pulled = torch.autograd.grad(part.dot(direction), images)[0]
-                result[batch[places[wanted]]] += pulled[wanted]
+                result[send(batch[places[wanted]], pixels.device)] += pulled[send(wanted, pixels.device)]
             mean += part.detach()
         weights = weights - step_size * mean
     return loss, result, slope

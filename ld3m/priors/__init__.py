@@ -26,6 +26,7 @@ __all__ = [
     "Prior",
     "StableDiffusion",
     "UnconditionalLDM",
+    "compile_denoiser",
     "load",
     "of",
     "provenance",
@@ -81,6 +82,26 @@ def load(
             raise UserError(f"prior.denoiser: random, but a prior of kind {kind!r} has no denoiser to draw anew")
         draw_weights(denoiser)
     return prior
+
+
+def compile_denoiser(prior: Prior, device: torch.device, sharded: bool = False) -> None:
+    """Has torch.compile make kernels of a prior's denoiser as it is first called with and without a graph.
+
+    Raises:
+        UserError: where torch.compile does not work here, or the prior has no denoiser that is one process's own.
+    """
+    denoiser = getattr(prior, "denoiser", None)
+    if sharded or not isinstance(denoiser, nn.Module):
+        why = "under ZeRO-3 and FSDP its layers come and go" if sharded else f"a {type(prior).__name__} has none"
+        raise UserError(f"prior.compile: true, but a denoiser must be there as a whole, and {why}; leave the key out")
+    try:  # on something small first: a compiler that is missing should not show after minutes
+        torch.compile(torch.sin)(torch.zeros(8, device=device))
+    except Exception as error:  # each backend raises its own
+        raise UserError(
+            f"prior.compile: torch.compile does not work here ({one_line(error)}); it needs a C++ compiler, and "
+            "Triton on GPUs; leave the key out where there is none"
+        ) from None
+    denoiser.compile()
 
 
 def draw_weights(network: nn.Module) -> None:

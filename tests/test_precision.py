@@ -1,0 +1,156 @@
+"""Fewer bits and compiled kernels: how far the gradients are from those in plain float32, and what cannot be."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from conftest import Outcome, distilled, latents, make_prior, relative
+from torch import Tensor
+
+from ld3m import data, objectives, parallel, priors
+from ld3m.errors import UserError
+from ld3m.objectives import draws
+from ld3m.recipe import Recipe
+from ld3m.recipe_file import load
+from ld3m.sampler import Schedule, render
+from ld3m.train_experts import train_experts
+
+CPU = SimpleNamespace(device=torch.device("cpu"), num_processes=1, process_index=0)
+ROUNDING = 2.0**-8
+"""bfloat16 has 8 significant bits: a number is off by half of this at most, relatively."""
+
+
+# --- the matching network in bfloat16 ----------------------------------------------------------------------
+
+
+def gradient(recipe: Recipe) -> Tensor:
+    """Of the recipe's objective at noise, in its second iteration."""
+    images = data.prepare(recipe.data, progress=False)
+    objective: Any = objectives.build(recipe, images, range(3), CPU)  # type: ignore[arg-type]
+    pixels = torch.rand(3, 2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    for iteration in range(2):
+        losses, found = objective.match(iteration, pixels)
+        assert losses.dtype == found.dtype == torch.float32
+    return found
+
+
+@pytest.mark.parametrize("norm", ["instance", "batch"])
+@pytest.mark.parametrize(("objective", "most"), [("dm", 0.1), ("dc", 0.2), ("mtt", 0.1)])
+def test_gradients_in_bfloat16(recipe_file: Path, tmp_path: Path, objective: str, most: float, norm: str) -> None:
+    """Off by 0.03 to 0.05, and 0.1 for dc, whose passes are twice as many; an error e across leaves a cosine of
+    1 / √(1 + e²). Of dm's features the means nearly cancel, so that what is left is off by more than `ROUNDING`.
+    """
+    settings = [f"distill.objective={objective}", "network.width=32", f"network.norm={norm}", "distill.dc.outer=2"]
+    settings += ["experts.count=1", "experts.epochs=4", "distill.mtt.syn_steps=2", f"experts.folder={tmp_path}"]
+    if objective == "mtt":
+        train_experts(load(Recipe, str(recipe_file), settings))  # in float32, and for both
+    exact, rounded = (
+        gradient(load(Recipe, str(recipe_file), [*settings, f"network.dtype={dtype}"])).flatten(1)
+        for dtype in ("float32", "bfloat16")
+    )
+    error = (rounded - exact).norm() / exact.norm()
+    assert ROUNDING / 2 < error < most
+    assert torch.cosine_similarity(rounded.flatten(), exact.flatten(), dim=0) > (1 + most**2) ** -0.5
+
+
+def test_weights_and_answers_stay_in_float32(recipe_file: Path) -> None:
+    recipe = load(Recipe, str(recipe_file), ["network.dtype=bfloat16"])
+    images = data.prepare(recipe.data, progress=False)
+    network = draws.network(recipe, images, 0, torch.device("cpu"))
+    plain = draws.network(load(Recipe, str(recipe_file), []), images, 0, torch.device("cpu"))
+    for one, other in zip(network.parameters(), plain.parameters(), strict=True):
+        assert one.dtype == torch.float32
+        assert torch.equal(one, other)
+    inputs = torch.rand(4, 1, 16, 16)
+    for seen, exact in ((network(inputs), plain(inputs)), (network.embed(inputs), plain.embed(inputs))):
+        assert seen.dtype == torch.float32
+        assert 0 < relative(seen.detach(), exact.detach()) < 8 * ROUNDING
+    assert network.classifier is network.network.classifier
+
+
+# --- matrices in TF32 --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("device", "wanted", "expected"),
+    [("cuda", True, ["high"]), ("cuda", False, ["highest"]), ("cpu", True, []), ("mps", True, [])],
+)
+def test_tf32_is_for_nvidia_gpus(
+    monkeypatch: pytest.MonkeyPatch, device: str, wanted: bool, expected: list[str]
+) -> None:
+    """As torch.set_float32_matmul_precision has it, "high" is TF32 and "highest" is float32."""
+    told: list[str] = []
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", told.append)
+    parallel.multiply_in_tf32(wanted, SimpleNamespace(device=torch.device(device)))  # type: ignore[arg-type]
+    assert told == expected
+
+
+# --- a compiled denoiser -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.compile with all its parts but the last, which writes kernels and takes minutes."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+
+
+def gradients_through(prior: Any) -> list[Tensor]:
+    """Images of two, and gradients of Z and c, all graphs being kept."""
+    schedule = Schedule.of(prior.noise_schedule, 2, "paper", 3.0)
+    draws = torch.Generator().manual_seed(0)
+    z, noise = (torch.randn(2, *prior.latent_shape, generator=draws) for _ in range(2))
+    c = torch.randn(2, *prior.conditioning_shape, generator=draws)
+    pixels, pull_back = render(prior, schedule, z, c, noise, keep_graph_steps="all")
+    return [pixels, *pull_back(torch.randn(pixels.shape, generator=draws))]
+
+
+def compiled_agree() -> None:
+    prior = make_prior()
+    exact = gradients_through(prior)
+    priors.compile_denoiser(prior, torch.device("cpu"))
+    torch._dynamo.utils.counters.clear()
+    for found, expected in zip(gradients_through(prior), exact, strict=True):
+        assert relative(found, expected) < 1e-4
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+
+
+def test_compiled_gradients_are_the_plain_ones(without_kernels: None) -> None:
+    compiled_agree()
+
+
+@pytest.mark.slow
+def test_gradients_through_kernels_are_the_plain_ones() -> None:
+    compiled_agree()
+
+
+@pytest.mark.slow
+def test_a_run_with_a_compiled_denoiser(recipe_file: Path, tmp_path: Path, without_kernels: None) -> None:
+    """`auto` counts operations, which kernels do not show."""
+    auto = ("distill.iterations=2", "prior.micro_batch=auto", "prior.keep_graph_steps=auto")
+    told = latents(distilled(recipe_file, tmp_path / "told", *auto))
+    found = latents(distilled(recipe_file, tmp_path / "run", *auto, "prior.compile=true"))
+    assert relative(found["z"], told["z"]) < 1e-4
+    assert relative(found["c"], told["c"]) < 1e-4
+
+
+def test_no_compiler_is_one_line(
+    recipe_file: Path, ld3m: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: Any) -> Any:
+        raise RuntimeError("No working C++ compiler found in\ntorch._inductor.config.cpp.cxx")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    outcome = ld3m("distill", recipe_file, "prior.compile=true", "-o", "run")
+    assert outcome.code == 2
+    assert outcome.err.splitlines()[-1].startswith(
+        "ld3m: prior.compile: torch.compile does not work here (RuntimeError: No working C++ compiler found in torch."
+    )
+
+
+def test_a_sharded_denoiser_is_not_compiled() -> None:
+    with pytest.raises(UserError, match=r"prior\.compile: true, .* under ZeRO-3 and FSDP .* leave the key out"):
+        priors.compile_denoiser(make_prior(), torch.device("cpu"), sharded=True)
