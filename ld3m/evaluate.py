@@ -92,7 +92,8 @@ def evaluate(
         name: run.load_images(path, images.classes, recipe.data.channels, recipe.data.resolution)
         for name, path in folders.items()
     }
-    factors = {name: run.load_recipe(path, []).distill.factor for name, path in folders.items()}
+    factors = {name: run.load_recipe(path, []).distill.factor for name, path in others.items() if path}
+    factors["distilled"] = recipe.distill.factor  # its own file may name folders that only its maker has
     for_all_seeds = {name: _seen(*stored[name], factors[name]) for name in stored}
     distilled = stored["distilled"]
     baselines = {name for name, _ in trainings} & set(BASELINES)

@@ -128,7 +128,8 @@ def _check(recipe: Recipe, images: data.ImageSet, prior: Prior) -> None:
         name = images.classes[images.counts["train"].index(found)]
         kept = f" ({found} before data.keep={recipe.data.keep:g})" if fewest < found else ""
         raise UserError(
-            f"distill.images_per_class: Z starts from {count} images, but class {name!r} has only {fewest} training "
+            f"distill.images_per_class: {recipe.distill.images_per_class}; Z starts from {count} images, but class "
+            f"{name!r} has only {fewest} training "
             f"images{kept}; set fewer{', keep more' if kept else ''}, or distill.init=noise"
         )
 
