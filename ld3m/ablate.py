@@ -14,7 +14,7 @@ from ld3m.ablation_cells import Ablation, Cell
 from ld3m.allocator import keep_freed_memory
 from ld3m.distill import SIGNALS, distill
 from ld3m.errors import UserError, one_line
-from ld3m.evaluate import cross_architecture, evaluate, learning_rate
+from ld3m.evaluate import cross_architecture, evaluate, protocol, training, with_learnt_rate
 from ld3m.files import write_json, write_text
 
 CROSSED = "cross-architecture"
@@ -141,15 +141,15 @@ def _missing(cell: Cell, sets: Sequence[str], split: str) -> list[str]:
 
 def _result(cell: Cell, trained_on: str, arch: str, split: str) -> dict[str, Any] | None:
     """The row of a run's evaluation.json, if it was measured as the cell asks for."""
-    path, settings = cell.recipe.folder / "evaluation.json", cell.recipe.evaluate
+    path, recipe = cell.recipe.folder / "evaluation.json", cell.recipe
     if not path.is_file():
         return None
-    if settings.lr == "learnt":
-        settings = settings.model_copy(update={"lr": run.learnt(cell.recipe.folder).get("step_size")})
-    protocol = settings.model_dump(exclude={"arch", "seeds"}) | {"lr": learning_rate(arch, settings)}
+    if recipe.evaluate.lr == "learnt":
+        recipe = with_learnt_rate(recipe, recipe.folder)
+    how = protocol(training(recipe, trained_on, recipe.evaluate.augment), arch)
     for row in json.loads(path.read_text(encoding="utf-8"))["results"]:
         asked = (row["trained_on"], row["arch"], row["split"]) == (trained_on, arch, split)
-        if asked and len(row["accuracies"]) == settings.seeds and protocol.items() <= row["protocol"].items():
+        if asked and len(row["accuracies"]) == recipe.evaluate.seeds and row["protocol"] == how:
             return row
     return None
 

@@ -85,7 +85,7 @@ def evaluate(
             "data.validation_share=0.1 would hold out some for validation"
         )
     if recipe.evaluate.lr == "learnt":
-        recipe = _with_learnt_rate(recipe, folder)
+        recipe = with_learnt_rate(recipe, folder)
     trainings = _trainings(recipe, others, with_scores)
     folders = {"distilled": folder, **{name: other for name, other in others.items() if other}}
     stored = {
@@ -171,19 +171,27 @@ def _others(against: Sequence[str], recipe: Recipe) -> dict[str, Path | None]:
 
 def _trainings(recipe: Recipe, others: Iterable[str], with_scores: bool) -> dict[tuple[str, bool], Recipe]:
     """By set and augmentation, the recipe that says how its networks are trained."""
-    settings = recipe.evaluate
-    wanted = [(name, settings.augment) for name in ("distilled", *others)]
+    augment = recipe.evaluate.augment
+    wanted = [(name, augment) for name in ("distilled", *others)]
     if with_scores:
         wanted += [(name, augment) for name in ("distilled", "random") for augment in (True, False)]
-        wanted.append(("full", settings.augment))
-    trainings = {}
-    for name, augment in dict.fromkeys(wanted):
-        changes: dict[str, Any] = {"augment": augment}
-        if name == "full" and settings.full_epochs:  # the average reaches back over as much of the training
-            decay = round(settings.ema ** (settings.epochs / settings.full_epochs), 6)
-            changes |= {"epochs": settings.full_epochs, "ema": decay}
-        trainings[name, augment] = recipe.model_copy(update={"evaluate": settings.model_copy(update=changes)})
-    return trainings
+        wanted.append(("full", augment))
+    return {(name, augment): training(recipe, name, augment) for name, augment in dict.fromkeys(wanted)}
+
+
+def training(recipe: Recipe, trained_on: str, augment: bool) -> Recipe:
+    """The recipe that says how networks are trained on a set; only "full" has epochs of its own."""
+    settings = recipe.evaluate
+    changes: dict[str, Any] = {"augment": augment}
+    if trained_on == "full" and settings.full_epochs:  # the average reaches back over as much of the training
+        decay = round(settings.ema ** (settings.epochs / settings.full_epochs), 6)
+        changes |= {"epochs": settings.full_epochs, "ema": decay}
+    return recipe.model_copy(update={"evaluate": settings.model_copy(update=changes)})
+
+
+def protocol(recipe: Recipe, arch: str) -> dict[str, Any]:
+    """How networks of an architecture are trained, as rows of results say it."""
+    return _protocol(recipe) | {"lr": learning_rate(arch, recipe.evaluate)}
 
 
 def _alone(path: Path) -> FileLock:
@@ -219,7 +227,7 @@ def _row(
         **_figures(accuracies),
         "images": images,
         "tested_on": tested,
-        "protocol": _protocol(recipe) | {"lr": learning_rate(arch, recipe.evaluate)},
+        "protocol": protocol(recipe, arch),
     }
     return row | {"scorer": recipe.data.scorer.model_dump()} if trained_on in coresets.SELECTIONS else row
 
@@ -293,7 +301,7 @@ def real_images(
     return torch.cat(chosen), torch.arange(len(chosen)).repeat_interleave(sizes)
 
 
-def _with_learnt_rate(recipe: Recipe, folder: Path) -> Recipe:
+def with_learnt_rate(recipe: Recipe, folder: Path) -> Recipe:
     """The recipe with the step size that the run learnt in the place of `evaluate.lr: learnt`."""
     step_size = run.learnt(folder).get("step_size")
     if step_size is None:
