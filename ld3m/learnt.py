@@ -133,7 +133,7 @@ def _published(init: str, name: str, count: int, prior: Prior) -> tuple[Tensor, 
     if len(places) < count:
         raise UserError(
             f"distill.images_per_class: {count} latents of class {name!r} are wanted, but {init} has {len(places)}; "
-            "set fewer, as many as that run"
+            "set fewer images per class"
         )
     z, c = tensors["z"][places], tensors["c"][places]
     for what, found, wanted in (("Z", z, prior.latent_shape), ("c", c, prior.conditioning_shape)):

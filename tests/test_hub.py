@@ -367,8 +367,8 @@ def test_a_run_starts_from_published_latents(
     assert torch.equal(latents(tmp_path / "one")["z"], before["z"][[4, 0]])
     many = ld3m(*begun, "-o", "many", "distill.images_per_class=3")
     assert said(many) == [
-        f"ld3m: distill.images_per_class: 3, but hub:{REPO}:{CONFIG}@main has 2 of class 'circle'; "
-        "set distill.images_per_class=2"
+        f"ld3m: distill.images_per_class: 3 latents of class 'circle' are wanted, but hub:{REPO}:{CONFIG}@main has 2; "
+        "set fewer images per class"
     ]
     nowhere = ld3m("distill", recipe_file, "distill.init=hub:me/nothing", "-o", "nowhere")
     assert nowhere.code == 2
