@@ -68,7 +68,7 @@ class Plan:
     real_bytes: int
     """Of real images that the process reads in an iteration, from disk or the system's cache."""
     experts_bytes: int
-    """Of disk, for "mtt"."""
+    """Of disk, for what `Recipe.needs_experts`."""
     warnings: list[str]
 
 
@@ -154,7 +154,7 @@ def plan(recipe: Recipe, processes: int, device: str | None = None) -> Plan:
         available=basis.available,
         communication=shapes.communication(),
         real_bytes=shapes.real_bytes(real),
-        experts_bytes=_experts(recipe, images),
+        experts_bytes=_experts(bench) if recipe.needs_experts else 0,
         warnings=warnings,
     )
 
@@ -302,12 +302,11 @@ def _does_not_fit(parts: dict[str, float], available: int, remedy: str | None) -
     return f"{said}; lower distill.images_per_class, distill.real_batch, network.width or data.resolution"
 
 
-def _experts(recipe: Recipe, images: Any) -> int:
+def _experts(bench: Bench) -> int:
     """Bytes on disk of all experts that the recipe asks for."""
-    if recipe.distill.objective != "mtt":
-        return 0
-    parameters = FlatNetwork(draws.network(recipe, images, 0, META)).count
-    return Trajectories(recipe, images, parameters).bytes_needed(recipe.experts.count, resume=False)
+    parameters = FlatNetwork(draws.network(bench.without_experts, bench.images, 0, META)).count
+    trajectories = Trajectories(bench.recipe, bench.images, parameters)
+    return trajectories.bytes_needed(bench.recipe.experts.count, resume=False)
 
 
 # --- print -------------------------------------------------------------------------------------------------

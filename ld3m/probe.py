@@ -71,9 +71,14 @@ class Bench:
         inner = settings.objective == "dc" and settings.dc.outer > 1
         return settings.dc.inner * -(-self.everyone // settings.dc.batch) if inner else 0
 
+    @property
+    def without_experts(self) -> Recipe:
+        """The recipe with random matching networks, which cost what trained ones do and need no files."""
+        return self.recipe.model_copy(update={"distill": self.recipe.distill.model_copy(update={"networks": "random"})})
+
     def match(self, iteration: int, units: int) -> None:
         """Some units of the objective, on noise; gathers nothing and needs no experts."""
-        recipe = self.recipe
+        recipe = self.without_experts
         channels, size = recipe.data.channels, recipe.data.resolution
         if recipe.distill.objective == "mtt":
             self._follow(iteration, units)
@@ -109,7 +114,7 @@ class Bench:
 
     def train(self, iteration: int, batches: int) -> None:
         """Steps of the inner loop of "dc", on noise."""
-        recipe, settings = self.recipe, self.recipe.distill.dc
+        recipe, settings = self.without_experts, self.recipe.distill.dc
         size = min(settings.batch, self.everyone)
         network = draws.network(recipe, self.images, iteration, self.device)
         optimiser = torch.optim.SGD(network.parameters(), lr=settings.lr_network)

@@ -207,6 +207,9 @@ class DistillRecipe(Section):
     """Of SGD, or the first of Adam's two."""
     schedule: Literal["constant", "cosine"] = "constant"
     """Of the learning rates: as they are, or falling to 0 at the last iteration, which then cannot be raised later."""
+    networks: Literal["random", "experts"] = "random"
+    """Which networks dm and dc match in: fresh random ones, as published, or the experts as they were after an epoch
+    that is drawn each time, the trained networks of IDM (Zhao et al., CVPR 2023)."""
     real_batch: int = Field(256, ge=1)
     """Real images per class and iteration."""
     checkpoint_every: int = Field(100, ge=1)
@@ -265,7 +268,9 @@ class NetworkRecipe(Section):
 
 
 class ExpertsRecipe(Section):
-    """The experts of trajectory matching: networks trained on the real images, a snapshot of the weights an epoch."""
+    """The experts: networks trained on the real images, a snapshot of the weights an epoch; for mtt, and for
+    `distill.networks: experts`.
+    """
 
     folder: str | None = None
     """Where they are; left out: experts/<name>."""
@@ -355,6 +360,14 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _trajectories_start_from_experts(self) -> "Recipe":
+        if self.distill.objective == "mtt" and self.distill.networks == "experts":
+            raise ValueError(
+                "distill.networks: experts is for dm and dc, as mtt matches experts anyway; give no distill.networks"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _experts_go_far_enough(self) -> "Recipe":
         mtt = self.distill.mtt
         needed = mtt.max_start_epoch + mtt.expert_epochs
@@ -376,6 +389,11 @@ class Recipe(Section):
         return Path(self.output or f"runs/{self.name}")
 
     @property
+    def needs_experts(self) -> bool:
+        """Whether a run takes the experts that `ld3m experts` trains."""
+        return self.distill.objective == "mtt" or self.distill.networks == "experts"
+
+    @property
     def experts_folder(self) -> Path:
-        """Where the experts of trajectory matching are."""
+        """Where the experts are."""
         return Path(self.experts.folder or f"experts/{self.name}")

@@ -76,8 +76,13 @@ class Trajectories:
             path.unlink()
         write_json(self.folder / "index.json", {"format": FORMAT, "about": self.about, "training": self.training})
 
-    def require(self, count: int, recipe: Recipe) -> None:
-        """Checks that the first `count` experts are there, of this network and data.
+    def require(self, count: int, epochs: int, needed_by: str) -> None:
+        """Checks that the first `count` experts are there, of this network and data and so many epochs.
+
+        Args:
+            count: of experts.
+            epochs: of each, at least.
+            needed_by: the keys that ask for these epochs.
 
         Raises:
             UserError: saying which command makes what is missing.
@@ -85,17 +90,15 @@ class Trajectories:
         index = self._index()
         self._check(index)
         there = sum(self.path(expert).is_file() for expert in range(count))
-        epochs = index["training"]["epochs"] if index else 0
-        needed = recipe.distill.mtt.max_start_epoch + recipe.distill.mtt.expert_epochs
+        had = index["training"]["epochs"] if index else 0
         if there < count:
             raise UserError(
                 f"experts.folder: {self.folder} has {there} of experts.count = {count} experts; "
                 "make them with ld3m experts and the same recipe"
             )
-        if epochs < needed:
+        if had < epochs:
             raise UserError(
-                f"experts.folder: the experts of {self.folder} have {epochs} epochs, "
-                f"but distill.mtt.max_start_epoch + expert_epochs is {needed}"
+                f"experts.folder: the experts of {self.folder} have {had} epochs, but {needed_by} is {epochs}"
             )
 
     def weights(self, expert: int, epoch: int) -> Tensor:

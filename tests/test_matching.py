@@ -13,6 +13,8 @@ import torch
 from conftest import Outcome, distilled, latents, launch, relative
 
 from ld3m import data
+from ld3m.flat import weights_of
+from ld3m.objectives import draws
 from ld3m.objectives.dc import GradientMatching
 from ld3m.objectives.mtt import TrajectoryMatching
 from ld3m.recipe import Recipe
@@ -229,6 +231,34 @@ def test_experts_are_not_removed_where_there_is_no_room_for_others(
     assert all(before.path(expert).is_file() for expert in range(3))
 
 
+def test_matching_in_experts_draws_their_snapshots(recipe_file: Path, experts: tuple[str, ...]) -> None:
+    """Every network is one snapshot, bit for bit; all 3 × 6 come, each about as often as the others."""
+    recipe = load(Recipe, str(recipe_file), [*experts, "distill.networks=experts"])
+    images = data.prepare(recipe.data, progress=False)
+    every = torch.cat([snapshots(recipe_file, experts, expert) for expert in range(3)])
+    counts = torch.zeros(len(every))
+    for number in range(360):
+        drawn = weights_of(draws.network(recipe, images, number, CPU.device))
+        (place,) = (every == drawn).all(1).nonzero()[:1]
+        counts[place] += 1
+    expected = 360 / 18
+    assert ((counts - expected).square() / expected).sum() < 40.8  # χ² of 17 degrees of freedom, p = 0.001
+
+
+@pytest.mark.parametrize("objective", ["dm", "dc"])
+def test_runs_that_match_in_experts(
+    ld3m: Callable[..., Outcome], recipe_file: Path, experts: tuple[str, ...], tmp_path: Path, objective: str
+) -> None:
+    options = (*experts, f"distill.objective={objective}", "distill.iterations=2")
+    random = latents(distilled(recipe_file, tmp_path / "random", *options))
+    trained = latents(distilled(recipe_file, tmp_path / "trained", *options, "distill.networks=experts"))
+    assert relative(trained["z"], random["z"]) > 1e-4
+    outcome = ld3m("plan", recipe_file, *options, "distill.networks=experts", "experts.folder=nowhere", "--json")
+    assert outcome.code == 0, outcome.err
+    sizes = [path.stat().st_size for path in Path(experts[-1].partition("=")[2]).glob("expert-*")]
+    assert json.loads(outcome.out)["experts_bytes"] == pytest.approx(sum(sizes), rel=0.01)
+
+
 # --- trajectory matching -----------------------------------------------------------------------------------
 
 
@@ -306,6 +336,23 @@ def test_experts_that_do_not_fit_are_refused(
     assert len(outcome.err.splitlines()) == 1
     assert all(part in outcome.err for part in parts), outcome.err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        (["experts.folder=nowhere"], ["nowhere has 0 of experts.count = 3 experts", "ld3m experts"]),
+        (["experts.epochs=6"], ["have 5 epochs, but experts.epochs is 6"]),
+        (["distill.objective=mtt"], ["distill.networks", "for dm and dc"]),
+    ],
+)
+def test_experts_to_match_in_that_are_not_there(
+    ld3m: Callable[..., Outcome], recipe_file: Path, experts: tuple[str, ...], overrides: list[str], parts: list[str]
+) -> None:
+    outcome = ld3m("distill", recipe_file, *experts, "distill.networks=experts", *overrides)
+    assert outcome.code == 2, outcome.err
+    assert len(outcome.err.splitlines()) == 1
+    assert all(part in outcome.err for part in parts), outcome.err
 
 
 def test_experts_trained_otherwise_are_not_mixed(

@@ -141,7 +141,7 @@ def experts(
     resume: Resume = True,
     dry_run: DryRun = False,
 ) -> None:
-    """Train the networks whose way through weight space distill.objective=mtt matches.
+    """Train networks on the real images: distill.objective=mtt matches their way, distill.networks=experts takes them.
 
     Says what they will take on disk first. Interrupted, the same command goes on.
 

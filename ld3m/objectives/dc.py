@@ -33,6 +33,7 @@ class GradientMatching(Objective):
         self.real = {label: images.images("train", label) for label in own}
         self.accelerator = accelerator
         self.network: Any = None
+        draws.require_experts(recipe, images)
 
     def match(self, iteration: int, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """As `Objective.match`; each class shares one augmentation between its real and synthetic images."""

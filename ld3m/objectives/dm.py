@@ -14,13 +14,14 @@ from ld3m.recipe import Recipe
 
 
 class DistributionMatching(Objective):
-    """Squared distance between the mean features of real and synthetic images in a fresh random network."""
+    """Squared distance between the mean features of real and synthetic images, each time in another network."""
 
     def __init__(self, recipe: Recipe, images: ImageSet, own: Sequence[int], accelerator: Accelerator) -> None:
         self.recipe = recipe
         self.images = images
         self.real = {label: images.images("train", label) for label in own}
         self.device = accelerator.device
+        draws.require_experts(recipe, images)
 
     def match(self, iteration: int, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """As `Objective.match`; each class shares one augmentation between its real and synthetic images."""

@@ -5,12 +5,14 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import vector_to_parameters
 
 from ld3m import augment, networks
 from ld3m.clock import within
 from ld3m.data import ImageSet, to_pixels
 from ld3m.randomness import generator
 from ld3m.recipe import Recipe
+from ld3m.trajectories import Trajectories
 from ld3m.transfer import send
 
 REAL_CHUNK = 100
@@ -20,13 +22,36 @@ NORM_IMAGES = 16
 
 
 def network(recipe: Recipe, images: ImageSet, number: int, device: torch.device) -> Any:
-    """The `number`-th fresh random matching network of a run, its dropout switched off."""
-    shape = networks.Shape(recipe.data.channels, recipe.data.resolution, len(images.classes))
-    weights = generator(recipe.seed, "network", number)
-    built = networks.build(recipe.network.arch, shape, recipe.network, weights)
+    """The `number`-th matching network of a run, fresh and random or an expert's snapshot, its dropout switched off."""
+    draws = generator(recipe.seed, "network", number)
+    built = _random(recipe, images, draws)
+    if recipe.distill.networks == "experts":
+        expert = int(torch.randint(recipe.experts.count, (), generator=draws))
+        epoch = int(torch.randint(recipe.experts.epochs + 1, (), generator=draws))
+        vector_to_parameters(_experts(recipe, images, built).weights(expert, epoch), built.parameters())
     if recipe.network.dtype != "float32" and device.type != "meta":  # a plan counts it in float32
         built = networks.Half(built)
     return networks.without_dropout(built.to(device, non_blocking=device.type != "mps"))
+
+
+def require_experts(recipe: Recipe, images: ImageSet) -> None:
+    """Checks that there are the experts that `network` is to take, if it is.
+
+    Raises:
+        UserError: naming what is missing or differs.
+    """
+    if recipe.distill.networks == "experts":
+        built = _random(recipe, images, generator(recipe.seed, "network", 0))
+        _experts(recipe, images, built).require(recipe.experts.count, recipe.experts.epochs, "experts.epochs")
+
+
+def _random(recipe: Recipe, images: ImageSet, draws: torch.Generator) -> Any:
+    shape = networks.Shape(recipe.data.channels, recipe.data.resolution, len(images.classes))
+    return networks.build(recipe.network.arch, shape, recipe.network, draws)
+
+
+def _experts(recipe: Recipe, images: ImageSet, built: Any) -> Trajectories:
+    return Trajectories(recipe, images, sum(parameter.numel() for parameter in built.parameters()))
 
 
 @within("data")

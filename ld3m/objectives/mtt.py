@@ -38,7 +38,8 @@ class TrajectoryMatching(Objective):
         self.accelerator = accelerator
         self.student = FlatNetwork(draws.network(recipe, images, 0, accelerator.device))
         self.experts = Trajectories(recipe, images, self.student.count)
-        self.experts.require(recipe.experts.count, recipe)
+        epochs = self.settings.max_start_epoch + self.settings.expert_epochs
+        self.experts.require(recipe.experts.count, epochs, "distill.mtt.max_start_epoch + expert_epochs")
         # On the device, which is never waited for; in float32, as the authors' code has it.
         self.step_size, self.momentum = torch.tensor([self.settings.step_size, 0.0], device=accelerator.device).unbind()
 
