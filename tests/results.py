@@ -1,13 +1,15 @@
-"""The tables in the Markdown files, written from the ablations that they come from.
+"""The tables in the Markdown files, written from the measurements that they come from.
 
     python tests/results.py
 
-Between `<!-- recipes/results/NAME.json -->` and `<!-- end -->` stands what `ld3m ablate` says of that file.
+Between `<!-- recipes/results/NAME.json -->` and `<!-- end -->` stands what `ld3m ablate` says of that file, or a table
+of the norms of tests/benchmarks/gradient_norms.py.
 """
 
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 from ld3m.ablation_table import markdown
 
@@ -22,9 +24,22 @@ def filled(text: str) -> str:
 
     def table(block: re.Match[str]) -> str:
         report = json.loads((ROOT / block[2]).read_text(encoding="utf-8"))
-        return f"{block[1]}\n{markdown(report)}\n{block[3]}"
+        return f"{block[1]}\n{norms(report) if 'norms' in report else markdown(report)}\n{block[3]}"
 
     return BLOCK.sub(table, text)
+
+
+def norms(report: dict[str, Any]) -> str:
+    """Gradient norms as shares of that at the fewest steps, a row each skip, and how they were measured."""
+    rows = {f"{skip} skip": row for skip, row in report["norms"].items()} | {"paper's Table 1": report["paper"]}
+    steps = report["steps"]
+    lines = [f"| | {' | '.join(f'S = {count}' for count in steps)} | norm at S = {steps[0]} |"]
+    lines.append("| --- |" + " --: |" * (len(steps) + 1))
+    for name, row in rows.items():
+        shares = [f"{norm / row[0]:.2f}" for norm in row]
+        lines.append(f"| {name} | {' | '.join(shares)} | {row[0]:.3g} |")
+    said = [f"Command: `{report['command']}`", f"Machine: `{json.dumps(report['machine'])}`"]
+    return "\n".join(lines) + "\n\n" + "\n\n".join(said) + "\n"
 
 
 if __name__ == "__main__":
