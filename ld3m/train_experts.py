@@ -10,6 +10,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from ld3m import augment, data, networks, parallel
+from ld3m.allocator import keep_freed_memory
 from ld3m.errors import UserError
 from ld3m.flat import FlatNetwork, weights_of
 from ld3m.randomness import generator
@@ -28,6 +29,7 @@ def train_experts(recipe: Recipe, resume: bool = True) -> Path:
         UserError: where the folder holds other experts, or the disk has no room.
     """
     settings = recipe.experts
+    keep_freed_memory()
     accelerator = parallel.start()
     main = accelerator.is_main_process
     images = data.prepare(recipe.data, progress=main)
