@@ -8,4 +8,4 @@ export OMP_NUM_THREADS=1
 ruff check
 ruff format --check
 mypy
-pytest -n auto --dist loadfile "${@:--q}"
+pytest -n auto --dist loadfile --no-loadscope-reorder --durations=20 "${@:--q}"

@@ -26,6 +26,15 @@ CLASSES = ["circle", "cross", "square"]
 DATA = Path(__file__).parent / "data"
 
 
+LONGEST = ["test_processes", "test_sharding", "test_launch", "test_memory", "test_distill", "test_hub", "test_ablate"]
+"""Files that take minutes: first, so that no core is left with one of them alone at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, the others as they were."""
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
+
 def make_prior(classes: list[str] | None = None, size: int = 16, channels: int = 1) -> ClassConditionalLDM:
     """A class-conditional LDM of the real architecture with random weights: size/2-pixel latents, 3 channels.
 
