@@ -24,7 +24,7 @@ baselines() {
 steps() { ablate steps baselines/reference --axis prior.steps=5,10,20,40 "${seeds[@]}"; }
 starts() { ablate starts baselines/reference --axis distill.init=real,noise "${seeds[@]}"; }
 sampling() {
-  ablate sampling baselines/reference distill.iterations=0 --axis prior.steps=5,10,20,40 \
+  ablate sampling baselines/reference distill.iterations=0 --axis prior.steps=10,40 \
     --axis prior.skip=none,paper,reference "${seeds[@]}"
 }
 gradient-norms() { python tests/benchmarks/gradient_norms.py recipes/results/gradient-norms.json; }

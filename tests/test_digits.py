@@ -98,17 +98,9 @@ def test_without_scikit_learn_the_extra_is_named(ld3m: Callable[..., Outcome], m
 # --- the packaged prior, and a run -------------------------------------------------------------------------
 
 
-def test_the_packaged_prior_is_small_and_judged_well() -> None:
-    """What its training command measured, by a classifier right on 95 % of real images."""
-    folder = PACKAGED_PRIORS["digits"]
-    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= 1_000_000
-    report = json.loads((folder / "evaluation.json").read_text())
-    assert report["classifier"]["real test images"] >= 0.94
-    shares = report["samples"]["share in the intended class"]
-    assert shares["guidance 3"] >= 0.97
-    assert shares["guidance 1"] >= 0.8
+def test_the_packaged_prior_is_of_the_shipped_recipe() -> None:
     shipped = Path(__file__).parent.parent / "recipes" / "prior-digits.yaml"
-    assert (folder / "recipe.yaml").read_text() == to_yaml(load(PriorRecipe, str(shipped)))
+    assert (PACKAGED_PRIORS["digits"] / "recipe.yaml").read_text() == to_yaml(load(PriorRecipe, str(shipped)))
 
 
 def test_its_samples_and_reconstructions_by_another_judge() -> None:
