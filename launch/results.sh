@@ -19,7 +19,7 @@ ablate() {
 
 baselines() {
   ablate baselines baselines/{random,herding,prototypes,pixels,autoencoder,conditioning,latents,no-skip,reference,paper} \
-    "${seeds[@]}" --arch convnet,resnet18
+    "${seeds[@]}"
 }
 steps() { ablate steps baselines/reference --axis prior.steps=5,10,20,40 "${seeds[@]}"; }
 starts() { ablate starts baselines/reference --axis distill.init=real,noise "${seeds[@]}"; }
@@ -27,8 +27,27 @@ sampling() {
   ablate sampling baselines/reference distill.iterations=0 --axis prior.steps=10,40 \
     --axis prior.skip=none,paper,reference "${seeds[@]}"
 }
+architectures() {
+  ablate architectures baselines/{random,pixels,autoencoder,reference} "${seeds[@]}" --arch convnet,resnet18,vgg11,alexnet
+}
+cifar10() {
+  [ -d data/cifar10 ] || python launch/cifar10.py
+  ablate cifar10 baselines/{random,pixels} data.source=data/cifar10 data.channels=3 "${seeds[@]}"
+}
+scores() {
+  local evaluate="ld3m evaluate runs/scores --arch convnet --scores evaluate.full_epochs=3"
+  ${RUN:-ld3m} distill quickstart -o runs/scores >/dev/null
+  $evaluate >/dev/null
+  python - "ld3m distill quickstart -o runs/scores; $evaluate" <<'END'
+import json, pathlib, sys
+from ld3m import environment
+report = json.loads(pathlib.Path("runs/scores/evaluation.json").read_text())
+report = {"command": sys.argv[1], "machine": environment.machine(), **report}
+pathlib.Path("recipes/results/scores.json").write_text(json.dumps(report, indent=2) + "\n")
+END
+}
 gradient-norms() { python tests/benchmarks/gradient_norms.py recipes/results/gradient-norms.json; }
 
-(($#)) || set -- baselines steps starts sampling gradient-norms
+(($#)) || set -- baselines steps starts sampling architectures cifar10 scores gradient-norms
 for name; do $name; done
 python tests/results.py

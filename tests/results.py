@@ -2,8 +2,8 @@
 
     python tests/results.py
 
-Between `<!-- recipes/results/NAME.json -->` and `<!-- end -->` stands what `ld3m ablate` says of that file, or a table
-of the norms of tests/benchmarks/gradient_norms.py.
+Between `<!-- recipes/results/NAME.json -->` and `<!-- end -->` stands what `ld3m ablate` or `ld3m evaluate` says of
+that file, or a table of the norms of tests/benchmarks/gradient_norms.py.
 """
 
 import json
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ld3m.ablation_table import markdown
+from ld3m.rows import table
 
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", ROOT / "recipes" / "README.md")
@@ -22,11 +23,12 @@ BLOCK = re.compile(r"(<!-- (recipes/results/[\w-]+\.json) -->\n).*?(<!-- end -->
 def filled(text: str) -> str:
     """A page with each of its blocks as its JSON file has it."""
 
-    def table(block: re.Match[str]) -> str:
+    def anew(block: re.Match[str]) -> str:
         report = json.loads((ROOT / block[2]).read_text(encoding="utf-8"))
-        return f"{block[1]}\n{norms(report) if 'norms' in report else markdown(report)}\n{block[3]}"
+        show = norms if "norms" in report else scored if "scores" in report else markdown
+        return f"{block[1]}\n{show(report)}\n{block[3]}"
 
-    return BLOCK.sub(table, text)
+    return BLOCK.sub(anew, text)
 
 
 def norms(report: dict[str, Any]) -> str:
@@ -38,8 +40,17 @@ def norms(report: dict[str, Any]) -> str:
     for name, row in rows.items():
         shares = [f"{norm / row[0]:.2f}" for norm in row]
         lines.append(f"| {name} | {' | '.join(shares)} | {row[0]:.3g} |")
-    said = [f"Command: `{report['command']}`", f"Machine: `{json.dumps(report['machine'])}`"]
-    return "\n".join(lines) + "\n\n" + "\n\n".join(said) + "\n"
+    return "\n".join(lines) + f"\n\n{made(report)}\n"
+
+
+def scored(report: dict[str, Any]) -> str:
+    """One run's evaluation, as the command prints it."""
+    return f"```\n{table(report)}\n```\n\n{made(report)}\n"
+
+
+def made(report: dict[str, Any]) -> str:
+    """How and where it was measured."""
+    return f"Command: `{report['command']}`\n\nMachine: `{json.dumps(report['machine'])}`"
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from results import BLOCK, PAGES, RESULTS, filled
 from ld3m.recipe_file import find
 
 REPORTS = sorted(RESULTS.glob("*.json"))
-ABLATIONS = [path for path in REPORTS if path.stem != "gradient-norms"]
+ABLATIONS = [path for path in REPORTS if path.stem not in ("gradient-norms", "scores")]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name)
