@@ -28,8 +28,8 @@ class Device:
     half: float
     """Dense operations a second in bfloat16 or float16."""
 
-    def seconds(self, operations: float, dtype: str = "float32") -> float:
-        """Of so many operations at the utilisation assumed."""
+    def seconds(self, operations: float, dtype: str) -> float:
+        """Of so many operations in a precision, at the utilisation assumed."""
         return operations / ((self.tf32 if dtype == "float32" else self.half) * UTILISATION)
 
 

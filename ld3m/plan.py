@@ -164,10 +164,9 @@ def plan(recipe: Recipe, processes: int, device: str | None = None) -> Plan:
 
 def _look_up(device: devices.Device, shapes: Shapes, counts: Counts) -> Basis:
     """From operations counted and a device's data sheet."""
-    dtype = shapes.recipe.prior.dtype
     parts = {
-        name: np.full(2, device.seconds(half, dtype) + device.seconds(single))
-        for name, (half, single) in shapes.operations(counts).items()
+        name: np.full(2, sum(device.seconds(operations, dtype) for operations, dtype in done))
+        for name, done in shapes.operations(counts).items()
     }
     name = next(name for name, known in devices.DEVICES.items() if known is device)
     text = f"estimated from a table, {name} at {devices.UTILISATION:.1%} of its dense peak; nothing was run"

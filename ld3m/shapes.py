@@ -160,18 +160,17 @@ class Shapes:
             "states of the chain": images * (steps + 2) * latent,
         }
 
-    def operations(self, counts: Counts) -> dict[str, tuple[float, float]]:
-        """Floating point operations of the parts of an iteration: in the denoiser's precision, and in float32."""
+    def operations(self, counts: Counts) -> dict[str, list[tuple[float, str]]]:
+        """Floating point operations of the parts of an iteration, each with the precision that they are in."""
         share, chain, outer = self.images / counts.images, calls(self.recipe.prior), self.recipe.distill.dc.outer
         step, decoder = counts.step, counts.decoder
+        denoiser, network = self.recipe.prior.dtype, self.recipe.network.dtype
         first = 0 if self.kept else decoder.forward
         unit, rest = counts.objective
+        backwards = self.again * step.forward + chain * step.backward
         return {
-            "render": (share * chain * step.forward, share * decoder.forward),
-            "objective": (0, counts.units * unit + rest),
-            "inner loop": (0, counts.batches * counts.inner * (outer - 1) / outer),
-            "pull_back": (
-                share * (self.again * step.forward + chain * step.backward),
-                share * (first + decoder.backward),
-            ),
+            "render": [(share * chain * step.forward, denoiser), (share * decoder.forward, "float32")],
+            "objective": [(counts.units * unit + rest, network)],
+            "inner loop": [(counts.batches * counts.inner * (outer - 1) / outer, network)],
+            "pull_back": [(share * backwards, denoiser), (share * (first + decoder.backward), "float32")],
         }

@@ -29,7 +29,7 @@ def network(recipe: Recipe, images: ImageSet, number: int, device: torch.device)
         expert = int(torch.randint(recipe.experts.count, (), generator=draws))
         epoch = int(torch.randint(recipe.experts.epochs + 1, (), generator=draws))
         vector_to_parameters(_experts(recipe, images, built).weights(expert, epoch), built.parameters())
-    if recipe.network.dtype != "float32" and device.type != "meta":  # a plan counts it in float32
+    if recipe.network.dtype != "float32" and device.type != "meta":  # a plan counts its memory in float32
         built = networks.Half(built)
     return networks.without_dropout(built.to(device, non_blocking=device.type != "mps"))
 
