@@ -26,6 +26,16 @@ starts() { ablate starts baselines/reference --axis distill.init=real,noise "${s
 sampling() {
   ablate sampling baselines/reference distill.iterations=0 --axis prior.steps=10,40 \
     --axis prior.skip=none,paper,reference "${seeds[@]}"
+  python - <<'END'
+from PIL import Image
+grids = [Image.open(f"ablations/sampling/reference/prior.skip={skip},prior.steps={steps},seed=0/grid.png")
+         for steps in (10, 40) for skip in ("none", "paper", "reference")]
+width, height = grids[0].size
+picture = Image.new("L", (width, sum(grid.height for grid in grids)))
+for row, grid in enumerate(grids):
+    picture.paste(grid, (0, row * height))
+picture.save("recipes/results/sampling.png")
+END
 }
 architectures() {
   ablate architectures baselines/{random,pixels,autoencoder,reference} "${seeds[@]}" --arch convnet,resnet18,vgg11,alexnet
