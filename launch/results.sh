@@ -38,7 +38,7 @@ picture.save("recipes/results/sampling.png")
 END
 }
 architectures() {
-  ablate architectures baselines/{random,pixels,autoencoder,reference} "${seeds[@]}" --arch convnet,resnet18,vgg11,alexnet
+  ablate architectures baselines/{random,pixels,autoencoder,reference} "${seeds[@]}" --arch convnet,vgg11,alexnet,vit
 }
 cifar10() {
   [ -d data/cifar10 ] || python launch/cifar10.py
