@@ -21,7 +21,7 @@ baselines() {
   ablate baselines baselines/{random,herding,prototypes,pixels,autoencoder,conditioning,latents,no-skip,reference,paper} \
     "${seeds[@]}"
 }
-steps() { ablate steps baselines/reference --axis prior.steps=5,10,20,40 "${seeds[@]}"; }
+steps() { ablate steps baselines/reference --axis prior.steps=5,10,20 "${seeds[@]}"; }
 starts() { ablate starts baselines/reference --axis distill.init=real,noise "${seeds[@]}"; }
 sampling() {
   ablate sampling baselines/reference distill.iterations=0 --axis prior.steps=10,40 \
@@ -38,8 +38,9 @@ picture.save("recipes/results/sampling.png")
 END
 }
 architectures() {
-  ablate architectures baselines/{random,pixels,autoencoder,reference} "${seeds[@]}" --arch convnet,vgg11,alexnet,vit
+  ablate architectures baselines/{random,pixels,autoencoder,reference} "${seeds[@]}" --arch vgg11,alexnet --seeds 1
 }
+several() { ablate several baselines/{random,autoencoder} distill.factor=2 "${seeds[@]}" --seeds 5; }
 cifar10() {
   [ -d data/cifar10 ] || python launch/cifar10.py
   ablate cifar10 baselines/{random,pixels} data.source=data/cifar10 data.channels=3 "${seeds[@]}"
@@ -58,6 +59,6 @@ END
 }
 gradient-norms() { python tests/benchmarks/gradient_norms.py recipes/results/gradient-norms.json; }
 
-(($#)) || set -- baselines steps starts sampling architectures cifar10 scores gradient-norms
+(($#)) || set -- baselines steps starts sampling architectures several cifar10 scores gradient-norms
 for name; do $name; done
 python tests/results.py
