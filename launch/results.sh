@@ -42,7 +42,7 @@ architectures() {
 }
 several() { ablate several baselines/{random,autoencoder} distill.factor=2 "${seeds[@]}" --seeds 5; }
 cifar10() {
-  [ -d data/cifar10 ] || python launch/cifar10.py
+  [ -f data/cifar10/test.parquet ] || python launch/cifar10.py
   ablate cifar10 baselines/{random,pixels} data.source=data/cifar10 data.channels=3 "${seeds[@]}"
 }
 scores() {

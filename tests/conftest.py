@@ -25,7 +25,6 @@ from ld3m.recipe_file import load
 CLASSES = ["circle", "cross", "square"]
 DATA = Path(__file__).parent / "data"
 
-
 LONGEST = ["test_processes", "test_sharding", "test_launch", "test_memory", "test_distill", "test_hub", "test_ablate"]
 """Files that take minutes: first, so that no core is left with one of them alone at the end."""
 

