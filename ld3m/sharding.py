@@ -5,12 +5,14 @@ are whole on a process while that layer computes, so that every call of the deno
 """
 
 import warnings
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import FullyShardedDataParallelPlugin, parse_flag_from_env
-from torch import nn
+from torch import Tensor, nn
 
 from ld3m.errors import UserError
 from ld3m.priors import Prior
@@ -78,7 +80,15 @@ def _zero3(denoiser: nn.Module, accelerator: Accelerator, config: dict[str, Any]
     # The engine would move a denoiser to the device as a whole; one already dealt out it leaves where it is.
     deepspeed.zero.Init(denoiser, config_dict_or_path={name: config[name] for name in names}, dtype=dtype)
     denoiser.to(accelerator.device)  # what buffers there are
+    for layer in denoiser.modules():
+        if isinstance(layer, nn.Linear):
+            layer.forward = partial(_by_rows, layer.forward)  # type: ignore[method-assign]
     accelerator.prepare(denoiser)
+
+
+def _by_rows(linear: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+    """Of [..., features]: DeepSpeed's linear function rounds as PyTorch's does only where it is given a matrix."""
+    return linear(inputs.flatten(0, -2)).unflatten(0, inputs.shape[:-1])
 
 
 def _fsdp2(denoiser: nn.Module, accelerator: Accelerator, plugin: FullyShardedDataParallelPlugin) -> None:

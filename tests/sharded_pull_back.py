@@ -75,12 +75,10 @@ def main(out: Path, folders: list[str]) -> None:
         recipe = SamplerRecipe(source=folder, steps=STEPS, keep_graph_steps=0)
         prior: Any = priors.load(recipe)
         embedding = float(prior.class_embeddings(["circle"]).abs().sum())
-        prior.denoiser.double()  # so that a difference is no rounding
-        prior.autoencoder.double()
         schedule = Schedule.of(prior.noise_schedule, STEPS, "reference", 3.0)
         draws = torch.Generator().manual_seed(accelerator.process_index)
-        z, noise = torch.randn(2, 2, *prior.latent_shape, generator=draws, dtype=torch.float64)
-        c = torch.randn(2, *prior.conditioning_shape, generator=draws, dtype=torch.float64)
+        z, noise = torch.randn(2, 2, *prior.latent_shape, generator=draws)
+        c = torch.randn(2, *prior.conditioning_shape, generator=draws)
         layers = [sum(each.numel() for each in layer.parameters(recurse=False)) for layer in prior.denoiser.modules()]
 
         def gradients(keep: int) -> tuple[Tensor, Tensor]:
