@@ -40,7 +40,11 @@ END
 architectures() {
   ablate architectures baselines/{random,pixels,autoencoder,reference} "${seeds[@]}" --arch vgg11,alexnet --seeds 1
 }
-several() { ablate several baselines/{random,autoencoder} distill.factor=2 "${seeds[@]}" --seeds 5; }
+several() { ablate several baselines/{random,pixels,autoencoder} distill.factor=2 "${seeds[@]}" --seeds 5; }
+ten() {
+  ablate ten baselines/{random,autoencoder} distill.factor=2 distill.images_per_class=10 distill.lr_latents=10 \
+    "${seeds[@]}" --seeds 1
+}
 cifar10() {
   [ -f data/cifar10/test.parquet ] || python launch/cifar10.py
   ablate cifar10 baselines/{random,pixels} data.source=data/cifar10 data.channels=3 "${seeds[@]}"
@@ -49,16 +53,26 @@ scores() {
   local evaluate="ld3m evaluate runs/scores --arch convnet --scores evaluate.full_epochs=3"
   ${RUN:-ld3m} distill quickstart -o runs/scores >/dev/null
   $evaluate >/dev/null
-  python - "ld3m distill quickstart -o runs/scores; $evaluate" <<'END'
-import json, pathlib, sys
-from ld3m import environment
-report = json.loads(pathlib.Path("runs/scores/evaluation.json").read_text())
-report = {"command": sys.argv[1], "machine": environment.machine(), **report}
-pathlib.Path("recipes/results/scores.json").write_text(json.dumps(report, indent=2) + "\n")
-END
+  python tests/results.py scores runs/scores "ld3m distill quickstart -o runs/scores; $evaluate"
+}
+quickstart() (
+  unset OMP_NUM_THREADS # as a reader runs it
+  ./launch/quickstart.sh
+  python tests/results.py quickstart runs/quickstart launch/quickstart.sh
+)
+precision() {
+  local dtype run settings evaluate
+  for dtype in float32 bfloat16; do
+    run=runs/$dtype
+    settings="distill.iterations=25 prior.dtype=$dtype network.dtype=$dtype -o $run"
+    evaluate="ld3m evaluate $run --arch convnet --seeds 5"
+    ${RUN:-ld3m} distill quickstart $settings >/dev/null
+    $evaluate >/dev/null
+    python tests/results.py $dtype "$run" "ld3m distill quickstart $settings; $evaluate"
+  done
 }
 gradient-norms() { python tests/benchmarks/gradient_norms.py recipes/results/gradient-norms.json; }
 
-(($#)) || set -- baselines steps starts sampling architectures several cifar10 scores gradient-norms
+(($#)) || set -- quickstart baselines steps starts sampling architectures several ten cifar10 scores precision gradient-norms
 for name; do $name; done
 python tests/results.py

@@ -1,34 +1,67 @@
 """The tables in the Markdown files, written from the measurements that they come from.
 
-    python tests/results.py
+    python tests/results.py [NAME RUN COMMAND]
 
 Between `<!-- recipes/results/NAME.json -->` and `<!-- end -->` stands what `ld3m ablate` or `ld3m evaluate` says of
-that file, or a table of the norms of tests/benchmarks/gradient_norms.py.
+that file, or a table of the norms of tests/benchmarks/gradient_norms.py; where NAME is `*`, a summary of several. With
+arguments the evaluation of a run's folder becomes recipes/results/NAME.json first, beside the command that made it.
 """
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
-from ld3m.ablation_table import markdown
+from ld3m.ablation_table import cell, markdown
+from ld3m.environment import machine
 from ld3m.rows import table
 
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", ROOT / "recipes" / "README.md")
 RESULTS = ROOT / "recipes" / "results"
-BLOCK = re.compile(r"(<!-- (recipes/results/[\w-]+\.json) -->\n).*?(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- (recipes/results/[\w*-]+\.json) -->\n).*?(<!-- end -->)", re.DOTALL)
+SUMMARY = {
+    "random real images": ("baselines", "random"),
+    "herding, real images": ("baselines", "herding"),
+    "pixel space": ("baselines", "pixels"),
+    "the autoencoder alone": ("baselines", "autoencoder"),
+    "full chain, no skip": ("baselines", "no-skip"),
+    "full chain, `paper` skip": ("baselines", "paper"),
+    "full chain, `reference` skip": ("baselines", "reference"),
+    "four in one: random real images": ("several", "random"),
+    "four in one: pixel space": ("several", "pixels"),
+    "four in one: the autoencoder alone": ("several", "autoencoder"),
+}
+"""Rows of the summary, each a file of one image per class and its row."""
 
 
 def filled(text: str) -> str:
     """A page with each of its blocks as its JSON file has it."""
 
     def anew(block: re.Match[str]) -> str:
+        if "*" in block[2]:
+            return f"{block[1]}\n{summary()}\n{block[3]}"
         report = json.loads((ROOT / block[2]).read_text(encoding="utf-8"))
-        show = norms if "norms" in report else scored if "scores" in report else markdown
+        show = norms if "norms" in report else markdown if "rows" in report else scored
         return f"{block[1]}\n{show(report)}\n{block[3]}"
 
     return BLOCK.sub(anew, text)
+
+
+def summary() -> str:
+    """Accuracies of the ConvNet by how the images were made, from several files."""
+    lines = ["| | one image per class | ten |", "| --- | --: | --: |"]
+    for name, (file, recipe) in SUMMARY.items():
+        one, ten = (accuracy(each, recipe) for each in (file, {"baselines": "", "several": "ten"}[file]))
+        lines.append(f"| {name} | {one} | {ten} |")
+    return "\n".join(lines) + "\n"
+
+
+def accuracy(name: str, recipe: str) -> str:
+    """The ConvNet's of a row of a file, or nothing where there is no such row."""
+    rows = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))["rows"] if name else []
+    return next((cell(row["accuracies"]["convnet"]) for row in rows if row["recipe"] == recipe), "")
 
 
 def norms(report: dict[str, Any]) -> str:
@@ -53,6 +86,15 @@ def made(report: dict[str, Any]) -> str:
     return f"Command: `{report['command']}`\n\nMachine: `{json.dumps(report['machine'])}`"
 
 
+def keep(name: str, run: str, command: str) -> None:
+    """The evaluation of a run's folder as a result of that name."""
+    report = json.loads((Path(run) / "evaluation.json").read_text(encoding="utf-8"))
+    report = {"command": command, "machine": machine(), **report}
+    (RESULTS / f"{name}.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
 if __name__ == "__main__":
+    if sys.argv[1:]:
+        keep(*sys.argv[1:])
     for page in PAGES:
         page.write_text(filled(page.read_text(encoding="utf-8")), encoding="utf-8")
