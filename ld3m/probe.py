@@ -18,7 +18,7 @@ from ld3m.objectives import draws, mtt
 from ld3m.outline import Outline
 from ld3m.priors import Prior
 from ld3m.randomness import generator
-from ld3m.recipe import Recipe, SamplerRecipe
+from ld3m.recipe import DistillRecipe, Recipe, SamplerRecipe
 from ld3m.sampler import Schedule, render, reverse, to_pixels
 from ld3m.tally import Tally
 from ld3m.training import train_epoch
@@ -76,6 +76,14 @@ class Bench:
         """The recipe with random matching networks, which cost what trained ones do and need no files."""
         return self.recipe.model_copy(update={"distill": self.recipe.distill.model_copy(update={"networks": "random"})})
 
+    @property
+    def on_average(self) -> "Bench":
+        """With as many real images as an iteration passes on average, where the networks of a pool take turns."""
+        distill = self.recipe.distill
+        changes = {"real_batch": real_images(distill), "dm": distill.dm.model_copy(update={"pool": None})}
+        recipe = self.recipe.model_copy(update={"distill": distill.model_copy(update=changes)})
+        return replace(self, recipe=recipe)
+
     def match(self, iteration: int, units: int) -> None:
         """Some units of the objective, on noise; gathers nothing and needs no experts."""
         recipe = self.without_experts
@@ -126,6 +134,13 @@ class Bench:
                 train_epoch(
                     network, optimiser, inputs, targets, size, augmented, generator(0, "inner loop", iteration, batch)
                 )
+
+
+def real_images(recipe: DistillRecipe) -> int:
+    """Of each class, those that an iteration passes through its network, on average over the run."""
+    pool = recipe.dm.pool if recipe.objective == "dm" else None
+    share = min(1.0, pool / max(1, recipe.iterations)) if pool else 1.0
+    return max(1, round(recipe.real_batch * share))
 
 
 def _without_augmentation(recipe: Recipe) -> Recipe:
@@ -201,16 +216,21 @@ class Counts:
         # In proportion to the units, from where the real images are as many as go through the network at a time.
         enough = 1 if settings.objective == "mtt" else -(-draws.REAL_CHUNK // settings.real_batch)
         low, high = (enough, enough + 1) if bench.units > enough else (1, max(2, bench.units))
-        few = _counted(bench.match, min(low, bench.units))
-        more = _counted(bench.match, high) if bench.units > 1 else tuple(2 * each for each in few)
+        few = _counted(bench, min(low, bench.units))
+        more = _counted(bench, high) if bench.units > 1 else tuple(2 * each for each in few)
         slopes = [(b - a) // (high - low) for a, b in zip(few, more, strict=True)]
         operations, held = ((slope, a - low * slope) for a, slope in zip(few, slopes, strict=True))
-        inner = _counted(bench.train, 1) if bench.batches else (0, 0)
+        inner = _tallied(bench.train, 1) if bench.batches else (0, 0)
         return cls(step, decoder, operations, held, *inner, micro_batch, bench.shown, bench.units, bench.batches)
 
 
-def _counted(run: Callable[[int, int], None], units: int) -> tuple[int, int]:
-    """Operations and peak bytes of some units."""
+def _counted(bench: Bench, units: int) -> tuple[int, int]:
+    """Operations of some units of the objective on average over the run, and their peak bytes."""
+    return _tallied(bench.on_average.match, units)[0], _tallied(bench.match, units)[1]
+
+
+def _tallied(run: Callable[[int, int], None], units: int) -> tuple[int, int]:
+    """Operations and peak bytes."""
     with Tally() as tally:
         run(0, units)
     return tally.operations, tally.peak
@@ -285,7 +305,7 @@ def timed(bench: Bench) -> tuple[dict[str, Seconds], Sample]:
     Medians of a few iterations, whole ones where a micro-batch is all there is and `BUDGET` allows, else smaller in
     images, steps and units, and scaled in proportion.
     """
-    settings = bench.recipe.prior
+    bench, settings = bench.on_average, bench.recipe.prior
     count, steps = len(bench.own) * bench.recipe.distill.latents_per_class, len(bench.schedule.steps)
     least = Sample(1, min(1, steps), 1, min(1, bench.batches))
     for iteration in range(2):  # the first warms up

@@ -140,6 +140,9 @@ class DmRecipe(Section):
 
     augment: bool = True
     """Differentiable Siamese augmentation of both sides."""
+    pool: int | None = Field(None, ge=1)
+    """Networks that take turns, each with real images and an augmentation of its own, passed once: `real_batch` may be
+    large then. Left out: others in every iteration, as published."""
 
 
 class DcRecipe(Section):
@@ -268,9 +271,7 @@ class NetworkRecipe(Section):
 
 
 class ExpertsRecipe(Section):
-    """The experts: networks trained on the real images, a snapshot of the weights an epoch; for mtt, and for
-    `distill.networks: experts`.
-    """
+    """Networks trained on the real images, a snapshot an epoch; for mtt and for `distill.networks: experts`."""
 
     folder: str | None = None
     """Where they are; left out: experts/<name>."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ld3m.objectives import mtt
-from ld3m.probe import Counts, Sample, calls
+from ld3m.probe import Counts, Sample, calls, real_images
 from ld3m.recipe import Recipe
 
 FLOAT = 4
@@ -97,10 +97,10 @@ class Shapes:
         return self.classes / self.shards[0][1]
 
     def real_bytes(self, counts: Sequence[int]) -> int:
-        """Bytes of uint8 images that an iteration of a process reads, of each class's number of images."""
+        """Bytes of uint8 images that a process reads in an iteration, on average, of each class's number of images."""
         if self.recipe.distill.objective == "mtt":  # experts have seen them
             return 0
-        most, size = self.recipe.distill.real_batch, self.image_bytes // FLOAT
+        most, size = real_images(self.recipe.distill), self.image_bytes // FLOAT
         return size * sum(min(most, count) for count in counts[:: self.processes])
 
     def mapped_bytes(self, counts: Sequence[int], iterations: int) -> float:
@@ -111,10 +111,8 @@ class Shapes:
         if self.recipe.distill.objective == "mtt":
             return 0.0
         size = self.image_bytes // FLOAT
-        draws = iterations * max(1, 65536 // size)
-        return sum(
-            size * count * (1 - (1 - min(1, self.recipe.distill.real_batch / count)) ** draws) for count in counts
-        )
+        draws, drawn = iterations * max(1, 65536 // size), real_images(self.recipe.distill)
+        return sum(size * count * (1 - (1 - min(1, drawn / count)) ** draws) for count in counts)
 
     def communication(self) -> dict[str, float]:
         """Bytes that each process is sent an iteration, on average, beyond the few of logging."""

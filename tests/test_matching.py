@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import safetensors
@@ -16,6 +17,7 @@ from ld3m import data
 from ld3m.flat import weights_of
 from ld3m.objectives import draws
 from ld3m.objectives.dc import GradientMatching
+from ld3m.objectives.dm import DistributionMatching
 from ld3m.objectives.mtt import TrajectoryMatching
 from ld3m.recipe import Recipe
 from ld3m.recipe_file import load
@@ -257,6 +259,50 @@ def test_runs_that_match_in_experts(
     assert outcome.code == 0, outcome.err
     sizes = [path.stat().st_size for path in Path(experts[-1].partition("=")[2]).glob("expert-*")]
     assert json.loads(outcome.out)["experts_bytes"] == pytest.approx(sum(sizes), rel=0.01)
+
+
+# --- a pool of networks ------------------------------------------------------------------------------------
+
+
+def test_a_network_of_a_pool_comes_back_with_its_real_images(
+    recipe_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = load(Recipe, str(recipe_file), ["distill.dm.pool=3"])
+    images = data.prepare(recipe.data, progress=False)
+    pooled = DistributionMatching(recipe, images, range(3), CPU)  # type: ignore[arg-type]
+    drawn: list[tuple[int, int]] = []
+    real_batch = draws.real_batch
+
+    def counted(recipe: Recipe, images: data.ImageSet, real: torch.Tensor, number: int, label: int, *rest: Any) -> Any:
+        drawn.append((number, label))
+        return real_batch(recipe, images, real, number, label, *rest)
+
+    monkeypatch.setattr(draws, "real_batch", counted)
+    numbers = torch.Generator().manual_seed(0)
+    first, second = (torch.rand(3, 1, 1, 16, 16, generator=numbers) for _ in range(2))
+    answers = [pooled.match(iteration, first) for iteration in range(3)]
+    fresh = DistributionMatching(load(Recipe, str(recipe_file), []), images, range(3), CPU)  # type: ignore[arg-type]
+    for iteration, (losses, gradient) in enumerate(answers):  # as without a pool, until all had their turn
+        expected = fresh.match(iteration, first)
+        assert torch.equal(losses, expected[0])
+        assert torch.equal(gradient, expected[1])
+    drawn.clear()
+    for iteration in (3, 4, 5, 8):  # the second round, and a place in the third
+        losses, gradient = pooled.match(iteration, second)
+        expected = fresh.match(iteration % 3, second)
+        assert torch.equal(losses, expected[0])
+        assert torch.equal(gradient, expected[1])
+    assert drawn == [(number, label) for number in (0, 1, 2, 2) for label in range(3)], (
+        "by the objective without a pool"
+    )
+
+
+def test_a_run_with_a_pool_goes_on_bit_for_bit(recipe_file: Path, tmp_path: Path) -> None:
+    options = ("distill.dm.pool=2", "distill.checkpoint_every=1")
+    whole = distilled(recipe_file, tmp_path / "whole", *options, "distill.iterations=5")
+    distilled(recipe_file, tmp_path / "parts", *options, "distill.iterations=3")
+    distilled(recipe_file, tmp_path / "parts", *options, "distill.iterations=5")
+    assert torch.equal(latents(whole)["z"], latents(tmp_path / "parts")["z"])
 
 
 # --- trajectory matching -----------------------------------------------------------------------------------

@@ -177,6 +177,35 @@ def test_communication(recipe_file: Path, overrides: list[str], processes: int, 
 # --- counts ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("overrides", "images"),
+    [
+        ([], 100),
+        (["distill.dm.pool=10"], 25),
+        (["distill.dm.pool=80"], 100),
+        (["distill.objective=dc", "distill.dm.pool=10"], 100),
+    ],
+)
+def test_networks_that_take_turns_pass_real_images_once(
+    recipe_file: Path, prior_folder: Path, overrides: list[str], images: int
+) -> None:
+    """100 real images in each of 40 iterations, or in 10 of them."""
+    fixed = ["distill.real_batch=100", "distill.iterations=40"]
+    planned = shapes(recipe_file, *fixed, *overrides, classes=3)
+    assert planned.real_bytes([200, 200, 60]) == 16 * 16 * (2 * images + min(60, images))
+    recipe = load(Recipe, str(recipe_file), [*fixed, *overrides])
+    outline = Outline.of(recipe.prior)
+    drawn = ImageOutline(["a"], torch.zeros(1), torch.ones(1), {"train": [200]}, [0], Path("x"), 16)
+
+    def operations(recipe: Recipe) -> int:
+        bench = Bench(recipe, outline, drawn, range(1), torch.device("meta"))
+        return Counts.of(bench, outline).objective[0]
+
+    same = load(Recipe, str(recipe_file), [*fixed, *overrides[:1], "distill.dm.pool=null"])
+    as_many = same.model_copy(update={"distill": same.distill.model_copy(update={"real_batch": images})})
+    assert operations(recipe) == operations(as_many)
+
+
 def test_a_convolution_by_hand() -> None:
     """8 images of 3 channels to 16, 3 × 3, at 10 × 10 pixels: 2 · 9 · 3 · 16 operations a pixel, and as many for the
     gradient at its input alone; the graph of a convolution and a square holds the latter's input.
