@@ -38,13 +38,10 @@ picture.save("recipes/results/sampling.png")
 END
 }
 architectures() {
-  ablate architectures baselines/{random,pixels,autoencoder,reference} "${seeds[@]}" --arch vgg11,alexnet --seeds 1
+  ablate architectures baselines/{random,pixels,autoencoder,reference} evaluate.lr=null evaluate.epochs=300 \
+    evaluate.ema=0.98 "${seeds[@]}" --arch alexnet,vgg11,vit --seeds 1
 }
-several() { ablate several baselines/{random,pixels,autoencoder} distill.factor=2 "${seeds[@]}" --seeds 5; }
-ten() {
-  ablate ten baselines/{random,autoencoder} distill.factor=2 distill.images_per_class=10 distill.lr_latents=10 \
-    "${seeds[@]}" --seeds 1
-}
+several() { ablate several baselines/{random,autoencoder} distill.factor=2 "${seeds[@]}" --seeds 5; }
 cifar10() {
   [ -f data/cifar10/test.parquet ] || python launch/cifar10.py
   ablate cifar10 baselines/{random,pixels} data.source=data/cifar10 data.channels=3 "${seeds[@]}"
@@ -73,6 +70,6 @@ precision() {
 }
 gradient-norms() { python tests/benchmarks/gradient_norms.py recipes/results/gradient-norms.json; }
 
-(($#)) || set -- quickstart baselines steps starts sampling architectures several ten cifar10 scores precision gradient-norms
+(($#)) || set -- quickstart baselines steps starts sampling architectures several cifar10 scores precision gradient-norms
 for name; do $name; done
 python tests/results.py

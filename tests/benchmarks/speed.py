@@ -15,7 +15,11 @@ loaded: less that of one which only loads it, and plain. `--full` adds the denoi
 32 × 32 latents.
 
 What bounds a gradient step: with F a forward and B a backward pass of the denoiser, the baseline takes 4 F + B, kept
-graphs F + B and flat memory 2 F + B, which is 0.40 and 0.60 of it at B = F, 0.45 and 0.64 at B = 1.5 F.
+graphs F + B and flat memory 2 F + B, which is 0.40 and 0.60 of it at B = F, 0.45 and 0.64 at B = 1.5 F. On the
+quickstart's prior small micro-batches cost more: with guidance its denoiser takes 27, 31 and 45 ms forwards for batches
+of 8, 10 and 20, and 45, 53 and 92 forwards and backwards, so that two calls of 10 take 1.2 times one of 20, and
+calls of 8, 8 and 4 take 1.4 times; a single call of 20 holds as much as the baseline does at its peak, when the
+decoder has all ten images.
 
 What bounds an iteration of `dc` on the quickstart: of the baseline's, two fifths are the matching at S = 5, a quarter
 at S = 10, and of that nearly three quarters are a first-order pass over the real images, forwards and backwards through
