@@ -4,7 +4,8 @@ from pathlib import Path
 
 from pydantic import Field, PositiveInt, model_validator
 
-from ld3m.recipe import DataRecipe, Section
+from ld3m.recipe import DataRecipe
+from ld3m.recipe_values import Section
 
 NORM_GROUPS = 16
 """Normalisation groups of the networks of a prior; their channel counts are multiples of it."""

@@ -3,32 +3,11 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from ld3m import recipe_values as values
-
-
-class Section(BaseModel):
-    """Unknown keys are mistakes, and a validated recipe never changes."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _yes_is_not_1(cls, value: Any, info: ValidationInfo) -> Any:
-        """YAML's `yes`, `on` and `true` are no numbers, although Python counts with them."""
-        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
-            raise ValueError(f"{value!r} is not right: this is not a key to switch on and off")
-        return value
+from ld3m.recipe_objective import DC_LOOPS, LEARNING_RATES, DcRecipe, DmRecipe, MttRecipe
+from ld3m.recipe_values import Section
 
 
 class DataRecipe(Section):
@@ -135,56 +114,6 @@ class SamplerRecipe(Section):
         return min(int(keep), self.steps)
 
 
-class DmRecipe(Section):
-    """Keys of distribution matching."""
-
-    augment: bool = True
-    """Differentiable Siamese augmentation of both sides."""
-    pool: int | None = Field(None, ge=1)
-    """Networks that take turns, each with real images and an augmentation of its own, passed once: `real_batch` may be
-    large then. Left out: others in every iteration, as published."""
-
-
-class DcRecipe(Section):
-    """Keys of gradient matching."""
-
-    augment: bool = True
-    """Differentiable Siamese augmentation of both sides, and in the inner loop."""
-    outer: int = Field(1, ge=1)
-    """Matches that one network goes through; left out: 1 at 1 image per class, 10 at 10, 50 at 50."""
-    inner: int = Field(1, ge=0)
-    """Epochs the network trains on the synthetic set between matches; left out: 1, 50, 10."""
-    lr_network: float = Field(0.01, gt=0)
-    batch: int = Field(256, ge=1)
-    """Synthetic images of one step of the inner loop."""
-
-
-class MttRecipe(Section):
-    """Keys of trajectory matching."""
-
-    augment: bool = True
-    """Augmentation of the synthetic images, other numbers for each."""
-    syn_steps: int = Field(10, ge=1)
-    """Steps of the student on synthetic images."""
-    expert_epochs: int = Field(2, ge=1)
-    """Epochs of the expert that these steps are to make up for."""
-    max_start_epoch: int = Field(2, ge=0)
-    """The latest epoch of an expert that a student starts from."""
-    batch_syn: int | None = Field(None, ge=1)
-    """Synthetic images of one step; left out: all."""
-    step_size: float = Field(0.01, gt=0)
-    """The student's step size at the start; it is learnt."""
-    lr_step_size: float = Field(1e-6, ge=0)
-    """0 keeps the step size as it is."""
-
-
-LEARNING_RATES = {"dm": 1.0, "dc": 0.1, "mtt": 1000.0}
-"""The authors' learning rates of Z and c, by objective."""
-
-DC_LOOPS = ((50, 50, 10), (40, 40, 15), (30, 30, 20), (20, 20, 25), (10, 10, 50), (1, 1, 1))
-"""(images per class from which it holds, outer loop, inner loop), of Zhao et al.'s code."""
-
-
 class DistillRecipe(Section):
     """What is learnt, and how."""
 
@@ -230,6 +159,15 @@ class DistillRecipe(Section):
     def latents_per_class(self) -> int:
         """Latents, and so rendered images, of a class."""
         return self.images_per_class * self.factor**2
+
+    @model_validator(mode="after")
+    def _one_image_has_no_deviation(self) -> "DistillRecipe":
+        if self.objective == "dm" and self.dm.match == "moments" and self.latents_per_class == 1:
+            raise ValueError(
+                "dm.match: moments takes the standard deviation of a class's images, and there is one; "
+                "give more distill.images_per_class, or distill.factor=2"
+            )
+        return self
 
     @model_validator(mode="before")
     @classmethod
@@ -319,7 +257,7 @@ class Recipe(Section):
     seed: int = Field(0, ge=0)
     output: str | None = None
     """The run folder; left out: runs/<name>."""
-    log_with: Annotated[list[str], BeforeValidator(values.one_or_more)] = []
+    log_with: Annotated[list[str], BeforeValidator(values.one_or_more)] = Field(default_factory=list)
     """Trackers that get the numbers and pictures too: tensorboard, trackio, wandb, or another of Accelerate's."""
     tf32: bool = False
     """Whether NVIDIA's GPUs multiply matrices of float32 in TF32, of 11 significant bits, as they convolve by PyTorch's

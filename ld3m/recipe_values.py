@@ -1,9 +1,14 @@
-"""What single values of a recipe may be: functions that give it as recipes keep it, or say what would be right."""
+"""What values of a recipe may be: sections of keys, and functions that give a value as recipes keep it.
+
+Either says what would be right.
+"""
 
 import json
 import math
 from pathlib import Path
 from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
 from ld3m import registry
 from ld3m.errors import one_line
@@ -18,6 +23,20 @@ PACKAGED_PRIORS = {
 
 NAMED_DATA = ("digits", "fashion-mnist", "fashion-mnist-small", "imagenet")
 """Our data sources known by name; all others are folders, Parquet files, `hub:<id>`, or other packages'."""
+
+
+class Section(BaseModel):
+    """Unknown keys are mistakes, and a validated recipe never changes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _yes_is_not_1(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML's `yes`, `on` and `true` are no numbers, although Python counts with them."""
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise ValueError(f"{value!r} is not right: this is not a key to switch on and off")
+        return value
 
 
 def existing_data(source: str) -> str:

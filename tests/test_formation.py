@@ -63,7 +63,7 @@ def test_each_image_holds_what_its_latents_render_to(four_in_one: Path) -> None:
 def test_the_gradient_goes_through_the_enlargement(recipe_file: Path, tmp_path: Path) -> None:
     """In pixel space one step of gradient descent can be taken by autograd, through the whole loss at once."""
     from ld3m.objectives import draws
-    from ld3m.objectives.dm import match_features, mean_feature
+    from ld3m.objectives.dm import match_features, mean, real_features
 
     in_pixels = ["prior.source=pixels", "prior.steps=0", "prior.guidance=1", "distill.learn=latents"]
     options = [*in_pixels, "distill.factor=2", "distill.images_per_class=1", "distill.dm.augment=false"]
@@ -78,7 +78,7 @@ def test_the_gradient_goes_through_the_enlargement(recipe_file: Path, tmp_path: 
     for label in range(3):
         real = draws.real_batch(recipe, images, images.images("train", label), 0, label, cpu)
         large = torch.nn.functional.interpolate((z[4 * label : 4 * label + 4] + 1) / 2, size=16, mode="bilinear")
-        loss = loss + match_features(network, mean_feature(network, real), images.normalise(large))
+        loss = loss + match_features(network, mean, mean(real_features(network, real)), images.normalise(large))
     (gradient,) = torch.autograd.grad(loss, z)
     assert gradient.abs().max() > 0
     torch.testing.assert_close(moved, start - recipe.distill.lr_latents * gradient, rtol=1e-4, atol=1e-6)

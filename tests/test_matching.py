@@ -261,6 +261,26 @@ def test_runs_that_match_in_experts(
     assert json.loads(outcome.out)["experts_bytes"] == pytest.approx(sum(sizes), rel=0.01)
 
 
+# --- moments of features -----------------------------------------------------------------------------------
+
+
+def test_a_run_by_moments_goes_another_way(recipe_file: Path, tmp_path: Path) -> None:
+    options = ("distill.images_per_class=2", "distill.iterations=1")
+    published = distilled(recipe_file, tmp_path / "mean", *options)
+    both = distilled(recipe_file, tmp_path / "moments", *options, "distill.dm.match=moments")
+    assert relative(latents(both)["z"], latents(published)["z"]) > 1e-4
+
+
+def test_moments_of_one_image_are_refused(ld3m: Callable[..., Outcome], recipe_file: Path) -> None:
+    one = ("distill.dm.match=moments", "distill.images_per_class=1", "--dry-run")
+    outcome = ld3m("distill", recipe_file, *one)
+    assert outcome.code == 2
+    assert "distill.dm.match: moments takes the standard deviation" in outcome.err
+    assert "distill.factor=2" in outcome.err
+    assert ld3m("distill", recipe_file, *one, "distill.factor=2").code == 0
+    assert ld3m("distill", recipe_file, *one, "distill.objective=dc").code == 0
+
+
 # --- a pool of networks ------------------------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """The objectives against the reference code's values, and their laws."""
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from ld3m import networks
 from ld3m.flat import FlatNetwork, weights_of
 from ld3m.objectives.dc import match_gradients
-from ld3m.objectives.dm import match_features, mean_feature
+from ld3m.objectives.dm import match_features, mean, moments, real_features
 from ld3m.objectives.mtt import draw_batches, match_trajectory
 
 
@@ -39,11 +40,39 @@ def test_dm_is_the_reference(network: networks.ConvNet, oracle: dict[str, Tensor
         real = oracle["in/real"][label].double()
         assert (network.embed(real).mean(0) - oracle[f"dm/mean_real/{label}"]).abs().max() <= 1e-12
         pixels = oracle["in/syn"][label].double().requires_grad_()
-        loss = match_features(network, mean_feature(network, real), pixels)
+        loss = match_features(network, mean, mean(real_features(network, real)), pixels)
         assert loss.item() == pytest.approx(oracle["dm/loss"][label].item(), rel=1e-9)
         (gradient,) = torch.autograd.grad(loss, pixels)
         expected = oracle["dm/grad_syn"][label]
         assert (gradient - expected).norm() <= 1e-9 * expected.norm()
+
+
+def test_moments_are_a_distance_between_gaussians(network: networks.ConvNet, oracle: dict[str, Tensor]) -> None:
+    """Wasserstein-2 of Gaussians by its formula of matrices, |μ − ν|² + tr(A + B − 2 (A½ B A½)½), A and B diagonal."""
+    real, pixels = oracle["in/real"][0].double(), oracle["in/syn"][0].double()
+    loss = match_features(network, moments, moments(real_features(network, real)), pixels)
+    first, second = (network.embed(images).detach().numpy() for images in (real, pixels))
+    a, b = (np.diag(features.var(0) + 1e-6) for features in (first, second))
+    root = np.linalg.cholesky(a)
+    roots = np.sqrt(np.linalg.eigvalsh(root @ b @ root))
+    expected = np.square(first.mean(0) - second.mean(0)).sum() + np.trace(a + b) - 2 * roots.sum()
+    assert loss.item() == pytest.approx(expected, rel=1e-9)
+    assert match_features(network, moments, moments(real_features(network, real)), real) < 1e-20
+
+
+def test_the_gradient_of_moments_is_the_slope(network: networks.ConvNet, oracle: dict[str, Tensor]) -> None:
+    """Along a random direction, by central differences; finite where all images are the same too."""
+    target = moments(real_features(network, oracle["in/real"][0].double()))
+    pixels = oracle["in/syn"][0].double()
+    direction = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def loss(pixels: Tensor) -> Tensor:
+        return match_features(network, moments, target, pixels)
+
+    gradient = torch.autograd.functional.vjp(loss, pixels)[1]
+    ahead, behind = (loss(pixels + sign * direction).item() for sign in (1e-6, -1e-6))
+    assert (gradient * direction).sum().item() == pytest.approx((ahead - behind) / 2e-6, rel=1e-5)
+    assert torch.autograd.functional.vjp(loss, pixels[:1].repeat(3, 1, 1, 1))[1].isfinite().all()
 
 
 def test_dc_is_the_reference(network: networks.ConvNet, oracle: dict[str, Tensor]) -> None:

@@ -12,12 +12,16 @@ from ld3m.objectives import draws
 from ld3m.objectives.base import Objective
 from ld3m.recipe import Recipe
 
+Statistics = Callable[[Tensor], Tensor]
+SMALLEST_VARIANCE = 1e-6
+"""Added to variances, so that a feature that is the same in all images has a finite gradient."""
+
 
 class DistributionMatching(Objective):
-    """Squared distance between the mean features of real and synthetic images, each time in another network.
+    """Squared distance between statistics of real and synthetic images' features, each time in another network.
 
-    A network of a pool comes with the same real images and augmentation whenever it is its turn, so that their mean
-    feature is computed once, by the process that owns the class.
+    A network of a pool comes with the same real images and augmentation whenever it is its turn, so that their
+    statistics are computed once, by the process that owns the class.
     """
 
     def __init__(self, recipe: Recipe, images: ImageSet, own: Sequence[int], accelerator: Accelerator) -> None:
@@ -25,8 +29,9 @@ class DistributionMatching(Objective):
         self.images = images
         self.real = {label: images.images("train", label) for label in own}
         self.device = accelerator.device
+        self.statistics = STATISTICS[recipe.distill.dm.match]
         self.targets: dict[tuple[int, int], Tensor] = {}
-        """Mean features of real images, by number of the network in the pool and class."""
+        """Statistics of real images' features, by number of the network in the pool and class."""
         draws.require_experts(recipe, images)
 
     def match(self, iteration: int, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -44,7 +49,8 @@ class DistributionMatching(Objective):
             target = self._target(network, number, label, augmentation)
             synthetic = own.detach().requires_grad_()
             with torch.enable_grad():
-                loss = match_features(network, target, augmentation(self.images.normalise(synthetic)))
+                seen = augmentation(self.images.normalise(synthetic))
+                loss = match_features(network, self.statistics, target, seen)
                 gradients += torch.autograd.grad(loss, synthetic)
             losses.append(loss.detach())
         return torch.stack(losses), torch.stack(gradients)
@@ -56,29 +62,48 @@ class DistributionMatching(Objective):
         return draws.augmentation(self.recipe, number, label)
 
     def _target(self, network: Any, number: int, label: int, augmentation: Callable[[Tensor], Tensor]) -> Tensor:
-        """The mean feature of a class's real images, [features]."""
+        """The statistics of a class's real images."""
         if (number, label) in self.targets:
             return self.targets[number, label]
         images = self.real[label]
         real = draws.real_batch(self.recipe, self.images, images, number, label, self.device)
-        target = mean_feature(network, augmentation(real))
+        target = self.statistics(real_features(network, augmentation(real)))
         if self.recipe.distill.dm.pool:
             self.targets[number, label] = target
         return target
 
 
-def match_features(network: Any, target: Tensor, synthetic: Tensor) -> Tensor:
-    """‖mean feature of real − mean feature of synthetic‖² of one class, differentiable in `synthetic`.
+def mean(features: Tensor) -> Tensor:
+    """The mean feature: features [n, features] to [features]."""
+    return features.mean(0)
+
+
+def moments(features: Tensor) -> Tensor:
+    """Mean and standard deviation of each feature: features [n, features] to [2 · features].
+
+    The squared distance of two of them is that of Wasserstein-2 between Gaussians with these moments and diagonal
+    covariances (Dowson and Landau, J. Multivariate Analysis, 1982).
+    """
+    return torch.cat([features.mean(0), (features.var(0, correction=0) + SMALLEST_VARIANCE).sqrt()])
+
+
+STATISTICS: dict[str, Statistics] = {"mean": mean, "moments": moments}
+"""By what `distill.dm.match` says."""
+
+
+def match_features(network: Any, statistics: Statistics, target: Tensor, synthetic: Tensor) -> Tensor:
+    """‖statistics of real − statistics of synthetic features‖² of one class, differentiable in `synthetic`.
 
     Args:
         network: has `embed`, [N, channels, H, W] to [N, features].
-        target: the mean feature of real images [features].
+        statistics: one of `STATISTICS`.
+        target: the statistics of real images' features.
         synthetic: images as the network sees them [m, channels, H, W].
     """
-    return (target - network.embed(synthetic).mean(0)).square().sum()
+    return (target - statistics(network.embed(synthetic))).square().sum()
 
 
 @torch.no_grad()
-def mean_feature(network: Any, real: Tensor) -> Tensor:
-    """The mean over images [n, channels, H, W] of `network.embed`, without a graph, some images at a time."""
-    return torch.cat([network.embed(chunk) for chunk in real.split(draws.REAL_CHUNK)]).mean(0)
+def real_features(network: Any, real: Tensor) -> Tensor:
+    """`network.embed` of images [n, channels, H, W], without a graph, some images at a time."""
+    return torch.cat([network.embed(chunk) for chunk in real.split(draws.REAL_CHUNK)])

@@ -52,9 +52,8 @@ from torch.utils.checkpoint import checkpoint
 
 from ld3m import augment, coresets, data, objectives, priors
 from ld3m.learnt import Learnt, draw_noise, initial
-from ld3m.objectives import draws
+from ld3m.objectives import dm, draws
 from ld3m.objectives.dc import row_distance
-from ld3m.objectives.dm import mean_feature
 from ld3m.priors import ClassConditionalLDM
 from ld3m.randomness import generator
 from ld3m.recipe import Recipe, SamplerRecipe
@@ -458,7 +457,7 @@ def real_features(both: Iterations, rounds: int) -> None:
         for label in both.labels:
             images = both.images.images("train", label)
             real = draws.real_batch(both.recipe, both.images, images, 0, label, both.device)
-            mean_feature(network, draws.augmentation(both.recipe, 0, label)(real))
+            dm.mean(dm.real_features(network, draws.augmentation(both.recipe, 0, label)(real)))
 
     ratios = race({"plain": plain, "spent": spent}, rounds * 4)
     say("quickstart: real images' features over one plain forward pass", ratios["spent"][0], 1.1, ratios["spent"][1])
