@@ -41,6 +41,15 @@ architectures() {
   ablate architectures baselines/{random,pixels,autoencoder,reference} evaluate.lr=null evaluate.epochs=300 \
     evaluate.ema=0.98 "${seeds[@]}" --arch alexnet,vgg11,vit --seeds 1
 }
+pool=(distill.images_per_class=10 distill.dm.pool=30 distill.real_batch=500 distill.iterations=500)
+long=(evaluate.batch=64 evaluate.epochs=150)
+moments() {
+  ablate moments baselines/pixels "${pool[@]}" "${long[@]}" --axis distill.dm.match=mean,moments "${seeds[@]}" --seeds 5
+}
+ten() {
+  ablate ten baselines/pixels "${pool[@]}" distill.factor=2 distill.dm.match=moments distill.lr_latents=3 "${long[@]}" \
+    "${seeds[@]}" --seeds 5 --against random
+}
 several() { ablate several baselines/{random,autoencoder} distill.factor=2 "${seeds[@]}" --seeds 5; }
 cifar10() {
   [ -f data/cifar10/test.parquet ] || python launch/cifar10.py
@@ -70,6 +79,6 @@ precision() {
 }
 gradient-norms() { python tests/benchmarks/gradient_norms.py recipes/results/gradient-norms.json; }
 
-(($#)) || set -- quickstart baselines steps starts sampling architectures several cifar10 scores precision gradient-norms
+(($#)) || set -- quickstart baselines steps starts sampling architectures several moments ten cifar10 scores precision gradient-norms
 for name; do $name; done
 python tests/results.py
