@@ -13,6 +13,7 @@ from ld3m.objectives.base import Objective
 from ld3m.recipe import Recipe
 
 Statistics = Callable[[Tensor], Tensor]
+"""Of features [n, features]; a vector."""
 SMALLEST_VARIANCE = 1e-6
 """Added to variances, so that a feature that is the same in all images has a finite gradient."""
 
