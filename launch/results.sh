@@ -70,11 +70,11 @@ precision() {
   local dtype run settings evaluate
   for dtype in float32 bfloat16; do
     run=runs/$dtype
-    settings="distill.iterations=25 prior.dtype=$dtype network.dtype=$dtype -o $run"
-    evaluate="ld3m evaluate $run --arch convnet --seeds 5"
-    ${RUN:-ld3m} distill quickstart $settings >/dev/null
+    settings="distill.iterations=15 prior.dtype=$dtype network.dtype=$dtype -o $run"
+    evaluate="ld3m evaluate $run --arch convnet --seeds 5 evaluate.epochs=200 evaluate.lr=0.01 evaluate.ema=0.97"
+    ${RUN:-ld3m} distill fashion-mnist $settings >/dev/null
     $evaluate >/dev/null
-    python tests/results.py $dtype "$run" "ld3m distill quickstart $settings; $evaluate"
+    python tests/results.py $dtype "$run" "ld3m distill fashion-mnist $settings; $evaluate"
   done
 }
 gradient-norms() { python tests/benchmarks/gradient_norms.py recipes/results/gradient-norms.json; }
