@@ -9,6 +9,9 @@ cd "$(dirname "$0")/.."
 . .venv/bin/activate
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 seeds=(--axis seed=0,1)
+# Ten images per class: thirty matching networks that take turns, and evaluation in smaller steps.
+ten_each=(distill.images_per_class=10 distill.dm.pool=30 distill.real_batch=500 distill.iterations=500
+  evaluate.batch=64 evaluate.epochs=150)
 
 ablate() {
   local name=$1
@@ -41,13 +44,11 @@ architectures() {
   ablate architectures baselines/{random,pixels,autoencoder,reference} evaluate.lr=null evaluate.epochs=300 \
     evaluate.ema=0.98 "${seeds[@]}" --arch alexnet,vgg11,vit --seeds 1
 }
-pool=(distill.images_per_class=10 distill.dm.pool=30 distill.real_batch=500 distill.iterations=500)
-long=(evaluate.batch=64 evaluate.epochs=150)
 moments() {
-  ablate moments baselines/pixels "${pool[@]}" "${long[@]}" --axis distill.dm.match=mean,moments "${seeds[@]}" --seeds 5
+  ablate moments baselines/pixels "${ten_each[@]}" --axis distill.dm.match=mean,moments "${seeds[@]}" --seeds 5
 }
 ten() {
-  ablate ten baselines/pixels "${pool[@]}" distill.factor=2 distill.dm.match=moments distill.lr_latents=3 "${long[@]}" \
+  ablate ten baselines/pixels "${ten_each[@]}" distill.factor=2 distill.dm.match=moments distill.lr_latents=3 \
     "${seeds[@]}" --seeds 5 --against random
 }
 several() { ablate several baselines/{random,autoencoder} distill.factor=2 "${seeds[@]}" --seeds 5; }
