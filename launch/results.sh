@@ -24,7 +24,7 @@ baselines() {
   ablate baselines baselines/{random,herding,prototypes,pixels,autoencoder,conditioning,latents,no-skip,reference,paper} \
     "${seeds[@]}"
 }
-steps() { ablate steps baselines/reference --axis prior.steps=5,10,20 "${seeds[@]}"; }
+steps() { ablate steps baselines/reference --axis prior.steps=5,10,20,40 "${seeds[@]}"; }
 starts() { ablate starts baselines/reference --axis distill.init=real,noise "${seeds[@]}"; }
 sampling() {
   ablate sampling baselines/reference distill.iterations=0 --axis prior.steps=10,40 \
