@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # The published results anew, or those named: launch/results.sh [NAME…], such as launch/results.sh steps starts
-# Each is an ablation in ablations/NAME, whose table and chart go to recipes/results and into the pages. Interrupted, the
+# Each is an ablation in ablations/NAME, whose figures go to recipes/results and into the pages. Interrupted, the
 # same command goes on. Needs full Fashion-MNIST; RUN="accelerate launch --config_file launch/cpu2.yaml -m ld3m" deals the
 # work to two processes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-./launch/install.sh report
+./launch/install.sh report,digits
 . .venv/bin/activate
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 seeds=(--axis seed=0,1)
@@ -17,14 +17,19 @@ ablate() {
   local name=$1
   shift
   ${RUN:-ld3m} ablate "$@" --output "ablations/$name" >/dev/null
-  for kind in json svg; do cp "ablations/$name/ablation.$kind" "recipes/results/$name.$kind"; done
+  cp "ablations/$name/ablation.json" "recipes/results/$name.json"
 }
+chart() { cp "ablations/$1/ablation.svg" "recipes/results/$1.svg"; }
 
 baselines() {
   ablate baselines baselines/{random,herding,prototypes,pixels,autoencoder,conditioning,latents,no-skip,reference,paper} \
     "${seeds[@]}"
+  chart baselines
 }
-steps() { ablate steps baselines/reference --axis prior.steps=5,10,20,40 "${seeds[@]}"; }
+steps() {
+  ablate steps baselines/reference --axis prior.steps=5,10,20,40 "${seeds[@]}"
+  chart steps
+}
 starts() { ablate starts baselines/reference --axis distill.init=real,noise "${seeds[@]}"; }
 sampling() {
   ablate sampling baselines/reference distill.iterations=0 --axis prior.steps=10,40 \
@@ -56,6 +61,13 @@ cifar10() {
   [ -f data/cifar10/test.parquet ] || python launch/cifar10.py
   ablate cifar10 baselines/{random,pixels} data.source=data/cifar10 data.channels=3 "${seeds[@]}"
 }
+digits() {
+  local digits=(data.source=digits data.resolution=8 network.depth=2)
+  ablate digits baselines/{random,herding,prototypes,autoencoder,conditioning,latents,no-skip,reference,paper} \
+    "${digits[@]}" prior.source=digits "${seeds[@]}" --seeds 5
+  chart digits
+  ablate digits-pixels baselines/pixels "${digits[@]}" "${seeds[@]}" --seeds 5
+}
 scores() {
   local evaluate="ld3m evaluate runs/scores --arch convnet --scores evaluate.full_epochs=3"
   ${RUN:-ld3m} distill quickstart -o runs/scores >/dev/null
@@ -80,6 +92,6 @@ precision() {
 }
 gradient-norms() { python tests/benchmarks/gradient_norms.py recipes/results/gradient-norms.json; }
 
-(($#)) || set -- quickstart baselines steps starts sampling architectures several moments ten cifar10 scores precision gradient-norms
+(($#)) || set -- quickstart baselines steps starts sampling architectures several moments ten digits cifar10 scores precision gradient-norms
 for name; do $name; done
 python tests/results.py
