@@ -49,6 +49,11 @@ architectures() {
   ablate architectures baselines/{random,pixels,autoencoder,reference} evaluate.lr=null evaluate.epochs=300 \
     evaluate.ema=0.98 "${seeds[@]}" --arch alexnet,vgg11,vit --seeds 1
 }
+transfer() {
+  local networks=(evaluate.lr=null evaluate.epochs=600 evaluate.ema=0.99 "${seeds[@]}" --arch alexnet,vgg11,vit --seeds 1)
+  ablate transfer baselines/{random,pixels} "${networks[@]}"
+  ablate transfer-several baselines/{pixels,autoencoder} distill.factor=2 "${networks[@]}"
+}
 moments() {
   ablate moments baselines/pixels "${ten_each[@]}" --axis distill.dm.match=mean,moments "${seeds[@]}" --seeds 5
 }
@@ -92,6 +97,6 @@ precision() {
 }
 gradient-norms() { python tests/benchmarks/gradient_norms.py recipes/results/gradient-norms.json; }
 
-(($#)) || set -- quickstart baselines steps starts sampling architectures several moments ten digits cifar10 scores precision gradient-norms
+(($#)) || set -- quickstart baselines steps starts sampling architectures several transfer moments ten digits cifar10 scores precision gradient-norms
 for name; do $name; done
 python tests/results.py
