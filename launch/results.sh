@@ -97,6 +97,7 @@ precision() {
 }
 gradient-norms() { python tests/benchmarks/gradient_norms.py recipes/results/gradient-norms.json; }
 
-(($#)) || set -- quickstart baselines steps starts sampling architectures several transfer moments ten digits cifar10 scores precision gradient-norms
+(($#)) || set -- quickstart baselines steps starts sampling architectures several transfer moments ten digits cifar10 \
+  scores precision gradient-norms
 for name; do $name; done
 python tests/results.py

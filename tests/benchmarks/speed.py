@@ -26,9 +26,9 @@ at S = 10, and of that nearly three quarters are a first-order pass over the rea
 convolutions and poolings, which both sides make alike. The rest of it, the second order of one synthetic image, ld3m
 prunes to what leads to the image. So the floor is about 0.63 and 0.55, and the whole tends to the gradient step's ratio
 only where the prior outweighs the matching network. Memory in channels-last order makes that pass half as slow again,
-and pooling by hand is no faster. All ten classes in one batch, by `torch.func.vmap` of each one's weight gradients, take
-3.3 times as long as one after another; with the real images one class at a time and the second order in one batch, 0.92
-times with one synthetic image per class at width 128 and 1.2 times with ten at width 64.
+and pooling by hand is no faster. All ten classes in one batch, by `torch.func.vmap` of each one's weight gradients,
+take 3.3 times as long as one after another; with the real images one class at a time and the second order in one batch,
+0.92 times with one synthetic image per class at width 128 and 1.2 times with ten at width 64.
 """
 
 import argparse
