@@ -9,9 +9,10 @@ cd "$(dirname "$0")/.."
 . .venv/bin/activate
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 seeds=(--axis seed=0,1)
-# Ten images per class: thirty matching networks that take turns, and evaluation in smaller steps.
-ten_each=(distill.images_per_class=10 distill.dm.pool=30 distill.real_batch=500 distill.iterations=500
-  evaluate.batch=64 evaluate.epochs=150)
+# Ten images per class are evaluated in smaller steps.
+ten_each=(distill.images_per_class=10 evaluate.batch=64 evaluate.epochs=150)
+# Thirty matching networks that take turns.
+turns=(distill.dm.pool=30 distill.real_batch=500 distill.iterations=500)
 
 ablate() {
   local name=$1
@@ -54,11 +55,21 @@ transfer() {
   ablate transfer baselines/{random,pixels} "${networks[@]}"
   ablate transfer-several baselines/{pixels,autoencoder} distill.factor=2 "${networks[@]}"
 }
+one() {
+  ablate one baselines/pixels distill.dm.match=moments distill.dm.pool=40 distill.real_batch=480 distill.iterations=800 \
+    distill.lr_latents=0.5 --axis distill.factor=2,4 "${seeds[@]}" --seeds 5
+  ablate one-random baselines/random distill.factor=4 "${seeds[@]}"
+}
+whole() {
+  ablate whole baselines/{random,herding,pixels,autoencoder} "${ten_each[@]}" distill.lr_latents=10 "${seeds[@]}"
+  ablate whole-reference baselines/reference "${ten_each[@]}" prior.micro_batch=20 distill.lr_latents=3 \
+    distill.lr_conditioning=3 "${seeds[@]}"
+}
 moments() {
-  ablate moments baselines/pixels "${ten_each[@]}" --axis distill.dm.match=mean,moments "${seeds[@]}" --seeds 5
+  ablate moments baselines/pixels "${ten_each[@]}" "${turns[@]}" --axis distill.dm.match=mean,moments "${seeds[@]}" --seeds 5
 }
 ten() {
-  ablate ten baselines/pixels "${ten_each[@]}" distill.factor=2 distill.dm.match=moments distill.lr_latents=3 \
+  ablate ten baselines/pixels "${ten_each[@]}" "${turns[@]}" distill.factor=2 distill.dm.match=moments distill.lr_latents=3 \
     "${seeds[@]}" --seeds 5 --against random
 }
 several() { ablate several baselines/{random,autoencoder} distill.factor=2 "${seeds[@]}" --seeds 5; }
@@ -97,7 +108,7 @@ precision() {
 }
 gradient-norms() { python tests/benchmarks/gradient_norms.py recipes/results/gradient-norms.json; }
 
-(($#)) || set -- quickstart baselines steps starts sampling architectures several transfer moments ten digits cifar10 \
-  scores precision gradient-norms
+(($#)) || set -- quickstart baselines steps starts sampling architectures several one transfer whole moments ten digits \
+  cifar10 scores precision gradient-norms
 for name; do $name; done
 python tests/results.py

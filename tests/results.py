@@ -22,17 +22,19 @@ PAGES = (ROOT / "README.md", ROOT / "recipes" / "README.md")
 RESULTS = ROOT / "recipes" / "results"
 BLOCK = re.compile(r"(<!-- (recipes/results/[\w*-]+\.json) -->\n).*?(<!-- end -->)", re.DOTALL)
 SUMMARY = {
-    "random real images": ("baselines random", "ten random"),
-    "herding, real images": ("baselines herding", ""),
-    "pixel space": ("baselines pixels", "moments mean"),
+    "random real images": ("baselines random", "whole random"),
+    "herding, real images": ("baselines herding", "whole herding"),
+    "pixel space": ("baselines pixels", "whole pixels"),
     "pixel space, mean and deviation": ("", "moments moments"),
-    "the autoencoder alone": ("baselines autoencoder", ""),
+    "the autoencoder alone": ("baselines autoencoder", "whole autoencoder"),
     "full chain, no skip": ("baselines no-skip", ""),
     "full chain, `paper` skip": ("baselines paper", ""),
-    "full chain, `reference` skip": ("baselines reference", ""),
+    "full chain, `reference` skip": ("baselines reference", "whole-reference reference"),
     "four in one: random real images": ("several random", ""),
     "four in one: the autoencoder alone": ("several autoencoder", ""),
-    "four in one: pixel space, mean and deviation": ("", "ten pixels"),
+    "four in one: pixel space, mean and deviation": ("one 2", "ten pixels"),
+    "sixteen in one: random real images": ("one-random random", ""),
+    "sixteen in one: pixel space, mean and deviation": ("one 4", ""),
 }
 """Rows of the summary: the file, and the recipe or value of its row, at one and at ten images per class."""
 
@@ -63,7 +65,7 @@ def accuracy(place: str) -> str:
         return ""
     file, name = place.split()
     rows = json.loads((RESULTS / f"{file}.json").read_text(encoding="utf-8"))["rows"]
-    (row,) = (row for row in rows if name in (label(row, rows), *row["settings"].values()))
+    (row,) = (row for row in rows if name in (label(row, rows), *map(str, row["settings"].values())))
     return cell(row["accuracies"]["convnet"])
 
 
