@@ -13,8 +13,8 @@ and of a test. They run at 80 to 90 GFLOP/s forward, as large matrix products do
 arrangement of this arithmetic tests in less than 1.1 or trains in less than 3.3. The plain way takes 6.3 to 8.3 for
 training and 1.9 to 2.7 for testing, and on top up to 3.7 and 1.7 in the system, which hands out the freed pages of
 large activations again; ours takes 5.4 to 7.1, 1.6 to 2.1, and nothing on top. Hence ratios of 0.55 to 0.7, most saved
-where batches are large. With nothing beside it the plain way takes 4.8 to 5.8 and 2.0 to 2.1, ours 3.7 to 4.0 and 1.3,
-so that the floor is 0.6 to 0.7 of the plain way's training and half of its testing. Five networks as one stack by
+where batches are large. With nothing beside it the plain way takes 4.8 to 6.1 and 2.0 to 2.2, ours 3.7 to 4.1 and 1.3,
+so that the floor is 0.55 to 0.7 of the plain way's training and half of its testing. Five networks as one stack by
 `torch.func.vmap` take 7.3 to 8.6 for training: convolutions of this width leave nothing for a stack to save. Averaging
 (1 an epoch), augmentation (0.01 to 0.05 an image), the optimiser (2 a step) and normalising the test images are
 hundredths.
