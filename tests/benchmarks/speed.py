@@ -53,6 +53,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from ld3m import augment, coresets, data, objectives, priors
+from ld3m.allocator import keep_freed_memory
 from ld3m.learnt import Learnt, draw_noise, initial
 from ld3m.objectives import dm, draws
 from ld3m.objectives.dc import row_distance
@@ -413,6 +414,8 @@ def measure_memory(name: str, kind: str) -> None:
     schedule = Schedule.of(prior.noise_schedule, case.steps, "reference", 3.0)
     *learnt, grad = inputs(prior, case.images)
     Path("/proc/self/clear_refs").write_text("5")  # reading the weights may have taken more for a moment
+    if kind != "naive":
+        keep_freed_memory()
     if kind == "naive":
         naive_gradient(naive(prior), schedule, *learnt, lambda images: grad)
     elif kind != "load":
@@ -490,6 +493,7 @@ def main() -> None:
         measure_memory(*arguments.memory)
         return
     torch.set_num_threads(1)
+    keep_freed_memory()
     warnings.filterwarnings("ignore", message="None of the inputs have requires_grad")
     print(f"{'':<66}{'CPU':>9}{'wall':>9}    target")
     for name in CASES:
