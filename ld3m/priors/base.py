@@ -9,6 +9,7 @@ from torch import Tensor
 from ld3m import imagenet
 from ld3m.errors import UserError
 from ld3m.noise_schedule import NoiseSchedule
+from ld3m.priors.frozen import freeze
 
 
 class Prior(Protocol):
@@ -48,8 +49,8 @@ class LatentDiffusion:
     """An autoencoder, VQModel or AutoencoderKL, and the latents of a denoiser, as diffusers has them."""
 
     def __init__(self, autoencoder: Any, denoiser: Any, scheduler: Any) -> None:
-        self.autoencoder = autoencoder.eval().requires_grad_(False)
-        self.denoiser = denoiser.eval().requires_grad_(False)
+        self.autoencoder = freeze(autoencoder)
+        self.denoiser = freeze(denoiser)
         self.scheduler = scheduler
         self.noise_schedule = NoiseSchedule.of(scheduler)
         self.scale = float(getattr(autoencoder.config, "scaling_factor", 1.0))

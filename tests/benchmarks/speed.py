@@ -158,15 +158,19 @@ def inputs(prior: Any, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def naive(prior: Any) -> Any:
-    """The same prior, weights shared, with diffusers' own attention and checkpoints in the denoiser's blocks."""
-    from diffusers.models.attention_processor import AttnProcessor2_0
-
-    shared = {id(weight): weight for weight in [*prior.denoiser.parameters(), *prior.denoiser.buffers()]}
+    """The same prior, weights shared, in diffusers' own layers with checkpoints in the denoiser's blocks."""
     twin = copy.copy(prior)
-    twin.denoiser = copy.deepcopy(prior.denoiser, shared)
-    twin.denoiser.set_attn_processor(AttnProcessor2_0())
+    twin.denoiser, twin.autoencoder = as_diffusers(prior.denoiser), as_diffusers(prior.autoencoder)
     twin.denoiser.enable_gradient_checkpointing(partial(checkpoint, use_reentrant=True))
     return twin
+
+
+def as_diffusers(network: Any) -> Any:
+    """A frozen network with the same weights in the layers that diffusers gives it."""
+    with torch.device("meta"):
+        plain = type(network).from_config(network.config)
+    plain.load_state_dict(network.state_dict(), assign=True)
+    return plain.eval().requires_grad_(False)
 
 
 def naive_render(prior: Any, schedule: Schedule, z: Tensor, c: Tensor, noise: Tensor) -> Tensor:
