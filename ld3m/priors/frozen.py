@@ -14,8 +14,10 @@ from torch.nn import functional
 
 Network = TypeVar("Network", bound=nn.Module)
 Nothing = tuple[None, ...]
-LEAST = 2**17
-"""Elements of a layer's input from which on it keeps less; with fewer, Python would cost more than it saves."""
+LEAST = 2**13
+"""Elements that a layer is given of one image from which on it keeps less; of fewer, Python costs more than it saves.
+
+Not of a batch: memory stays in proportion to the images, which "auto" counts on."""
 
 
 def freeze(network: Network) -> Network:
@@ -40,7 +42,7 @@ def freeze(network: Network) -> Network:
 
 
 def _keeps_less(input: Tensor) -> bool:
-    return torch.is_grad_enabled() and input.requires_grad and input.numel() >= LEAST
+    return torch.is_grad_enabled() and input.requires_grad and input.numel() >= LEAST * len(input)
 
 
 def _dense(tensor: Tensor) -> Tensor:

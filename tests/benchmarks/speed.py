@@ -138,7 +138,7 @@ class Case:
 
 CASES = {
     "quickstart": Case(
-        "quickstart: 10 images, S = 5", lambda: priors.load(SamplerRecipe(source="fashion-mnist")), 5, 10, 4
+        "quickstart: 10 images, S = 5", lambda: priors.load(SamplerRecipe(source="fashion-mnist")), 5, 10, 5
     ),
     "small": Case("11 M UNet, 16 × 16: 10 images, S = 10", small_prior, 10, 10, 4),
     "full": Case("401 M UNet, 32 × 32: 2 images, S = 4", full_prior, 4, 2, 1),

@@ -1,0 +1,142 @@
+"""Layers of frozen networks: what they answer, their gradient, and what they keep for it."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from conftest import make_prior
+from diffusers.models.activations import GEGLU
+from diffusers.models.resnet import ResnetBlock2D
+from torch import Tensor, nn
+
+from ld3m.priors import frozen
+from ld3m.priors.ldm import attend_to_one_token
+
+
+@pytest.fixture(autouse=True)
+def however_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests' layers are smaller than those that keep less."""
+    monkeypatch.setattr(frozen, "LEAST", 0)
+
+
+def plain(network: Any) -> Any:
+    """The same weights in the layers that diffusers makes."""
+    made = type(network).from_config(network.config)
+    made.load_state_dict(network.state_dict())
+    return made.eval().requires_grad_(False)
+
+
+def there_and_back(run: Callable[..., Tensor], *inputs: Tensor) -> list[Tensor]:
+    """An answer and the gradients of a fixed direction of it."""
+    leaves = [given.clone().requires_grad_() for given in inputs]
+    answer = run(*leaves)
+    direction = torch.randn(answer.shape, generator=torch.Generator().manual_seed(1))
+    return [answer.detach(), *torch.autograd.grad(answer, leaves, direction.to(answer))]
+
+
+def kept(run: Callable[..., Tensor], *inputs: Tensor) -> list[tuple[int, ...]]:
+    """Shapes of all that autograd keeps."""
+    shapes: list[tuple[int, ...]] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        shapes.append(tuple(tensor.shape))
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        run(*(given.clone().requires_grad_() * 1 for given in inputs))
+    return sorted(shapes)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_a_denoiser_has_the_same_answer_and_gradients(dtype: torch.dtype) -> None:
+    """To the bit, those of diffusers' own layers, and its weights have the same names."""
+    prior = make_prior()
+    denoiser, own = prior.denoiser.to(dtype), plain(prior.denoiser).to(dtype)
+    attend_to_one_token(own)
+    assert denoiser.state_dict().keys() == own.state_dict().keys()
+    z, c = torch.randn(3, 3, 8, 8, dtype=dtype), torch.randn(3, 1, 16, dtype=dtype)
+    found, expected = (
+        there_and_back(lambda z, c, n=network: n(z, torch.full((3,), 500), c).sample, z, c)
+        for network in (denoiser, own)
+    )
+    for a, b in zip(found, expected, strict=True):
+        assert torch.equal(a, b)
+        assert b.abs().max() > 0
+
+
+def test_an_autoencoder_has_the_same_answers_and_gradients() -> None:
+    """To the bit; its middle block hands on channels last, which another order of the sums would show."""
+    prior = make_prior()
+    own = plain(prior.autoencoder)
+    z, images = torch.randn(2, 3, 8, 8), torch.randn(2, 1, 16, 16)
+    for part, given in (("decode", z), ("encode", images)):
+        found, expected = (
+            there_and_back(lambda x, n=network, part=part: getattr(n, part)(x)[0], given)
+            for network in (prior.autoencoder, own)
+        )
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("settings", [{}, {"stride": 2}, {"dilation": 2, "padding": (2, 1)}, {"groups": 4}])
+def test_a_convolution_keeps_its_weight_alone(settings: dict[str, Any]) -> None:
+    convolution = frozen.freeze(nn.Conv2d(8, 4, 3, **settings))
+    own = nn.Conv2d(8, 4, 3, **settings).requires_grad_(False)
+    own.load_state_dict(convolution.state_dict())
+    images = torch.randn(2, 8, 9, 7)
+    for given in (images, images.to(memory_format=torch.channels_last)):
+        found, expected = (there_and_back(layer, given) for layer in (convolution, own))
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert kept(convolution, images) == [tuple(own.weight.shape)]
+    assert (2, 8, 9, 7) in kept(own, images)  # else there would be nothing to save
+
+
+def test_a_residual_block_keeps_what_its_norms_are_given() -> None:
+    """Two tensors of an image's size, where torch's layers keep six."""
+    torch.manual_seed(0)
+    own = ResnetBlock2D(in_channels=8, temb_channels=5, groups=4).eval().requires_grad_(False)
+    block = frozen.freeze(copy.deepcopy(own))
+    inputs = torch.randn(2, 8, 6, 6), torch.randn(2, 5)
+    found, expected = (there_and_back(layer, *inputs) for layer in (block, own))
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert [kept(layer, *inputs).count((2, 8, 6, 6)) for layer in (block, own)] == [2, 6]
+
+
+def test_a_gate_keeps_what_it_is_given() -> None:
+    """Both halves as one tensor, where torch keeps them and the activation of one."""
+    torch.manual_seed(0)
+    own = nn.Sequential(GEGLU(6, 10)).requires_grad_(False)
+    gate = frozen.freeze(copy.deepcopy(own))
+    tokens = torch.randn(2, 7, 6)
+    found, expected = (there_and_back(layer, tokens) for layer in (gate, own))
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    sizes = [[shape for shape in kept(layer, tokens) if shape[:2] == (2, 7)] for layer in (gate, own)]
+    assert sizes == [[(2, 7, 20)], [(2, 7, 10)] * 3]
+
+
+def test_a_block_whose_norm_and_activation_lie_apart_stays_as_it_is() -> None:
+    """One that scales and shifts by the time embedding in between."""
+    own = ResnetBlock2D(in_channels=8, temb_channels=5, groups=4, time_embedding_norm="scale_shift").eval()
+    block = frozen.freeze(copy.deepcopy(own))
+    inputs = torch.randn(2, 8, 6, 6), torch.randn(2, 5)
+    assert all(torch.equal(a, b) for a, b in zip(*(there_and_back(n, *inputs) for n in (block, own)), strict=True))
+
+
+def test_a_second_derivative_is_refused() -> None:
+    """The first is all that a pull-back takes; a wrong second one would be worse than none."""
+    convolution = frozen.freeze(nn.Conv2d(2, 2, 3))
+    images = torch.randn(1, 2, 5, 5, requires_grad=True)
+    direction = torch.ones(1, 2, 3, 3, requires_grad=True)
+    (first,) = torch.autograd.grad(convolution(images), images, direction, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.sum().backward()
+
+
+def test_small_layers_stay_with_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By their size of one image, whatever the batch, so that memory is in proportion to the images."""
+    monkeypatch.setattr(frozen, "LEAST", 8 * 5 * 5)
+    convolution = frozen.freeze(nn.Conv2d(8, 4, 3))
+    for count in (1, 6):
+        assert kept(convolution, torch.randn(count, 8, 5, 5)) == [(4, 8, 3, 3)]
+        assert (count, 8, 5, 4) in kept(convolution, torch.randn(count, 8, 5, 4))
