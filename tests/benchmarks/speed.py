@@ -8,18 +8,21 @@ code draws other noise in its second pass, the baseline takes the same, so that 
 and both gradients are asserted to agree to 1e-5, at equal batches: in smaller micro-batches, as flat memory is timed
 and weighed with, kernels round otherwise, which random weights make up to 4e-5 of c's gradient in float32.
 
-Everything is float32 on one thread of a CPU, at guidance 3. A figure is the median over rounds of the ratio of CPU
-seconds, in which both sides take turns; that of wall clock stands beside it, and a target is held against the first.
+Everything is float32 on one thread of a CPU, at guidance 3; freed memory is kept for both sides, as a run keeps it.
+A figure is the median over rounds of the ratio of CPU seconds, in which both sides take turns; that of wall clock
+stands beside it, and a target is held against the first.
 Start-up is in seconds. Peak memory is the operating system's, of fresh processes, counted from when the prior is
 loaded: less that of one which only loads it, and plain. `--full` adds the denoiser of cin256-v2 (401 M parameters) at
 32 × 32 latents.
 
 What bounds a gradient step: with F a forward and B a backward pass of the denoiser, the baseline takes 4 F + B, kept
-graphs F + B and flat memory 2 F + B, which is 0.40 and 0.60 of it at B = F, 0.45 and 0.64 at B = 1.5 F. On the
-quickstart's prior small micro-batches cost more: with guidance its denoiser takes 27, 31 and 45 ms forwards for batches
-of 8, 10 and 20, and 45, 53 and 92 forwards and backwards, so that two calls of 10 take 1.2 times one of 20, and
-calls of 8, 8 and 4 take 1.4 times; a single call of 20 holds as much as the baseline does at its peak, when the
-decoder has all ten images.
+graphs F + B and flat memory 2 F + B, which is 0.40 and 0.60 of it at B = F, 0.45 and 0.64 at B = 1.5 F. Graphs in
+frozen layers of ld3m's hold less, which spares memory traffic too. Small micro-batches cost more: with guidance the
+quickstart's denoiser takes 18, 20 and 32 ms forwards for batches of 8, 10 and 20, and 34, 40 and 64 forwards and
+backwards, so that two calls of 10 take 1.25 times one of 20, and calls of 8, 8 and 4 take 1.5 times; with 11 M
+parameters (192, 221 and 391 ms, and 370, 459 and 791) it is 1.15 and 1.2 times. A single call of 20 takes 1.0 and 1.3
+times the baseline's peak above the prior's, two of 10 take 0.7 and 0.8: flat memory has the baseline's 0.60 of time or
+0.8 of memory, not both, wherever batches of a few images are no good use of the processor.
 
 What bounds an iteration of `dc` on the quickstart: of the baseline's, two fifths are the matching at S = 5, a quarter
 at S = 10, and of that nearly three quarters are a first-order pass over the real images, forwards and backwards through
