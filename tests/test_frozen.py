@@ -103,6 +103,29 @@ def test_a_residual_block_keeps_what_its_norms_are_given() -> None:
     assert [kept(layer, *inputs).count((2, 8, 6, 6)) for layer in (block, own)] == [2, 6]
 
 
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("across", [False, True])
+@pytest.mark.parametrize("backwards", [torch.contiguous_format, torch.channels_last])
+def test_a_norm_takes_images_and_gradients_in_any_order(
+    count: int, across: bool, backwards: torch.memory_format
+) -> None:
+    """torch's kernel reads the gradient as the input lies; attention hands on tokens, channels last."""
+    torch.manual_seed(0)
+    own = ResnetBlock2D(in_channels=8, temb_channels=None, groups=4).eval().requires_grad_(False)
+    norm = frozen.freeze(copy.deepcopy(own)).norm1
+    images = torch.randn(count, 8, 6, 5)
+    if across:
+        images = torch.randn(count, 30, 8).transpose(1, 2).reshape(count, 8, 6, 5)
+        assert not images.is_contiguous()
+    images.requires_grad_()
+    direction = torch.randn(count, 8, 6, 5).contiguous(memory_format=backwards)
+    answers = norm(images), nn.functional.silu(own.norm1(images))
+    found, expected = (torch.autograd.grad(answer, images, direction)[0] for answer in answers)
+    assert torch.allclose(*answers, rtol=1e-5, atol=1e-6)
+    assert torch.allclose(found, expected, rtol=1e-5, atol=1e-6)
+    assert expected.abs().max() > 0.1
+
+
 def test_a_gate_keeps_what_it_is_given() -> None:
     """Both halves as one tensor, where torch keeps them and the activation of one."""
     torch.manual_seed(0)

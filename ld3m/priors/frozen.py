@@ -45,11 +45,6 @@ def _keeps_less(input: Tensor) -> bool:
     return torch.is_grad_enabled() and input.requires_grad and input.numel() >= LEAST * len(input)
 
 
-def _dense(tensor: Tensor) -> Tensor:
-    """Without gaps, in the order of channels that it has: what torch's kernels of group norm take."""
-    return tensor if tensor.is_contiguous(memory_format=torch.channels_last) else tensor.contiguous()
-
-
 # --- convolutions ------------------------------------------------------------------------------------------
 
 
@@ -101,8 +96,20 @@ class _NormThenSiLU(nn.GroupNorm):
     def forward(self, input: Tensor) -> Tensor:
         if not _keeps_less(input):
             return functional.silu(super().forward(input))
-        answer: Tensor = _NormedActivated.apply(_dense(input), self.weight, self.bias, self.num_groups, self.eps)
+        answer: Tensor = _NormedActivated.apply(
+            input.contiguous(memory_format=_order(input)), self.weight, self.bias, self.num_groups, self.eps
+        )
         return answer
+
+
+def _order(input: Tensor) -> torch.memory_format:
+    """In which torch's kernels of group norm take input and gradient; only those of a CPU know channels last.
+
+    They go by the strides, also by that of a batch of one, of which `is_contiguous` takes no notice.
+    """
+    _, channels, height, width = input.shape
+    last = input.stride() == (height * width * channels, 1, width * channels, channels)
+    return torch.channels_last if last and input.device.type == "cpu" else torch.contiguous_format
 
 
 class _NormedActivated(torch.autograd.Function):
@@ -124,7 +131,7 @@ class _NormedActivated(torch.autograd.Function):
         gradient = torch.ops.aten.silu_backward(gradient, normed)
         statistics = (mean, scale, weight, *ctx.sizes)
         of_input, _, _ = torch.ops.aten.native_group_norm_backward(
-            _dense(gradient), input, *statistics, [True, False, False]
+            gradient.contiguous(memory_format=_order(input)), input, *statistics, [True, False, False]
         )
         return of_input, *[None] * 4
 
