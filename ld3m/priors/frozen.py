@@ -42,7 +42,7 @@ def freeze(network: Network) -> Network:
 
 
 def _keeps_less(input: Tensor) -> bool:
-    return torch.is_grad_enabled() and input.requires_grad and input.numel() >= LEAST * len(input)
+    return torch.is_grad_enabled() and input.requires_grad and input.shape[1:].numel() >= LEAST
 
 
 # --- convolutions ------------------------------------------------------------------------------------------
@@ -117,7 +117,7 @@ class _NormedActivated(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, input: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
-        ctx.sizes = (*input.shape[:2], input[0, 0].numel(), groups)
+        ctx.sizes = (*input.shape[:2], input.shape[2:].numel(), groups)
         ctx.eps = eps
         normed, mean, scale = torch.ops.aten.native_group_norm(input, weight, bias, *ctx.sizes, eps)
         ctx.save_for_backward(input, weight, bias, mean, scale)
