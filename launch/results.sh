@@ -21,10 +21,24 @@ ablate() {
   cp "ablations/$name/ablation.json" "recipes/results/$name.json"
 }
 chart() { cp "ablations/$1/ablation.svg" "recipes/results/$1.svg"; }
+# The images of some runs as one picture, a row each: stack NAME RUN…
+stack() {
+  python - "$@" <<'END'
+import sys
+from PIL import Image
+name, *runs = sys.argv[1:]
+grids = [Image.open(f"{run}/grid.png") for run in runs]
+width, height = grids[0].size
+picture = Image.new(grids[0].mode, (width, sum(grid.height for grid in grids)))
+for row, grid in enumerate(grids):
+    picture.paste(grid, (0, row * height))
+picture.save(f"recipes/results/{name}.png")
+END
+}
 
 baselines() {
   ablate baselines baselines/{random,herding,prototypes,pixels,autoencoder,conditioning,latents,no-skip,reference,paper} \
-    "${seeds[@]}"
+    "${seeds[@]}" --seeds 5
   chart baselines
 }
 steps() {
@@ -35,23 +49,18 @@ starts() { ablate starts baselines/reference --axis distill.init=real,noise "${s
 sampling() {
   ablate sampling baselines/reference distill.iterations=0 --axis prior.steps=10,40 \
     --axis prior.skip=none,paper,reference "${seeds[@]}"
-  python - <<'END'
-from PIL import Image
-grids = [Image.open(f"ablations/sampling/reference/prior.skip={skip},prior.steps={steps},seed=0/grid.png")
-         for steps in (10, 40) for skip in ("none", "paper", "reference")]
-width, height = grids[0].size
-picture = Image.new("L", (width, sum(grid.height for grid in grids)))
-for row, grid in enumerate(grids):
-    picture.paste(grid, (0, row * height))
-picture.save("recipes/results/sampling.png")
-END
+  local folder=ablations/sampling/reference
+  stack sampling $folder/prior.skip={none,paper,reference},prior.steps=10,seed=0 \
+    $folder/prior.skip={none,paper,reference},prior.steps=40,seed=0
 }
 architectures() {
-  ablate architectures baselines/{random,pixels,autoencoder,reference} evaluate.lr=null evaluate.epochs=300 \
-    evaluate.ema=0.98 "${seeds[@]}" --arch alexnet,vgg11,vit --seeds 1
+  local networks=(evaluate.lr=null evaluate.epochs=300 evaluate.ema=0.98 "${seeds[@]}" --arch alexnet,vgg11,vit --seeds 1)
+  ablate architectures baselines/{random,pixels,autoencoder} distill.lr_latents=1 "${networks[@]}"
+  ablate architectures-reference baselines/reference "${networks[@]}"
 }
 transfer() {
-  local networks=(evaluate.lr=null evaluate.epochs=600 evaluate.ema=0.99 "${seeds[@]}" --arch alexnet,vgg11,vit --seeds 1)
+  local networks=(distill.lr_latents=1 evaluate.lr=null evaluate.epochs=600 evaluate.ema=0.99 "${seeds[@]}"
+    --arch alexnet,vgg11,vit --seeds 1)
   ablate transfer baselines/{random,pixels} "${networks[@]}"
   ablate transfer-several baselines/{pixels,autoencoder} distill.factor=2 "${networks[@]}"
 }
@@ -66,16 +75,25 @@ whole() {
     distill.lr_conditioning=3 "${seeds[@]}"
 }
 moments() {
-  ablate moments baselines/pixels "${ten_each[@]}" "${turns[@]}" --axis distill.dm.match=mean,moments "${seeds[@]}" --seeds 5
+  ablate moments baselines/pixels "${ten_each[@]}" "${turns[@]}" distill.lr_latents=1 \
+    --axis distill.dm.match=mean,moments "${seeds[@]}" --seeds 5
 }
 ten() {
   ablate ten baselines/pixels "${ten_each[@]}" "${turns[@]}" distill.factor=2 distill.dm.match=moments distill.lr_latents=3 \
     "${seeds[@]}" --seeds 5 --against random
 }
-several() { ablate several baselines/{random,autoencoder} distill.factor=2 "${seeds[@]}" --seeds 5; }
+several() { ablate several baselines/{random,autoencoder} distill.factor=2 distill.lr_latents=1 "${seeds[@]}" --seeds 5; }
 cifar10() {
   [ -f data/cifar10/test.parquet ] || python launch/cifar10.py
-  ablate cifar10 baselines/{random,pixels} data.source=data/cifar10 data.channels=3 "${seeds[@]}"
+  [ -d priors/cifar10 ] || ${RUN:-ld3m} train-prior prior-cifar10 data.source=data/cifar10
+  local cifar10=(data.source=data/cifar10 data.channels=3 distill.lr_latents=0.3)
+  local others=(evaluate.lr=null evaluate.epochs=300 evaluate.ema=0.98 "${seeds[@]}" --arch alexnet,vgg11,vit --seeds 1)
+  ablate cifar10 baselines/{random,herding,pixels} "${cifar10[@]}" "${seeds[@]}" --seeds 5
+  ablate cifar10-prior baselines/{autoencoder,reference} "${cifar10[@]}" prior.source=priors/cifar10 "${seeds[@]}" --seeds 5
+  stack cifar10 ablations/cifar10/pixels/seed=0 ablations/cifar10-prior/{autoencoder,reference}/seed=0
+  ablate cifar10-architectures baselines/{random,pixels} "${cifar10[@]}" "${others[@]}"
+  ablate cifar10-prior-architectures baselines/{autoencoder,reference} "${cifar10[@]}" prior.source=priors/cifar10 \
+    "${others[@]}"
 }
 digits() {
   local digits=(data.source=digits data.resolution=8 network.depth=2)
