@@ -93,10 +93,14 @@ def losses(folder: Path) -> list[tuple[int, float]]:
 
 
 def test_micro_batches_that_mix_classes_round_otherwise(recipe_file: Path, tmp_path: Path) -> None:
-    """Six images at a time on one process, four and two on two: to rounding, 1e-6 of the largest value, the same."""
+    """Six images at a time on one process, four and two on two: to rounding, the same.
+
+    Of float32 (6e-8) in a few iterations, by kernels that differ from one kind of CPU to another: 2.5e-6 of the
+    largest value is the most that was seen.
+    """
     for count in (1, 2):
         run(count, "distill", recipe_file, "prior.micro_batch=6", "-o", tmp_path / str(count))
-    assert relative(latents(tmp_path / "2")["z"], latents(tmp_path / "1")["z"]) <= 1e-6
+    assert relative(latents(tmp_path / "2")["z"], latents(tmp_path / "1")["z"]) <= 1e-5
 
 
 def test_more_processes_than_classes(recipe_file: Path, tmp_path: Path) -> None:

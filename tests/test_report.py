@@ -390,7 +390,7 @@ def test_an_image_is_large_on_click_and_on_enter(opened: Any, finished: Path) ->
     opened.keyboard.press("Escape")
     assert not opened.evaluate("document.querySelector('dialog').open")
     # Focus moves in the dialog's close event, which the browser sends some time after the key.
-    opened.wait_for_function("document.activeElement.firstChild?.dataset?.name === 'cross, image 1'")
+    opened.wait_for_selector(':focus > [data-name="cross, image 1"]')
     opened.keyboard.press("Enter")
     assert opened.evaluate("document.querySelector('dialog').open")
     opened.click("#close")
@@ -398,7 +398,7 @@ def test_an_image_is_large_on_click_and_on_enter(opened: Any, finished: Path) ->
 
 
 def test_both_ends_are_side_by_side(opened: Any, finished: Path) -> None:
-    opened.wait_for_function("[...document.querySelectorAll('[data-end]')].every(c => c.width > 1)")
+    opened.wait_for_selector('[data-end][width="1"]', state="detached")
     for end, iteration in (("first", 0), ("last", 6)):
         shown = pixels(opened, f'[data-end="{end}"][data-place="4"]')
         assert np.array_equal(shown, in_frame(finished, iteration, 2, 0))
