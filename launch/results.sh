@@ -11,6 +11,8 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 seeds=(--axis seed=0,1)
 # Ten images per class are evaluated in smaller steps.
 ten_each=(distill.images_per_class=10 evaluate.batch=64 evaluate.epochs=150)
+# Other networks than the matching one, at the protocol's learning rates.
+other_networks=(evaluate.lr=null evaluate.epochs=300 evaluate.ema=0.98 "${seeds[@]}" --arch alexnet,vgg11,vit --seeds 1)
 # Thirty matching networks that take turns.
 turns=(distill.dm.pool=30 distill.real_batch=500 distill.iterations=500)
 
@@ -54,9 +56,8 @@ sampling() {
     $folder/prior.skip={none,paper,reference},prior.steps=40,seed=0
 }
 architectures() {
-  local networks=(evaluate.lr=null evaluate.epochs=300 evaluate.ema=0.98 "${seeds[@]}" --arch alexnet,vgg11,vit --seeds 1)
-  ablate architectures baselines/{random,pixels,autoencoder} distill.lr_latents=1 "${networks[@]}"
-  ablate architectures-reference baselines/reference "${networks[@]}"
+  ablate architectures baselines/{random,pixels,autoencoder} distill.lr_latents=1 "${other_networks[@]}"
+  ablate architectures-reference baselines/reference "${other_networks[@]}"
 }
 transfer() {
   local networks=(distill.lr_latents=1 evaluate.lr=null evaluate.epochs=600 evaluate.ema=0.99 "${seeds[@]}"
@@ -87,13 +88,12 @@ cifar10() {
   [ -f data/cifar10/test.parquet ] || python launch/cifar10.py
   [ -d priors/cifar10 ] || ${RUN:-ld3m} train-prior prior-cifar10 data.source=data/cifar10
   local cifar10=(data.source=data/cifar10 data.channels=3 distill.lr_latents=0.3)
-  local others=(evaluate.lr=null evaluate.epochs=300 evaluate.ema=0.98 "${seeds[@]}" --arch alexnet,vgg11,vit --seeds 1)
   ablate cifar10 baselines/{random,herding,pixels} "${cifar10[@]}" "${seeds[@]}" --seeds 5
   ablate cifar10-prior baselines/{autoencoder,reference} "${cifar10[@]}" prior.source=priors/cifar10 "${seeds[@]}" --seeds 5
   stack cifar10 ablations/cifar10/pixels/seed=0 ablations/cifar10-prior/{autoencoder,reference}/seed=0
-  ablate cifar10-architectures baselines/{random,pixels} "${cifar10[@]}" "${others[@]}"
+  ablate cifar10-architectures baselines/{random,pixels} "${cifar10[@]}" "${other_networks[@]}"
   ablate cifar10-prior-architectures baselines/{autoencoder,reference} "${cifar10[@]}" prior.source=priors/cifar10 \
-    "${others[@]}"
+    "${other_networks[@]}"
 }
 digits() {
   local digits=(data.source=digits data.resolution=8 network.depth=2)
