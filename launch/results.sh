@@ -12,7 +12,7 @@ seeds=(--axis seed=0,1)
 # Ten images per class are evaluated in smaller steps.
 ten_each=(distill.images_per_class=10 evaluate.batch=64 evaluate.epochs=150)
 # Other networks than the matching one, at the protocol's learning rates.
-other_networks=(evaluate.lr=null evaluate.epochs=300 evaluate.ema=0.98 "${seeds[@]}" --arch alexnet,vgg11,vit --seeds 1)
+other_networks=(evaluate.lr=null evaluate.epochs=300 evaluate.ema=0.98 --arch alexnet,vgg11,vit)
 # Thirty matching networks that take turns.
 turns=(distill.dm.pool=30 distill.real_batch=500 distill.iterations=500)
 
@@ -56,8 +56,8 @@ sampling() {
     $folder/prior.skip={none,paper,reference},prior.steps=40,seed=0
 }
 architectures() {
-  ablate architectures baselines/{random,pixels,autoencoder} distill.lr_latents=1 "${other_networks[@]}"
-  ablate architectures-reference baselines/reference "${other_networks[@]}"
+  ablate architectures baselines/{random,pixels,autoencoder} distill.lr_latents=1 "${other_networks[@]}" "${seeds[@]}" --seeds 1
+  ablate architectures-reference baselines/reference "${other_networks[@]}" "${seeds[@]}" --seeds 1
 }
 transfer() {
   local networks=(distill.lr_latents=1 evaluate.lr=null evaluate.epochs=600 evaluate.ema=0.99 "${seeds[@]}"
@@ -91,9 +91,9 @@ cifar10() {
   ablate cifar10 baselines/{random,herding,pixels} "${cifar10[@]}" "${seeds[@]}" --seeds 5
   ablate cifar10-prior baselines/{autoencoder,reference} "${cifar10[@]}" prior.source=priors/cifar10 "${seeds[@]}" --seeds 5
   stack cifar10 ablations/cifar10/pixels/seed=0 ablations/cifar10-prior/{autoencoder,reference}/seed=0
-  ablate cifar10-architectures baselines/{random,pixels} "${cifar10[@]}" "${other_networks[@]}"
+  ablate cifar10-architectures baselines/{random,pixels} "${cifar10[@]}" "${other_networks[@]}" --axis seed=0,1,2 --seeds 3
   ablate cifar10-prior-architectures baselines/{autoencoder,reference} "${cifar10[@]}" prior.source=priors/cifar10 \
-    "${other_networks[@]}"
+    "${other_networks[@]}" --axis seed=0,1,2 --seeds 3
 }
 digits() {
   local digits=(data.source=digits data.resolution=8 network.depth=2)
