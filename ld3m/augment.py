@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ld3m import arithmetic
 from ld3m.transfer import send
 
 CROP_SHARE = 0.125
@@ -121,6 +122,8 @@ def _rotate(x: Tensor, turn: Tensor) -> Tensor:
 def _warp(x: Tensor, matrices: Tensor) -> Tensor:
     matrices = matrices.to(x).expand(len(x), 2, 3)
     grid = functional.affine_grid(matrices, list(x.shape), align_corners=True)
+    if x.is_cuda and x.requires_grad:
+        return arithmetic.sample_bilinear(x, grid)
     return functional.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
 
 

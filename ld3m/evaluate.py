@@ -17,7 +17,7 @@ from filelock import FileLock
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ld3m import coresets, data, networks, parallel, run
+from ld3m import arithmetic, coresets, data, networks, parallel, run
 from ld3m.allocator import keep_freed_memory
 from ld3m.comparison import differences
 from ld3m.errors import UserError
@@ -75,7 +75,8 @@ def evaluate(
     archs = list(dict.fromkeys(recipe.evaluate.arch))
     for arch in archs:  # any number of classes shows the mistakes, and they are told before data is prepared
         networks.check(arch, networks.Shape(recipe.data.channels, recipe.data.resolution, 2), NetworkRecipe(), "--arch")
-    accelerator = parallel.start()
+    accelerator = parallel.start(recipe.tf32)
+    arithmetic.tolerate(accelerator.device)
     main = accelerator.is_main_process
     keep_freed_memory()
     images = data.prepare(recipe.data, progress=main)

@@ -40,7 +40,7 @@ class Job:
     def prepare(cls, recipe: Recipe) -> "Job":
         """Loads data and prior, deals the classes, and finds what `auto` is here."""
         keep_freed_memory()
-        accelerator = parallel.start()
+        accelerator = parallel.start(recipe.tf32)
         prior, images, embeddings = materials(recipe, accelerator)
         own = parallel.shard(range(len(images.classes)), accelerator)
         most = -(-len(images.classes) // accelerator.num_processes)
@@ -49,7 +49,6 @@ class Job:
         rendered = len(own) * recipe.distill.latents_per_class + padding
         recipe = _settled(Bench(recipe, prior, images, own, accelerator.device), accelerator, rendered)
         settings = recipe.prior
-        parallel.multiply_in_tf32(recipe.tf32, accelerator)
         if settings.compile:  # after `auto`, which counts the denoiser's operations one by one
             priors.compile_denoiser(prior, accelerator.device, sharded)
         return cls(

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, gather_object, parse_flag_from_env
 from torch import Tensor
 
+from ld3m import arithmetic
 from ld3m.errors import UserError
 from ld3m.watch import Watch
 
@@ -33,16 +34,25 @@ def together(command: Callable[P, T]) -> Callable[P, T]:
     return run
 
 
-def start() -> Accelerator:
+def start(tf32: bool = False) -> Accelerator:
     """Accelerate's view of this launch, checked against the environment's and the launcher's.
 
     Some launch settings make every process believe that it is alone; the run would then be done several times over.
     Others start one process where more were asked for; it would then take several times as long.
 
+    Args:
+        tf32: whether NVIDIA's GPUs may compute float32 in TF32 from here on.
+
     Raises:
-        UserError: where the number of processes is not what the launcher set or was told.
+        UserError: where the number of processes is not what the launcher set or was told, or more than there are GPUs.
     """
     cpu = not torch.accelerator.is_available()
+    here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.accelerator.device_count()
+    if not cpu and here > gpus and not parse_flag_from_env("ACCELERATE_USE_CPU"):
+        raise UserError(
+            f"--num_processes: {here} on this machine, which has {gpus} GPU{'s' * (gpus > 1)}; start one for each, or "
+            "hide them for a run on CPUs: CUDA_VISIBLE_DEVICES="
+        )
     accelerator = _with_deepspeed(cpu) if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED") else Accelerator(cpu=cpu)
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched != accelerator.num_processes:
@@ -55,6 +65,7 @@ def start() -> Accelerator:
             f"{setting}, but accelerate launch started one process; use a configuration of launch/ with "
             "distributed_type: MULTI_GPU (also on CPUs, with use_cpu: true), or ask for one"
         )
+    arithmetic.settle(accelerator.device, tf32)
     return accelerator
 
 
@@ -94,12 +105,6 @@ def _with_deepspeed(cpu: bool) -> Accelerator:
     accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")] if cpu else None)
     unset_hf_deepspeed_config()  # else transformers would shard a text encoder as it is loaded
     return accelerator
-
-
-def multiply_in_tf32(wanted: bool, accelerator: Accelerator) -> None:
-    """Whether matrices of float32 are multiplied in TF32 from here on; a CPU, which may know it too, is left alone."""
-    if accelerator.device.type == "cuda":
-        torch.set_float32_matmul_precision("high" if wanted else "highest")
 
 
 def name(accelerator: Accelerator) -> str:

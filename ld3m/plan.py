@@ -177,7 +177,7 @@ def _prepare(recipe: Recipe, processes: int) -> tuple[Bench, torch.Tensor, Secon
     """Data and prior as `distill` has them, the embeddings of the classes, and the seconds until they were there."""
     before = time.process_time()  # of the interpreter and the libraries, in one thread and so on the clock too
     began = time.perf_counter()
-    accelerator = parallel.start()
+    accelerator = parallel.start(recipe.tf32)
     prior, images, embeddings = job.materials(recipe, accelerator)
     own = range(0, len(images.classes), processes)
     priors.provenance(recipe.prior.source)
@@ -204,7 +204,7 @@ def _measure(bench: Bench, embeddings: torch.Tensor, start: Seconds) -> Basis:
         elsewhere = recipe.model_copy(update={"output": folder})
         size = (recipe.distill.latents_per_class, recipe.data.channels, *(recipe.data.resolution,) * 2)
         pixels = torch.randint(256, size, dtype=torch.uint8)
-        accelerator = parallel.start()
+        accelerator = parallel.start(recipe.tf32)
         clock = _now()
         checkpoints.save(elsewhere, 0, dict(zip(few, states, strict=True)), {}, accelerator)
         parts["checkpoints"] = (_now() - clock) / len(few) * len(images.classes) / recipe.distill.checkpoint_every

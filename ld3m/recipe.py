@@ -260,8 +260,8 @@ class Recipe(Section):
     log_with: Annotated[list[str], BeforeValidator(values.one_or_more)] = Field(default_factory=list)
     """Trackers that get the numbers and pictures too: tensorboard, trackio, wandb, or another of Accelerate's."""
     tf32: bool = False
-    """Whether NVIDIA's GPUs multiply matrices of float32 in TF32, of 11 significant bits, as they convolve by PyTorch's
-    default; other devices know no such thing. NVIDIA_TF32_OVERRIDE=0 in the environment forbids both."""
+    """Whether NVIDIA's GPUs convolve and multiply float32 in TF32, of 11 significant bits; other devices know no such
+    thing."""
     data: DistilledDataRecipe
     prior: SamplerRecipe
     distill: DistillRecipe = DistillRecipe()

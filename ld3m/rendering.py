@@ -35,7 +35,7 @@ def render_again(folder: Path, recipe: Recipe, output: Path | None = None) -> Pa
     """
     if not (folder / "latents.safetensors").is_file():
         raise UserError(f"RUN: {folder} has no latents to render, only images")
-    accelerator = parallel.start()
+    accelerator = parallel.start(recipe.tf32)
     settings = recipe.prior
     prior = priors.of(recipe, accelerator.device)
     tensors, metadata = run.read_latents(folder)

@@ -9,8 +9,8 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
+from ld3m import arithmetic
 from ld3m.clock import within
 from ld3m.noise_schedule import Level, NoiseSchedule
 from ld3m.priors import Prior
@@ -159,7 +159,7 @@ def to_pixels(images: Tensor, resolution: int | None = None) -> Tensor:
     pixels = ((images + 1) / 2).clamp(0, 1)
     if resolution in (None, pixels.shape[-1]):
         return pixels
-    return functional.interpolate(pixels, size=resolution, mode="bilinear", antialias=True)
+    return arithmetic.resize(pixels, resolution)
 
 
 def guided(prior: Prior, z: Tensor, time: int, c: Tensor, guidance: float) -> Tensor:

@@ -30,7 +30,7 @@ def train_experts(recipe: Recipe, resume: bool = True) -> Path:
     """
     settings = recipe.experts
     keep_freed_memory()
-    accelerator = parallel.start()
+    accelerator = parallel.start(recipe.tf32)
     main = accelerator.is_main_process
     images = data.prepare(recipe.data, progress=main)
     parameters = sum(p.numel() for p in _network(recipe, images, 0).parameters())

@@ -230,6 +230,7 @@ def test_the_same_command_makes_nothing_again(
     assert [rows[place] for place in (0, 2, 1, 3, 4)] == earlier
 
 
+@pytest.mark.gpu
 def test_interrupted_it_goes_on(ld3m: Callable[..., Outcome], recipe_file: Path, tmp_path: Path) -> None:
     """SIGTERM in the second of two cells; the first is left alone, the second goes on from its checkpoint."""
     few = [*QUICK, "distill.iterations=20", "data.subset=[cross]", "prior.steps=2", "distill.images_per_class=1"]

@@ -89,17 +89,20 @@ def test_images_are_what_the_latents_render_to(finished: Path, prior_folder: Pat
         assert np.abs(saved - rendered.numpy()).max() <= 0.5 / 255 + 1e-5
 
 
+@pytest.mark.gpu
 def test_loss_falls(finished: Path) -> None:
     losses = [json.loads(line)["loss"] for line in (finished / "metrics.jsonl").read_text().splitlines()]
     assert np.mean(losses[-10:]) < np.mean(losses[:10])
 
 
+@pytest.mark.gpu
 def test_the_saved_recipe_gives_the_same_result(finished: Path, tmp_path: Path) -> None:
     distilled(finished / "recipe.yaml", tmp_path / "again")
     again, before = latents(tmp_path / "again"), latents(finished)
     assert all(torch.equal(again[name], before[name]) for name in before)
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_saves_and_the_same_command_goes_on(
     finished: Path, recipe_file: Path, tmp_path: Path, number: signal.Signals
@@ -154,6 +157,7 @@ def test_a_damaged_checkpoint_is_passed_over(
     assert torch.equal(latents(folder)["z"], latents(finished)["z"])
 
 
+@pytest.mark.gpu
 def test_a_run_goes_on_from_a_checkpoint_in_its_folder_or_in_another(
     finished: Path, recipe_file: Path, tmp_path: Path, ld3m: Callable[..., Outcome]
 ) -> None:

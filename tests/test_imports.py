@@ -184,6 +184,7 @@ def test_a_data_set_of_the_hub_that_others_made(
 # --- rendered otherwise ------------------------------------------------------------------------------------
 
 
+@pytest.mark.gpu
 def test_render_as_the_run_does_gives_its_images(
     recipe_file: Path, tmp_path: Path, ld3m: Callable[..., Outcome]
 ) -> None:

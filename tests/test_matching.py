@@ -84,6 +84,7 @@ def matched(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return distilled(recipe_file, tmp_path_factory.mktemp("runs") / "dc", *DC, "distill.iterations=7")
 
 
+@pytest.mark.gpu
 def test_dc_goes_on_within_an_outer_loop_bit_for_bit(matched: Path, recipe_file: Path, tmp_path: Path) -> None:
     distilled(recipe_file, tmp_path / "run", *DC, "distill.iterations=5")
     distilled(recipe_file, tmp_path / "run", *DC, "distill.iterations=7")
@@ -317,6 +318,7 @@ def test_a_network_of_a_pool_comes_back_with_its_real_images(
     )
 
 
+@pytest.mark.gpu
 def test_a_run_with_a_pool_goes_on_bit_for_bit(recipe_file: Path, tmp_path: Path) -> None:
     options = ("distill.dm.pool=2", "distill.checkpoint_every=1")
     whole = distilled(recipe_file, tmp_path / "whole", *options, "distill.iterations=5")
@@ -334,6 +336,7 @@ def followed(recipe_file: Path, experts: tuple[str, ...], tmp_path_factory: pyte
     return distilled(recipe_file, tmp_path_factory.mktemp("runs") / "mtt", *MTT, *experts, "distill.iterations=6")
 
 
+@pytest.mark.gpu
 def test_mtt_goes_on_bit_for_bit(followed: Path, recipe_file: Path, experts: tuple[str, ...], tmp_path: Path) -> None:
     distilled(recipe_file, tmp_path / "run", *MTT, *experts, "distill.iterations=3")
     distilled(recipe_file, tmp_path / "run", *MTT, *experts, "distill.iterations=6")

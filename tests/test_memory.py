@@ -49,6 +49,7 @@ class Shortage:
         monkeypatch.setattr(ClassConditionalLDM, "denoise", scarce)
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("objective", [["dm"], ["dc", "distill.dc.outer=3", "distill.dc.inner=1"]])
 @pytest.mark.parametrize(
     ("keep", "lines"),
@@ -81,6 +82,7 @@ def test_a_run_goes_on_with_less(
     ]
 
 
+@pytest.mark.gpu
 def test_a_pull_back_that_runs_out_is_repeated_alone(
     recipe_file: Path, ld3m: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,6 +100,7 @@ def test_a_pull_back_that_runs_out_is_repeated_alone(
     assert relative(latents(Path("run"))["c"], latents(told)["c"]) < 1e-4
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("objective", [["dm"], ["dc", "distill.dc.outer=3", "distill.dc.inner=1"]])
 def test_an_objective_that_runs_out_does_without_the_graphs(
     recipe_file: Path, ld3m: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch, objective: list[str]
@@ -300,6 +303,7 @@ def test_what_runs_for_real_is_measured_as_in_outline(recipe_file: Path) -> None
     assert memory._graphs(real) == pytest.approx(memory._graphs(bench), rel=0.05)
 
 
+@pytest.mark.gpu
 def test_a_run_with_auto(recipe_file: Path, ld3m: Callable[..., Outcome]) -> None:
     """Everything fits here, and the result is that of the defaults; the recipe still says auto."""
     told = distilled(recipe_file, Path("told").resolve())

@@ -41,6 +41,7 @@ def test_steps_are_those_of_torch(optimiser: str, schedule: str) -> None:
     torch.testing.assert_close(learnt.c, theirs[1].detach(), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.gpu
 def test_adam_goes_on_bit_for_bit(recipe_file: Path, tmp_path: Path) -> None:
     options = ["distill.optimiser=adam", "distill.lr_latents=0.05", "distill.iterations=4"]
     whole = latents(distilled(recipe_file, tmp_path / "whole", *options))

@@ -11,7 +11,7 @@ import torch
 from conftest import Outcome, distilled, latents, make_prior, relative
 from torch import Tensor
 
-from ld3m import data, objectives, parallel, priors
+from ld3m import data, objectives, priors
 from ld3m.errors import UserError
 from ld3m.objectives import draws
 from ld3m.recipe import Recipe
@@ -70,23 +70,6 @@ def test_weights_and_answers_stay_in_float32(recipe_file: Path) -> None:
         assert seen.dtype == torch.float32
         assert 0 < relative(seen.detach(), exact.detach()) < 8 * ROUNDING
     assert network.classifier is network.network.classifier
-
-
-# --- matrices in TF32 --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("device", "wanted", "expected"),
-    [("cuda", True, ["high"]), ("cuda", False, ["highest"]), ("cpu", True, []), ("mps", True, [])],
-)
-def test_tf32_is_for_nvidia_gpus(
-    monkeypatch: pytest.MonkeyPatch, device: str, wanted: bool, expected: list[str]
-) -> None:
-    """As torch.set_float32_matmul_precision has it, "high" is TF32 and "highest" is float32."""
-    told: list[str] = []
-    monkeypatch.setattr(torch, "set_float32_matmul_precision", told.append)
-    parallel.multiply_in_tf32(wanted, SimpleNamespace(device=torch.device(device)))  # type: ignore[arg-type]
-    assert told == expected
 
 
 # --- a compiled denoiser -----------------------------------------------------------------------------------

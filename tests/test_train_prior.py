@@ -75,6 +75,7 @@ def test_it_judges_itself_and_shows_itself(trained: Path) -> None:
         assert (trained / "training" / name).stat().st_size > 0
 
 
+@pytest.mark.gpu
 def test_killed_and_resumed_it_ends_at_the_same_weights(recipe: Path, trained: Path, tmp_path: Path) -> None:
     folder = tmp_path / "killed"
     for stage in ("autoencoder", "denoiser"):

@@ -1,0 +1,153 @@
+"""What a GPU may do with numbers, and the two operations whose gradients PyTorch does not repeat there."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import distilled, latents, make_prior, relative
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional
+
+from ld3m import arithmetic, augment, parallel
+from ld3m.errors import UserError
+from ld3m.sampler import Schedule, render
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU, and LD3M_TEST_GPU=1")
+
+
+@pytest.fixture
+def as_torch_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What PyTorch is told here is taken back."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", torch.backends.cudnn.allow_tf32)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    torch.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.parametrize(
+    ("device", "tf32", "expected"),
+    [("cuda", True, (True, True, "high")), ("cuda", False, (True, False, "highest")), ("cpu", True, None)],
+)
+def test_gpus_repeat_themselves_and_use_tf32_where_it_is_allowed(
+    as_torch_is: None, device: str, tf32: bool, expected: tuple[bool, bool, str] | None
+) -> None:
+    def told() -> tuple[bool, bool, str]:
+        return (
+            torch.are_deterministic_algorithms_enabled(),
+            torch.backends.cudnn.allow_tf32,
+            torch.get_float32_matmul_precision(),
+        )
+
+    before = told()
+    arithmetic.settle(torch.device(device), tf32)
+    assert told() == (expected or before)
+    assert not torch.is_deterministic_algorithms_warn_only_enabled()
+    arithmetic.tolerate(torch.device(device))
+    assert torch.is_deterministic_algorithms_warn_only_enabled() == (device == "cuda")
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 1)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(
+        UserError, match=r"--num_processes: 2 on this machine, which has 1 GPU; .*CUDA_VISIBLE_DEVICES="
+    ):
+        parallel.start()
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 10**6))
+def test_bilinear_samples_and_their_gradient_are_those_of_torch(height: int, width: int, seed: int) -> None:
+    draws = torch.Generator().manual_seed(seed)
+    images = torch.randn(2, 3, height, width, generator=draws, dtype=torch.float64, requires_grad=True)
+    places = 1.5 * torch.randn(2, 4, 5, 2, generator=draws, dtype=torch.float64)
+    grad = torch.randn(2, 3, 4, 5, generator=draws, dtype=torch.float64)
+    found = arithmetic.sample_bilinear(images, places)
+    expected = functional.grid_sample(images, places, mode="bilinear", padding_mode="zeros", align_corners=True)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(*(torch.autograd.grad(answer, images, grad)[0] for answer in (found, expected)))
+
+
+# --- on a GPU ----------------------------------------------------------------------------------------------
+
+
+def gradients(device: torch.device, dtype: torch.dtype, skip: str) -> list[Tensor]:
+    """Images and gradients of Z and c through the small prior, on the CPU."""
+    prior: Any = make_prior()
+    for module in (prior.autoencoder, prior.denoiser):
+        module.to(device, dtype)
+    prior.table, prior.null_embedding = (tensor.to(device, dtype) for tensor in (prior.table, prior.null_embedding))
+    draws = torch.Generator().manual_seed(0)
+    z, noise = (torch.randn(2, *prior.latent_shape, generator=draws, dtype=torch.float64) for _ in range(2))
+    c = torch.randn(2, *prior.conditioning_shape, generator=draws, dtype=torch.float64)
+    z, noise, c = (tensor.to(device, dtype) for tensor in (z, noise, c))
+    pixels, pull_back = render(prior, Schedule.of(prior.noise_schedule, 4, skip, 3.0), z, c, noise)
+    grad = torch.randn(pixels.shape, generator=draws, dtype=torch.float64).to(device, dtype)
+    return [tensor.detach().double().cpu() for tensor in (pixels, *pull_back(grad))]
+
+
+@on_gpu
+@pytest.mark.gpu
+@pytest.mark.parametrize("skip", ["none", "paper"])  # quantised latents may round to another code
+@pytest.mark.parametrize(
+    ("dtype", "tf32", "least", "most"),
+    [(torch.float64, False, 0, 1e-9), (torch.float32, False, 0, 2e-4), (torch.float32, True, 2e-4, 0.1)],
+)
+def test_a_gpu_computes_what_a_cpu_does(
+    as_torch_is: None, skip: str, dtype: torch.dtype, tf32: bool, least: float, most: float
+) -> None:
+    """TF32, of ten bits after the first, is told apart from float32."""
+    arithmetic.settle(GPU, tf32)
+    exact = gradients(CPU, torch.float64, skip)
+    errors = [relative(found, wanted) for found, wanted in zip(gradients(GPU, dtype, skip), exact, strict=True)]
+    assert least <= max(errors) <= most
+
+
+@on_gpu
+@pytest.mark.gpu
+@pytest.mark.parametrize("operation", augment.OPERATIONS)
+def test_augmentation_on_a_gpu_has_one_gradient(as_torch_is: None, operation: str) -> None:
+    arithmetic.settle(GPU)
+    draws = torch.Generator().manual_seed(0)
+    drawn = next(d for d in iter(lambda: augment.draw(draws, 32), None) if d.operation == operation)
+    images, grad = (torch.randn(64, 3, 32, 32, generator=draws) for _ in range(2))
+
+    def gradient(device: torch.device) -> Tensor:
+        leaf = images.to(device, copy=True).requires_grad_()
+        return torch.autograd.grad(drawn(leaf), leaf, grad.to(device))[0].cpu()
+
+    assert torch.equal(gradient(GPU), gradient(GPU))
+    assert relative(gradient(GPU), gradient(CPU)) < 1e-5
+
+
+@on_gpu
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["prior.dtype=bfloat16", "network.dtype=bfloat16"],
+        ["prior.compile=true"],
+        ["data.resolution=8", "prior.resolution=16"],
+        ["distill.factor=2", "distill.dm.match=moments"],
+        ["network.arch=vit"],
+        ["network.arch=resnet18"],
+        [
+            "network.arch=alexnet",
+            "data.resolution=32",
+            "prior.resolution=16",
+        ],
+    ],
+    ids=lambda settings: settings[0],
+)
+def test_a_run_on_a_gpu_is_repeated_bit_for_bit(recipe_file: Path, tmp_path: Path, settings: list[str]) -> None:
+    first, second = (latents(distilled(recipe_file, tmp_path / name, *settings)) for name in ("first", "second"))
+    assert first["z"].isfinite().all()
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name])
