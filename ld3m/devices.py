@@ -11,6 +11,8 @@ From the one published cost: 574 minutes at 256 px, T = 20, one image of each of
 arXiv 2403.03881), whose code computes the chain's forward three times and its backward once. Taken as 1,000 iterations,
 their operations, counted on cin256-v2's configuration, are this share of that card's peak.
 """
+SINGLE = 2.7
+"""How many times as long float32 takes as TF32: measured on an H100, by tests/benchmarks/gpu.py."""
 RESERVED = 1 << 30
 """Bytes of a GPU that are nobody's tensors: CUDA's context, the kernels' code and their working space. Assumed."""
 SLACK = 0.1
@@ -24,13 +26,15 @@ class Device:
     gib: float
     """Memory that PyTorch reports, a little less than the name says."""
     tf32: float
-    """Dense operations a second in TF32, by which PyTorch convolves float32 on these GPUs unless told otherwise."""
+    """Dense operations a second in TF32."""
     half: float
     """Dense operations a second in bfloat16 or float16."""
 
-    def seconds(self, operations: float, dtype: str) -> float:
-        """Of so many operations in a precision, at the utilisation assumed."""
-        return operations / ((self.tf32 if dtype == "float32" else self.half) * UTILISATION)
+    def seconds(self, operations: float, dtype: str, tf32: bool) -> float:
+        """Of so many operations in a precision, float32 in TF32 or not, at the utilisation assumed."""
+        if dtype != "float32":
+            return operations / (self.half * UTILISATION)
+        return operations / (self.tf32 * UTILISATION) * (1 if tf32 else SINGLE)
 
 
 DEVICES = {

@@ -165,7 +165,7 @@ def plan(recipe: Recipe, processes: int, device: str | None = None) -> Plan:
 def _look_up(device: devices.Device, shapes: Shapes, counts: Counts) -> Basis:
     """From operations counted and a device's data sheet."""
     parts = {
-        name: np.full(2, sum(device.seconds(operations, dtype) for operations, dtype in done))
+        name: np.full(2, sum(device.seconds(operations, dtype, shapes.recipe.tf32) for operations, dtype in done))
         for name, done in shapes.operations(counts).items()
     }
     name = next(name for name, known in devices.DEVICES.items() if known is device)

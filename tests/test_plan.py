@@ -271,8 +271,10 @@ def test_what_runs_in_16_bits_takes_less(
     ld3m: Callable[..., Outcome], recipe_file: Path, key: str, halved: set[str]
 ) -> None:
     """The A100's data sheet has twice the operations a second in bfloat16; the decoder stays in float32."""
-    single = planned(ld3m, recipe_file, "--device", "a100-40gb")["seconds"]
-    half = planned(ld3m, recipe_file, f"{key}=bfloat16", "--device", "a100-40gb")["seconds"]
+    single = planned(ld3m, recipe_file, "tf32=true", "--device", "a100-40gb")["seconds"]
+    half = planned(ld3m, recipe_file, "tf32=true", f"{key}=bfloat16", "--device", "a100-40gb")["seconds"]
+    exact = planned(ld3m, recipe_file, "--device", "a100-40gb")["seconds"]
+    assert exact["render"] == pytest.approx(devices.SINGLE * single["render"], rel=1e-6)
     changed = {part for part in single if half[part] < single[part]}
     assert changed == halved
     assert all(0.5 <= half[part] / single[part] < 1 for part in halved)
