@@ -91,9 +91,10 @@ cifar10() {
   ablate cifar10 baselines/{random,herding,pixels} "${cifar10[@]}" "${seeds[@]}" --seeds 5
   ablate cifar10-prior baselines/{autoencoder,reference} "${cifar10[@]}" prior.source=priors/cifar10 "${seeds[@]}" --seeds 5
   stack cifar10 ablations/cifar10/pixels/seed=0 ablations/cifar10-prior/{autoencoder,reference}/seed=0
-  ablate cifar10-architectures baselines/{random,pixels} "${cifar10[@]}" "${other_networks[@]}" --axis seed=0,1,2 --seeds 3
-  ablate cifar10-prior-architectures baselines/{autoencoder,reference} "${cifar10[@]}" prior.source=priors/cifar10 \
-    "${other_networks[@]}" --axis seed=0,1,2 --seeds 3
+  ablate cifar10-random-architectures baselines/random "${cifar10[@]}" "${other_networks[@]}" --axis seed=0,1,2 --seeds 3
+  ablate cifar10-architectures baselines/pixels "${cifar10[@]}" "${other_networks[@]}" --axis seed=0,1,2,3,4,5,6 --seeds 3
+  ablate cifar10-prior-architectures baselines/{autoencoder,reference} "${cifar10[@]}" "${other_networks[@]}" \
+    prior.source=priors/cifar10 --axis seed=0,1,2,3,4,5,6 --seeds 3
 }
 digits() {
   local digits=(data.source=digits data.resolution=8 network.depth=2)
