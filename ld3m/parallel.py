@@ -39,6 +39,7 @@ def start(tf32: bool = False) -> Accelerator:
 
     Some launch settings make every process believe that it is alone; the run would then be done several times over.
     Others start one process where more were asked for; it would then take several times as long.
+    NVIDIA's GPUs are told to repeat themselves bit for bit.
 
     Args:
         tf32: whether NVIDIA's GPUs may compute float32 in TF32 from here on.

@@ -12,9 +12,7 @@ HOME = tempfile.TemporaryDirectory()
 with socket.socket() as free:
     free.bind(("127.0.0.1", 0))
     HUB = f"http://127.0.0.1:{free.getsockname()[1]}"
-if (
-    os.environ.get("LD3M_TEST_GPU") != "1"
-):  # the tests compare with what a CPU computes; those marked gpu see one if told
+if os.environ.get("LD3M_TEST_GPU") != "1":  # most tests compare with what a CPU computes, to the bit
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two busy processes with two threads each crawl
 os.environ |= {"HF_ENDPOINT": HUB, "HF_HOME": HOME.name, "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}

@@ -1,5 +1,6 @@
 """What a GPU may do with numbers, and the two operations whose gradients PyTorch does not repeat there."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU, 
 
 
 @pytest.fixture
-def as_torch_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def as_torch_is(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What PyTorch is told here is taken back."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", torch.backends.cudnn.allow_tf32)
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
