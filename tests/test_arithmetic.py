@@ -104,7 +104,7 @@ def gradients(device: torch.device, dtype: torch.dtype, skip: str) -> list[Tenso
 def test_a_gpu_computes_what_a_cpu_does(
     as_torch_is: None, skip: str, dtype: torch.dtype, tf32: bool, least: float, most: float
 ) -> None:
-    """TF32, of ten bits after the first, is told apart from float32; diffusers embeds time in float32, also in float64."""
+    """TF32 is told apart from float32. In float64 too diffusers embeds time in float32, which bounds the agreement."""
     arithmetic.settle(GPU, tf32)
     exact = gradients(CPU, torch.float64, skip)
     errors = [relative(found, wanted) for found, wanted in zip(gradients(GPU, dtype, skip), exact, strict=True)]
