@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from ld3m import arithmetic, augment, parallel
 from ld3m.errors import UserError
+from ld3m.networks.vgg import _MaxPoolTo
 from ld3m.sampler import Schedule, render
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -74,6 +75,26 @@ def test_bilinear_samples_and_their_gradient_are_those_of_torch(height: int, wid
     expected = functional.grid_sample(images, places, mode="bilinear", padding_mode="zeros", align_corners=True)
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(*(torch.autograd.grad(answer, images, grad)[0] for answer in (found, expected)))
+
+
+class OnGpu(torch.Tensor):
+    """A tensor that says it is on a GPU."""
+
+    is_cuda = True
+
+
+@pytest.mark.parametrize("side", [1, 2, 5, 7, 16])
+def test_pooling_to_a_size_is_that_of_torch(side: int) -> None:
+    """Also its gradient, and that of a gradient, which matching needs."""
+    draws = torch.Generator().manual_seed(0)
+    image, grad = (torch.randn(2, 3, size, size, generator=draws, dtype=torch.float64) for size in (side, 7))
+    answers = []
+    for leaf in (image.clone().requires_grad_(), image.clone().as_subclass(OnGpu).requires_grad_()):
+        found = _MaxPoolTo(7)(leaf**3)
+        (first,) = torch.autograd.grad(found, leaf, grad, create_graph=True)
+        answers.append([found, first, *torch.autograd.grad(first.square().sum(), leaf)])
+    for found, expected in zip(*answers, strict=True):
+        torch.testing.assert_close(found.as_subclass(torch.Tensor), expected.as_subclass(torch.Tensor))
 
 
 # --- on a GPU ----------------------------------------------------------------------------------------------
@@ -139,11 +160,8 @@ def test_augmentation_on_a_gpu_has_one_gradient(as_torch_is: None, operation: st
         ["distill.factor=2", "distill.dm.match=moments"],
         ["network.arch=vit"],
         ["network.arch=resnet18"],
-        [
-            "network.arch=alexnet",
-            "data.resolution=32",
-            "prior.resolution=16",
-        ],
+        ["network.arch=alexnet", "data.resolution=32", "prior.resolution=16"],
+        ["network.arch=vgg11", "data.resolution=32", "prior.resolution=16"],
     ],
     ids=lambda settings: settings[0],
 )

@@ -1,12 +1,27 @@
 """VGG-11 with one linear layer."""
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ld3m.errors import UserError
 from ld3m.networks.parts import Shape, norm
 
 STAGES = ((64,), (128,), (256, 256), (512, 512), (512, 512))
 """Output channels of the convolutions; each stage ends in a halving."""
+SIDE = 7
+"""Of what the linear layer sees, whatever the images' size."""
+
+
+class _MaxPoolTo(nn.AdaptiveMaxPool2d):
+    """Torch's, with a gradient that GPUs can repeat bit for bit, which they cannot with theirs."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not input.is_cuda:
+            return super().forward(input)
+        with torch.no_grad():
+            places = functional.adaptive_max_pool2d(input, SIDE, return_indices=True)[1]
+        return input.flatten(2).gather(2, places.flatten(2)).view(places.shape)
 
 
 class VGG11(nn.Module):
@@ -34,8 +49,8 @@ class VGG11(nn.Module):
                 self.features.extend([convolution, norm(norm_name, channels), nn.ReLU(inplace=True)])
                 in_channels = channels
             self.features.append(nn.MaxPool2d(2))
-        self.features.append(nn.AdaptiveMaxPool2d(7))
-        self.classifier = nn.Linear(512 * 7 * 7, shape.classes)
+        self.features.append(_MaxPoolTo(SIDE))
+        self.classifier = nn.Linear(512 * SIDE**2, shape.classes)
 
     def embed(self, images: Tensor) -> Tensor:
         """[N, channels, H, W] normalised images to [N, 25088]."""
