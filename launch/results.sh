@@ -96,6 +96,19 @@ cifar10() {
   ablate cifar10-prior-architectures baselines/{autoencoder,reference} "${cifar10[@]}" "${other_networks[@]}" \
     prior.source=priors/cifar10 --axis seed=0,1,2,3,4,5,6 --seeds 3
 }
+cifar10-mtt() {
+  [ -f data/cifar10/test.parquet ] || python launch/cifar10.py
+  [ -d priors/cifar10 ] || ${RUN:-ld3m} train-prior prior-cifar10 data.source=data/cifar10
+  local cifar10=(data.source=data/cifar10 data.channels=3)
+  local experts=(experts.count=4 experts.epochs=4 experts.folder=experts/cifar10)
+  local mtt=(distill.objective=mtt "${experts[@]}" distill.mtt.step_size=0.02 distill.optimiser=adam distill.iterations=200)
+  ${RUN:-ld3m} experts baselines/pixels "${cifar10[@]}" "${experts[@]}" >/dev/null
+  ablate cifar10-mtt baselines/pixels "${cifar10[@]}" "${mtt[@]}" "${other_networks[@]}" distill.lr_latents=3 \
+    --axis seed=0,1,2,3 --seeds 1
+  ablate cifar10-mtt-prior baselines/autoencoder "${cifar10[@]}" "${mtt[@]}" "${other_networks[@]}" distill.lr_latents=0.3 \
+    prior.source=priors/cifar10 --axis seed=0,1,2,3 --seeds 1
+  stack cifar10-mtt ablations/cifar10-mtt/pixels/seed=0 ablations/cifar10-mtt-prior/autoencoder/seed=0
+}
 digits() {
   local digits=(data.source=digits data.resolution=8 network.depth=2)
   ablate digits baselines/{random,herding,prototypes,autoencoder,conditioning,latents,no-skip,reference,paper} \
@@ -128,6 +141,6 @@ precision() {
 gradient-norms() { python tests/benchmarks/gradient_norms.py recipes/results/gradient-norms.json; }
 
 (($#)) || set -- quickstart baselines steps starts sampling architectures several one transfer whole moments ten digits \
-  cifar10 scores precision gradient-norms
+  cifar10 cifar10-mtt scores precision gradient-norms
 for name; do $name; done
 python tests/results.py
