@@ -47,7 +47,7 @@ steps() {
   ablate steps baselines/reference --axis prior.steps=5,10,20,40 "${seeds[@]}"
   chart steps
 }
-starts() { ablate starts baselines/reference --axis distill.init=real,noise "${seeds[@]}"; }
+starts() { ablate starts baselines/reference --axis distill.init=real,noise "${seeds[@]}" --seeds 5; }
 sampling() {
   ablate sampling baselines/reference distill.iterations=0 --axis prior.steps=10,40 \
     --axis prior.skip=none,paper,reference "${seeds[@]}"
