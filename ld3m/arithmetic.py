@@ -45,20 +45,25 @@ def sample_bilinear(images: Tensor, places: Tensor) -> Tensor:
         [N, channels, h, w]
     """
     height, width = images.shape[2:]
-    size = places.new_tensor([width - 1, height - 1])
-    places = (places + 1) / 2 * size
-    first = places.floor()
-    beyond = places - first
-    flat, parts = images.flatten(2), []
-    for corner in ((0, 0), (1, 0), (0, 1), (1, 1)):
-        step = places.new_tensor(corner)
-        corners = first + step
-        weight = torch.where(step.bool(), beyond, 1 - beyond).prod(-1)
-        weight = weight * ((corners >= 0) & (corners <= size)).all(-1)
-        column, row = corners.clamp(min=0).minimum(size).long().unbind(-1)
-        chosen = (row * width + column).flatten(1).unsqueeze(1).expand(-1, images.shape[1], -1)
-        parts.append(flat.gather(2, chosen).unflatten(2, weight.shape[1:]) * weight.unsqueeze(1))
-    return parts[0] + parts[1] + parts[2] + parts[3]
+    across, down = ((places + 1) / 2).unbind(-1)
+    columns, rows = _beside(across * (width - 1), width), _beside(down * (height - 1), height)
+    flat, shape = images.flatten(2), places.shape[1:3]
+    corners = []
+    for row, high in rows:
+        for column, wide in columns:
+            chosen = (row * width + column).flatten(1).unsqueeze(1).expand(-1, images.shape[1], -1)
+            corners.append(flat.gather(2, chosen).unflatten(2, shape) * (high * wide).unsqueeze(1))
+    return corners[0] + corners[1] + corners[2] + corners[3]
+
+
+def _beside(place: Tensor, size: int) -> list[tuple[Tensor, Tensor]]:
+    """The two whole numbers around each place, kept in [0, size), and their weights, 0 where they were outside."""
+    first = place.floor()
+    beyond = place - first
+    return [
+        (whole.clamp(0, size - 1).long(), weight * ((whole >= 0) & (whole < size)))
+        for whole, weight in ((first, 1 - beyond), (first + 1, beyond))
+    ]
 
 
 def resize(images: Tensor, resolution: int) -> Tensor:
@@ -68,12 +73,13 @@ def resize(images: Tensor, resolution: int) -> Tensor:
         images: [N, channels, H, W].
         resolution: height and width of the answer.
     """
-    rows, columns = (_resizing(size, resolution).to(images) for size in images.shape[2:])
+    rows, columns = (_resizing(size, resolution, images.dtype, images.device) for size in images.shape[2:])
     return rows @ images @ columns.T
 
 
 @cache
-def _resizing(size: int, resolution: int) -> Tensor:
-    """The matrix [resolution, size] that resizes a line."""
+def _resizing(size: int, resolution: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The matrix [resolution, size] that resizes a line; kept on the device, which would be waited for."""
     lines = torch.eye(size, dtype=torch.float64).view(1, 1, size, size)
-    return functional.interpolate(lines, size=(resolution, size), mode="bilinear", antialias=True)[0, 0]
+    matrix = functional.interpolate(lines, size=(resolution, size), mode="bilinear", antialias=True)[0, 0]
+    return matrix.to(device, dtype)
