@@ -84,9 +84,13 @@ ten() {
     "${seeds[@]}" --seeds 5 --against random
 }
 several() { ablate several baselines/{random,autoencoder} distill.factor=2 distill.lr_latents=1 "${seeds[@]}" --seeds 5; }
-cifar10() {
+# The images of CIFAR-10 and a prior of them, where they are not there yet.
+cifar10-parts() {
   [ -f data/cifar10/test.parquet ] || python launch/cifar10.py
   [ -d priors/cifar10 ] || ${RUN:-ld3m} train-prior prior-cifar10 data.source=data/cifar10
+}
+cifar10() {
+  cifar10-parts
   local cifar10=(data.source=data/cifar10 data.channels=3 distill.lr_latents=0.3)
   ablate cifar10 baselines/{random,herding,pixels} "${cifar10[@]}" "${seeds[@]}" --seeds 5
   ablate cifar10-prior baselines/{autoencoder,reference} "${cifar10[@]}" prior.source=priors/cifar10 "${seeds[@]}" --seeds 5
@@ -97,8 +101,7 @@ cifar10() {
     prior.source=priors/cifar10 --axis seed=0,1,2,3,4,5,6 --seeds 3
 }
 cifar10-mtt() {
-  [ -f data/cifar10/test.parquet ] || python launch/cifar10.py
-  [ -d priors/cifar10 ] || ${RUN:-ld3m} train-prior prior-cifar10 data.source=data/cifar10
+  cifar10-parts
   local cifar10=(data.source=data/cifar10 data.channels=3)
   local experts=(experts.count=4 experts.epochs=4 experts.folder=experts/cifar10)
   local mtt=(distill.objective=mtt "${experts[@]}" distill.mtt.step_size=0.02 distill.optimiser=adam distill.iterations=200)
