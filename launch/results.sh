@@ -9,6 +9,7 @@ cd "$(dirname "$0")/.."
 . .venv/bin/activate
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 seeds=(--axis seed=0,1)
+five=(--axis seed=0,1,2,3,4)
 # Ten images per class are evaluated in smaller steps.
 ten_each=(distill.images_per_class=10 evaluate.batch=64 evaluate.epochs=150)
 # Other networks than the matching one, at the protocol's learning rates.
@@ -39,15 +40,15 @@ END
 }
 
 baselines() {
-  ablate baselines baselines/{random,herding,prototypes,pixels,autoencoder,conditioning,latents,no-skip,reference,paper} \
-    "${seeds[@]}" --seeds 5
+  ablate baselines baselines/{reference,paper,no-skip,latents,conditioning,autoencoder,pixels,prototypes,herding,random} \
+    "${five[@]}" --seeds 5
   chart baselines
 }
 steps() {
   ablate steps baselines/reference --axis prior.steps=5,10,20,40 "${seeds[@]}"
   chart steps
 }
-starts() { ablate starts baselines/reference --axis distill.init=real,noise "${seeds[@]}" --seeds 5; }
+starts() { ablate starts baselines/reference --axis distill.init=real,noise "${five[@]}" --seeds 5; }
 sampling() {
   ablate sampling baselines/reference distill.iterations=0 --axis prior.steps=10,40 \
     --axis prior.skip=none,paper,reference "${seeds[@]}"
@@ -56,13 +57,13 @@ sampling() {
     $folder/prior.skip={none,paper,reference},prior.steps=40,seed=0
 }
 architectures() {
-  ablate architectures baselines/{random,pixels,autoencoder} distill.lr_latents=1 "${other_networks[@]}" "${seeds[@]}" --seeds 1
+  ablate architectures baselines/{pixels,autoencoder,random} distill.lr_latents=1 "${other_networks[@]}" "${seeds[@]}" --seeds 1
   ablate architectures-reference baselines/reference "${other_networks[@]}" "${seeds[@]}" --seeds 1
 }
 transfer() {
   local networks=(distill.lr_latents=1 evaluate.lr=null evaluate.epochs=600 evaluate.ema=0.99 "${seeds[@]}"
     --arch alexnet,vgg11,vit --seeds 1)
-  ablate transfer baselines/{random,pixels} "${networks[@]}"
+  ablate transfer baselines/{pixels,random} "${networks[@]}"
   ablate transfer-several baselines/{pixels,autoencoder} distill.factor=2 "${networks[@]}"
 }
 one() {
@@ -71,7 +72,7 @@ one() {
   ablate one-random baselines/random distill.factor=4 "${seeds[@]}"
 }
 whole() {
-  ablate whole baselines/{random,herding,pixels,autoencoder} "${ten_each[@]}" distill.lr_latents=10 "${seeds[@]}"
+  ablate whole baselines/{pixels,autoencoder,herding,random} "${ten_each[@]}" distill.lr_latents=10 "${seeds[@]}"
   ablate whole-reference baselines/reference "${ten_each[@]}" prior.micro_batch=20 distill.lr_latents=3 \
     distill.lr_conditioning=3 "${seeds[@]}"
 }
@@ -92,7 +93,7 @@ cifar10-parts() {
 cifar10() {
   cifar10-parts
   local cifar10=(data.source=data/cifar10 data.channels=3 distill.lr_latents=0.3)
-  ablate cifar10 baselines/{random,herding,pixels} "${cifar10[@]}" "${seeds[@]}" --seeds 5
+  ablate cifar10 baselines/{pixels,herding,random} "${cifar10[@]}" "${seeds[@]}" --seeds 5
   ablate cifar10-prior baselines/{autoencoder,reference} "${cifar10[@]}" prior.source=priors/cifar10 "${seeds[@]}" --seeds 5
   stack cifar10 ablations/cifar10/pixels/seed=0 ablations/cifar10-prior/{autoencoder,reference}/seed=0
   ablate cifar10-random-architectures baselines/random "${cifar10[@]}" "${other_networks[@]}" --axis seed=0,1,2 --seeds 3
@@ -114,10 +115,10 @@ cifar10-mtt() {
 }
 digits() {
   local digits=(data.source=digits data.resolution=8 network.depth=2)
-  ablate digits baselines/{random,herding,prototypes,autoencoder,conditioning,latents,no-skip,reference,paper} \
-    "${digits[@]}" prior.source=digits "${seeds[@]}" --seeds 5
+  ablate digits baselines/{reference,paper,no-skip,latents,conditioning,autoencoder,prototypes,herding,random} \
+    "${digits[@]}" prior.source=digits "${five[@]}" --seeds 5
   chart digits
-  ablate digits-pixels baselines/pixels "${digits[@]}" "${seeds[@]}" --seeds 5
+  ablate digits-pixels baselines/pixels "${digits[@]}" "${five[@]}" --seeds 5
 }
 scores() {
   local evaluate="ld3m evaluate runs/scores --arch convnet --scores evaluate.full_epochs=3"

@@ -1,9 +1,11 @@
-"""The rows of an ablation: figures of several runs pooled, and a Markdown table of them."""
+"""The rows of an ablation: figures of several runs pooled, how far apart they are, and Markdown tables of both."""
 
 import json
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from ld3m.comparison import paired
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -84,13 +86,39 @@ def cell(figures: Mapping[str, Any] | None) -> str:
     return f"{figures['mean']:.1f} ± {figures['std']:.1f} ({figures['networks']})" if figures else ""
 
 
+def difference(row: Mapping[str, Any], first: Mapping[str, Any], arch: str) -> str:
+    """How far a row is from another in points, 95 % interval and the number of distillation seeds that pair them.
+
+    It is the distillation that a method is judged by: networks of one run count by their mean. Nothing, where not two
+    seeds are common to both.
+    """
+    ours, theirs = _by_seed(row, arch), _by_seed(first, arch)
+    seeds = [seed for seed in ours if seed in theirs]
+    if len(seeds) < 2:
+        return ""
+    test = paired([ours[seed] for seed in seeds], [theirs[seed] for seed in seeds])
+    interval = "" if test.low is None else f" [{test.low:+.1f}, {test.high:+.1f}]"
+    return f"{test.mean:+.1f}{interval} ({len(seeds)})"
+
+
+def _by_seed(row: Mapping[str, Any], arch: str) -> dict[int, float]:
+    """The mean accuracy of a run's networks, by its distillation seed."""
+    if arch not in row["accuracies"]:
+        return {}
+    runs = zip(row["runs"], row["accuracies"][arch]["by_run"], strict=True)
+    return {run["seed"]: statistics.fmean(accuracies) for run, accuracies in runs}
+
+
 def archs(rows: Rows) -> list[str]:
     """The architectures that rows have accuracies of."""
     return list(dict.fromkeys(arch for row in rows for arch in row["accuracies"]))
 
 
 def markdown(report: Mapping[str, Any]) -> str:
-    """The table: a row a cell, columns the axes, accuracies and seconds; below it how they were measured, and where.
+    """The tables, and below them how they were measured, and where.
+
+    A row of the first is a cell, its columns the axes, accuracies and seconds. The second has how far each row is from
+    the first one, if there are two distillation seeds or more.
 
     Args:
         report: as `ablate` writes it to ablation.json.
@@ -98,23 +126,33 @@ def markdown(report: Mapping[str, Any]) -> str:
     rows, axes = report["rows"], report["axes"]
     networks = archs(rows)
     seeds = any(len(row["runs"]) > 1 for row in rows)
-    head = ["set", *axes, *(["distillation seeds"] if seeds else []), *networks, "s / iteration"]
-    lines = [head, ["---"] * (1 + len(axes)) + ["--:"] * (len(head) - 1 - len(axes))]
+    names = [
+        [label(row, rows), *(text(row["settings"][key]) if key in row["settings"] else "" for key in axes)]
+        for row in rows
+    ]
+    figures = []
     for row in rows:
         took = row.get("seconds_per_iteration")
-        lines.append(
+        figures.append(
             [
-                label(row, rows),
-                *(text(row["settings"][key]) if key in row["settings"] else "" for key in axes),
                 *([str(len(row["runs"]))] if seeds else []),
                 *(cell(row["accuracies"].get(arch)) for arch in networks),
                 f"{took:.3g}" if took is not None else "",
             ]
         )
-    table = ["| " + " | ".join(entry.replace("|", r"\|") for entry in line) + " |" for line in lines]
     said = [
-        f"Accuracy in % on the {report['split']} split, mean ± standard deviation over all networks (their number)."
+        _table(
+            ["set", *axes], [*(["distillation seeds"] if seeds else []), *networks, "s / iteration"], names, figures
+        ),
+        f"Accuracy in % on the {report['split']} split, mean ± standard deviation over all networks (their number).",
     ]
+    apart = [[difference(row, rows[0], arch) for arch in networks] for row in rows[1:]]
+    if any(map(any, apart)):
+        first = " ".join(filter(None, names[0]))
+        said += [
+            _table(["set", *axes], [f"{arch}, against {first}" for arch in networks], names[1:], apart),
+            "Difference in points, with a 95 % interval (Student's, paired by distillation seed; their number).",
+        ]
     for crossed in dict.fromkeys(
         f"{arch}: the mean over {', '.join(row['accuracies'][arch]['archs'])}."
         for row in rows
@@ -126,7 +164,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         f"{arch}: `{json.dumps(row['accuracies'][arch]['protocol'])}`"
         for row in rows
         for arch in networks
-        if "protocol" in row["accuracies"].get(arch, {})
+        if arch in row["accuracies"] and "archs" not in row["accuracies"][arch]
     }
     said += [f"Networks of {protocol}" for protocol in sorted(protocols)]
     said += [f"Failed: {failed['cell']}: {failed['why']}" for failed in report["failed"]]
@@ -134,4 +172,13 @@ def markdown(report: Mapping[str, Any]) -> str:
         said.append(f"Not finished: {report['done']} of {report['cells']} cells are done.")
     machines = dict.fromkeys(json.dumps(spent["machine"]) for row in rows for spent in row["runs"])
     said += [f"Command: `{report['command']}`", *(f"Machine: `{machine}`" for machine in machines)]
-    return "\n".join(table) + "\n\n" + "\n\n".join(said) + "\n"
+    return "\n\n".join(said) + "\n"
+
+
+def _table(
+    keys: Sequence[str], heads: Sequence[str], names: Sequence[Sequence[str]], cells: Sequence[Sequence[str]]
+) -> str:
+    """A Markdown table: texts to the left, figures to the right."""
+    lines = [[*keys, *heads], ["---"] * len(keys) + ["--:"] * len(heads)]
+    lines += [[*name, *figures] for name, figures in zip(names, cells, strict=True)]
+    return "\n".join("| " + " | ".join(entry.replace("|", r"\|") for entry in line) + " |" for line in lines)

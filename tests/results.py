@@ -3,8 +3,9 @@
     python tests/results.py [NAME RUN COMMAND]
 
 Between `<!-- recipes/results/NAME.json -->` and `<!-- end -->` stands what `ld3m ablate` or `ld3m evaluate` says of
-that file, or a table of the norms of tests/benchmarks/gradient_norms.py; where NAME is `*`, a summary of several. With
-arguments the evaluation of a run's folder becomes recipes/results/NAME.json first, beside the command that made it.
+that file, or a table of the norms of tests/benchmarks/gradient_norms.py; where NAME is `*`, a summary of several.
+Several files of ablations become one table, with differences from the first row of the first. With arguments the
+evaluation of a run's folder becomes recipes/results/NAME.json first, beside the command that made it.
 """
 
 import json
@@ -20,7 +21,7 @@ from ld3m.rows import table
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", ROOT / "recipes" / "README.md")
 RESULTS = ROOT / "recipes" / "results"
-BLOCK = re.compile(r"(<!-- (recipes/results/[\w*-]+\.json) -->\n).*?(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- ((?:recipes/results/[\w*-]+\.json )+)-->\n).*?(<!-- end -->)", re.DOTALL)
 SUMMARY = {
     "random real images": ("baselines random", "whole random"),
     "herding, real images": ("baselines herding", "whole herding"),
@@ -45,11 +46,21 @@ def filled(text: str) -> str:
     def anew(block: re.Match[str]) -> str:
         if "*" in block[2]:
             return f"{block[1]}\n{summary()}\n{block[3]}"
-        report = json.loads((ROOT / block[2]).read_text(encoding="utf-8"))
+        report = joined([json.loads((ROOT / name).read_text(encoding="utf-8")) for name in block[2].split()])
         show = norms if "norms" in report else markdown if "rows" in report else scored
         return f"{block[1]}\n{show(report)}\n{block[3]}"
 
     return BLOCK.sub(anew, text)
+
+
+def joined(reports: list[dict[str, Any]]) -> dict[str, Any]:
+    """Ablations as one: rows and commands of all of them."""
+    first, *others = reports
+    for other in others:
+        axes = [*first["axes"], *(key for key in other["axes"] if key not in first["axes"])]
+        command = f"{first['command']}; {other['command']}"
+        first = first | {"axes": axes, "rows": first["rows"] + other["rows"], "command": command}
+    return first
 
 
 def summary() -> str:

@@ -17,14 +17,15 @@ import numpy as np
 import pytest
 import torch
 from conftest import Outcome, distilled, latents
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from processes import command_line, finish, spawn
+from scipy.stats import ttest_rel
 
 from ld3m.ablate import ablate
 from ld3m.ablation_cells import Ablation
 from ld3m.ablation_chart import svg
-from ld3m.ablation_table import markdown, pooled
+from ld3m.ablation_table import difference, markdown, pooled
 
 QUICK = ["evaluate.epochs=1", "evaluate.lr=0.01", "distill.pictures=0", "distill.iterations=2"]
 
@@ -296,13 +297,17 @@ def test_two_processes_make_what_one_makes(ld3m: Callable[..., Outcome], recipe_
 # --- the table and the chart -------------------------------------------------------------------------------
 
 
+def cells(text: str) -> list[list[list[str]]]:
+    """The tables of a Markdown text, as lists of lines."""
+    tables = [part.splitlines() for part in text.split("\n\n") if part.startswith("|")]
+    return [[[entry.strip() for entry in line.strip("|").split("|")] for line in table] for table in tables]
+
+
 def test_the_tables_numbers_are_those_of_the_json(made: Path) -> None:
     report = content(made)
     text = (made / "ablation.md").read_text()
     assert text == markdown(report)
-    head, _, *lines = [
-        [entry.strip() for entry in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")
-    ]
+    head, _, *lines = cells(text)[0]
     assert head == ["set", "prior.steps", "prior.skip", "distillation seeds", "convnet", "s / iteration"]
     for line, row in zip(lines, report["rows"], strict=True):
         mean, std, networks = re.fullmatch(r"([\d.]+) ± ([\d.]+) \((\d+)\)", line[4]).groups()
@@ -317,6 +322,49 @@ def test_the_tables_numbers_are_those_of_the_json(made: Path) -> None:
             assert (line[:3], line[5]) == (["random", "", ""], "")
     assert '"epochs": 1' in text
     assert "Command: `ld3m ablate shapes`" in text
+
+
+def test_every_row_is_compared_with_the_first(made: Path) -> None:
+    rows = content(made)["rows"]
+    head, _, *lines = cells((made / "ablation.md").read_text())[1]
+    assert head == ["set", "prior.steps", "prior.skip", "convnet, against shapes 1 none"]
+    names = [["shapes", *map(str, row["settings"].values())] for row in rows[1:4]]
+    assert lines[:3] == [
+        [*name, difference(row, rows[0], "convnet")] for name, row in zip(names, rows[1:], strict=False)
+    ]
+    assert lines[3:] == [["random", "", "", ""]], "measured beside one distillation seed only"
+
+
+def of_runs(means: dict[int, float]) -> dict[str, Any]:
+    """A row of two networks a run, a point above and below its mean, by distillation seed."""
+    by_run = [[mean - 1, mean + 1] for mean in means.values()]
+    return {"runs": [{"seed": seed} for seed in means], "accuracies": {"convnet": {"by_run": by_run}}}
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(percent, percent), min_size=2, max_size=7, unique_by=lambda pair: pair[0] - pair[1]))
+def test_differences_are_scipys(pairs: list[tuple[float, float]]) -> None:
+    ours, theirs = zip(*pairs, strict=True)
+    assume(np.std(np.subtract(ours, theirs)) > 1e-6)
+    said = difference(of_runs(dict(enumerate(ours))), of_runs(dict(enumerate(theirs))), "convnet")
+    interval = ttest_rel(ours, theirs).confidence_interval(0.95)
+    *found, count = re.fullmatch(r"(\S+) \[(\S+), (\S+)\] \((\d)\)", said).groups()
+    wanted = [np.mean(np.subtract(ours, theirs)), interval.low, interval.high]
+    assert [float(number) for number in found] == pytest.approx(wanted, abs=0.0501)
+    assert int(count) == len(pairs)
+
+
+@pytest.mark.parametrize(
+    ("ours", "said"),
+    [
+        ({2: 33, 1: 21, 0: 12, 5: 99}, "+2.0 [-0.5, +4.5] (3)"),  # 2 ± t(0.975, 2) · 1 / √3 = 4.303 · 0.577
+        ({0: 7, 1: 17}, "-3.0 (2)"),
+        ({2: 1}, ""),
+        ({7: 1, 8: 2, 9: 3}, ""),
+    ],
+)
+def test_seeds_are_paired_and_others_do_not_count(ours: dict[int, float], said: str) -> None:
+    assert difference(of_runs(ours), of_runs({0: 10, 1: 20, 2: 30}), "convnet") == said
 
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -55,6 +55,9 @@ def ablate(
     The cells are the product of recipes and axes. Each is an ordinary run, DIR/<recipe>/<key=value,…>, which ld3m
     status, report and evaluate take. DIR is --output, by default ablations/<name of the first recipe>.
 
+    With two distillation seeds or more a second table has how far each row is from the first one, paired by seed, with
+    95 % intervals: name first what the others are to be compared with. Five seeds tell more than two.
+
     DIR/ablation.json, .md and .svg are written anew after each cell. Interrupted at any moment, the same command goes
     on; what is finished is not made again, also where an axis has more values than before.
 
