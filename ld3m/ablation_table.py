@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ld3m.comparison import paired
+from ld3m.status import duration
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -170,6 +171,9 @@ def markdown(report: Mapping[str, Any]) -> str:
     said += [f"Failed: {failed['cell']}: {failed['why']}" for failed in report["failed"]]
     if report["done"] + len(report["failed"]) < report["cells"]:
         said.append(f"Not finished: {report['done']} of {report['cells']} cells are done.")
+    distilling = sum(run["seconds"] for row in rows if row["trained_on"] == "distilled" for run in row["runs"])
+    if distilling:
+        said.append(f"Distilling took {duration(distilling)} in all.")
     machines = dict.fromkeys(json.dumps(spent["machine"]) for row in rows for spent in row["runs"])
     said += [f"Command: `{report['command']}`", *(f"Machine: `{machine}`" for machine in machines)]
     return "\n\n".join(said) + "\n"

@@ -321,6 +321,8 @@ def test_the_tables_numbers_are_those_of_the_json(made: Path) -> None:
         else:
             assert (line[:3], line[5]) == (["random", "", ""], "")
     assert '"epochs": 1' in text
+    seconds = sum(run["seconds"] for row in report["rows"][:4] for run in row["runs"])
+    assert f"Distilling took {seconds:.0f} s in all." in text
     assert "Command: `ld3m ablate shapes`" in text
 
 
