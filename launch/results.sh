@@ -61,10 +61,12 @@ architectures() {
   ablate architectures-reference baselines/reference "${other_networks[@]}" "${seeds[@]}" --seeds 1
 }
 transfer() {
-  local networks=(distill.lr_latents=1 evaluate.lr=null evaluate.epochs=600 evaluate.ema=0.99 "${seeds[@]}"
-    --arch alexnet,vgg11,vit --seeds 1)
-  ablate transfer baselines/{pixels,random} "${networks[@]}"
-  ablate transfer-several baselines/{pixels,autoencoder} distill.factor=2 "${networks[@]}"
+  local networks=(distill.lr_latents=1 evaluate.lr=null evaluate.epochs=600 evaluate.ema=0.99 --arch alexnet,vgg11,vit --seeds 1)
+  local three=(--axis seed=0,1,2)
+  ablate transfer baselines/pixels "${networks[@]}" --axis distill.factor=1 "${three[@]}"
+  ablate transfer-prior baselines/autoencoder "${networks[@]}" --axis distill.factor=2 "${three[@]}"
+  ablate transfer-several baselines/pixels "${networks[@]}" --axis distill.factor=2 "${seeds[@]}"
+  ablate transfer-random baselines/random "${networks[@]}" "${seeds[@]}"
 }
 one() {
   ablate one baselines/pixels distill.dm.match=moments distill.dm.pool=40 distill.real_batch=480 distill.iterations=800 \
