@@ -1,7 +1,9 @@
 """The published results: what the pages say is what was measured."""
 
 import json
+import re
 import statistics
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,15 @@ from results import BLOCK, PAGES, RESULTS, filled
 
 from ld3m.recipe_file import find
 
+SCRIPT = RESULTS.parent.parent / "launch" / "results.sh"
+ONLY_SAYS = """
+ablate() { echo "$1 ld3m ablate ${*:2} --output ablations/$1"; }
+ld3m() { :; }
+chart() { :; }
+stack() { :; }
+cifar10-parts() { :; }
+"""
+"""In the place of the script's own functions."""
 REPORTS = sorted(RESULTS.glob("*.json"))
 ABLATIONS = [path for path in REPORTS if "rows" in json.loads(path.read_text(encoding="utf-8"))]
 
@@ -43,3 +54,20 @@ def test_figures_are_those_of_the_networks(path: Path) -> None:
     recipes = words[: next((place for place, word in enumerate(words) if "=" in word or word[0] == "-"), len(words))]
     assert recipes
     assert {row["recipe"] for row in report["rows"]} <= {find(name).stem for name in recipes}
+
+
+def test_the_script_makes_every_ablation_by_its_command() -> None:
+    """All that launch/results.sh would run, word by word, though overrides may stand in another order."""
+    text = SCRIPT.read_text(encoding="utf-8")
+    defined, _, end = text[text.index("seeds=(") :].partition("(($#))")
+    names = re.search(r"set -- (.*?)\nfor name", end, re.DOTALL)[1].replace("\\\n", " ").split()
+    elsewhere = {"quickstart", "scores", "precision", "gradient-norms"}
+    calls = "\n".join(name for name in names if name not in elsewhere)
+    said = subprocess.run(
+        ["bash", "-euc", defined + ONLY_SAYS + calls], capture_output=True, text=True, check=True
+    ).stdout
+    made = dict(line.split(" ", 1) for line in said.splitlines())
+    commands = {path.stem: json.loads(path.read_text(encoding="utf-8"))["command"] for path in ABLATIONS}
+    assert {name: sorted(made[name].split()) for name in made} == {
+        name: sorted(command.split()) for name, command in commands.items()
+    }
