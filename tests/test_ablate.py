@@ -26,6 +26,7 @@ from ld3m.ablate import ablate
 from ld3m.ablation_cells import Ablation
 from ld3m.ablation_chart import svg
 from ld3m.ablation_table import difference, markdown, pooled
+from ld3m.status import duration
 
 QUICK = ["evaluate.epochs=1", "evaluate.lr=0.01", "distill.pictures=0", "distill.iterations=2"]
 
@@ -322,7 +323,7 @@ def test_the_tables_numbers_are_those_of_the_json(made: Path) -> None:
             assert (line[:3], line[5]) == (["random", "", ""], "")
     assert '"epochs": 1' in text
     seconds = sum(run["seconds"] for row in report["rows"][:4] for run in row["runs"])
-    assert f"Distilling took {seconds:.0f} s in all." in text
+    assert f"Distilling took {duration(seconds)} in all." in text
     assert "Command: `ld3m ablate shapes`" in text
 
 
