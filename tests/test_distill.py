@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -124,8 +125,10 @@ def test_a_signal_is_heard_between_logged_iterations(recipe_file: Path, tmp_path
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stderr
     said = ""
-    while " 2/2000" not in said:
-        said += process.stderr.read(1)
+    while not re.search(r" [1-9]\d*/2000", said):  # the bar is not drawn anew after every iteration
+        letter = process.stderr.read(1)
+        assert letter, f"ended before it began: {said}"
+        said += letter
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGINT
