@@ -51,7 +51,7 @@ steps() {
 starts() { ablate starts baselines/reference --axis distill.init=real,noise "${five[@]}" --seeds 5; }
 sampling() {
   ablate sampling baselines/reference distill.iterations=0 --axis prior.steps=10,40 \
-    --axis prior.skip=none,paper,reference "${seeds[@]}"
+    --axis prior.skip=none,paper,reference "${five[@]}"
   local folder=ablations/sampling/reference
   stack sampling $folder/prior.skip={none,paper,reference},prior.steps=10,seed=0 \
     $folder/prior.skip={none,paper,reference},prior.steps=40,seed=0
