@@ -12,8 +12,9 @@ seeds=(--axis seed=0,1)
 five=(--axis seed=0,1,2,3,4)
 # Ten images per class are evaluated in smaller steps.
 ten_each=(distill.images_per_class=10 evaluate.batch=64 evaluate.epochs=150)
-# Other networks than the matching one, at the protocol's learning rates.
+# Other networks than the matching one, at the protocol's learning rates, for 300 epochs or for 600.
 other_networks=(evaluate.lr=null evaluate.epochs=300 evaluate.ema=0.98 --arch alexnet,vgg11,vit)
+longer=(evaluate.lr=null evaluate.epochs=600 evaluate.ema=0.99 --arch alexnet,vgg11,vit --seeds 1)
 # Thirty matching networks that take turns.
 turns=(distill.dm.pool=30 distill.real_batch=500 distill.iterations=500)
 
@@ -61,7 +62,7 @@ architectures() {
   ablate architectures-reference baselines/reference "${other_networks[@]}" "${seeds[@]}" --seeds 1
 }
 transfer() {
-  local networks=(distill.lr_latents=1 evaluate.lr=null evaluate.epochs=600 evaluate.ema=0.99 --arch alexnet,vgg11,vit --seeds 1)
+  local networks=(distill.lr_latents=1 "${longer[@]}")
   local three=(--axis seed=0,1,2)
   ablate transfer baselines/pixels "${networks[@]}" --axis distill.factor=1 "${three[@]}"
   ablate transfer-prior baselines/autoencoder "${networks[@]}" --axis distill.factor=2 "${three[@]}"
@@ -102,6 +103,8 @@ cifar10() {
   ablate cifar10-architectures baselines/pixels "${cifar10[@]}" "${other_networks[@]}" --axis seed=0,1,2,3,4,5,6 --seeds 3
   ablate cifar10-prior-architectures baselines/{autoencoder,reference} "${cifar10[@]}" "${other_networks[@]}" \
     prior.source=priors/cifar10 --axis seed=0,1,2,3,4,5,6 --seeds 3
+  ablate cifar10-long baselines/pixels "${cifar10[@]}" "${longer[@]}" --axis seed=0,1,2
+  ablate cifar10-prior-long baselines/autoencoder "${cifar10[@]}" "${longer[@]}" prior.source=priors/cifar10 --axis seed=0,1,2
 }
 cifar10-mtt() {
   cifar10-parts
