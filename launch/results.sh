@@ -57,10 +57,7 @@ sampling() {
   stack sampling $folder/prior.skip={none,paper,reference},prior.steps=10,seed=0 \
     $folder/prior.skip={none,paper,reference},prior.steps=40,seed=0
 }
-architectures() {
-  ablate architectures baselines/{pixels,autoencoder,random} distill.lr_latents=1 "${other_networks[@]}" "${seeds[@]}" --seeds 1
-  ablate architectures-reference baselines/reference "${other_networks[@]}" "${seeds[@]}" --seeds 1
-}
+architectures() { ablate architectures baselines/{pixels,autoencoder,reference} "${longer[@]}" "${five[@]}"; }
 transfer() {
   local networks=(distill.lr_latents=1 "${longer[@]}")
   local three=(--axis seed=0,1,2)
