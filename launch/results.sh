@@ -64,7 +64,7 @@ transfer() {
   ablate transfer baselines/pixels "${networks[@]}" --axis distill.factor=1 "${three[@]}"
   ablate transfer-prior baselines/autoencoder "${networks[@]}" --axis distill.factor=2 "${three[@]}"
   ablate transfer-several baselines/pixels "${networks[@]}" --axis distill.factor=2 "${seeds[@]}"
-  ablate transfer-random baselines/random "${networks[@]}" "${seeds[@]}"
+  ablate transfer-random baselines/random "${networks[@]}" "${five[@]}"
 }
 one() {
   ablate one baselines/pixels distill.dm.match=moments distill.dm.pool=40 distill.real_batch=480 distill.iterations=800 \
