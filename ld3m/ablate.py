@@ -9,12 +9,13 @@ from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from ld3m import ablation_chart, ablation_table, environment, lock, parallel, run
+from ld3m import ablation_chart, ablation_table, environment, lock, parallel, protocol, run
 from ld3m.ablation_cells import Ablation, Cell
 from ld3m.allocator import keep_freed_memory
+from ld3m.cross_architecture import cross_architecture
 from ld3m.distill import SIGNALS, distill
 from ld3m.errors import UserError, one_line
-from ld3m.evaluate import cross_architecture, evaluate, protocol, training, with_learnt_rate
+from ld3m.evaluate import evaluate
 from ld3m.files import write_json, write_text
 
 CROSSED = "cross-architecture"
@@ -145,8 +146,8 @@ def _result(cell: Cell, trained_on: str, arch: str, split: str) -> dict[str, Any
     if not path.is_file():
         return None
     if recipe.evaluate.lr == "learnt":
-        recipe = with_learnt_rate(recipe, recipe.folder)
-    how = protocol(training(recipe, trained_on, recipe.evaluate.augment), arch)
+        recipe = protocol.with_learnt_rate(recipe, recipe.folder)
+    how = protocol.said(protocol.training(recipe, trained_on, recipe.evaluate.augment), arch)
     for row in json.loads(path.read_text(encoding="utf-8"))["results"]:
         asked = (row["trained_on"], row["arch"], row["split"]) == (trained_on, arch, split)
         if asked and len(row["accuracies"]) == recipe.evaluate.seeds and row["protocol"] == how:

@@ -1,10 +1,20 @@
 """The rows of evaluation.json: which are of the same thing, which may be compared, and all of them as text."""
 
 import json
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 Row = Mapping[str, Any]
+
+
+def figures(accuracies: Sequence[float]) -> dict[str, Any]:
+    """Mean and population standard deviation, as the literature's code computes it, and what they are of."""
+    return {
+        "mean": round(statistics.fmean(accuracies), 2),
+        "std": round(statistics.pstdev(accuracies), 2),
+        "accuracies": [round(value, 2) for value in accuracies],
+    }
 
 
 def augmented(row: Row) -> bool:

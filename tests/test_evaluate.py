@@ -13,10 +13,12 @@ from conftest import Outcome
 
 from ld3m import data, evaluate
 from ld3m.coresets import open_whole
-from ld3m.evaluate import cross_architecture, real_images, train
+from ld3m.cross_architecture import cross_architecture
+from ld3m.protocol import train
 from ld3m.recipe import Recipe
 from ld3m.recipe_file import load
 from ld3m.rows import table
+from ld3m.training_sets import BASELINES, real_images
 
 
 @pytest.fixture(scope="module")
@@ -210,8 +212,10 @@ def test_an_interrupted_evaluation_goes_on_with_the_network_it_was_at(
     assert ld3m(*options).code != 0
     assert not (run / "evaluation.json").exists()
     trained[:] = trained[:2]  # room for the fourth network, and for no other
-    assert json.loads(ld3m(*options).out) == whole
+    again = ld3m(*options)
+    assert json.loads(again.out) == whole
     assert len(trained) == 3
+    assert "12/12" in again.err, "two sets, two networks each, three epochs: the bar counts those found too"
 
 
 def test_two_evaluations_of_a_run_leave_each_other_alone(
@@ -236,7 +240,7 @@ def test_two_evaluations_of_a_run_leave_each_other_alone(
 
 def test_networks_learn_separable_classes(recipe_file: Path) -> None:
     """Trained on all real shapes, a ConvNet tells almost all of the test shapes apart: chance is 33 %."""
-    from ld3m.evaluate import accuracy
+    from ld3m.protocol import accuracy
 
     recipe = load(Recipe, str(recipe_file), ["evaluate.epochs=60", "evaluate.lr=0.01", "evaluate.ema=0.9"])
     images = data.prepare(recipe.data, progress=False)
@@ -247,10 +251,10 @@ def test_networks_learn_separable_classes(recipe_file: Path) -> None:
 def test_baselines_are_real_images_and_only_random_ones_differ_by_draw(recipe_file: Path) -> None:
     recipe = load(Recipe, str(recipe_file), ["data.scorer.epochs=1", "data.scorer.width=8", "data.keep=0.5"])
     prepared = data.prepare(recipe.data, progress=False)
-    images = open_whole(prepared, recipe.data, evaluate.BASELINES, torch.device("cpu"))
+    images = open_whole(prepared, recipe.data, BASELINES, torch.device("cpu"))
     labels = torch.tensor([0, 0, 1, 1, 2, 2])
     drawn = {}
-    for name in set(evaluate.BASELINES) - {"full"}:
+    for name in set(BASELINES) - {"full"}:
         drawn[name], drawn_labels = real_images(name, images, labels, recipe, 0)
         assert torch.equal(drawn_labels, labels)
         for image, label in zip(drawn[name], labels, strict=True):

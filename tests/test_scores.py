@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ld3m import evaluate
-from ld3m.evaluate import train
+from ld3m.protocol import train
 from ld3m.report import report
 from ld3m.rows import table
 from ld3m.scores import augmentation_robust, label_robust, scores

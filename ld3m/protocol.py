@@ -1,0 +1,129 @@
+"""How a network is trained from scratch on a few images, and tested: GLaD's protocol, or what a recipe makes of it.
+
+Cazenavette et al., CVPR 2023; LD3M uses the same.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ld3m import data, networks, run
+from ld3m.errors import UserError
+from ld3m.networks.quick import quick_on_cpus
+from ld3m.randomness import generator
+from ld3m.recipe import EvaluateRecipe, NetworkRecipe, Recipe
+from ld3m.training import train_epoch
+
+LEARNING_RATE = 1e-3
+LEARNING_RATES = {"vgg11": 1e-4}
+"""The protocol's rate, and the rates of architectures that have another."""
+TEST_CHUNK = 100
+"""Images tested at a time; larger activations are slower on CPUs, where each is mapped and unmapped anew."""
+
+
+def training(recipe: Recipe, trained_on: str, augment: bool) -> Recipe:
+    """The recipe that says how networks are trained on a set; only "full" has epochs of its own."""
+    settings = recipe.evaluate
+    changes: dict[str, Any] = {"augment": augment}
+    if trained_on == "full" and settings.full_epochs:  # the average reaches back over as much of the training
+        decay = round(settings.ema ** (settings.epochs / settings.full_epochs), 6)
+        changes |= {"epochs": settings.full_epochs, "ema": decay}
+    return recipe.model_copy(update={"evaluate": settings.model_copy(update=changes)})
+
+
+def settings(recipe: Recipe) -> dict[str, Any]:
+    """All of a recipe that decides how a network of any architecture is trained."""
+    return recipe.evaluate.model_dump(exclude={"arch", "seeds", "full_epochs"})
+
+
+def said(recipe: Recipe, arch: str) -> dict[str, Any]:
+    """How networks of an architecture are trained, as rows of results say it."""
+    return settings(recipe) | {"lr": learning_rate(arch, recipe.evaluate)}
+
+
+def with_learnt_rate(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe with the step size that the run learnt in the place of `evaluate.lr: learnt`."""
+    step_size = run.learnt(folder).get("step_size")
+    if step_size is None:
+        raise UserError(f"evaluate.lr: {folder} has learnt no step size (objective mtt does); give a number")
+    return recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update={"lr": step_size})})
+
+
+def learning_rate(arch: str, settings: EvaluateRecipe) -> float:
+    """The recipe's rate, or the protocol's for the architecture."""
+    return float(settings.lr or own_rate(arch))
+
+
+def own_rate(arch: str) -> float:
+    """The protocol's rate for an architecture."""
+    return LEARNING_RATES.get(arch, LEARNING_RATE)
+
+
+def rate_factor(epoch: int, epochs: int) -> float:
+    """The share of the learning rate in an epoch: linear warm-up over the first half, cosine decay over the second.
+
+    As the reference's LinearLR(1e-7) over half the epochs and CosineAnnealingLR from the epoch after.
+    """
+    half = max(1, epochs // 2)
+    if epoch <= half:
+        return 1e-7 + (1 - 1e-7) * epoch / half
+    return (1 + math.cos(math.pi * (epoch - half - 1) / half)) / 2
+
+
+def train(
+    arch: str,
+    pixels: Tensor,
+    labels: Tensor,
+    images: data.ImageSet,
+    recipe: Recipe,
+    seed: int,
+    device: torch.device,
+    bar: tqdm | None = None,
+) -> nn.Module:
+    """A network trained on a few images and nothing else, its weights averaged over epochs.
+
+    Args:
+        arch: as `networks.build` takes it.
+        pixels: uint8, or float32 in units of [0, 1], [N, channels, H, W].
+        labels: int64 [N].
+        images: the set they stand for, which normalises them.
+        recipe: its `evaluate` section counts; a ConvNet is the literature's, whatever the set was matched in.
+        seed: of the initial weights, the order of images, the augmentation and dropout.
+        device: where to train.
+        bar: is moved on by each epoch.
+    """
+    settings = recipe.evaluate
+    shape = networks.Shape(recipe.data.channels, recipe.data.resolution, len(images.classes))
+    weights = generator(recipe.seed, "evaluation network", seed)
+    network = networks.build(arch, shape, NetworkRecipe(), weights).to(device)
+    if device.type == "cpu" and isinstance(network, networks.ConvNet):  # it does not pay for the others
+        network = quick_on_cpus(network)
+    average = networks.averaged(network, settings.ema)
+    rate = learning_rate(arch, settings)
+    optimiser = torch.optim.SGD(network.parameters(), lr=rate, momentum=0.9, weight_decay=5e-4)
+    inputs = images.normalise(data.to_pixels(pixels.to(device)))
+    targets = labels.to(device)
+    for epoch in range(settings.epochs):
+        for group in optimiser.param_groups:
+            group["lr"] = rate * rate_factor(epoch, settings.epochs)
+        draws = generator(recipe.seed, "evaluation epoch", seed, epoch)
+        train_epoch(network, optimiser, inputs, targets, settings.batch, settings.augment, draws)
+        average.update_parameters(network)
+        if bar is not None:
+            bar.update()
+    return average.module.eval()
+
+
+@torch.no_grad()
+def accuracy(network: nn.Module, images: data.ImageSet, split: str, device: torch.device) -> float:
+    """Percent of a split's images that the network puts in the right class; only a chunk of them is in memory."""
+    right = 0
+    for label in range(len(images.classes)):
+        for chunk in images.images(split, label).split(TEST_CHUNK):
+            logits = network(images.normalise(data.to_pixels(chunk.to(device))))
+            right += int((logits.argmax(1) == label).sum())
+    return 100 * right / sum(images.counts[split])

@@ -1,0 +1,86 @@
+"""What networks are trained on: the images of runs, and as many real ones."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ld3m import coresets, data, run
+from ld3m.formation import shown
+from ld3m.randomness import generator
+from ld3m.recipe import Recipe
+
+BASELINES = ("random", *coresets.SELECTIONS, "full")
+"""As many real images of each class, taken from all training images, or all of them."""
+
+
+@dataclass(frozen=True)
+class TrainingSets:
+    """The distilled images, those of other runs, and real ones, by the name that results have for them."""
+
+    stored: dict[str, tuple[Tensor, Tensor]]
+    """Images of the runs and their labels, as they lie in the folders; "distilled" is among them."""
+    fixed: dict[str, tuple[Tensor, Tensor]]
+    """What networks of all seeds see: all sets but "random"."""
+    real: coresets.Coreset
+    recipe: Recipe
+
+    @classmethod
+    def of(
+        cls,
+        recipe: Recipe,
+        folder: Path,
+        others: Mapping[str, Path | None],
+        images: data.ImageSet,
+        device: torch.device,
+    ) -> "TrainingSets":
+        """The sets of a run and of what it is compared with.
+
+        Args:
+            recipe: of the run; its own file may name folders that only its maker has.
+            folder: of the run.
+            others: folders of other runs by name; baselines, of `BASELINES`, have none.
+            images: what the runs were distilled from.
+            device: where a network scores real images, if a baseline asks for it.
+        """
+        folders = {"distilled": folder, **{name: other for name, other in others.items() if other}}
+        shape = images.classes, recipe.data.channels, recipe.data.resolution
+        stored = {name: run.load_images(path, *shape) for name, path in folders.items()}
+        factors = {name: run.load_recipe(path, []).distill.factor for name, path in others.items() if path}
+        factors["distilled"] = recipe.distill.factor
+        baselines = {name for name, other in others.items() if other is None}
+        real = coresets.open_whole(images, recipe.data, baselines, device)
+        labels = stored["distilled"][1]
+        fixed = {name: _seen(*stored[name], factors[name]) for name in stored}
+        fixed |= {name: real_images(name, real, labels, recipe, 0) for name in baselines - {"random"}}
+        return cls(stored, fixed, real, recipe)
+
+    def seen(self, name: str, seed: int) -> tuple[Tensor, Tensor]:
+        """Images and labels that a network of a seed is trained on; "random" images are others for each."""
+        return self.fixed.get(name) or real_images(name, self.real, self.stored["distilled"][1], self.recipe, seed)
+
+    def size(self, name: str) -> int:
+        """Images of a set, of a run as they are stored."""
+        return len(({**self.fixed, **self.stored}.get(name) or self.stored["distilled"])[0])
+
+
+def real_images(
+    selection: str, images: coresets.Coreset, labels: Tensor, recipe: Recipe, draw: int
+) -> tuple[Tensor, Tensor]:
+    """As many real training images of each class as `labels` has, or all where there are fewer, and their labels.
+
+    Another draw of "random" gives other images; the other selections always give the same.
+    """
+    chosen = []
+    for label, count in enumerate(torch.bincount(labels, minlength=len(images.classes)).tolist()):
+        draws = generator(recipe.seed, "random images", draw, label)
+        chosen.append(images.images("train", label)[images.select(selection, label, count, draws)])
+    sizes = torch.tensor([len(part) for part in chosen])
+    return torch.cat(chosen), torch.arange(len(chosen)).repeat_interleave(sizes)
+
+
+def _seen(images: Tensor, labels: Tensor, factor: int) -> tuple[Tensor, Tensor]:
+    """What networks are trained on: the images, or, enlarged, those that each of them holds."""
+    return shown(data.to_pixels(images), labels, factor) if factor > 1 else (images, labels)
