@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from ld3m import classifier as classifiers
 from ld3m import data
@@ -69,7 +70,7 @@ def sample(
     schedule = Schedule.of(prior.noise_schedule, steps, "none", guidance)
     table = prior.class_embeddings(classes)
     sampled = []
-    for start, chunk in enumerate(labels.split(100)):
+    for start, chunk in enumerate(tqdm(labels.split(100), f"hundreds of samples, guidance {guidance:g}")):
         # With Z and the noise both white, the noised latent √ᾱ·Z + √(1 − ᾱ)·ε0 is white too: plain sampling.
         shape = (len(chunk), *prior.latent_shape)
         noise = torch.randn(shape, generator=generator(seed, "sample", start)).to(table.device)

@@ -1,6 +1,8 @@
 """Training a small class-conditional latent diffusion model on the user's own images, and judging it."""
 
 import json
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,8 @@ def train_prior(recipe: PriorRecipe, resume: bool = True) -> Path:
         }
         write_json(training / "evaluation.json", report)
         print(json.dumps(report, indent=2))
+        where = f"{training} has pictures of its reconstructions and samples"
+        print(f"{folder}: take it with prior.source={shlex.quote(str(folder))}; {where}", file=sys.stderr)
     return folder
 
 

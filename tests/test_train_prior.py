@@ -38,7 +38,8 @@ def command(recipe: Path, folder: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def trained(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("priors") / "whole"
-    subprocess.run(command(recipe, folder), check=True)
+    done = subprocess.run(command(recipe, folder), check=True, stderr=subprocess.PIPE, text=True)
+    (folder.parent / "said").write_text(done.stderr)
     return folder
 
 
@@ -73,6 +74,8 @@ def test_it_judges_itself_and_shows_itself(trained: Path) -> None:
     assert 0 < report["reconstruction"]["l1"] < 0.5
     for name in ("reconstructions.png", "samples-guidance-3.png", "denoiser.png", "autoencoder.png"):
         assert (trained / "training" / name).stat().st_size > 0
+    *_, last = (trained.parent / "said").read_text().splitlines()
+    assert f"prior.source={trained}" in last
 
 
 @pytest.mark.gpu
