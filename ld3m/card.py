@@ -9,9 +9,9 @@ from typing import Any
 import yaml
 
 from ld3m import imagenet, run
+from ld3m.evaluation.rows import augmented, set_name
 from ld3m.recipe import Recipe
 from ld3m.recipe_values import PACKAGED_PRIORS
-from ld3m.rows import augmented, set_name
 
 TEMPLATES = Path(__file__).parent / "assets" / "card"
 TAGS = ("dataset-distillation", "ld3m", "synthetic", "diffusion", "arxiv:2403.03881")

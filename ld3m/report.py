@@ -16,8 +16,8 @@ from PIL import Image
 
 from ld3m import charts, checkpoints, pictures, run, sheets
 from ld3m.errors import UserError, one_line
+from ld3m.evaluation.rows import difference, score, set_name
 from ld3m.files import write_text
-from ld3m.rows import difference, score, set_name
 
 LARGEST = 5_000_000
 """Bytes that a page has at most."""

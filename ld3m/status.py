@@ -16,7 +16,7 @@ import yaml
 
 from ld3m import lock
 from ld3m.errors import UserError, one_line
-from ld3m.rows import augmented, set_name
+from ld3m.evaluation.rows import augmented, set_name
 
 RECENT = 20
 """Logged iterations that the rate is of."""

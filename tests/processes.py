@@ -14,7 +14,7 @@ FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
     [
         "ld3m.distill",
-        "ld3m.evaluate",
+        "ld3m.evaluation.evaluate",
         "ld3m.train_experts",
         "diffusers.models.autoencoders.vq_model",
         "diffusers.models.unets.unet_2d_condition",

@@ -14,9 +14,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ld3m.ablation_table import cell, label, markdown
+from ld3m.ablation.table import cell, label, markdown
 from ld3m.environment import machine
-from ld3m.rows import table
+from ld3m.evaluation.rows import table
 
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", ROOT / "recipes" / "README.md")

@@ -22,10 +22,10 @@ from hypothesis import strategies as st
 from processes import command_line, finish, spawn
 from scipy.stats import ttest_rel
 
-from ld3m.ablate import ablate
-from ld3m.ablation_cells import Ablation
-from ld3m.ablation_chart import svg
-from ld3m.ablation_table import difference, markdown, pooled
+from ld3m.ablation.ablate import ablate
+from ld3m.ablation.cells import Ablation
+from ld3m.ablation.chart import svg
+from ld3m.ablation.table import difference, markdown, pooled
 from ld3m.status import duration
 
 QUICK = ["evaluate.epochs=1", "evaluate.lr=0.01", "distill.pictures=0", "distill.iterations=2"]

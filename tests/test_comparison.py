@@ -11,9 +11,9 @@ from conftest import Outcome, distilled
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ld3m.comparison import differences, paired
+from ld3m.evaluation.comparison import differences, paired
+from ld3m.evaluation.rows import difference, table
 from ld3m.report import report
-from ld3m.rows import difference, table
 
 
 def test_the_test_by_hand() -> None:

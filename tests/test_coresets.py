@@ -17,9 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from ld3m import classifier, coresets, data, evaluate, objectives, priors
+from ld3m import classifier, coresets, data, objectives, priors
 from ld3m.coresets import SELECTIONS, open_kept, score
 from ld3m.distill import _render, begin, distill
+from ld3m.evaluation import evaluate
 from ld3m.job import Job
 from ld3m.kmeans import kmeans
 from ld3m.randomness import generator

@@ -11,14 +11,15 @@ import pytest
 import torch
 from conftest import Outcome
 
-from ld3m import data, evaluate
+from ld3m import data
 from ld3m.coresets import open_whole
-from ld3m.cross_architecture import cross_architecture
-from ld3m.protocol import train
+from ld3m.evaluation import evaluate
+from ld3m.evaluation.cross_architecture import cross_architecture
+from ld3m.evaluation.protocol import train
+from ld3m.evaluation.rows import table
+from ld3m.evaluation.training_sets import BASELINES, real_images
 from ld3m.recipe import Recipe
 from ld3m.recipe_file import load
-from ld3m.rows import table
-from ld3m.training_sets import BASELINES, real_images
 
 
 @pytest.fixture(scope="module")
@@ -240,7 +241,7 @@ def test_two_evaluations_of_a_run_leave_each_other_alone(
 
 def test_networks_learn_separable_classes(recipe_file: Path) -> None:
     """Trained on all real shapes, a ConvNet tells almost all of the test shapes apart: chance is 33 %."""
-    from ld3m.protocol import accuracy
+    from ld3m.evaluation.protocol import accuracy
 
     recipe = load(Recipe, str(recipe_file), ["evaluate.epochs=60", "evaluate.lr=0.01", "evaluate.ema=0.9"])
     images = data.prepare(recipe.data, progress=False)

@@ -107,7 +107,7 @@ def test_a_pixel_beyond_the_range_comes_back(recipe_file: Path) -> None:
 def test_networks_are_trained_on_what_the_images_hold(
     four_in_one: Path, ld3m: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ld3m import evaluate
+    from ld3m.evaluation import evaluate
 
     seen: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
     train = evaluate.train

@@ -69,9 +69,9 @@ def ablate(
         overrides.append(f"evaluate.arch=[{arch}]")
     if seeds is not None:
         overrides.append(f"evaluate.seeds={seeds}")
-    from ld3m.ablate import ablate as run_all
-    from ld3m.ablation_cells import Ablation
-    from ld3m.ablation_table import markdown
+    from ld3m.ablation.ablate import ablate as run_all
+    from ld3m.ablation.cells import Ablation
+    from ld3m.ablation.table import markdown
 
     names = [name for name in against.split(",") if name]
     ablation = Ablation.of(recipes, overrides, axis or [], Path(output) if output else None, names, split)

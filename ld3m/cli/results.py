@@ -103,10 +103,10 @@ def evaluate(
     if seeds is not None:
         overrides.append(f"evaluate.seeds={seeds}")
     from ld3m import imports, run
-    from ld3m.evaluate import evaluate
+    from ld3m.evaluation.evaluate import evaluate
+    from ld3m.evaluation.rows import table
     from ld3m.recipe import Recipe
     from ld3m.recipe_file import load
-    from ld3m.rows import table
 
     folder = imports.find(names, recipe, overrides)
     measured_by = load(Recipe, recipe, overrides) if recipe else run.load_recipe(folder, overrides)

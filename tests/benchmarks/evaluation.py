@@ -35,12 +35,12 @@ from torch.optim.swa_utils import AveragedModel
 
 from ld3m import augment, coresets, data, networks, pictures, priors
 from ld3m.allocator import keep_freed_memory
-from ld3m.protocol import accuracy, rate_factor, train
+from ld3m.evaluation.protocol import accuracy, rate_factor, train
+from ld3m.evaluation.training_sets import real_images
 from ld3m.randomness import generator
 from ld3m.recipe import NetworkRecipe, Recipe
 from ld3m.recipe_file import load
 from ld3m.sampler import Schedule, render
-from ld3m.training_sets import real_images
 
 SEEDS = 5
 TARGET = 0.6

@@ -9,13 +9,15 @@ from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from ld3m import ablation_chart, ablation_table, environment, lock, parallel, protocol, run
-from ld3m.ablation_cells import Ablation, Cell
+from ld3m import environment, lock, parallel, run
+from ld3m.ablation import chart, table
+from ld3m.ablation.cells import Ablation, Cell
 from ld3m.allocator import keep_freed_memory
-from ld3m.cross_architecture import cross_architecture
 from ld3m.distill import SIGNALS, distill
 from ld3m.errors import UserError, one_line
-from ld3m.evaluate import evaluate
+from ld3m.evaluation import protocol
+from ld3m.evaluation.cross_architecture import cross_architecture
+from ld3m.evaluation.evaluate import evaluate
 from ld3m.files import write_json, write_text
 
 CROSSED = "cross-architecture"
@@ -83,12 +85,12 @@ def ablate(ablation: Ablation, command: str) -> tuple[dict[str, Any], bool]:
                 "cells": len(ablation.cells),
                 "done": len(parts),
                 "failed": failed,
-                "rows": ablation_table.pooled([part for number in sorted(parts) for part in parts[number]]),
+                "rows": table.pooled([part for number in sorted(parts) for part in parts[number]]),
             }
             if main:
                 write_json(ablation.folder / "ablation.json", report)
-                write_text(ablation.folder / "ablation.md", ablation_table.markdown(report))
-                write_text(ablation.folder / "ablation.svg", ablation_chart.svg(report))
+                write_text(ablation.folder / "ablation.md", table.markdown(report))
+                write_text(ablation.folder / "ablation.svg", chart.svg(report))
     if failed:
         raise UserError(*(f"{cell['cell']}: {cell['why']}" for cell in failed))
     return report, main
@@ -169,7 +171,7 @@ def _baseline(cell: Cell, name: str) -> str:
 
 
 def _parts(ablation: Ablation, cell: Cell, sets: Sequence[str], machine: Any) -> list[dict[str, Any]]:
-    """What a finished cell measured of some training sets, as `ablation_table.pooled` takes it."""
+    """What a finished cell measured of some training sets, as `table.pooled` takes it."""
     recipe, spent = cell.recipe, {"folder": cell.place, "seed": cell.recipe.seed, **_spent(cell), "machine": machine}
     parts = []
     for trained_on in sets:

@@ -12,17 +12,18 @@ import torch
 from filelock import FileLock
 from tqdm import tqdm
 
-from ld3m import arithmetic, coresets, data, networks, parallel, protocol, run
+from ld3m import arithmetic, coresets, data, networks, parallel, run
 from ld3m.allocator import keep_freed_memory
-from ld3m.comparison import differences
-from ld3m.cross_architecture import cross_architecture
 from ld3m.errors import UserError
+from ld3m.evaluation import protocol
+from ld3m.evaluation.comparison import differences
+from ld3m.evaluation.cross_architecture import cross_architecture
+from ld3m.evaluation.protocol import accuracy, train
+from ld3m.evaluation.rows import figures, set_of
+from ld3m.evaluation.scores import scores
+from ld3m.evaluation.training_sets import BASELINES, TrainingSets
 from ld3m.files import write_json
-from ld3m.protocol import accuracy, train
 from ld3m.recipe import NetworkRecipe, Recipe
-from ld3m.rows import figures, set_of
-from ld3m.scores import scores
-from ld3m.training_sets import BASELINES, TrainingSets
 
 LAYOUT = 1
 """Version of how networks are trained and tested; part of the key under which accuracies are kept."""

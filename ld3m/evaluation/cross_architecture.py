@@ -4,8 +4,8 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from ld3m.protocol import own_rate
-from ld3m.rows import Row, figures, set_of
+from ld3m.evaluation.protocol import own_rate
+from ld3m.evaluation.rows import Row, figures, set_of
 
 
 def cross_architecture(rows: Sequence[Row], matching: str) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from ld3m.rows import Row, alike, augmented, own_training
+from ld3m.evaluation.rows import Row, alike, augmented, own_training
 
 WEIGHT = 0.5
 """Of the first of the two figures that a score weighs, as on the leaderboard."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ld3m.rows import Row, alike, augmented, own_training, set_of
+from ld3m.evaluation.rows import Row, alike, augmented, own_training, set_of
 
 CONFIDENCE = 0.95
 """Of the intervals."""

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ld3m.comparison import paired
+from ld3m.evaluation.comparison import paired
 from ld3m.status import duration
 
 Rows = Sequence[Mapping[str, Any]]

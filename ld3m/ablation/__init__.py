@@ -1,0 +1,1 @@
+"""Ablations: settings compared by a run each, in one table and one chart."""

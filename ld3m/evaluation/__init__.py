@@ -1,0 +1,1 @@
+"""Evaluation: networks trained on a distilled set and on what it is compared with, and what that tells."""
