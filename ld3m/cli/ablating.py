@@ -52,8 +52,8 @@ def ablate(
     For example: ld3m ablate fashion-mnist --axis prior.skip=none,reference,paper --axis prior.steps=5,10,20 --axis
     seed=0,1 --against random
 
-    The cells are the product of recipes and axes. Each is an ordinary run, DIR/<recipe>/<key=value,…>, which ld3m
-    status, report and evaluate take. DIR is --output, by default ablations/<name of the first recipe>.
+    The cells are the product of recipes and axes. Each is an ordinary run, `DIR/<recipe>/<key=value,…>`, which ld3m
+    status, report and evaluate take. DIR is --output, by default `ablations/<name of the first recipe>`.
 
     With two distillation seeds or more a second table has how far each row is from the first one, paired by seed, with
     95 % intervals: name first what the others are to be compared with. Five seeds tell more than two.

@@ -8,6 +8,7 @@ app = typer.Typer(
     name="ld3m",
     help="Distil an image data set into a few images per class through a frozen latent diffusion model.",
     no_args_is_help=True,
+    rich_markup_mode="markdown",  # which flows paragraphs anew, as wide as the terminal is
     add_completion=False,
     pretty_exceptions_enable=False,
 )

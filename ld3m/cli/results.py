@@ -59,7 +59,7 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="NAME,…",
-            help="Networks to train: convnet, resnet18, vgg11, alexnet, vit, timm/<model>; by default the recipe's.",
+            help="Networks to train: convnet, resnet18, vgg11, alexnet, vit, `timm/<model>`; by default the recipe's.",
         ),
     ] = None,
     against: Annotated[
@@ -174,7 +174,7 @@ def push_to_hub(
         str | None,
         typer.Option(
             metavar="USER/NAME",
-            help="The data set; by default the recipe's hub.repo_id, else <login>/ld3m-<run's name>.",
+            help="The data set; by default the recipe's hub.repo_id, else `<login>/ld3m-<run>`.",
         ),
     ] = None,
     private: Annotated[
