@@ -22,10 +22,12 @@ from hypothesis import strategies as st
 from processes import command_line, finish, spawn
 from scipy.stats import ttest_rel
 
+from ld3m import data
 from ld3m.ablation.ablate import ablate
 from ld3m.ablation.cells import Ablation
 from ld3m.ablation.chart import svg
 from ld3m.ablation.table import difference, markdown, pooled
+from ld3m.evaluation import evaluate
 from ld3m.status import duration
 
 QUICK = ["evaluate.epochs=1", "evaluate.lr=0.01", "distill.pictures=0", "distill.iterations=2"]
@@ -230,6 +232,22 @@ def test_the_same_command_makes_nothing_again(
         {"prior.skip": "none", "prior.steps": 2},
     ]
     assert [rows[place] for place in (0, 2, 1, 3, 4)] == earlier
+
+
+def test_a_baseline_that_comes_later_trains_nothing_else(
+    ld3m: Callable[..., Outcome], recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["ablate", recipe_file, *QUICK, *axes("seed=0,1"), "--arch", "convnet,vit", "-o", tmp_path / "all"]
+    assert ld3m(*command).code == 0
+    (distilled,) = content(tmp_path / "all")["rows"]
+    trained: list[str] = []
+    train = evaluate.train
+    monkeypatch.setattr(evaluate, "train", lambda arch, *given: trained.append(arch) or train(arch, *given))
+    shutil.rmtree(data.cache_folder() / "baselines", ignore_errors=True)
+    outcome = ld3m(*command, "--against", "random")
+    assert outcome.code == 0, outcome.err
+    assert sorted(trained) == ["convnet"] * 2 + ["vit"] * 2  # on the random images alone, which both cells share
+    assert content(tmp_path / "all")["rows"][0] == distilled
 
 
 @pytest.mark.gpu

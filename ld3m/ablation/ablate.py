@@ -17,7 +17,8 @@ from ld3m.distill import SIGNALS, distill
 from ld3m.errors import UserError, one_line
 from ld3m.evaluation import protocol
 from ld3m.evaluation.cross_architecture import cross_architecture
-from ld3m.evaluation.evaluate import evaluate
+from ld3m.evaluation.evaluate import evaluate, found, results
+from ld3m.evaluation.rows import Row
 from ld3m.files import write_json, write_text
 
 CROSSED = "cross-architecture"
@@ -127,34 +128,26 @@ def _measure(cell: Cell, against: Sequence[str], split: str) -> None:
     recipe = cell.recipe
     if not _is_distilled(cell):
         distill(recipe)
-    if missing := _missing(cell, ["distilled", *against], split):
-        settings = recipe.evaluate.model_copy(update={"arch": missing})
-        evaluate(recipe.folder, recipe.model_copy(update={"evaluate": settings}), against, split)
+    if _missing(cell, ["distilled", *against], split):
+        evaluate(recipe.folder, recipe, against, split, again=False)
 
 
 def _is_distilled(cell: Cell) -> bool:
     return run.iterations_done(cell.recipe.folder) == cell.recipe.distill.iterations
 
 
-def _missing(cell: Cell, sets: Sequence[str], split: str) -> list[str]:
-    """The architectures that have not yet been trained on all of some training sets."""
-    archs = dict.fromkeys(cell.recipe.evaluate.arch)
-    return [arch for arch in archs if not all(_result(cell, name, arch, split) for name in sets)]
+def _missing(cell: Cell, sets: Sequence[str], split: str) -> bool:
+    """Whether an architecture has not yet been trained on all of some training sets."""
+    return not all(_result(cell, name, arch, split) for name in sets for arch in cell.recipe.evaluate.arch)
 
 
-def _result(cell: Cell, trained_on: str, arch: str, split: str) -> dict[str, Any] | None:
+def _result(cell: Cell, trained_on: str, arch: str, split: str) -> Row | None:
     """The row of a run's evaluation.json, if it was measured as the cell asks for."""
-    path, recipe = cell.recipe.folder / "evaluation.json", cell.recipe
-    if not path.is_file():
-        return None
-    if recipe.evaluate.lr == "learnt":
+    recipe, rows = cell.recipe, results(cell.recipe.folder)
+    if rows and recipe.evaluate.lr == "learnt":
         recipe = protocol.with_learnt_rate(recipe, recipe.folder)
-    how = protocol.said(protocol.training(recipe, trained_on, recipe.evaluate.augment), arch)
-    for row in json.loads(path.read_text(encoding="utf-8"))["results"]:
-        asked = (row["trained_on"], row["arch"], row["split"]) == (trained_on, arch, split)
-        if asked and len(row["accuracies"]) == recipe.evaluate.seeds and row["protocol"] == how:
-            return row
-    return None
+    how = protocol.training(recipe, trained_on, recipe.evaluate.augment)
+    return found(rows, how, trained_on, arch, split)
 
 
 def _baseline(cell: Cell, name: str) -> str:
@@ -175,9 +168,9 @@ def _parts(ablation: Ablation, cell: Cell, sets: Sequence[str], machine: Any) ->
     recipe, spent = cell.recipe, {"folder": cell.place, "seed": cell.recipe.seed, **_spent(cell), "machine": machine}
     parts = []
     for trained_on in sets:
-        found = [_result(cell, trained_on, arch, ablation.split) for arch in dict.fromkeys(recipe.evaluate.arch)]
-        results = [row for row in found if row]
-        crossed = [row | {"arch": CROSSED} for row in cross_architecture(results, recipe.network.arch)]
+        measured = [_result(cell, trained_on, arch, ablation.split) for arch in dict.fromkeys(recipe.evaluate.arch)]
+        rows = [row for row in measured if row]
+        crossed = [{**row, "arch": CROSSED} for row in cross_architecture(rows, recipe.network.arch)]
         settings = {key: value for key, value in cell.settings.items() if key != "seed"}
         if trained_on != "distilled":
             settings = {key: value for key, value in settings.items() if _counts(key, trained_on)}
@@ -187,9 +180,9 @@ def _parts(ablation: Ablation, cell: Cell, sets: Sequence[str], machine: Any) ->
                 "recipe": cell.stem,
                 "settings": settings,
                 "images_per_class": recipe.distill.images_per_class if trained_on != "full" else None,
-                "images": results[0]["images"],
+                "images": rows[0]["images"],
                 "run": spent,
-                "results": results + crossed,
+                "results": rows + crossed,
             }
         )
     return parts

@@ -19,7 +19,7 @@ from ld3m.evaluation import protocol
 from ld3m.evaluation.comparison import differences
 from ld3m.evaluation.cross_architecture import cross_architecture
 from ld3m.evaluation.protocol import accuracy, train
-from ld3m.evaluation.rows import figures, set_of
+from ld3m.evaluation.rows import Row, figures, set_of
 from ld3m.evaluation.scores import scores
 from ld3m.evaluation.training_sets import BASELINES, TrainingSets
 from ld3m.files import write_json
@@ -95,7 +95,12 @@ class Evaluation:
 
 @parallel.together
 def evaluate(
-    folder: Path, recipe: Recipe, against: Sequence[str] = (), split: str = "test", with_scores: bool = False
+    folder: Path,
+    recipe: Recipe,
+    against: Sequence[str] = (),
+    split: str = "test",
+    with_scores: bool = False,
+    again: bool = True,
 ) -> tuple[dict[str, Any], bool]:
     """Trains `recipe.evaluate.seeds` networks of each architecture on a run's images and on the baselines.
 
@@ -113,6 +118,7 @@ def evaluate(
         split: "test", or "validation" where the recipe holds out a share of the training images.
         with_scores: whether to measure all that DD-Ranking's scores need: "random" and "full", and the distilled and
             the random images with and without augmentation.
+        again: whether what evaluation.json has by the same protocol is measured again.
 
     Returns:
         The figures, and whether this process is the one to print them.
@@ -141,7 +147,13 @@ def evaluate(
     compared = {name: others.get(name) for name, _ in trainings if name != "distilled"}
     sets = TrainingSets.of(recipe, folder, compared, images, accelerator.device)
     evaluation = Evaluation(folder, images, split, sets, trainings, accelerator.device)
-    lines = [(*training, arch) for training in trainings for arch in archs]
+    earlier = results(folder)
+    lines = [
+        (*training, arch)
+        for training, how in trainings.items()
+        for arch in archs
+        if again or not found(earlier, how, training[0], arch, split)
+    ]
     own = parallel.shard([Job(*line, seed) for line in lines for seed in range(recipe.evaluate.seeds)], accelerator)
     epochs = sum(trainings[job[:2]].evaluate.epochs for job in own)
     with tqdm(desc="evaluating", total=epochs, unit="epoch", disable=not main) as bar:
@@ -150,11 +162,8 @@ def evaluate(
     rows = [
         evaluation.row(*line, [measured[Job(*line, seed)] for seed in range(recipe.evaluate.seeds)]) for line in lines
     ]
-    path = folder / "evaluation.json"
-    if main:
-        earlier = json.loads(path.read_text(encoding="utf-8"))["results"] if path.is_file() else []
-        fresh = {(set_of(row), row["arch"]) for row in rows}
-        rows = [row for row in earlier if (set_of(row), row["arch"]) not in fresh] + rows
+    fresh = {(set_of(row), row["arch"]) for row in rows}
+    rows = [row for row in results(folder) if (set_of(row), row["arch"]) not in fresh] + rows
     crossed = cross_architecture(rows, recipe.network.arch)
     report = {
         "results": rows,
@@ -163,8 +172,9 @@ def evaluate(
         "scores": scores(rows),
         "normalisation": {"mean": images.mean.tolist(), "std": images.std.tolist()},
     }
+    accelerator.wait_for_everyone()  # all have read what was there before
     if main:
-        write_json(path, {"run": recipe.name, **report})
+        write_json(folder / "evaluation.json", {"run": recipe.name, **report})
     accelerator.wait_for_everyone()
     for job in own:  # its own only: another evaluation of the run may be under way
         if job.trained_on not in BASELINES:
@@ -172,6 +182,24 @@ def evaluate(
     with suppress(OSError):  # not empty, or another process was first
         (folder / "evaluating").rmdir()
     return {"run": str(folder), **report}, main
+
+
+def results(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a run's evaluation.json, none where there is no such file."""
+    path = folder / "evaluation.json"
+    return list(json.loads(path.read_text(encoding="utf-8"))["results"]) if path.is_file() else []
+
+
+def found(rows: Iterable[Row], how: Recipe, trained_on: str, arch: str, split: str) -> Row | None:
+    """The row of a set's networks, if as many as a recipe asks for were trained as it says."""
+    scorer = how.data.scorer.model_dump()
+    asked = trained_on, arch, split, protocol.said(how, arch), how.evaluate.seeds, scorer
+    for row in rows:
+        count = len(row["accuracies"])
+        said = row["trained_on"], row["arch"], row["split"], row["protocol"], count, row.get("scorer", scorer)
+        if said == asked:
+            return row
+    return None
 
 
 def _others(against: Sequence[str], recipe: Recipe) -> dict[str, Path | None]:
