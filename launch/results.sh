@@ -15,8 +15,6 @@ ten_each=(distill.images_per_class=10 evaluate.batch=64 evaluate.epochs=150)
 # Other networks than the matching one, at the protocol's learning rates, for 300 epochs or for 600.
 other_networks=(evaluate.lr=null evaluate.epochs=300 evaluate.ema=0.98 --arch alexnet,vgg11,vit)
 longer=(evaluate.lr=null evaluate.epochs=600 evaluate.ema=0.99 --arch alexnet,vgg11,vit --seeds 1)
-# Thirty matching networks that take turns.
-turns=(distill.dm.pool=30 distill.real_batch=500 distill.iterations=500)
 
 ablate() {
   local name=$1
@@ -77,12 +75,13 @@ whole() {
     distill.lr_conditioning=3 "${seeds[@]}"
 }
 moments() {
-  ablate moments baselines/pixels "${ten_each[@]}" "${turns[@]}" distill.lr_latents=1 \
-    --axis distill.dm.match=mean,moments "${seeds[@]}" --seeds 5
+  ablate moments baselines/pixels "${ten_each[@]}" distill.dm.pool=30 distill.real_batch=500 distill.iterations=500 \
+    distill.lr_latents=1 --axis distill.dm.match=mean,moments "${seeds[@]}" --seeds 5
 }
 ten() {
-  ablate ten baselines/pixels "${ten_each[@]}" "${turns[@]}" distill.factor=2 distill.dm.match=moments distill.lr_latents=3 \
-    "${seeds[@]}" --seeds 5 --against random
+  ablate ten baselines/pixels distill.images_per_class=10 distill.factor=2 distill.init=prototype distill.lr_latents=3 \
+    distill.dm.match=moments distill.dm.pool=40 distill.real_batch=500 distill.iterations=600 \
+    evaluate.batch=64 evaluate.epochs=300 evaluate.ema=0.985 "${seeds[@]}" --seeds 5 --against random
 }
 several() { ablate several baselines/{random,autoencoder} distill.factor=2 distill.lr_latents=1 "${seeds[@]}" --seeds 5; }
 # The images of CIFAR-10 and a prior of them, where they are not there yet.
