@@ -4,6 +4,7 @@ import functools
 import importlib.util
 import os
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import Any, ParamSpec, TypeVar
 
 import psutil
@@ -18,6 +19,8 @@ from ld3m.watch import Watch
 
 P = ParamSpec("P")
 T = TypeVar("T")
+PATIENCE = timedelta(days=30)
+"""How long a process waits for others, which may have a network more to train; whether they live, `Watch` sees."""
 
 
 def together(command: Callable[P, T]) -> Callable[P, T]:
@@ -54,7 +57,11 @@ def start(tf32: bool = False) -> Accelerator:
             f"--num_processes: {here} on this machine, which has {gpus} GPU{'s' * (gpus > 1)}; start one for each, or "
             "hide them for a run on CPUs: CUDA_VISIBLE_DEVICES="
         )
-    accelerator = _with_deepspeed(cpu) if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED") else Accelerator(cpu=cpu)
+    deepspeed = parse_flag_from_env("ACCELERATE_USE_DEEPSPEED")
+    group = InitProcessGroupKwargs(timeout=PATIENCE)
+    if deepspeed and cpu:
+        group.backend = "gloo"
+    accelerator = _with_deepspeed(group) if deepspeed else Accelerator(cpu=cpu, kwargs_handlers=[group])
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched != accelerator.num_processes:
         raise UserError(
@@ -94,7 +101,7 @@ def _asked_for_more() -> str | None:
     return f"{place} says num_processes: {configured}" if (configured or 1) > 1 else None
 
 
-def _with_deepspeed(cpu: bool) -> Accelerator:
+def _with_deepspeed(group: InitProcessGroupKwargs) -> Accelerator:
     """An Accelerator that has DeepSpeed's process group, which cpu=True would silently turn off."""
     for package in ("deepspeed", "transformers"):  # the second is what Accelerate keeps DeepSpeed's configuration with
         if importlib.util.find_spec(package) is None:
@@ -103,7 +110,7 @@ def _with_deepspeed(cpu: bool) -> Accelerator:
             )
     from transformers.integrations import unset_hf_deepspeed_config
 
-    accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")] if cpu else None)
+    accelerator = Accelerator(kwargs_handlers=[group])
     unset_hf_deepspeed_config()  # else transformers would shard a text encoder as it is loaded
     return accelerator
 

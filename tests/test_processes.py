@@ -18,6 +18,7 @@ import torch
 from conftest import draw_shape, latents, make_prior, relative
 from processes import command_line, finish, spawn
 
+from ld3m import parallel
 from ld3m.data import cache_folder
 
 TEN = [f"class {number}" for number in range(10)]
@@ -200,6 +201,18 @@ def test_the_others_stop_within_a_minute_and_name_the_dead(dead: int, recipe_fil
     said = (tmp_path / f"{1 - dead}.txt").read_text()
     assert f"ld3m: process {dead}" in said
     assert "the same command goes on" in said
+
+
+def says_how_long_it_waits() -> None:
+    parallel.start()
+    group = torch.distributed.distributed_c10d._get_default_group()
+    print(group._get_backend(torch.device("cpu")).options._timeout.days)
+
+
+def test_processes_wait_for_one_that_has_hours_more_to_do(tmp_path: Path) -> None:
+    """By NCCL's own ten minutes the odd network of an evaluation on two GPUs would never be done."""
+    assert finish(spawn(2, says_how_long_it_waits, output=tmp_path)) == [0, 0]
+    assert int((tmp_path / "0.txt").read_text().split()[-1]) >= 7
 
 
 def full_disk(rank: int, *arguments: object) -> None:
