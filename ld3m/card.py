@@ -33,6 +33,8 @@ NOT_THE_HUBS = {"imagenet-terms-of-access": "https://www.image-net.org/download.
 """Licences that the Hub has no id for, and where they are."""
 SEVERAL = "\ninputs, targets = formation.shown(inputs, targets, {factor})"
 """The line that takes several images out of each, in the program that trains on them."""
+PLACES = ("source", "root", "init", "folder")
+"""Keys of recipes, of prior.json and of evaluation.json whose values may be folders of this machine."""
 NON_COMMERCIAL = re.compile(r"(^|-)nc(-|$)|imagenet-terms|non-?commercial|research")
 
 
@@ -61,8 +63,8 @@ class Section:
             classes=classes,
             images=len(classes) * each,
             recipe=recipe,
-            prior=_json(folder / "prior.json"),
-            evaluation=_json(folder / "evaluation.json"),
+            prior=without_folders(_json(folder / "prior.json")),
+            evaluation=without_folders(_json(folder / "evaluation.json")),
             metadata=metadata,
         )
 
@@ -71,15 +73,7 @@ class Section:
         """The resolved recipe without paths of the machine it ran on, which nobody else has nor should see."""
         content = self.recipe.model_dump(mode="json")
         content["output"] = None
-        for section, key in (
-            ("data", "source"),
-            ("data", "root"),
-            ("prior", "source"),
-            ("distill", "init"),
-            ("experts", "folder"),
-        ):
-            content[section][key] = _without_folders(content[section][key])
-        return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+        return yaml.safe_dump(without_folders(content), sort_keys=False, allow_unicode=True)
 
     @property
     def licences(self) -> list[str]:
@@ -345,6 +339,18 @@ def _named(licence: str | None) -> str:
     if licence in NOT_THE_HUBS:
         return f"[{licence}]({NOT_THE_HUBS[licence]})"
     return f"`{licence}`" if licence else "licence not known; ask whoever published them"
+
+
+def without_folders(content: Any) -> Any:
+    """A document with nothing but the names of what lies on this machine, wherever `PLACES` says that one may be."""
+    if isinstance(content, list):
+        return [without_folders(part) for part in content]
+    if not isinstance(content, dict):
+        return content
+    return {
+        key: _without_folders(value) if key in PLACES and isinstance(value, str) else without_folders(value)
+        for key, value in content.items()
+    }
 
 
 def _without_folders(path: str | None) -> str | None:

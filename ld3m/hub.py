@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from ld3m import card, run
 from ld3m.errors import UserError, one_line
-from ld3m.files import write_bytes, write_folder, write_text
+from ld3m.files import write_bytes, write_folder, write_json, write_text
 
 T = TypeVar("T")
 
@@ -22,8 +22,10 @@ NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(:(?P<config>[\w.-]+))?(@(?P<revisi
 """A data set of the Hub, one of its configs, and a branch, tag or commit: me/garments:ipc1-32px@main."""
 SHARD_BYTES = 500_000_000
 """Images of one Parquet file, about."""
-COPIED = ("recipe.yaml", "prior.json", "evaluation.json", "metrics.jsonl", "grid.png")
+COPIED = ("metrics.jsonl", "grid.png")
 """Files of a run that lie in the folder of its config as they are, where there are such."""
+WRITTEN = ("recipe.yaml", "prior.json", "evaluation.json")
+"""Those that lie there without the folders of the machine they were made on."""
 WAITS = (1, 2, 4, 8, 16)
 """Seconds before each further attempt, where the Hub does not ask for more."""
 TRANSIENT = (408, 409, 412, 425, 429, 500, 502, 503, 504)
@@ -156,6 +158,9 @@ def _stage(folder: Path, section: card.Section, staged: Path) -> None:
         if (folder / name).is_file():
             write_bytes(staged / section.config / name, (folder / name).read_bytes())
     write_text(staged / section.config / "recipe.yaml", section.recipe_yaml)
+    for name, content in (("prior.json", section.prior), ("evaluation.json", section.evaluation)):
+        if content:
+            write_json(staged / section.config / name, content)
     latents = (folder / "latents.safetensors").read_bytes()
     write_bytes(staged / "latents" / f"{section.config}.safetensors", latents)
 
@@ -224,7 +229,7 @@ def _unpack(copy: Path, config: str, target: Path) -> None:
             place.mkdir(parents=True, exist_ok=True)
             (place / f"{counts[classes[label]]}.png").write_bytes(image["bytes"])
             counts[classes[label]] += 1
-    for name in COPIED:
+    for name in (*COPIED, *WRITTEN):
         if (copy / config / name).is_file():
             shutil.copyfile(copy / config / name, target / name)
 

@@ -83,6 +83,26 @@ def card(hub: Hub) -> str:
     return hub.files(REPO)["README.md"].decode()
 
 
+def test_nothing_says_where_the_run_was_made(ld3m: Ld3m, run: Path, recipe_file: Path) -> None:
+    """Neither the folders of images and prior nor that of a scorer's weights."""
+    recipe, measured = run / "recipe.yaml", run / "evaluation.json"
+    weights = str(recipe_file.parent / "scorer.safetensors")
+    report = json.loads(measured.read_text())
+    report["results"][0]["scorer"] = {"arch": "convnet", "source": weights}
+    measured.write_text(json.dumps(report))
+    content = yaml.safe_load(recipe.read_text())
+    content["data"]["scorer"]["source"] = weights
+    recipe.write_text(yaml.safe_dump(content))
+    assert (outcome := ld3m("push-to-hub", run, "--to", "me/shapes", "--dry-run")).code == 0, outcome.err
+    pushed = [path for path in (run / "hub").rglob("*") if path.is_file()]
+    assert {"prior.json", "evaluation.json", "recipe.yaml", "README.md"} <= {path.name for path in pushed}
+    roots = {str(Path(content[section]["source"]).parent).encode() for section in ("data", "prior")}
+    for path in pushed:
+        assert not [root for root in roots if root in path.read_bytes()], path
+    (told,) = (run / "hub").glob("*/evaluation.json")
+    assert json.loads(told.read_text())["results"][0]["scorer"]["source"] == "scorer.safetensors"
+
+
 # --- out and back ------------------------------------------------------------------------------------------
 
 
