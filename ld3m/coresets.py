@@ -17,9 +17,9 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from ld3m import classifier, networks
-from ld3m.data import ImageSet, cache_folder, to_pixels
+from ld3m.data import ANOTHER_CACHE, ImageSet, cache_folder, to_pixels
 from ld3m.errors import UserError, one_line
-from ld3m.files import write_folder
+from ld3m.files import writable, write_folder
 from ld3m.randomness import generator
 from ld3m.recipe import DistilledDataRecipe, NetworkRecipe, ScorerRecipe
 from ld3m.shortage import in_parts
@@ -192,7 +192,9 @@ def score(images: ImageSet, recipe: ScorerRecipe, device: torch.device) -> Path:
     weights = hashlib.sha256(_read(recipe.source)).hexdigest() if recipe.source else None
     key = json.dumps([LAYOUT, images.folder.name, settings, weights], sort_keys=True)
     folder = cache_folder() / "scores" / hashlib.sha256(key.encode()).hexdigest()[:20]
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    if folder.is_dir():
+        return folder
+    writable(folder.parent, ANOTHER_CACHE)
     with FileLock(folder.with_suffix(".lock")):
         if not folder.is_dir():
             scorer = _scorer(images, recipe, device)

@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ld3m.errors import UserError, one_line
-from ld3m.files import write_json, write_tensors
+from ld3m.files import writable, write_json, write_tensors
 from ld3m.pixels import convert, convert_grey
 from ld3m.randomness import generator
 from ld3m.recipe import DataRecipe
@@ -108,6 +108,10 @@ def to_signed(images: Tensor) -> Tensor:
     return to_pixels(images) * 2 - 1
 
 
+ANOTHER_CACHE = "set LD3M_CACHE to a folder that can be written to"
+"""What to do where the cache is not one."""
+
+
 def cache_folder() -> Path:
     """Where prepared data is kept: $LD3M_CACHE, or ld3m below the user's cache folder."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -156,7 +160,7 @@ def _prepare_into(folder: Path, source: Source, chosen: list[int], recipe: DataR
     for label, places in zip(chosen, members, strict=True):  # an empty class is told before hours of reading
         _sizes({split: len(indices) for split, indices in places.items()}, source.classes[label], recipe)
     notes = [folder / "classes" / f"{place}.json" for place in range(len(chosen))]
-    notes[0].parent.mkdir(parents=True, exist_ok=True)
+    writable(notes[0].parent, ANOTHER_CACHE)
     todo = list(range(len(chosen)))
     with (
         ThreadPoolExecutor(_workers(recipe)) as pool,

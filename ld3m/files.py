@@ -21,6 +21,17 @@ from torch import Tensor
 from ld3m.errors import UserError, one_line
 
 
+def writable(folder: Path, instead: str) -> Path:
+    """A folder that files can be written to, made where it is not there; the error ends in what to give `instead`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {folder} ({error.strerror}); {instead}") from None
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"cannot write to {folder}; {instead}")
+    return folder
+
+
 @contextmanager
 def _temporary(path: Path) -> Iterator[Path]:
     """A name beside `path` to write under, which the caller renames; what is left of it is removed."""

@@ -3,6 +3,8 @@
 import json
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,9 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ld3m import data, parallel, priors
-from ld3m.errors import UserError
-from ld3m.files import write_json, write_text
+from ld3m import data, lock, parallel, priors
+from ld3m.errors import UserError, one_line
+from ld3m.files import writable, write_json, write_text
 from ld3m.fitting import Fit, fit
 from ld3m.prior_quality import evaluate_prior
 from ld3m.prior_recipe import NORM_GROUPS, AutoencoderRecipe, DenoiserRecipe, PriorRecipe
@@ -41,7 +43,17 @@ def train_prior(recipe: PriorRecipe, resume: bool = True) -> Path:
     main = accelerator.is_main_process
     folder = recipe.folder
     training = folder / "training"
-    _claim(recipe, training, resume, main)
+    with ExitStack() as claimed:
+        with accelerator.main_process_first():
+            if main:
+                claimed.enter_context(_claim(recipe, training, resume))
+        _train(recipe, folder, training, accelerator)
+    return folder
+
+
+def _train(recipe: PriorRecipe, folder: Path, training: Path, accelerator: Accelerator) -> None:
+    """Both networks, what is not trained of them, and what they are worth."""
+    main = accelerator.is_main_process
     images = data.prepare(recipe.data, progress=main)
     real, labels = images.everything("train")
     autoencoder, autoencoder_seconds = _train_autoencoder(recipe, real, training, accelerator)
@@ -66,22 +78,37 @@ def train_prior(recipe: PriorRecipe, resume: bool = True) -> Path:
         print(json.dumps(report, indent=2))
         where = f"{training} has pictures of its reconstructions and samples"
         print(f"{folder}: take it with prior.source={shlex.quote(str(folder))}; {where}", file=sys.stderr)
-    return folder
 
 
-def _claim(recipe: PriorRecipe, training: Path, resume: bool, main: bool) -> None:
-    """Makes the folder ours, or finds that it holds another recipe's prior."""
-    note = training / "digest.json"
-    if note.is_file() and resume and json.loads(note.read_text(encoding="utf-8"))["digest"] != digest(recipe):
-        raise UserError(
-            f"output: {training.parent} holds a prior of another recipe; give another output, or --no-resume"
-        )
-    if main:
+@contextmanager
+def _claim(recipe: PriorRecipe, training: Path, resume: bool) -> Iterator[None]:
+    """Makes the folder ours, and keeps other commands out of it; for one process.
+
+    Raises:
+        UserError: where it holds another recipe's prior, or something that this did not train, or another process is
+            at work in it.
+    """
+    folder, note = training.parent, training / "digest.json"
+    writable(folder, "give another --output")
+    foreign = [path for path in folder.iterdir() if path.name != lock.LOCK]
+    if foreign and not note.is_file():
+        raise UserError(f"output: {folder} is not empty and no prior of ld3m train-prior; give another --output")
+    with lock.hold(folder):
+        if note.is_file() and resume and _noted(note) != digest(recipe):
+            raise UserError(f"output: {folder} holds a prior of another recipe; give another output, or --no-resume")
         if not resume:
-            for old in training.glob("*.safetensors"):
-                old.unlink()
-        write_text(training / "recipe.yaml", to_yaml(recipe))
+            for name in ("autoencoder", "denoiser"):
+                (training / f"{name}.safetensors").unlink(missing_ok=True)
         write_json(note, {"digest": digest(recipe)})
+        write_text(training / "recipe.yaml", to_yaml(recipe))
+        yield
+
+
+def _noted(note: Path) -> str:
+    try:
+        return str(json.loads(note.read_text(encoding="utf-8"))["digest"])
+    except (ValueError, LookupError, TypeError) as error:
+        raise UserError(f"output: {note} is damaged ({one_line(error)}); give another output, or --no-resume") from None
 
 
 def _fit_settings(

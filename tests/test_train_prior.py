@@ -93,6 +93,18 @@ def test_killed_and_resumed_it_ends_at_the_same_weights(recipe: Path, trained: P
         assert all(torch.equal(resumed[name], whole[name]) for name in whole), part
 
 
+def test_a_folder_of_somebody_elses_is_left_as_it_is(recipe: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "project" / "training" / "my_model.safetensors"
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(b"dear")
+    for more in ([], ["--no-resume"]):
+        done = subprocess.run([*command(recipe, tmp_path / "project"), *more], capture_output=True, text=True)
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"ld3m: output: {tmp_path / 'project'} is not empty and no prior")
+        assert done.stderr.count("\n") == 1
+    assert mine.read_bytes() == b"dear"
+
+
 def test_another_recipe_is_refused(recipe: Path, trained: Path) -> None:
     arguments = [*command(recipe, trained), "denoiser.steps=61"]
     done = subprocess.run(arguments, capture_output=True, text=True)
