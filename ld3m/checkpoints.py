@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -58,10 +59,12 @@ def save(
         written.append((name, hashlib.sha256(content).hexdigest()))
     files = dict(parallel.gather(written, accelerator))
     if accelerator.is_main_process:
-        manifest = {"format": FORMAT, "iteration": iteration, "recipe": digest(recipe), "files": files}
-        write_json(folder / "manifest.json", manifest)
-        for old in sorted(folder.parent.iterdir())[:-KEPT]:
-            shutil.rmtree(old, ignore_errors=True)
+        told = {"format": FORMAT, "iteration": iteration, "recipe": digest(recipe), "files": files}
+        write_json(folder / "manifest.json", told)
+        before = [path.parent for path in folder.parent.glob("*/manifest.json") if path.parent.name <= folder.name]
+        for path in folder.parent.iterdir():  # also what is damaged or was never whole, from when the run was further
+            if path not in sorted(before)[-KEPT:]:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def newest(folder: Path, say: Callable[[str], None]) -> Path | None:
@@ -76,10 +79,15 @@ def newest(folder: Path, say: Callable[[str], None]) -> Path | None:
     return None
 
 
+def manifest(folder: Path) -> dict[str, Any]:
+    """What a checkpoint says of itself: `iteration`, the next to do, the digest of its `recipe`, and its `files`."""
+    return dict(json.loads((folder / "manifest.json").read_text(encoding="utf-8")))
+
+
 def damage(folder: Path) -> Path | None:
     """A file of a checkpoint that is not what the manifest says, or None."""
     try:
-        files = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["files"]
+        files = manifest(folder)["files"]
     except (ValueError, KeyError):
         return folder / "manifest.json"
     for name, known in files.items():
@@ -93,7 +101,7 @@ def load(
     folder: Path, labels: Iterable[int], device: torch.device | str
 ) -> tuple[int, list[dict[str, Tensor]], dict[str, Tensor]]:
     """The iteration to go on with, the states of some classes, and that of the objective."""
-    iteration = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["iteration"]
+    iteration = manifest(folder)["iteration"]
     states = [safetensors.torch.load_file(folder / f"class-{label:04d}.safetensors") for label in labels]
     objective = safetensors.torch.load_file(folder / OBJECTIVE_FILE)
     return iteration, [{name: tensor.to(device) for name, tensor in state.items()} for state in states], objective

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from ld3m import checkpoints, lock
-from ld3m.errors import UserError
+from ld3m.errors import UserError, one_line
 from ld3m.files import append_line, write_bytes, write_folder, write_json, write_tensors, write_text
 from ld3m.pictures import to_image
 from ld3m.recipe import Recipe
@@ -111,20 +111,27 @@ def _starting_point(start: Path, recipe: Recipe) -> Path:
         checkpoint = newest
     else:
         raise UserError(f"--resume: {start} is no checkpoint and no run with one; give a run's folder")
-    origin = checkpoint.parent.parent
-    if keys := _differences(origin / "recipe.yaml", recipe):
+    manifest, theirs = checkpoints.manifest(checkpoint), checkpoint.parent.parent / "recipe.yaml"
+    same = manifest["recipe"] == digest(recipe)
+    keys = _differences(theirs, recipe) if theirs.is_file() else [] if same else ["digests"]  # copied without its run
+    if keys:
         raise UserError(f"--resume: {start} is of another recipe ({', '.join(keys)} differ); give that run's recipe")
-    if (done := int(checkpoint.name)) > recipe.distill.iterations:
+    if (done := manifest["iteration"]) > recipe.distill.iterations:
         raise UserError(f"distill.iterations: {recipe.distill.iterations}, but {start} already has {done}; give more")
-    if origin != recipe.folder.resolve() and (recipe.folder / "recipe.yaml").is_file():
+    if not _is_in(recipe.folder, checkpoint) and (recipe.folder / "recipe.yaml").is_file():
         raise UserError(f"output: {recipe.folder} holds a run already; to go on from {start} give another --output")
     return checkpoint
+
+
+def _is_in(folder: Path, checkpoint: Path) -> bool:
+    """Whether a checkpoint is one of a run's own."""
+    return checkpoint.parent == folder.resolve() / "checkpoints"
 
 
 def _take_over(checkpoint: Path, folder: Path) -> None:
     """Makes a checkpoint the newest of a run's folder, which it is copied to where it is another run's."""
     origin = checkpoint.parent.parent
-    if origin == folder.resolve():
+    if _is_in(folder, checkpoint):
         for later in (folder / "checkpoints").iterdir():
             if later.name > checkpoint.name:
                 shutil.rmtree(later)
@@ -138,7 +145,7 @@ def _take_over(checkpoint: Path, folder: Path) -> None:
         for file in checkpoint.iterdir():
             shutil.copyfile(file, target / file.name)
 
-    write_folder(folder / "checkpoints" / checkpoint.name, copy)
+    write_folder(checkpoints.place(folder, checkpoints.manifest(checkpoint)["iteration"]), copy)
 
 
 def note_prior(recipe: Recipe, provenance: dict[str, Any]) -> None:
@@ -214,7 +221,8 @@ def write_images(folder: Path, name: str, pixels: Tensor) -> None:
 
 
 def place_images(folder: Path) -> None:
-    """Puts the images that all processes have written in the place of those before."""
+    """Puts the images that all processes have written in the place of those before, whose accuracies go with them."""
+    (folder / "evaluation.json").unlink(missing_ok=True)
     shutil.rmtree(folder / "images", ignore_errors=True)
     (folder / NEW_IMAGES).rename(folder / "images")
 
@@ -236,8 +244,7 @@ def write_result(
         learnt: numbers that the objective learnt beside the latents.
     """
     folder = recipe.folder
-    for name in ("latents.safetensors", "evaluation.json"):  # what goes with the images always agrees with them
-        (folder / name).unlink(missing_ok=True)
+    (folder / "latents.safetensors").unlink(missing_ok=True)  # what goes with the images always agrees with them
     place_images(folder)
     metadata = {
         "format": checkpoints.FORMAT,
@@ -280,9 +287,17 @@ def learnt(folder: Path) -> dict[str, float]:
 
 
 def metadata(folder: Path) -> dict[str, str]:
-    """What the latents of a finished run say about themselves."""
-    with safetensors.safe_open(folder / "latents.safetensors", "pt") as file:
-        return file.metadata()
+    """What the latents of a finished run say about themselves.
+
+    Raises:
+        UserError: where they are damaged.
+    """
+    path = folder / "latents.safetensors"
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            return file.metadata()
+    except safetensors.SafetensorError as error:
+        raise UserError(f"{path} is damaged ({one_line(error)}); remove it, and ld3m distill makes it again") from None
 
 
 def read_latents(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -307,9 +322,16 @@ def load_recipe(folder: Path, overrides: list[str]) -> Recipe:
     return load(Recipe, str(folder / "recipe.yaml"), overrides)
 
 
+def factor(folder: Path) -> int:
+    """How many images are side by side in each of a run's; its recipe may name folders that only its maker has."""
+    recipe = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
+    return int(recipe.get("distill", {}).get("factor", 1))
+
+
 def image_paths(folder: Path, name: str) -> list[Path]:
-    """The images of a run's class, in their order."""
-    return sorted((folder / "images" / name).glob("*.png"), key=lambda path: int(path.stem))
+    """The images of a run's class, in their order; files of other names than a number are not of the run."""
+    found = (path for path in (folder / "images" / name).glob("*.png") if path.stem.isdecimal())
+    return sorted(found, key=lambda path: int(path.stem))
 
 
 def load_images(folder: Path, classes: Sequence[str], channels: int, resolution: int) -> tuple[Tensor, Tensor]:

@@ -160,6 +160,38 @@ def test_a_damaged_checkpoint_is_passed_over(
     assert torch.equal(latents(folder)["z"], latents(finished)["z"])
 
 
+def test_checkpoints_from_when_the_run_was_further_do_not_push_out_newer_ones(
+    recipe_file: Path, tmp_path: Path
+) -> None:
+    """One that was never whole, of a process that was killed, and one that was damaged."""
+    few = ("distill.iterations=6", "distill.checkpoint_every=2")
+    folder = distilled(recipe_file, tmp_path / "run", *few) / "checkpoints"
+    assert sorted(path.name for path in folder.iterdir()) == ["000004", "000006"]
+    (folder / "000006" / "class-0001.safetensors").write_bytes(b"")
+    shutil.copytree(folder / "000006", folder / "000020")
+    (folder / "000020" / "manifest.json").unlink()
+    (folder.parent / "latents.safetensors").unlink()
+    distilled(recipe_file, tmp_path / "run", *few, "distill.checkpoint_every=1")
+    assert sorted(path.name for path in folder.iterdir()) == ["000005", "000006"]
+
+
+def test_a_run_goes_on_from_a_checkpoint_that_was_copied_without_it(
+    finished: Path, recipe_file: Path, tmp_path: Path, ld3m: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = distilled(recipe_file, tmp_path / "begun", "distill.iterations=14")
+    shutil.copytree(begun / "checkpoints" / "000014", tmp_path / "backup" / "best")
+    more = ("distill", recipe_file, "distill.iterations=30", "--resume")
+    outcome = ld3m(*more, tmp_path / "backup" / "best", "-o", tmp_path / "copy")
+    assert outcome.code == 0, outcome.err
+    assert torch.equal(latents(tmp_path / "copy")["z"], latents(finished)["z"])
+    refused = ld3m(*more, tmp_path / "backup" / "best", "prior.skip=none", "-o", tmp_path / "other")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "is of another recipe" in refused.err
+    monkeypatch.chdir(begun / "checkpoints")
+    assert ld3m(*more, "000014").code == 0
+    assert torch.equal(latents(begun)["z"], latents(finished)["z"])
+
+
 @pytest.mark.gpu
 def test_a_run_goes_on_from_a_checkpoint_in_its_folder_or_in_another(
     finished: Path, recipe_file: Path, tmp_path: Path, ld3m: Callable[..., Outcome]

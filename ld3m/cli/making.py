@@ -1,6 +1,7 @@
 """Commands that make something: distillations, experts, priors, and plans of them."""
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -86,7 +87,7 @@ def distill(
     if resume and no_resume:
         raise UserError("--resume: a run is gone on from, or with --no-resume replaced; give one of the two")
     if resume and output is None:
-        output = str(resume.parent.parent if (resume / "manifest.json").is_file() else resume)
+        output = os.path.normpath(resume / "../.." if (resume / "manifest.json").is_file() else resume)
     resolved = _resolve(Recipe, recipe, overrides, dry_run, output)
     if profile:
         from ld3m.profiling import profile as take_profile
