@@ -23,6 +23,8 @@ from ld3m.subsets import choose
 
 IMAGES, LABELS = ("images", "image", "x", "data"), ("labels", "label", "targets", "y")
 """Names by which older projects keep tensors in a dictionary."""
+LARGEST = 50
+"""Beyond this no image is normalised; distilled ones may go far beyond what real ones reach."""
 
 
 def find(names: Sequence[str], recipe: str | None = None, overrides: Sequence[str] = ()) -> Path:
@@ -83,12 +85,18 @@ def _bring_folder(name: str, recipe: Recipe, place: str) -> Path:
     except UserError as error:
         raise UserError(f"RUN: {name}: {error.lines[0].removeprefix('data.subset: ')}") from None
     images, labels = [], []
+    if not len(theirs.splits["train"]):
+        raise UserError(f"RUN: {name} has no images")
     for example in (theirs.splits["train"][place] for place in range(len(theirs.splits["train"]))):
-        with example.read() as image:
-            if image.size != (recipe.data.resolution,) * 2:
-                size = " × ".join(map(str, image.size))
-                raise UserError(f"RUN: {example.name} has {size} pixels, not data.resolution={recipe.data.resolution}")
-            images.append(torch.from_numpy(data.convert(image, recipe.data.resolution, recipe.data.channels).copy()))
+        try:
+            with example.read() as image:
+                size, pixels = image.size, data.convert(image, recipe.data.resolution, recipe.data.channels)
+        except Exception as error:  # decoders raise nearly anything
+            raise UserError(f"RUN: {example.name} cannot be read ({one_line(error)})") from None
+        if size != (recipe.data.resolution,) * 2:
+            said = " × ".join(map(str, size))
+            raise UserError(f"RUN: {example.name} has {said} pixels, not data.resolution={recipe.data.resolution}")
+        images.append(torch.from_numpy(pixels.copy()))
         if ours[example.label] not in known:
             raise UserError(f"RUN: {example.name} is of class {ours[example.label]!r}, which the recipe leaves out")
         labels.append(known.index(ours[example.label]))
@@ -104,27 +112,32 @@ def _bring_tensors(path: Path, recipe: Recipe) -> Path:
     Nothing pickled is run. Pixels are taken as they are where they lie in [0, 1] or are uint8; else they are
     normalised: by the file's own mean and std, or, as DC, DSA and MTT save them, by those of the real images.
     """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # unpickling raises nearly anything
-        raise UserError(
-            f"RUN: {path} cannot be read as tensors alone ({one_line(error)}); save a dictionary of images and labels"
-        ) from None
-    images, labels, statistics = _tensors(path, content)
+    images, labels, statistics = _tensors(path, _load(path))
     shape = (recipe.data.channels, recipe.data.resolution, recipe.data.resolution)
     if images.dim() != 4 or tuple(images.shape[1:]) != shape:
         raise UserError(
             f"RUN: {path} has images of shape {list(images.shape)}, not [N, {', '.join(map(str, shape))}]; "
             "set data.channels and data.resolution to theirs"
         )
+    if not len(images):
+        raise UserError(f"RUN: {path} has no images")
     known, _ = _classes(recipe)
     if len(labels) != len(images) or labels.dim() != 1 or labels.is_floating_point():
         raise UserError(f"RUN: {path} has labels of shape {list(labels.shape)}, not one class number an image")
-    if not 0 <= int(labels.min()) <= int(labels.max()) < len(known):
-        raise UserError(f"RUN: {path} has label {int(labels.max())}, but the recipe's classes go to {len(known) - 1}")
+    if wrong := [label for label in labels.tolist() if not 0 <= label < len(known)]:
+        raise UserError(f"RUN: {path} has label {wrong[0]}, but the recipe's classes go from 0 to {len(known) - 1}")
     if images.dtype != torch.uint8:
-        images = _pixels(path, images.float(), statistics, recipe)
+        images = _pixels(path, images, statistics, recipe)
     return _bring(path.stem, recipe, known, images, labels.long())
+
+
+def _load(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # unpickling raises nearly anything
+        raise UserError(
+            f"RUN: {path} cannot be read as tensors alone ({one_line(error)}); save a dictionary of images and labels"
+        ) from None
 
 
 def _tensors(path: Path, content: Any) -> tuple[Tensor, Tensor, tuple[Any, Any] | None]:
@@ -140,7 +153,7 @@ def _tensors(path: Path, content: Any) -> tuple[Tensor, Tensor, tuple[Any, Any] 
         content = images[-1] if pairs and images else (images, labels)
     beside = path.with_name(path.name.replace("images", "labels"))
     if isinstance(content, Tensor) and beside != path and beside.is_file():  # MTT: images_best.pt, labels_best.pt
-        content = content, torch.load(beside, map_location="cpu", weights_only=True)
+        content = content, _load(beside)
     if not (
         isinstance(content, list | tuple) and len(content) == 2 and all(isinstance(each, Tensor) for each in content)
     ):
@@ -151,9 +164,17 @@ def _tensors(path: Path, content: Any) -> tuple[Tensor, Tensor, tuple[Any, Any] 
 
 
 def _pixels(path: Path, images: Tensor, statistics: tuple[Any, Any] | None, recipe: Recipe) -> Tensor:
-    """Float images in units of [0, 1], beyond which distilled pixels may lie."""
+    """Bytes, or float images in units of [0, 1], beyond which distilled pixels may lie."""
     if not images.isfinite().all():
         raise UserError(f"RUN: {path} has values that are not finite")
+    if not images.is_floating_point() and images.min() >= 0 and images.max() <= 255:
+        return images.to(torch.uint8)
+    if images.abs().max() > LARGEST:
+        raise UserError(
+            f"RUN: {path} has values to {images.abs().max():g}: neither bytes, nor pixels in [0, 1], nor normalised; "
+            "save uint8, or floats divided by 255"
+        )
+    images = images.float()
     if statistics is None:
         if images.min() >= 0 and images.max() <= 1:
             return images
@@ -193,7 +214,7 @@ def _bring(name: str, recipe: Recipe, classes: list[str], images: Tensor, labels
         shutil.rmtree(folder, ignore_errors=True)
         write_folder(folder, fill)
     fewest = int(torch.bincount(labels).min())
-    distilled = recipe.distill.model_copy(update={"images_per_class": fewest, "iterations": 0})
+    distilled = recipe.distill.model_copy(update={"images_per_class": fewest, "factor": 1, "iterations": 0})
     named = recipe.model_copy(update={"name": folder.name, "output": str(folder), "distill": distilled})
     write_text(folder / "recipe.yaml", to_yaml(named))
     return folder

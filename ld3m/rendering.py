@@ -31,11 +31,14 @@ def render_again(folder: Path, recipe: Recipe, output: Path | None = None) -> Pa
         The folder, which `ld3m evaluate` takes.
 
     Raises:
-        UserError: where the prior's latents or conditioning have other shapes.
+        UserError: where the prior's latents or conditioning have other shapes, or `output` holds something else than
+            what this wrote before.
     """
     if not (folder / "latents.safetensors").is_file():
         raise UserError(f"RUN: {folder} has no latents to render, only images")
     accelerator = parallel.start(recipe.tf32)
+    if accelerator.is_main_process and output and output.exists():
+        _check(output)
     settings = recipe.prior
     prior = priors.of(recipe, accelerator.device)
     tensors, metadata = run.read_latents(folder)
@@ -48,9 +51,9 @@ def render_again(folder: Path, recipe: Recipe, output: Path | None = None) -> Pa
     output = output or folder / "rendered" / f"steps{settings.steps}-{settings.skip}-guidance{settings.guidance:g}"
     names, each = json.loads(metadata["classes"]), recipe.distill.images_per_class
     own = parallel.shard(range(len(names)), accelerator)
-    places = torch.isin(tensors["labels"], torch.tensor(own))
+    ours = torch.isin(tensors["labels"], torch.tensor(own))
     schedule = Schedule.of(prior.noise_schedule, settings.steps, settings.skip, settings.guidance)
-    z, c = (tensors[name][places].to(accelerator.device) for name in ("z", "c"))
+    z, c = (tensors[name][ours].to(accelerator.device) for name in ("z", "c"))
     noise = draw_noise(recipe, prior, own, int(metadata["noise_iteration"]), accelerator.device)
     room = Room.of(recipe, len(z), process=parallel.name(accelerator))
     room.keep_graph_steps = 0
@@ -70,8 +73,18 @@ def render_again(folder: Path, recipe: Recipe, output: Path | None = None) -> Pa
     everyone = sorted(parallel.gather(mine, accelerator), key=lambda item: item[0])
     if accelerator.is_main_process:
         run.place_images(output)
+        places = json.loads(metadata.get("class_ids", "null")) or range(len(names))
+        run.note_classes(output, dict(zip(names, places, strict=True)))
         pictures.write_grid(output, torch.stack([of_class for _, of_class in everyone]))
         write_text(output / "recipe.yaml", to_yaml(recipe.model_copy(update={"output": str(output)})))
         print(f"{output}: {len(names) * each} images in images/, a look at them in grid.png")
     accelerator.wait_for_everyone()
     return output
+
+
+def _check(output: Path) -> None:
+    """That nothing is lost where the images go."""
+    if not output.is_dir() or (any(output.iterdir()) and not (output / "recipe.yaml").is_file()):
+        raise UserError(f"--output: {output} is there and is not what ld3m render wrote; give another folder")
+    if (output / "checkpoints").exists() or (output / "latents.safetensors").exists():
+        raise UserError(f"--output: {output} holds a run; give another folder")

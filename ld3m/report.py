@@ -132,7 +132,7 @@ def _sheets(folder: Path, recipe: Mapping[str, Any], last: int) -> dict[int, Pat
     """The run's evolution; where there is none, its images put together as the end of one."""
     if found := pictures.frames(folder):
         return dict(found)
-    if not (folder / "images").is_dir():
+    if not (folder / "images").is_dir() or not run.classes(folder):
         return {}
     classes, each = pictures.shown(len(run.classes(folder)), recipe["distill"]["images_per_class"])
     columns, images = pictures.columns(each), []

@@ -16,7 +16,7 @@ import yaml
 
 from ld3m import lock
 from ld3m.errors import UserError, one_line
-from ld3m.evaluation.rows import augmented, set_name
+from ld3m.evaluation.rows import augmented, results, set_name
 
 RECENT = 20
 """Logged iterations that the rate is of."""
@@ -157,16 +157,18 @@ def _finished(folder: Path) -> int | None:
     path = folder / "latents.safetensors"
     if not path.is_file():
         return None
-    with safetensors.safe_open(path, "np") as file:
-        return int(file.metadata()["iteration"])
+    try:
+        with safetensors.safe_open(path, "np") as file:
+            return int(file.metadata()["iteration"])
+    except safetensors.SafetensorError as error:
+        raise UserError(f"{path} is damaged ({one_line(error)}); remove it, and ld3m distill makes it again") from None
 
 
 def _evaluation(folder: Path) -> list[dict[str, Any]]:
-    path = folder / "evaluation.json"
-    rows = json.loads(path.read_text(encoding="utf-8"))["results"] if path.is_file() else []
     keys = ("trained_on", "arch", "split", "mean", "std")
     return [
-        {**{key: row[key] for key in keys}, "augment": augmented(row), "seeds": len(row["accuracies"])} for row in rows
+        {**{key: row[key] for key in keys}, "augment": augmented(row), "seeds": len(row["accuracies"])}
+        for row in results(folder)
     ]
 
 

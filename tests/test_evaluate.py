@@ -239,6 +239,33 @@ def test_two_evaluations_of_a_run_leave_each_other_alone(
     assert not (run / "evaluating").exists()
 
 
+def test_a_run_whose_folder_has_commas_can_be_compared_with(
+    ld3m: Callable[..., Outcome], run: Path, tmp_path: Path
+) -> None:
+    """As those of ablations have."""
+    shutil.copytree(run, tmp_path / "runs" / "prior.skip=none,seed=1")
+    against = "random,runs/prior.skip=none,seed=1,herding"
+    outcome = ld3m("evaluate", "runs/made", "--seeds", "1", "--against", against, "--json", "data.scorer.epochs=1")
+    assert outcome.code == 0, outcome.err
+    sets = [row["trained_on"] for row in json.loads(outcome.out)["results"]]
+    assert sets == ["distilled", "random", "run prior.skip=none,seed=1", "herding"]
+
+
+def test_folders_that_cannot_be_written_to_are_told_before_any_training(
+    ld3m: Callable[..., Outcome], run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate, "train", None)
+    (run / "evaluating").write_text("in the way")
+    outcome = ld3m("evaluate", run)
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1), outcome.err
+    assert f"cannot make the folder {run / 'evaluating'}" in outcome.err
+    (run / "evaluating").unlink()
+    monkeypatch.setenv("LD3M_CACHE", str(run / "recipe.yaml"))
+    outcome = ld3m("evaluate", run)
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1), outcome.err
+    assert "set LD3M_CACHE to a folder that can be written to" in outcome.err
+
+
 def test_networks_learn_separable_classes(recipe_file: Path) -> None:
     """Trained on all real shapes, a ConvNet tells almost all of the test shapes apart: chance is 33 %."""
     from ld3m.evaluation.protocol import accuracy

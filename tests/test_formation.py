@@ -130,6 +130,18 @@ def test_networks_are_trained_on_what_the_images_hold(
     assert seen["random"][0].shape == (3, 1, 16, 16)
 
 
+def test_another_recipe_that_measures_it_takes_it_apart_too(
+    four_in_one: Path, recipe_file: Path, ld3m: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ld3m.evaluation import evaluate
+
+    seen: list[torch.Size] = []
+    train = evaluate.train
+    monkeypatch.setattr(evaluate, "train", lambda *given: seen.append(given[1].shape) or train(*given))
+    assert ld3m("evaluate", four_in_one, "--recipe", recipe_file, "--seeds", 1).code == 0
+    assert seen == [(12, 1, 16, 16)]
+
+
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [

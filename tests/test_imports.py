@@ -77,6 +77,14 @@ def test_floats_in_0_to_1_are_pixels(
     assert torch.equal(found, (images[0] / 255 * 0.77)[[0, 3, 1, 4, 2, 5]])
 
 
+def test_bytes_of_another_type_are_bytes(
+    images: tuple[torch.Tensor, ...], recipe_file: Path, tmp_path: Path, ld3m: object
+) -> None:
+    torch.save((images[0].long(), images[1]), tmp_path / "pair.pt")
+    _, found, _ = brought("pair.pt", recipe_file)
+    assert torch.equal(found, images[0][[0, 3, 1, 4, 2, 5]])
+
+
 class Evil:
     def __reduce__(self) -> tuple[object, ...]:
         return (print, ("run!",))
@@ -91,7 +99,13 @@ class Evil:
         ((torch.zeros(3, 3, 16, 16), torch.arange(3)), "has images of shape [3, 3, 16, 16], not [N, 1, 16, 16]"),
         ((torch.zeros(3, 1, 28, 28), torch.arange(3)), "set data.channels and data.resolution to theirs"),
         ((torch.zeros(3, 1, 16, 16), torch.arange(4)), "has labels of shape [4], not one class number an image"),
-        ((torch.zeros(3, 1, 16, 16), torch.arange(1, 4)), "has label 3, but the recipe's classes go to 2"),
+        ((torch.zeros(3, 1, 16, 16), torch.arange(1, 4)), "has label 3, but the recipe's classes go from 0 to 2"),
+        ((torch.zeros(3, 1, 16, 16), torch.arange(-1, 2)), "has label -1, but the recipe's classes go from 0 to 2"),
+        ((torch.zeros(0, 1, 16, 16), torch.arange(0)), "has no images"),
+        (
+            (torch.full((3, 1, 16, 16), 255.0), torch.arange(3)),
+            "has values to 255: neither bytes, nor pixels in [0, 1]",
+        ),
         ((torch.zeros(2, 1, 16, 16), torch.arange(2)), "has no images of class 'square'"),
         ((torch.full((3, 1, 16, 16), torch.nan), torch.arange(3)), "has values that are not finite"),
     ],
@@ -104,6 +118,29 @@ def test_what_is_no_set_is_one_line(
     assert (outcome.code, outcome.out) == (2, "")
     assert outcome.err.count("\n") == 1
     assert line in outcome.err
+
+
+def test_damaged_labels_beside_images_are_one_line(
+    recipe_file: Path, tmp_path: Path, ld3m: Callable[..., Outcome]
+) -> None:
+    torch.save(torch.zeros(3, 1, 16, 16), tmp_path / "images_best.pt")
+    (tmp_path / "labels_best.pt").write_bytes(b"PK nothing")
+    outcome = ld3m("evaluate", "images_best.pt", "--recipe", recipe_file)
+    assert outcome.code == 2
+    assert "labels_best.pt cannot be read as tensors alone" in outcome.err
+
+
+@pytest.mark.parametrize("content", [None, b"no image"])
+def test_folders_without_images_and_broken_ones_are_one_line(
+    content: bytes | None, recipe_file: Path, tmp_path: Path, ld3m: Callable[..., Outcome]
+) -> None:
+    for name in CLASSES:
+        (tmp_path / "set" / name).mkdir(parents=True)
+        if content:
+            (tmp_path / "set" / name / "0.png").write_bytes(content)
+    outcome = ld3m("evaluate", "set", "--recipe", recipe_file)
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1), outcome.err
+    assert ("0.png cannot be read" if content else "no images") in outcome.err
 
 
 def test_a_set_without_a_recipe_wants_one(tmp_path: Path, ld3m: Callable[..., Outcome]) -> None:
@@ -201,6 +238,35 @@ def test_render_as_the_run_does_gives_its_images(
     assert load(Recipe, str(other / "recipe.yaml")).prior.steps == 5
     assert ld3m("evaluate", other, *RECIPE).code == 0
     assert ld3m("render", folder, "prior.resolution=32").code == 2
+
+
+def test_rendering_loses_nothing_that_it_did_not_write(
+    recipe_file: Path, tmp_path: Path, ld3m: Callable[..., Outcome]
+) -> None:
+    folder = distilled(recipe_file, tmp_path / "run", "distill.iterations=1")
+    mine = tmp_path / "mine" / "images" / "holiday" / "photo.png"
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(b"dear")
+    for output, why in ((tmp_path / "mine", "is not what ld3m render wrote"), (folder, "holds a run")):
+        outcome = ld3m("render", folder, "-o", output)
+        assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+        assert why in outcome.err
+    assert mine.read_bytes() == b"dear"
+    assert (folder / "images").is_dir()
+
+
+def test_what_was_measured_of_other_images_goes_with_them(
+    recipe_file: Path, tmp_path: Path, ld3m: Callable[..., Outcome]
+) -> None:
+    folder = distilled(recipe_file, tmp_path / "run", "distill.iterations=1")
+    again = ("render", folder, "--steps", "1", "-o", "again")
+    assert ld3m(*again).code == 0
+    assert ld3m("evaluate", "again", *RECIPE).code == 0
+    assert (tmp_path / "again" / "evaluation.json").is_file()
+    assert ld3m("report", "again").code == 0
+    assert CLASSES[0] in (tmp_path / "again" / "report.html").read_text()
+    assert ld3m(*again, "prior.noise=fixed").code == 0
+    assert not (tmp_path / "again" / "evaluation.json").exists()
 
 
 def expected(recipe_file: Path, folder: Path) -> list[bytes]:

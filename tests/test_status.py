@@ -164,6 +164,19 @@ def test_the_rate_is_that_of_recent_iterations(finished: Path, tmp_path: Path) -
     assert read(folder).iterations_per_second == 2
 
 
+def test_damaged_files_are_one_line(finished: Path, tmp_path: Path, ld3m: Callable[..., Outcome]) -> None:
+    for name, asked in (
+        ("latents.safetensors", "status"),
+        ("evaluation.json", "status"),
+        ("evaluation.json", "evaluate"),
+    ):
+        folder = Path(shutil.copytree(finished, tmp_path / asked / name))
+        (folder / name).write_bytes(b"{")
+        outcome = ld3m(asked, folder)
+        assert (outcome.code, outcome.err.count("\n")) == (2, 1), outcome.err
+        assert f"{folder / name} is damaged" in outcome.err
+
+
 def test_the_newest_run_is_the_one_written_to_last(
     finished: Path, tmp_path: Path, ld3m: Callable[..., Outcome]
 ) -> None:

@@ -17,8 +17,8 @@ from ld3m.distill import SIGNALS, distill
 from ld3m.errors import UserError, one_line
 from ld3m.evaluation import protocol
 from ld3m.evaluation.cross_architecture import cross_architecture
-from ld3m.evaluation.evaluate import evaluate, found, results
-from ld3m.evaluation.rows import Row
+from ld3m.evaluation.evaluate import evaluate, found
+from ld3m.evaluation.rows import Row, results
 from ld3m.files import write_json, write_text
 
 CROSSED = "cross-architecture"

@@ -32,6 +32,16 @@ def _names_and_overrides(arguments: list[str] | None) -> tuple[list[str], list[s
     return names, [argument for argument in arguments or [] if argument not in names]
 
 
+def _sets(listed: str) -> list[str]:
+    """Names between commas; the folder of an ablation's run may have some too."""
+    names, parts = [], [part for part in listed.split(",") if part]
+    while parts:
+        joined = [",".join(parts[:count]) for count in range(len(parts), 0, -1)]
+        names.append(next((name for name in joined if Path(name).is_dir()), parts[0]))
+        parts = parts[names[-1].count(",") + 1 :]
+    return names
+
+
 @app.command()
 def status(
     run: Annotated[
@@ -110,7 +120,7 @@ def evaluate(
 
     folder = imports.find(names, recipe, overrides)
     measured_by = load(Recipe, recipe, overrides) if recipe else run.load_recipe(folder, overrides)
-    report, is_main = evaluate(folder, measured_by, [name for name in against.split(",") if name], split, scores)
+    report, is_main = evaluate(folder, measured_by, _sets(against), split, scores)
     if is_main:
         typer.echo(json.dumps(report, indent=2) if as_json else table(report))
 

@@ -19,10 +19,10 @@ from ld3m.evaluation import protocol
 from ld3m.evaluation.comparison import differences
 from ld3m.evaluation.cross_architecture import cross_architecture
 from ld3m.evaluation.protocol import accuracy, train
-from ld3m.evaluation.rows import Row, figures, set_of
+from ld3m.evaluation.rows import Row, figures, results, set_of
 from ld3m.evaluation.scores import scores
 from ld3m.evaluation.training_sets import BASELINES, TrainingSets
-from ld3m.files import write_json
+from ld3m.files import writable, write_json
 from ld3m.recipe import NetworkRecipe, Recipe
 
 LAYOUT = 1
@@ -57,9 +57,8 @@ class Evaluation:
     def accuracy(self, job: Job, bar: tqdm) -> float:
         """In percent; of a network that was trained already it is found where it is kept."""
         how, path = self.trainings[job[:2]], self.place(job)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        alone = FileLock(path.with_suffix(".lock")) if job.trained_on in BASELINES else nullcontext()
-        with alone:  # other runs' evaluations wait for a baseline, and find it here
+        shared = job.trained_on in BASELINES and not path.is_file()
+        with FileLock(path.with_suffix(".lock")) if shared else nullcontext():  # others wait for it, and find it there
             if path.is_file():
                 bar.update(how.evaluate.epochs)
                 return float(json.loads(path.read_text(encoding="utf-8"))["accuracy"])
@@ -68,6 +67,12 @@ class Evaluation:
             share = accuracy(network, self.images, self.split, self.device)
             write_json(path, {"accuracy": share})
             return share
+
+    def check(self, job: Job) -> None:
+        """That its accuracy can be kept, before hours of training."""
+        path, shared = self.place(job), job.trained_on in BASELINES
+        if not path.is_file():
+            writable(path.parent, data.ANOTHER_CACHE if shared else "copy the run to where it can be measured")
 
     def place(self, job: Job) -> Path:
         """The file in which the accuracy is kept: until all are there in the run's folder, or a baseline's for good."""
@@ -156,6 +161,8 @@ def evaluate(
     ]
     own = parallel.shard([Job(*line, seed) for line in lines for seed in range(recipe.evaluate.seeds)], accelerator)
     epochs = sum(trainings[job[:2]].evaluate.epochs for job in own)
+    for job in own:
+        evaluation.check(job)
     with tqdm(desc="evaluating", total=epochs, unit="epoch", disable=not main) as bar:
         done = [(job, evaluation.accuracy(job, bar)) for job in own]
     measured = dict(parallel.gather(done, accelerator))
@@ -182,12 +189,6 @@ def evaluate(
     with suppress(OSError):  # not empty, or another process was first
         (folder / "evaluating").rmdir()
     return {"run": str(folder), **report}, main
-
-
-def results(folder: Path) -> list[dict[str, Any]]:
-    """The rows of a run's evaluation.json, none where there is no such file."""
-    path = folder / "evaluation.json"
-    return list(json.loads(path.read_text(encoding="utf-8"))["results"]) if path.is_file() else []
 
 
 def found(rows: Iterable[Row], how: Recipe, trained_on: str, arch: str, split: str) -> Row | None:

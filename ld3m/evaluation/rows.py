@@ -3,9 +3,27 @@
 import json
 import statistics
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from ld3m.errors import UserError, one_line
+
 Row = Mapping[str, Any]
+
+
+def results(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a run's evaluation.json, none where there is no such file.
+
+    Raises:
+        UserError: where it is damaged.
+    """
+    path = folder / "evaluation.json"
+    if not path.is_file():
+        return []
+    try:
+        return list(json.loads(path.read_text(encoding="utf-8"))["results"])
+    except (ValueError, LookupError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({one_line(error)}); move it away to do without") from None
 
 
 def figures(accuracies: Sequence[float]) -> dict[str, Any]:

@@ -39,7 +39,7 @@ class TrainingSets:
         """The sets of a run and of what it is compared with.
 
         Args:
-            recipe: of the run; its own file may name folders that only its maker has.
+            recipe: whose data and protocol the run is measured by, its own or another.
             folder: of the run.
             others: folders of other runs by name; baselines, of `BASELINES`, have none.
             images: what the runs were distilled from.
@@ -48,12 +48,10 @@ class TrainingSets:
         folders = {"distilled": folder, **{name: other for name, other in others.items() if other}}
         shape = images.classes, recipe.data.channels, recipe.data.resolution
         stored = {name: run.load_images(path, *shape) for name, path in folders.items()}
-        factors = {name: run.load_recipe(path, []).distill.factor for name, path in others.items() if path}
-        factors["distilled"] = recipe.distill.factor
         baselines = {name for name, other in others.items() if other is None}
         real = coresets.open_whole(images, recipe.data, baselines, device)
         labels = stored["distilled"][1]
-        fixed = {name: _seen(*stored[name], factors[name]) for name in stored}
+        fixed = {name: _seen(*stored[name], run.factor(path)) for name, path in folders.items()}
         fixed |= {name: real_images(name, real, labels, recipe, 0) for name in baselines - {"random"}}
         return cls(stored, fixed, real, recipe)
 
