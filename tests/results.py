@@ -39,6 +39,13 @@ SUMMARY = {
 }
 """Rows of the summary: the file, and the recipe or value of its row, at one and at ten images per class."""
 
+SECTIONS = {
+    "baselines": "baselines",
+    **dict.fromkeys(["several", "one", "one-random"], "several-images-in-one"),
+    **dict.fromkeys(["whole", "whole-reference", "moments", "ten"], "ten-images-per-class"),
+}
+"""Where in recipes/README.md the table of each of these files is."""
+
 
 def filled(text: str) -> str:
     """A page with each of its blocks as its JSON file has it."""
@@ -71,13 +78,13 @@ def summary() -> str:
 
 
 def accuracy(place: str) -> str:
-    """A file's row as the tables have it; nothing for nothing."""
+    """A file's row as the tables have it, with a link to its table; nothing for nothing."""
     if not place:
         return ""
     file, name = place.split()
     rows = json.loads((RESULTS / f"{file}.json").read_text(encoding="utf-8"))["rows"]
     (row,) = (row for row in rows if name in (label(row, rows), *map(str, row["settings"].values())))
-    return cell(row["accuracies"]["convnet"])
+    return f"[{cell(row['accuracies']['convnet'])}](recipes/README.md#{SECTIONS[file]})"
 
 
 def norms(report: dict[str, Any]) -> str:

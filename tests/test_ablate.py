@@ -327,7 +327,7 @@ def test_the_tables_numbers_are_those_of_the_json(made: Path) -> None:
     text = (made / "ablation.md").read_text()
     assert text == markdown(report)
     head, _, *lines = cells(text)[0]
-    assert head == ["set", "prior.steps", "prior.skip", "distillation seeds", "convnet", "s / iteration"]
+    assert head == ["set", "prior.steps", "prior.skip", "distillation seeds", "convnet", "median s / iteration"]
     for line, row in zip(lines, report["rows"], strict=True):
         mean, std, networks = re.fullmatch(r"([\d.]+) ± ([\d.]+) \((\d+)\)", line[4]).groups()
         figures = row["accuracies"]["convnet"]

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from results import BLOCK, PAGES, RESULTS, filled
 
-from ld3m.recipe_file import find
+from ld3m.recipe import Recipe
+from ld3m.recipe_file import digest, find, load
 
 SCRIPT = RESULTS.parent.parent / "launch" / "results.sh"
 ONLY_SAYS = """
@@ -52,6 +53,21 @@ def test_figures_are_those_of_the_networks(path: Path) -> None:
     recipes = words[: next((place for place, word in enumerate(words) if "=" in word or word[0] == "-"), len(words))]
     assert recipes
     assert {row["recipe"] for row in report["rows"]} <= {find(name).stem for name in recipes}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "name", "axis"),
+    [("fashion-mnist-ipc1", "one", ["distill.factor=4"]), ("fashion-mnist-ipc10", "ten", [])],
+)
+def test_the_recipes_of_the_best_sets_are_what_was_measured(recipe: str, name: str, axis: list[str]) -> None:
+    command = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))["command"]
+    overrides = [
+        word for word in command.split() if re.fullmatch(r"(distill|evaluate)\.\S+=\S+", word) and "," not in word
+    ]
+    measured, shipped = load(Recipe, "baselines/pixels", [*overrides, *axis]), load(Recipe, recipe)
+    assert digest(shipped) == digest(measured)
+    how = {"arch", "seeds"}
+    assert shipped.evaluate.model_dump(exclude=how) == measured.evaluate.model_dump(exclude=how)
 
 
 def test_the_script_makes_every_ablation_by_its_command() -> None:

@@ -141,10 +141,9 @@ def markdown(report: Mapping[str, Any]) -> str:
                 f"{took:.3g}" if took is not None else "",
             ]
         )
+    numbers = [*(["distillation seeds"] if seeds else []), *networks, "median s / iteration"]
     said = [
-        _table(
-            ["set", *axes], [*(["distillation seeds"] if seeds else []), *networks, "s / iteration"], names, figures
-        ),
+        _table(["set", *axes], numbers, names, figures),
         f"Accuracy in % on the {report['split']} split, mean ± standard deviation over all networks (their number).",
     ]
     apart = [[difference(row, rows[0], arch) for arch in networks] for row in rows[1:]]

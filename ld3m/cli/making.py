@@ -120,7 +120,8 @@ def plan(
 
     Times a sample of an iteration on this machine, in about a minute: ld3m plan quickstart
 
-    Or looks up a device, with neither images nor weights here: ld3m plan imagenet1k --processes 8 --device h100-80gb
+    Or looks up a device, with neither images nor weights here, but the JSON files of the prior's folder: ld3m plan
+    imagenet1k prior.source=priors/cin256-v2 --processes 8 --device h100-80gb
 
     Warns of what will not fit, and names the override that makes it fit.
     """
