@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ld3m import checkpoints, lock
 from ld3m.errors import UserError, one_line
-from ld3m.files import append_line, write_bytes, write_folder, write_json, write_tensors, write_text
+from ld3m.files import append_line, writable, write_bytes, write_folder, write_json, write_tensors, write_text
 from ld3m.pictures import to_image
 from ld3m.recipe import Recipe
 from ld3m.recipe_file import digest, load, to_yaml
@@ -52,10 +52,7 @@ def claim(recipe: Recipe, resume: bool, start: Path | None = None) -> Iterator[N
     """
     folder = recipe.folder
     checkpoint = _starting_point(start, recipe) if start else None
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"output: cannot make the folder {folder} ({error.strerror}); give another --output") from None
+    writable(folder, "give another --output")
     foreign = any(path.name != lock.LOCK for path in folder.iterdir()) and not (folder / "recipe.yaml").is_file()
     if foreign:
         raise UserError(f"output: {folder} is not empty and not a run; give another folder with --output")

@@ -19,7 +19,7 @@ from ld3m.evaluation import protocol
 from ld3m.evaluation.cross_architecture import cross_architecture
 from ld3m.evaluation.evaluate import evaluate, found
 from ld3m.evaluation.rows import Row, results
-from ld3m.files import write_json, write_text
+from ld3m.files import writable, write_json, write_text
 
 CROSSED = "cross-architecture"
 """The name of the mean over all networks but the matching one, where it stands beside architectures."""
@@ -115,11 +115,7 @@ def _ending_on_signals() -> Iterator[None]:
 @contextmanager
 def _claimed(folder: Path) -> Iterator[None]:
     """Makes the folder, and keeps other ablations out of it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output: cannot make the folder {folder} ({error.strerror}); give another") from None
-    with lock.hold(folder):
+    with lock.hold(writable(folder, "give another --output")):
         yield
 
 
