@@ -44,7 +44,7 @@ baselines() {
   chart baselines
 }
 steps() {
-  ablate steps baselines/reference --axis prior.steps=5,10,20,40 "${seeds[@]}"
+  ablate steps baselines/reference --axis prior.steps=5,10,20,40 "${five[@]}" --seeds 5
   chart steps
 }
 starts() { ablate starts baselines/reference --axis distill.init=real,noise "${five[@]}" --seeds 5; }
@@ -83,7 +83,7 @@ ten() {
     distill.dm.match=moments distill.dm.pool=40 distill.real_batch=500 distill.iterations=600 \
     evaluate.batch=64 evaluate.epochs=300 evaluate.ema=0.985 "${seeds[@]}" --seeds 5 --against random
 }
-several() { ablate several baselines/{random,autoencoder} distill.factor=2 distill.lr_latents=1 "${seeds[@]}" --seeds 5; }
+several() { ablate several baselines/{random,autoencoder} distill.factor=2 distill.lr_latents=1 "${five[@]}" --seeds 5; }
 # The images of CIFAR-10 and a prior of them, where they are not there yet.
 cifar10-parts() {
   [ -f data/cifar10/test.parquet ] || python launch/cifar10.py
