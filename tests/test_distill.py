@@ -271,8 +271,7 @@ def test_a_read_only_run_is_one_line_and_its_checkpoint_stays_intact(recipe_file
     for path in everything:
         path.chmod(modes[path])
     assert told.returncode == 2
-    line = f"ld3m: output: cannot lock {folder / '.lock'} (Permission denied); give another --output"
-    assert told.stderr.strip().splitlines()[-1] == line
+    assert told.stderr.strip().splitlines()[-1] == f"ld3m: cannot write to {folder}; give another --output"
     straight = distilled(recipe_file, tmp_path / "straight")
     assert torch.equal(latents(distilled(recipe_file, folder))["z"], latents(straight)["z"])
 
