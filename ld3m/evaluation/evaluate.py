@@ -54,9 +54,9 @@ class Evaluation:
     """By set and augmentation, the recipe that says how networks are trained."""
     device: torch.device
 
-    def accuracy(self, job: Job, bar: tqdm) -> float:
-        """In percent; of a network that was trained already it is found where it is kept."""
-        how, path = self.trainings[job[:2]], self.place(job)
+    def accuracy(self, job: Job, path: Path, bar: tqdm) -> float:
+        """In percent; of a network that was trained already it is found where it is kept, at its `place`."""
+        how = self.trainings[job[:2]]
         shared = job.trained_on in BASELINES and not path.is_file()
         with FileLock(path.with_suffix(".lock")) if shared else nullcontext():  # others wait for it, and find it there
             if path.is_file():
@@ -67,12 +67,6 @@ class Evaluation:
             share = accuracy(network, self.images, self.split, self.device)
             write_json(path, {"accuracy": share})
             return share
-
-    def check(self, job: Job) -> None:
-        """That its accuracy can be kept, before hours of training."""
-        path, shared = self.place(job), job.trained_on in BASELINES
-        if not path.is_file():
-            writable(path.parent, data.ANOTHER_CACHE if shared else "copy the run to where it can be measured")
 
     def place(self, job: Job) -> Path:
         """The file in which the accuracy is kept: until all are there in the run's folder, or a baseline's for good."""
@@ -161,10 +155,13 @@ def evaluate(
     ]
     own = parallel.shard([Job(*line, seed) for line in lines for seed in range(recipe.evaluate.seeds)], accelerator)
     epochs = sum(trainings[job[:2]].evaluate.epochs for job in own)
-    for job in own:
-        evaluation.check(job)
+    places = {job: evaluation.place(job) for job in own}
+    for job, place in places.items():  # before hours of training
+        if not place.is_file():
+            shared = job.trained_on in BASELINES
+            writable(place.parent, data.ANOTHER_CACHE if shared else "copy the run to where it can be measured")
     with tqdm(desc="evaluating", total=epochs, unit="epoch", disable=not main) as bar:
-        done = [(job, evaluation.accuracy(job, bar)) for job in own]
+        done = [(job, evaluation.accuracy(job, place, bar)) for job, place in places.items()]
     measured = dict(parallel.gather(done, accelerator))
     rows = [
         evaluation.row(*line, [measured[Job(*line, seed)] for seed in range(recipe.evaluate.seeds)]) for line in lines
@@ -183,9 +180,9 @@ def evaluate(
     if main:
         write_json(folder / "evaluation.json", {"run": recipe.name, **report})
     accelerator.wait_for_everyone()
-    for job in own:  # its own only: another evaluation of the run may be under way
+    for job, place in places.items():  # its own only: another evaluation of the run may be under way
         if job.trained_on not in BASELINES:
-            evaluation.place(job).unlink(missing_ok=True)
+            place.unlink(missing_ok=True)
     with suppress(OSError):  # not empty, or another process was first
         (folder / "evaluating").rmdir()
     return {"run": str(folder), **report}, main
