@@ -132,6 +132,7 @@ def _bring_tensors(path: Path, recipe: Recipe) -> Path:
 
 
 def _load(path: Path) -> Any:
+    """What torch.save wrote, where it is nothing but tensors and what holds them."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling raises nearly anything

@@ -109,8 +109,10 @@ def _starting_point(start: Path, recipe: Recipe) -> Path:
     else:
         raise UserError(f"--resume: {start} is no checkpoint and no run with one; give a run's folder")
     manifest, theirs = checkpoints.manifest(checkpoint), checkpoint.parent.parent / "recipe.yaml"
-    same = manifest["recipe"] == digest(recipe)
-    keys = _differences(theirs, recipe) if theirs.is_file() else [] if same else ["digests"]  # copied without its run
+    if theirs.is_file():
+        keys = _differences(theirs, recipe)
+    else:  # copied without its run
+        keys = [] if manifest["recipe"] == digest(recipe) else ["digests"]
     if keys:
         raise UserError(f"--resume: {start} is of another recipe ({', '.join(keys)} differ); give that run's recipe")
     if (done := manifest["iteration"]) > recipe.distill.iterations:

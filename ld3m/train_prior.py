@@ -52,7 +52,7 @@ def train_prior(recipe: PriorRecipe, resume: bool = True) -> Path:
 
 
 def _train(recipe: PriorRecipe, folder: Path, training: Path, accelerator: Accelerator) -> None:
-    """Both networks, what is not trained of them, and what they are worth."""
+    """Trains both networks, saves them as a prior, and judges it."""
     main = accelerator.is_main_process
     images = data.prepare(recipe.data, progress=main)
     real, labels = images.everything("train")
@@ -105,6 +105,7 @@ def _claim(recipe: PriorRecipe, training: Path, resume: bool) -> Iterator[None]:
 
 
 def _noted(note: Path) -> str:
+    """The digest of the recipe by which a prior is trained; UserError where the file is damaged."""
     try:
         return str(json.loads(note.read_text(encoding="utf-8"))["digest"])
     except (ValueError, LookupError, TypeError) as error:
