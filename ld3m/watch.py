@@ -4,6 +4,7 @@ Collectives alone do not tell: some hang for ten minutes, some break with an add
 """
 
 import itertools
+import math
 import os
 import socket
 import sys
@@ -30,7 +31,8 @@ class Watch:
     """A thread that shows this process alive to the one before it, and sees whether the one after it is.
 
     They meet at the store of the launch's rendezvous. Each watches one other, so that many cost no more than few; who
-    finds one silent says so to all. Entered and left by all processes in the same order.
+    finds one silent says so to all. Entered and left by all processes in the same order: who is done waits for the
+    others, since process 0 takes the store with it.
     """
 
     def __init__(self, rank: int, processes: int) -> None:
@@ -53,12 +55,19 @@ class Watch:
                 self.thread.join(SILENCE + 2 * PATIENCE)
             reason = error.lines[0] if isinstance(error, UserError) else one_line(error)
             self._accuse(f"process {self.rank} of {self.processes} on {socket.gethostname()} failed: {reason}")
-            time.sleep(2 * INTERVAL)  # process 0 takes the store with it: let the others read
+            time.sleep(2 * INTERVAL)  # for the others to read it
         else:
-            with suppress(dist.DistError):  # process 0 may have ended before, and the store with it
-                self.store.set(f"done-{self.rank}", "")
+            self._wait_for_all(math.inf if error is None else SILENCE)  # a signal may have come to one process only
         self.ended.set()
         self.thread.join()
+
+    def _wait_for_all(self, seconds: float) -> None:
+        """Until all are done, watching on; where one of them never is, the thread ends this process."""
+        until = time.monotonic() + seconds
+        with suppress(dist.DistError):  # process 0 saw before us that all are done
+            self.store.add("done", 1)
+            while self.store.add("done", 0) < self.processes and time.monotonic() < until:
+                time.sleep(INTERVAL / 20)
 
     def _watch(self) -> None:
         seen, at = 0, time.monotonic()
@@ -67,7 +76,7 @@ class Watch:
                 self.store.add(f"alive-{self.rank}", 1)
                 if (signs := self.store.add(f"alive-{self.neighbour}", 0)) != seen:
                     seen, at = signs, time.monotonic()
-                elif time.monotonic() - at > SILENCE and not self.store.check([f"done-{self.neighbour}"]):
+                elif time.monotonic() - at > SILENCE:
                     self._accuse(f"process {self.neighbour} of {self.processes} on {self._host()} has died")
                 verdict = self.store.get("verdict").decode() if self.store.check(["verdict"]) else None
             except dist.DistError:

@@ -18,7 +18,7 @@ import torch
 from conftest import draw_shape, latents, make_prior, relative
 from processes import command_line, finish, spawn
 
-from ld3m import parallel
+from ld3m import parallel, watch
 from ld3m.data import cache_folder
 
 TEN = [f"class {number}" for number in range(10)]
@@ -203,8 +203,8 @@ def test_the_others_stop_within_a_minute_and_name_the_dead(dead: int, recipe_fil
     assert "the same command goes on" in said
 
 
+@parallel.together
 def says_how_long_it_waits() -> None:
-    parallel.start()
     group = torch.distributed.distributed_c10d._get_default_group()
     print(group._get_backend(torch.device("cpu")).options._timeout.days)
 
@@ -213,6 +213,20 @@ def test_processes_wait_for_one_that_has_hours_more_to_do(tmp_path: Path) -> Non
     """By NCCL's own ten minutes the odd network of an evaluation on two GPUs would never be done."""
     assert finish(spawn(2, says_how_long_it_waits, output=tmp_path)) == [0, 0]
     assert int((tmp_path / "0.txt").read_text().split()[-1]) >= 7
+
+
+def has_more_to_do(late: int) -> None:
+    """A command that one process ends long after the other, by a watch of less patience."""
+    watch.INTERVAL, watch.SILENCE, watch.PATIENCE = 0.05, 3, 0.1
+    parallel.together(lambda: time.sleep(5 * (parallel.start().process_index == late)))()
+    print("ended")
+
+
+@pytest.mark.parametrize("late", [0, 1])
+def test_who_is_done_waits_for_the_other(late: int, tmp_path: Path) -> None:
+    """Process 0 takes with it the store where they meet, and one that shows no life is taken for dead."""
+    assert finish(spawn(2, has_more_to_do, late, output=tmp_path)) == [0, 0]
+    assert all((tmp_path / f"{rank}.txt").read_text().endswith("ended\n") for rank in (0, 1))
 
 
 def full_disk(rank: int, *arguments: object) -> None:

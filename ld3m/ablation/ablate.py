@@ -27,6 +27,7 @@ NOT_OF_BASELINES = {"keep", "keep_order", "workers"}
 """Keys of `data` that baselines, which take all real images, do not depend on."""
 
 
+@parallel.together
 def ablate(ablation: Ablation, command: str) -> tuple[dict[str, Any], bool]:
     """Distils and evaluates every cell, and writes `ablation.json`, `.md` and `.svg` anew after each.
 
