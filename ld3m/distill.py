@@ -289,7 +289,7 @@ def _tell_where_to_look(job: Job) -> None:
 
 def _log(job: Job, bar: tqdm, tracked: Trackers, row: dict[str, object]) -> None:
     if job.accelerator.is_main_process:
-        bar.set_postfix(loss=f"{row['loss']:.4g}")
+        bar.set_postfix(loss=f"{row['loss']:.4g}", refresh=False)
         run.append_metrics(job.recipe.folder, row)
         tracked.log(row)
 

@@ -77,7 +77,7 @@ def fit(settings: Fit, network: nn.Module, loss_of: LossOf, count: int, accelera
         if done % LOG_EVERY == 0 or done == settings.steps:
             rows.append({"step": step, "loss": round(float(torch.stack(losses).mean()), 6)})
             losses.clear()
-            bar.set_postfix(loss=rows[-1]["loss"])
+            bar.set_postfix(loss=rows[-1]["loss"], refresh=False)
         if main and (done % settings.checkpoint_every == 0 or done == settings.steps):
             write_text(log, "".join(json.dumps(row) + "\n" for row in rows))
             _save(checkpoint, network, average, optimiser, done, seconds + time.monotonic() - began)
