@@ -1,5 +1,10 @@
 """The one exception that means: the user can mend this."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from safetensors import SafetensorError
+
 
 class UserError(Exception):
     """A mistake in what the user gave; `lines` say what is wrong and what would be right.
@@ -10,6 +15,15 @@ class UserError(Exception):
     def __init__(self, *lines: str) -> None:
         super().__init__("\n".join(lines))
         self.lines = lines
+
+
+@contextmanager
+def sound(file: object, instead: str) -> Iterator[None]:
+    """Where a file that is read here is not what it should be, the error names it and ends in what to do `instead`."""
+    try:
+        yield
+    except (SafetensorError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(f"{file} is damaged ({one_line(error)}); {instead}") from None
 
 
 def one_line(error: Exception) -> str:

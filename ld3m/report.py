@@ -15,7 +15,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from ld3m import charts, checkpoints, pictures, run, sheets
-from ld3m.errors import UserError, one_line
+from ld3m.errors import UserError, one_line, sound
 from ld3m.evaluation.rows import difference, score, set_name
 from ld3m.files import write_text
 
@@ -112,20 +112,16 @@ def _metrics(folder: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-    try:
+    with sound(f"RUN: {path}", "move it away to do without"):
         return [json.loads(line) for line in lines]
-    except ValueError as error:
-        raise UserError(f"RUN: {path} is damaged ({one_line(error)}); move it away to do without") from None
 
 
 def _json(path: Path) -> Any:
     """What a JSON file of the run says, or None where there is none."""
     if not path.is_file():
         return None
-    try:
+    with sound(f"RUN: {path}", "move it away to do without"):
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"RUN: {path} is damaged ({one_line(error)}); move it away to do without") from None
 
 
 def _sheets(folder: Path, recipe: Mapping[str, Any], last: int) -> dict[int, Path | Image.Image]:

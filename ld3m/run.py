@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from ld3m import checkpoints, lock
-from ld3m.errors import UserError, one_line
+from ld3m.errors import UserError, sound
 from ld3m.files import append_line, writable, write_bytes, write_folder, write_json, write_tensors, write_text
 from ld3m.pictures import to_image
 from ld3m.recipe import Recipe
@@ -292,11 +292,8 @@ def metadata(folder: Path) -> dict[str, str]:
         UserError: where they are damaged.
     """
     path = folder / "latents.safetensors"
-    try:
-        with safetensors.safe_open(path, "pt") as file:
-            return file.metadata()
-    except safetensors.SafetensorError as error:
-        raise UserError(f"{path} is damaged ({one_line(error)}); remove it, and ld3m distill makes it again") from None
+    with sound(path, "remove it, and ld3m distill makes it again"), safetensors.safe_open(path, "pt") as file:
+        return file.metadata()
 
 
 def read_latents(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

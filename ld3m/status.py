@@ -15,7 +15,7 @@ import safetensors
 import yaml
 
 from ld3m import lock
-from ld3m.errors import UserError, one_line
+from ld3m.errors import UserError, one_line, sound
 from ld3m.evaluation.rows import augmented, results, set_name
 
 RECENT = 20
@@ -157,11 +157,8 @@ def _finished(folder: Path) -> int | None:
     path = folder / "latents.safetensors"
     if not path.is_file():
         return None
-    try:
-        with safetensors.safe_open(path, "np") as file:
-            return int(file.metadata()["iteration"])
-    except safetensors.SafetensorError as error:
-        raise UserError(f"{path} is damaged ({one_line(error)}); remove it, and ld3m distill makes it again") from None
+    with sound(path, "remove it, and ld3m distill makes it again"), safetensors.safe_open(path, "np") as file:
+        return int(file.metadata()["iteration"])
 
 
 def _evaluation(folder: Path) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ld3m import data, lock, parallel, priors
-from ld3m.errors import UserError, one_line
+from ld3m.errors import UserError, sound
 from ld3m.files import writable, write_json, write_text
 from ld3m.fitting import Fit, fit
 from ld3m.prior_quality import evaluate_prior
@@ -106,10 +106,8 @@ def _claim(recipe: PriorRecipe, training: Path, resume: bool) -> Iterator[None]:
 
 def _noted(note: Path) -> str:
     """The digest of the recipe by which a prior is trained; UserError where the file is damaged."""
-    try:
+    with sound(f"output: {note}", "give another output, or --no-resume"):
         return str(json.loads(note.read_text(encoding="utf-8"))["digest"])
-    except (ValueError, LookupError, TypeError) as error:
-        raise UserError(f"output: {note} is damaged ({one_line(error)}); give another output, or --no-resume") from None
 
 
 def _fit_settings(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ld3m.data import ImageSet
-from ld3m.errors import UserError
+from ld3m.errors import UserError, sound
 from ld3m.files import write_json, write_tensors
 from ld3m.recipe import Recipe
 
@@ -137,10 +137,8 @@ class Trajectories:
 
     def _index(self) -> Any:
         path = self.folder / "index.json"
-        try:
+        with sound(f"experts.folder: {path}", "train the experts anew with --no-resume"):
             return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-        except ValueError:
-            raise UserError(f"experts.folder: {path} is not JSON; train the experts anew with --no-resume") from None
 
     def _check(self, index: Any) -> None:
         """That the experts there are fit this recipe."""

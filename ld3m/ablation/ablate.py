@@ -14,7 +14,7 @@ from ld3m.ablation import chart, table
 from ld3m.ablation.cells import Ablation, Cell
 from ld3m.allocator import keep_freed_memory
 from ld3m.distill import SIGNALS, distill
-from ld3m.errors import UserError, one_line
+from ld3m.errors import UserError, sound
 from ld3m.evaluation import protocol
 from ld3m.evaluation.cross_architecture import cross_architecture
 from ld3m.evaluation.evaluate import evaluate, found
@@ -217,8 +217,6 @@ def _earlier_machines(path: Path) -> dict[str, Any]:
     """Where the runs of an ablation that is gone on with were made, by their folders."""
     if not path.is_file():
         return {}
-    try:
+    with sound(path, "move it away to do without"):
         rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
         return {spent["folder"]: spent["machine"] for row in rows for spent in row["runs"]}
-    except (ValueError, LookupError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({one_line(error)}); move it away to do without") from None

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ld3m.errors import UserError, one_line
+from ld3m.errors import sound
 
 Row = Mapping[str, Any]
 
@@ -20,10 +20,8 @@ def results(folder: Path) -> list[dict[str, Any]]:
     path = folder / "evaluation.json"
     if not path.is_file():
         return []
-    try:
+    with sound(path, "move it away to do without"):
         return list(json.loads(path.read_text(encoding="utf-8"))["results"])
-    except (ValueError, LookupError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({one_line(error)}); move it away to do without") from None
 
 
 def figures(accuracies: Sequence[float]) -> dict[str, Any]:
