@@ -57,12 +57,10 @@ sampling() {
 }
 architectures() { ablate architectures baselines/{pixels,autoencoder,reference} "${longer[@]}" "${five[@]}"; }
 transfer() {
-  local networks=(distill.lr_latents=1 "${longer[@]}")
-  local three=(--axis seed=0,1,2)
-  ablate transfer baselines/pixels "${networks[@]}" --axis distill.factor=1 "${three[@]}"
-  ablate transfer-prior baselines/autoencoder "${networks[@]}" --axis distill.factor=2 "${three[@]}"
-  ablate transfer-several baselines/pixels "${networks[@]}" --axis distill.factor=2 "${seeds[@]}"
-  ablate transfer-random baselines/random "${networks[@]}" "${five[@]}"
+  local networks=(distill.lr_latents=1 "${longer[@]}" "${five[@]}")
+  ablate transfer baselines/pixels "${networks[@]}" --axis distill.factor=1,2
+  ablate transfer-prior baselines/autoencoder "${networks[@]}" --axis distill.factor=2
+  ablate transfer-random baselines/random "${networks[@]}"
 }
 one() {
   ablate one baselines/pixels distill.dm.match=moments distill.dm.pool=40 distill.real_batch=480 distill.iterations=800 \
