@@ -1,5 +1,6 @@
 """Several processes: the result of one, bit for bit, and what happens where one of them dies."""
 
+import functools
 import json
 import multiprocessing.connection
 import os
@@ -215,18 +216,33 @@ def test_processes_wait_for_one_that_has_hours_more_to_do(tmp_path: Path) -> Non
     assert int((tmp_path / "0.txt").read_text().split()[-1]) >= 7
 
 
-def has_more_to_do(late: int) -> None:
-    """A command that one process ends long after the other, by a watch of less patience."""
+def with_little_patience(command: Callable[[int], None]) -> None:
     watch.INTERVAL, watch.SILENCE, watch.PATIENCE = 0.05, 3, 0.1
-    parallel.together(lambda: time.sleep(5 * (parallel.start().process_index == late)))()
+    parallel.together(command)(int(os.environ["RANK"]))
     print("ended")
+
+
+def one_ends_late(rank: int, late: int) -> None:
+    time.sleep(5 * (rank == late))
 
 
 @pytest.mark.parametrize("late", [0, 1])
 def test_who_is_done_waits_for_the_other(late: int, tmp_path: Path) -> None:
     """Process 0 takes with it the store where they meet, and one that shows no life is taken for dead."""
-    assert finish(spawn(2, has_more_to_do, late, output=tmp_path)) == [0, 0]
+    processes = spawn(2, with_little_patience, functools.partial(one_ends_late, late=late), output=tmp_path)
+    assert finish(processes) == [0, 0]
     assert all((tmp_path / f"{rank}.txt").read_text().endswith("ended\n") for rank in (0, 1))
+
+
+def one_is_told_to_end(rank: int) -> None:
+    if rank == 1:
+        raise SystemExit(128 + signal.SIGTERM)
+    time.sleep(100)
+
+
+def test_a_signal_to_one_process_ends_the_other_too(tmp_path: Path) -> None:
+    assert finish(spawn(2, with_little_patience, one_is_told_to_end, output=tmp_path), 60) == [1, 143]
+    assert "process 1 of 2" in (tmp_path / "0.txt").read_text()
 
 
 def full_disk(rank: int, *arguments: object) -> None:
