@@ -82,8 +82,7 @@ def convert(checkpoint: Path, output: Path, kind: str = "auto", config: Path | N
     Raises:
         UserError: where the checkpoint cannot be read safely, is of another kind, or has a tensor too many or too few.
     """
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(f"{output}: is there already; give another folder")
+    _check_empty(output)
     if kind not in ("auto", *KINDS):
         raise UserError(f"--kind: {kind!r} is not known; known are auto, {', '.join(KINDS)}")
     weights, others = read_weights(checkpoint)
@@ -106,6 +105,36 @@ def convert(checkpoint: Path, output: Path, kind: str = "auto", config: Path | N
     prior.save(output)
     write_json(output / "provenance.json", report)
     return report
+
+
+def write_configurations(kind: str, output: Path) -> None:
+    """Writes what a prior's folder holds beside the weights, which is all that a plan of a run reads.
+
+    Args:
+        kind: a name of `KINDS`.
+        output: the folder, which must not be there or be empty.
+    """
+    _check_empty(output)
+    with torch.device("meta"):
+        untrained(kind).save_configurations(output)
+
+
+def untrained(kind: str) -> ClassConditionalLDM | UnconditionalLDM:
+    """A prior of one of the `KINDS`, with random weights."""
+    params = KINDS[kind]
+    unet = params["unet_config"]["params"]
+    denoiser = _denoiser(unet)
+    autoencoder = _autoencoder(params["first_stage_config"]["params"], params, {})
+    if "context_dim" not in unet:
+        return UnconditionalLDM(autoencoder, denoiser, _scheduler(params))
+    classes = [each.name for each in imagenet.classes()]
+    table = torch.randn(len(classes) + 1, unet["context_dim"])
+    return ClassConditionalLDM(autoencoder, denoiser, table, classes, _scheduler(params))
+
+
+def _check_empty(output: Path) -> None:
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"{output}: is there already; give another folder")
 
 
 # --- reading -----------------------------------------------------------------------------------------------

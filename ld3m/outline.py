@@ -99,8 +99,8 @@ def _configurations(source: str) -> Path:
     if isinstance(copy := try_to_load_from_cache(name, "model_index.json"), str):
         return Path(copy).parent
     raise UserError(
-        f"prior.source: {source} is not on this machine; fetch its configurations, without weights, with "
-        f"hf download {name} --include '*.json', or name its folder"
+        f"prior.source: {source} is not on this machine; its configurations are enough: hf download {name} --include "
+        "'*.json', or name a folder, as ld3m convert-prior cin256-v2 FOLDER writes it without a checkpoint"
     )
 
 

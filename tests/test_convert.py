@@ -18,7 +18,7 @@ from conftest import DATA, Outcome
 from torch import Tensor, nn
 
 from ld3m import priors
-from ld3m.convert import KINDS, convert, read_weights
+from ld3m.convert import CLASSES, KINDS, _original, convert, read_weights, untrained
 from ld3m.errors import UserError
 from ld3m.priors import ClassConditionalLDM, UnconditionalLDM
 from ld3m.recipe import SamplerRecipe
@@ -370,6 +370,26 @@ def test_the_command_converts_and_does_not_overwrite(
     assert len(report["sha256"]) == 64
     assert isinstance(priors.load(SamplerRecipe(source="out")), UnconditionalLDM)
     assert ld3m("convert-prior", checkpoint, "out", "--config", configuration).code == 2
+
+
+def test_configurations_alone_are_those_that_a_conversion_writes(
+    ld3m: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a small model in the place of cin256-v2; a plan does with them, and a run names what lacks."""
+    small = {"model_channels": 32, "context_dim": 16, "attention_resolutions": [2]}
+    monkeypatch.setitem(KINDS, "cin256-v2", _original(CLASSES | small))
+    untrained("cin256-v2").save(tmp_path / "whole")
+    assert ld3m("convert-prior", "cin256-v2", "outline").code == 0
+    files = {path.relative_to("outline"): path.read_bytes() for path in Path("outline").rglob("*") if path.is_file()}
+    whole = {path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").rglob("*") if path.is_file()}
+    assert {path for path in whole - files.keys() if path.suffix == ".safetensors"} == whole - files.keys()
+    assert all((tmp_path / "whole" / path).read_bytes() == content for path, content in files.items())
+    assert ld3m("convert-prior", "cin256-v2", "outline").code == 2
+    settings = ("imagenet128", "prior.source=outline")
+    assert "nothing was run" in ld3m("plan", *settings, "--device", "a100-40gb").out
+    outcome = ld3m("distill", *settings, f"data.root={tmp_path}")
+    assert outcome.code == 2
+    assert "outline is not a whole prior" in outcome.err
 
 
 LOADING = """

@@ -14,7 +14,7 @@ from conftest import Outcome
 from torch import nn
 
 from ld3m import devices
-from ld3m.convert import KINDS, _autoencoder, _denoiser, _scheduler
+from ld3m.convert import write_configurations
 from ld3m.outline import ImageOutline, Outline
 from ld3m.plan import _remedies
 from ld3m.priors import weight_bytes
@@ -232,12 +232,8 @@ def test_bytes_come_and_go() -> None:
 @pytest.fixture(scope="module")
 def imagenet_prior(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The configurations of cin256-v2, without weights."""
-    folder, params = tmp_path_factory.mktemp("cin256-v2"), KINDS["cin256-v2"]
-    with torch.device("meta"):
-        _denoiser(params["unet_config"]["params"]).save_config(folder / "unet")
-        _autoencoder(params["first_stage_config"]["params"], params, {}).save_config(folder / "vqvae")
-    _scheduler(params).save_pretrained(folder / "scheduler")
-    (folder / "model_index.json").write_text('{"_class_name": "ClassConditionalLDM"}')
+    folder = tmp_path_factory.mktemp("cin256-v2")
+    write_configurations("cin256-v2", folder)
     return folder
 
 

@@ -179,7 +179,9 @@ def train_prior(
 
 @app.command("convert-prior")
 def convert_prior(
-    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="The original's .ckpt or .safetensors.")],
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT", help="The original's .ckpt or .safetensors, or the name of a KIND.")
+    ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write, for prior.source.")],
     kind: Annotated[
         str, typer.Option(metavar="KIND", help="cin256-v2, ffhq256, celebahq256, or auto: as its shapes say.")
@@ -191,9 +193,14 @@ def convert_prior(
     """Turn an original latent-diffusion checkpoint (CompVis) into a prior's folder, in safetensors.
 
     Nothing pickled in the checkpoint is run. Every tensor finds its place or is named in OUT/provenance.json.
+    Of the name of a KIND the folder has the configurations alone, which `ld3m plan --device` can do with.
     """
-    from ld3m.convert import convert
+    from ld3m.convert import KINDS, convert, write_configurations
 
+    if str(checkpoint) in KINDS and not checkpoint.exists():
+        write_configurations(str(checkpoint), out)
+        typer.echo(f"{out}: the configurations of {checkpoint} without weights, for ld3m plan --device")
+        return
     report = convert(checkpoint, out, kind, config)
     left_out = len(report["tensors left out"])
     typer.echo(

@@ -21,14 +21,22 @@ class _LDM(LatentDiffusion):
 
     def save(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
         """Writes the prior as diffusers folders, weights in `dtype`."""
-        parts = {"vqvae" if self.quantises else "vae": self.autoencoder, "unet": self.denoiser}
-        for name, model in parts.items():
+        for name, model in self._models().items():
             nn.Module.to(model, dtype).save_pretrained(folder / name)  # diffusers' own warns, of a list that is empty
             nn.Module.to(model, torch.float32)
-        parts["scheduler"] = self.scheduler
-        self.scheduler.save_pretrained(folder / "scheduler")
+        self.save_configurations(folder)
+
+    def save_configurations(self, folder: Path) -> None:
+        """Of what `save` writes, all but the weights; `Outline` reads no more."""
+        parts = self._models() | {"scheduler": self.scheduler}
+        for name, part in parts.items():
+            part.save_config(folder / name)
         index = {name: ["diffusers", type(part).__name__] for name, part in parts.items()}
         write_json(folder / "model_index.json", {"_class_name": self.kind, **index})
+
+    def _models(self) -> dict[str, Any]:
+        """By the names of their folders."""
+        return {"vqvae" if self.quantises else "vae": self.autoencoder, "unet": self.denoiser}
 
 
 class ClassConditionalLDM(_LDM):
@@ -67,8 +75,12 @@ class ClassConditionalLDM(_LDM):
     def save(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
         """As every LDM's, with the table and the names of its rows."""
         write_tensors(folder / "class_embedder" / "model.safetensors", {"weight": self.table.to(dtype)})
-        write_json(folder / "class_embedder" / "config.json", {"classes": self.classes})
         super().save(folder, dtype)
+
+    def save_configurations(self, folder: Path) -> None:
+        """As every LDM's, with the names of the table's rows."""
+        write_json(folder / "class_embedder" / "config.json", {"classes": self.classes})
+        super().save_configurations(folder)
 
     @classmethod
     def load(cls, parts: Parts) -> "ClassConditionalLDM":

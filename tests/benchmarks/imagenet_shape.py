@@ -35,17 +35,12 @@ SETTINGS = [
 
 def save_prior(folder: Path) -> int:
     """A prior of cin256-v2's configuration with random weights, which are counted."""
-    from ld3m.convert import KINDS, _autoencoder, _denoiser, _scheduler
-    from ld3m.imagenet import classes
-    from ld3m.priors import ClassConditionalLDM
+    from ld3m.convert import untrained
 
     torch.manual_seed(0)
-    params = KINDS["cin256-v2"]
-    denoiser = _denoiser(params["unet_config"]["params"])
-    autoencoder = _autoencoder(params["first_stage_config"]["params"], params, {})
-    names = [each.name for each in classes()]
-    ClassConditionalLDM(autoencoder, denoiser, torch.randn(1001, 512), names, _scheduler(params)).save(folder)
-    return sum(parameter.numel() for parameter in denoiser.parameters())
+    prior = untrained("cin256-v2")
+    prior.save(folder)
+    return sum(parameter.numel() for parameter in prior.denoiser.parameters())
 
 
 def save_photographs(root: Path, count: int = 32) -> None:

@@ -115,14 +115,10 @@ def small_prior() -> ClassConditionalLDM:
 
 def full_prior() -> ClassConditionalLDM:
     """cin256-v2's configuration with random weights, at 32 × 32 latents for 128 pixels."""
-    from ld3m.convert import KINDS, _autoencoder, _denoiser, _scheduler
+    from ld3m.convert import untrained
 
     torch.manual_seed(0)
-    params = KINDS["cin256-v2"]
-    denoiser = _denoiser(params["unet_config"]["params"])
-    autoencoder = _autoencoder(params["first_stage_config"]["params"], params, {})
-    names = [str(number) for number in range(1000)]
-    prior = ClassConditionalLDM(autoencoder, denoiser, torch.randn(1001, 512), names, _scheduler(params))
+    prior = untrained("cin256-v2")
     prior.render_at(128)
     return prior
 
