@@ -89,7 +89,7 @@ def existing_prior(source: str) -> str:
     if (Path(source) / "model_index.json").is_file():
         return source
     raise ValueError(
-        f"{source!r} is not a folder with a model_index.json; train one with ld3m train-prior, "
+        f"{source!r} is not a folder with a model_index.json; make one with ld3m train-prior or convert-prior, "
         f"or give hub:<id> or one of {', '.join(PACKAGED_PRIORS)}"
     )
 

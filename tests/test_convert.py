@@ -18,7 +18,7 @@ from conftest import DATA, Outcome
 from torch import Tensor, nn
 
 from ld3m import priors
-from ld3m.convert import CLASSES, KINDS, _original, convert, read_weights, untrained
+from ld3m.convert import KINDS, convert, read_weights, untrained
 from ld3m.errors import UserError
 from ld3m.priors import ClassConditionalLDM, UnconditionalLDM
 from ld3m.recipe import SamplerRecipe
@@ -376,8 +376,9 @@ def test_configurations_alone_are_those_that_a_conversion_writes(
     ld3m: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a small model in the place of cin256-v2; a plan does with them, and a run names what lacks."""
-    small = {"model_channels": 32, "context_dim": 16, "attention_resolutions": [2]}
-    monkeypatch.setitem(KINDS, "cin256-v2", _original(CLASSES | small))
+    params = KINDS["cin256-v2"]
+    unet = params["unet_config"]["params"] | {"model_channels": 32, "context_dim": 16, "attention_resolutions": [2]}
+    monkeypatch.setitem(KINDS, "cin256-v2", params | {"unet_config": {"params": unet}})
     untrained("cin256-v2").save(tmp_path / "whole")
     assert ld3m("convert-prior", "cin256-v2", "outline").code == 0
     files = {path.relative_to("outline"): path.read_bytes() for path in Path("outline").rglob("*") if path.is_file()}
