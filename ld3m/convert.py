@@ -113,6 +113,9 @@ def write_configurations(kind: str, output: Path) -> None:
     Args:
         kind: a name of `KINDS`.
         output: the folder, which must not be there or be empty.
+
+    Raises:
+        UserError: where it is there and not empty.
     """
     _check_empty(output)
     with torch.device("meta"):
@@ -120,7 +123,7 @@ def write_configurations(kind: str, output: Path) -> None:
 
 
 def untrained(kind: str) -> ClassConditionalLDM | UnconditionalLDM:
-    """A prior of one of the `KINDS`, with random weights."""
+    """A prior of one of the `KINDS` with random weights, on the default device; of ImageNet's classes if of any."""
     params = KINDS[kind]
     unet = params["unet_config"]["params"]
     denoiser = _denoiser(unet)

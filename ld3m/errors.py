@@ -19,7 +19,15 @@ class UserError(Exception):
 
 @contextmanager
 def sound(file: object, instead: str) -> Iterator[None]:
-    """Where a file that is read here is not what it should be, the error names it and ends in what to do `instead`."""
+    """Within it a file is read; one that is not what it should be is the user's to mend.
+
+    Args:
+        file: its path, after the key that it is from where there is one.
+        instead: what to do, which ends the error.
+
+    Raises:
+        UserError: for whatever parsing the file, or taking from it what must be in it, raises.
+    """
     try:
         yield
     except (SafetensorError, ValueError, LookupError, TypeError, AttributeError) as error:
