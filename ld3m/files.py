@@ -20,6 +20,20 @@ from torch import Tensor
 
 from ld3m.errors import UserError, one_line
 
+PACKAGE = Path(__file__).parent
+ASSETS = PACKAGE / "assets"
+"""Files that come with the package."""
+
+
+ANOTHER_CACHE = "set LD3M_CACHE to a folder that can be written to"
+"""What to do where the cache is not one."""
+
+
+def cache_folder() -> Path:
+    """Where prepared data is kept: $LD3M_CACHE, or ld3m below the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("LD3M_CACHE") or Path(base) / "ld3m")
+
 
 def writable(folder: Path, instead: str) -> Path:
     """A folder that files can be written to, made where it is not there; the error ends in what to give `instead`."""

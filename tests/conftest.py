@@ -17,10 +17,10 @@ import torch
 from PIL import Image
 
 from ld3m.__main__ import main
-from ld3m.distill import distill
+from ld3m.distillation.loop import distill
 from ld3m.priors import ClassConditionalLDM
 from ld3m.recipe import Recipe
-from ld3m.recipe_file import load
+from ld3m.recipe.files import load
 
 CLASSES = ["circle", "cross", "square"]
 DATA = Path(__file__).parent / "data"

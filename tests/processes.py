@@ -13,9 +13,9 @@ from ld3m.__main__ import main
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
     [
-        "ld3m.distill",
+        "ld3m.distillation.loop",
         "ld3m.evaluation.evaluate",
-        "ld3m.train_experts",
+        "ld3m.objectives.train_experts",
         "diffusers.models.autoencoders.vq_model",
         "diffusers.models.unets.unet_2d_condition",
         "diffusers.schedulers.scheduling_ddim",

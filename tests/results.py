@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from ld3m.ablation.table import cell, label, markdown
-from ld3m.environment import machine
 from ld3m.evaluation.rows import table
+from ld3m.machine.environment import machine
 
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", ROOT / "recipes" / "README.md")

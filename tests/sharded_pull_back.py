@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ld3m import parallel, priors
+from ld3m import priors
+from ld3m.machine import processes as parallel
+from ld3m.priors.sharding import shard_denoiser
 from ld3m.recipe import SamplerRecipe
-from ld3m.sampler import Schedule, render
-from ld3m.sharding import shard_denoiser
+from ld3m.sampling.sampler import Schedule, render
 
 STEPS = 2
 

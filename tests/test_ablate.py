@@ -22,13 +22,13 @@ from hypothesis import strategies as st
 from processes import command_line, finish, spawn
 from scipy.stats import ttest_rel
 
-from ld3m import data
 from ld3m.ablation.ablate import ablate
 from ld3m.ablation.cells import Ablation
 from ld3m.ablation.chart import svg
 from ld3m.ablation.table import difference, markdown, pooled
 from ld3m.evaluation import evaluate
-from ld3m.status import duration
+from ld3m.files import cache_folder
+from ld3m.reporting.status import duration
 
 QUICK = ["evaluate.epochs=1", "evaluate.lr=0.01", "distill.pictures=0", "distill.iterations=2"]
 
@@ -243,7 +243,7 @@ def test_a_baseline_that_comes_later_trains_nothing_else(
     trained: list[str] = []
     train = evaluate.train
     monkeypatch.setattr(evaluate, "train", lambda arch, *given: trained.append(arch) or train(arch, *given))
-    shutil.rmtree(data.cache_folder() / "baselines", ignore_errors=True)
+    shutil.rmtree(cache_folder() / "baselines", ignore_errors=True)
     outcome = ld3m(*command, "--against", "random")
     assert outcome.code == 0, outcome.err
     assert sorted(trained) == ["convnet"] * 2 + ["vit"] * 2  # on the random images alone, which both cells share

@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from ld3m import arithmetic, augment, parallel
 from ld3m.errors import UserError
+from ld3m.images import augment, resample
+from ld3m.machine import determinism
+from ld3m.machine import processes as parallel
 from ld3m.networks.vgg import _MaxPoolTo
-from ld3m.sampler import Schedule, render
+from ld3m.sampling.sampler import Schedule, render
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU, and LD3M_TEST_GPU=1")
@@ -47,10 +49,10 @@ def test_gpus_repeat_themselves_and_use_tf32_where_it_is_allowed(
         )
 
     before = told()
-    arithmetic.settle(torch.device(device), tf32)
+    determinism.settle(torch.device(device), tf32)
     assert told() == (expected or before)
     assert not torch.is_deterministic_algorithms_warn_only_enabled()
-    arithmetic.tolerate(torch.device(device))
+    determinism.tolerate(torch.device(device))
     assert torch.is_deterministic_algorithms_warn_only_enabled() == (device == "cuda")
 
 
@@ -71,7 +73,7 @@ def test_bilinear_samples_and_their_gradient_are_those_of_torch(height: int, wid
     images = torch.randn(2, 3, height, width, generator=draws, dtype=torch.float64, requires_grad=True)
     places = 1.5 * torch.randn(2, 4, 5, 2, generator=draws, dtype=torch.float64)
     grad = torch.randn(2, 3, 4, 5, generator=draws, dtype=torch.float64)
-    found = arithmetic.sample_bilinear(images, places)
+    found = resample.sample_bilinear(images, places)
     expected = functional.grid_sample(images, places, mode="bilinear", padding_mode="zeros", align_corners=True)
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(*(torch.autograd.grad(answer, images, grad)[0] for answer in (found, expected)))
@@ -126,7 +128,7 @@ def test_a_gpu_computes_what_a_cpu_does(
     as_torch_is: None, skip: str, dtype: torch.dtype, tf32: bool, least: float, most: float
 ) -> None:
     """TF32 is told apart from float32. In float64 too diffusers embeds time in float32, which bounds the agreement."""
-    arithmetic.settle(GPU, tf32)
+    determinism.settle(GPU, tf32)
     exact = gradients(CPU, torch.float64, skip)
     errors = [relative(found, wanted) for found, wanted in zip(gradients(GPU, dtype, skip), exact, strict=True)]
     assert least <= max(errors) <= most
@@ -136,7 +138,7 @@ def test_a_gpu_computes_what_a_cpu_does(
 @pytest.mark.gpu
 @pytest.mark.parametrize("operation", augment.OPERATIONS)
 def test_augmentation_on_a_gpu_has_one_gradient(as_torch_is: None, operation: str) -> None:
-    arithmetic.settle(GPU)
+    determinism.settle(GPU)
     draws = torch.Generator().manual_seed(0)
     drawn = next(d for d in iter(lambda: augment.draw(draws, 32), None) if d.operation == operation)
     images, grad = (torch.randn(64, 3, 32, 32, generator=draws) for _ in range(2))

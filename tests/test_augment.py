@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ld3m.augment import OPERATIONS, Augmentation, draw
+from ld3m.images.augment import OPERATIONS, Augmentation, draw
 
 
 @pytest.fixture(scope="module")

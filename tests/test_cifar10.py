@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ld3m import data
+from ld3m.data import prepared as data
 from ld3m.recipe import DistilledDataRecipe
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ld3m.evaluation.comparison import differences, paired
 from ld3m.evaluation.rows import difference, table
-from ld3m.report import report
+from ld3m.reporting.report import report
 
 
 def test_the_test_by_hand() -> None:

@@ -18,11 +18,11 @@ from conftest import DATA, Outcome
 from torch import Tensor, nn
 
 from ld3m import priors
-from ld3m.convert import KINDS, convert, read_weights, untrained
 from ld3m.errors import UserError
 from ld3m.priors import ClassConditionalLDM, UnconditionalLDM
+from ld3m.priors.convert import KINDS, convert, read_weights, untrained
 from ld3m.recipe import SamplerRecipe
-from ld3m.sampler import Schedule, render
+from ld3m.sampling.sampler import Schedule, render
 
 CASES = [
     ("s5_c3", "reference", 5, 3.0),

@@ -17,16 +17,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from ld3m import classifier, coresets, data, objectives, priors
-from ld3m.coresets import SELECTIONS, open_kept, score
-from ld3m.distill import _render, begin, distill
+from ld3m import objectives, priors
+from ld3m.data import coresets
+from ld3m.data import prepared as data
+from ld3m.data import scorer as classifier
+from ld3m.data.coresets import SELECTIONS, open_kept, score
+from ld3m.distillation.kmeans import kmeans
+from ld3m.distillation.loop import _render, begin, distill
+from ld3m.distillation.setup import Job
 from ld3m.evaluation import evaluate
-from ld3m.job import Job
-from ld3m.kmeans import kmeans
 from ld3m.randomness import generator
 from ld3m.recipe import DistilledDataRecipe, Recipe, SamplerRecipe
-from ld3m.recipe_file import load
-from ld3m.recipe_values import STARTS
+from ld3m.recipe.files import load
+from ld3m.recipe.values import STARTS
 
 CPU = torch.device("cpu")
 FEATURES = hnp.arrays(np.float64, st.tuples(st.integers(1, 9), st.integers(1, 3)), elements=st.integers(-20, 20))

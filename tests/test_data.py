@@ -16,8 +16,9 @@ import pytest
 import torch
 from PIL import Image
 
-from ld3m import data, sources
-from ld3m.data import ImageSet, convert, prepare
+from ld3m.data import prepared as data
+from ld3m.data import sources
+from ld3m.data.prepared import ImageSet, convert, prepare
 from ld3m.errors import UserError
 from ld3m.recipe import DataRecipe
 

@@ -16,14 +16,14 @@ from PIL import Image
 from sklearn.svm import SVC
 
 from ld3m import priors
-from ld3m.data import ImageSet, prepare, to_pixels, to_signed
-from ld3m.pixels import convert
-from ld3m.prior_quality import sample
-from ld3m.prior_recipe import PriorRecipe
+from ld3m.data.decode import convert
+from ld3m.data.prepared import ImageSet, prepare, to_pixels, to_signed
+from ld3m.prior_training.quality import sample
 from ld3m.recipe import DataRecipe, SamplerRecipe
-from ld3m.recipe_file import load, to_yaml
-from ld3m.recipe_values import PACKAGED_PRIORS
-from ld3m.sampler import to_pixels as decoded
+from ld3m.recipe.files import load, to_yaml
+from ld3m.recipe.prior import PriorRecipe
+from ld3m.recipe.values import PACKAGED_PRIORS
+from ld3m.sampling.sampler import to_pixels as decoded
 
 PUBLISHED = [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
 """Digits 0 to 9 in the test set of UCI's "Optical Recognition of Handwritten Digits", which scikit-learn ships."""

@@ -20,7 +20,7 @@ from conftest import CLASSES, Outcome, command, distilled, latents
 from PIL import Image
 
 from ld3m.errors import UserError
-from ld3m.pictures import shown
+from ld3m.images.grids import shown
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_images_are_what_the_latents_render_to(finished: Path, prior_folder: Pat
     from ld3m import priors
     from ld3m.randomness import generator
     from ld3m.recipe import SamplerRecipe
-    from ld3m.sampler import Schedule, render
+    from ld3m.sampling.sampler import Schedule, render
 
     prior = priors.load(SamplerRecipe(source=str(prior_folder)))
     tensors = latents(finished)

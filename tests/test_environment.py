@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from conftest import Outcome
 
-from ld3m import __version__, environment
+from ld3m import __version__
+from ld3m.machine import environment
 
 TOKEN = "hf_secretsecretsecret"
 
@@ -46,7 +47,7 @@ def test_the_commit_of_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (tmp_path / "ld3m" / "environment.py").touch()
     git("add", ".")
     git("commit", "-m", "first")
-    monkeypatch.setattr(environment, "__file__", str(tmp_path / "ld3m" / "environment.py"))
+    monkeypatch.setattr(environment, "PACKAGE", tmp_path / "ld3m")
     commit = git("rev-parse", "HEAD")[:12]
     assert f" (commit {commit})," in environment.report().splitlines()[0]
     (tmp_path / "ld3m" / "environment.py").write_text("changed")

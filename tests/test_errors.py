@@ -14,10 +14,10 @@ import yaml
 from conftest import CLASSES
 from PIL import Image
 
-from ld3m.distill import distill
+from ld3m.distillation.loop import distill
 from ld3m.networks import ConvNet, Shape
 from ld3m.recipe import Recipe
-from ld3m.recipe_file import load
+from ld3m.recipe.files import load
 
 Command = Callable[..., tuple[int, str, str]]
 """Exit code, stdout, stderr."""

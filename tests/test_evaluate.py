@@ -11,20 +11,21 @@ import pytest
 import torch
 from conftest import Outcome
 
-from ld3m import data
-from ld3m.coresets import open_whole
+from ld3m.data import prepared as data
+from ld3m.data.coresets import open_whole
 from ld3m.evaluation import evaluate
 from ld3m.evaluation.cross_architecture import cross_architecture
 from ld3m.evaluation.protocol import train
 from ld3m.evaluation.rows import table
 from ld3m.evaluation.training_sets import BASELINES, real_images
+from ld3m.files import cache_folder
 from ld3m.recipe import Recipe
-from ld3m.recipe_file import load
+from ld3m.recipe.files import load
 
 
 @pytest.fixture(scope="module")
 def made(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from ld3m.distill import distill
+    from ld3m.distillation.loop import distill
 
     folder = tmp_path_factory.mktemp("runs") / "made"
     return distill(load(Recipe, str(recipe_file), [f"output={folder}"]))
@@ -199,7 +200,7 @@ def test_an_interrupted_evaluation_goes_on_with_the_network_it_was_at(
     whole = json.loads(ld3m(*options).out)
     (run / "evaluation.json").unlink()
     assert not (run / "evaluating").exists(), "nothing is left of a whole evaluation"
-    shutil.rmtree(data.cache_folder() / "baselines")
+    shutil.rmtree(cache_folder() / "baselines")
 
     trained: list[str] = []
 

@@ -12,11 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from ld3m import data, formation, priors, run
-from ld3m.learnt import draw_noise
+from ld3m import priors
+from ld3m.data import prepared as data
+from ld3m.images import multi_formation as formation
 from ld3m.recipe import Recipe
-from ld3m.recipe_file import load
-from ld3m.sampler import Schedule, render
+from ld3m.recipe.files import load
+from ld3m.runs import folder as run
+from ld3m.sampling.noise import draw_noise
+from ld3m.sampling.sampler import Schedule, render
 
 
 @given(count=st.integers(1, 3), factor=st.integers(1, 4), side=st.integers(1, 5), channels=st.sampled_from([1, 3]))

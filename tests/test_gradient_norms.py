@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from ld3m import data, priors
+from ld3m import priors
+from ld3m.data import prepared as data
 from ld3m.recipe import Recipe
-from ld3m.recipe_file import load
+from ld3m.recipe.files import load
 
 
 @pytest.fixture(scope="module")

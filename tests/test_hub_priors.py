@@ -15,7 +15,7 @@ from conftest import command, distilled, latents, make_prior
 from hub_server import Hub, Repository, serving, sha
 
 from ld3m.errors import UserError
-from ld3m.prior_folder import read_files, weight_bytes
+from ld3m.priors.folder import read_files, weight_bytes
 from ld3m.recipe import SamplerRecipe
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ld3m import imagenet
-from ld3m.data import ImageSet, prepare
+from ld3m.data import imagenet
+from ld3m.data.prepared import ImageSet, prepare
 from ld3m.recipe import DataRecipe
 
 SUBSETS = {

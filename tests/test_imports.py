@@ -14,9 +14,11 @@ from conftest import CLASSES, Outcome, distilled
 from hub_server import Repository, serving
 from PIL import Image
 
-from ld3m import data, imports, run
+from ld3m.data import prepared as data
 from ld3m.recipe import Recipe
-from ld3m.recipe_file import load
+from ld3m.recipe.files import load
+from ld3m.runs import folder as run
+from ld3m.runs import imported as imports
 
 RECIPE = ["evaluate.epochs=2", "evaluate.seeds=1"]
 
@@ -273,7 +275,7 @@ def expected(recipe_file: Path, folder: Path) -> list[bytes]:
     """PNGs of the latents by the sampler itself: five steps, no skip, no guidance, the noise of iteration 1."""
     from ld3m import priors
     from ld3m.randomness import generator
-    from ld3m.sampler import Schedule, render
+    from ld3m.sampling.sampler import Schedule, render
 
     prior = priors.load(load(Recipe, str(recipe_file)).prior)
     tensors = safetensors.torch.load_file(folder / "latents.safetensors")

@@ -13,15 +13,15 @@ import safetensors.torch
 import torch
 from conftest import Outcome, distilled, latents, launch, relative
 
-from ld3m import data
-from ld3m.flat import weights_of
+from ld3m.data import prepared as data
+from ld3m.networks.flat import weights_of
 from ld3m.objectives import draws
 from ld3m.objectives.dc import GradientMatching
 from ld3m.objectives.dm import DistributionMatching
+from ld3m.objectives.experts import Trajectories
 from ld3m.objectives.mtt import TrajectoryMatching
 from ld3m.recipe import Recipe
-from ld3m.recipe_file import load
-from ld3m.trajectories import Trajectories
+from ld3m.recipe.files import load
 
 DC = ("distill.objective=dc", "distill.images_per_class=2", "distill.dc.outer=3", "distill.dc.inner=2")
 MTT = (
@@ -40,7 +40,7 @@ CPU = SimpleNamespace(device=torch.device("cpu"), num_processes=1, process_index
 @pytest.fixture(scope="module")
 def experts(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
     """Three experts of five epochs, by the command; gives the overrides that name them."""
-    from ld3m.train_experts import train_experts
+    from ld3m.objectives.train_experts import train_experts
 
     folder = tmp_path_factory.mktemp("experts") / "shapes"
     settings = ("experts.count=3", "experts.epochs=5", "experts.batch=8", f"experts.folder={folder}")
@@ -142,8 +142,8 @@ def test_snapshots_are_copies_of_their_own(recipe_file: Path, experts: tuple[str
 def test_one_epoch_is_plain_sgd(recipe_file: Path, tmp_path: Path) -> None:
     """Against torch.optim.SGD on the whole training set in one batch without augmentation."""
     from ld3m import networks
+    from ld3m.objectives.train_experts import train_experts
     from ld3m.randomness import generator
-    from ld3m.train_experts import train_experts
 
     settings = ["experts.count=1", "experts.epochs=4", "experts.augment=false", f"experts.folder={tmp_path / 'e'}"]
     recipe = load(Recipe, str(recipe_file), settings)
@@ -165,7 +165,7 @@ def test_one_epoch_is_plain_sgd(recipe_file: Path, tmp_path: Path) -> None:
 def test_experts_are_the_same_however_they_are_trained(
     recipe_file: Path, experts: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
-    from ld3m import train_experts as command
+    from ld3m.objectives import train_experts as command
 
     again = (*experts[:-1], f"experts.folder={tmp_path / 'again'}")
     if way == "two processes":
@@ -195,7 +195,7 @@ def test_experts_are_the_same_however_they_are_trained(
 
 
 def test_half_precision_takes_half_the_disk(recipe_file: Path, experts: tuple[str, ...], tmp_path: Path) -> None:
-    from ld3m.train_experts import train_experts
+    from ld3m.objectives.train_experts import train_experts
 
     half = (*experts[:-1], f"experts.folder={tmp_path / 'half'}", "experts.dtype=float16", "experts.count=1")
     train_experts(load(Recipe, str(recipe_file), list(half)))
@@ -222,7 +222,7 @@ def test_experts_are_not_removed_where_there_is_no_room_for_others(
 ) -> None:
     """The disk is full: the three experts there are may make way for three others, not for four."""
     usage = type("Usage", (), {"free": 0})
-    monkeypatch.setattr("ld3m.trajectories.shutil.disk_usage", lambda place: usage)
+    monkeypatch.setattr("ld3m.objectives.experts.shutil.disk_usage", lambda place: usage)
     before = trajectories(recipe_file, *experts)
     index = (before.folder / "index.json").read_text()
     assert before.bytes_free(resume=True) == 0

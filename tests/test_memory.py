@@ -14,16 +14,16 @@ import torch
 from conftest import Outcome, distilled, latents, make_prior, relative
 from torch import Tensor
 
-from ld3m import devices, memory
 from ld3m.errors import UserError
-from ld3m.memory import Room
 from ld3m.networks import ConvNet
 from ld3m.objectives import dm
-from ld3m.outline import ImageOutline, Outline
 from ld3m.priors.ldm import ClassConditionalLDM
-from ld3m.probe import Bench
 from ld3m.recipe import Recipe
-from ld3m.recipe_file import load
+from ld3m.recipe.files import load
+from ld3m.sampling.room import MemoryBudget
+from ld3m.sizing import auto, devices
+from ld3m.sizing.bench import Bench
+from ld3m.sizing.meta_models import ImageOutline, Outline
 
 META = torch.device("meta")
 
@@ -204,7 +204,7 @@ def test_processes_that_share_a_denoiser_stop() -> None:
         raise torch.OutOfMemoryError
 
     with pytest.raises(UserError, match=r"under ZeRO-3 and FSDP .* give prior\.micro_batch=4, "):
-        Room(micro_batch=8, keep_graph_steps=0, together=True).render(attempt)
+        MemoryBudget(micro_batch=8, keep_graph_steps=0, together=True).render(attempt)
 
 
 def test_nothing_of_an_attempt_is_left_when_it_is_repeated() -> None:
@@ -221,7 +221,7 @@ def test_nothing_of_an_attempt_is_left_when_it_is_repeated() -> None:
             raise torch.OutOfMemoryError
         return large, lambda grad: (grad, grad)
 
-    Room(micro_batch=8, keep_graph_steps=2).render(attempt)
+    MemoryBudget(micro_batch=8, keep_graph_steps=2).render(attempt)
     assert len(held) == 5
 
 
@@ -229,13 +229,13 @@ LIMITED = """
 import resource, sys
 import torch
 from ld3m.__main__ import main
-import ld3m.distill, ld3m.memory
-settled = ld3m.memory.Room.of
+import ld3m.distillation.loop, ld3m.sampling.room
+settled = ld3m.sampling.room.MemoryBudget.of
 def of(*arguments, **options):
     space = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (space + MORE, space + MORE))
     return settled(*arguments, **options)
-ld3m.memory.Room.of = of
+ld3m.sampling.room.MemoryBudget.of = of
 main()
 """
 
@@ -265,23 +265,23 @@ def outlined(recipe_file: Path, *overrides: str) -> Bench:
 def test_auto_is_the_largest_micro_batch_that_fits(recipe_file: Path) -> None:
     """As many as are planned to take the share of the memory that is theirs, up to all images, but never none."""
     bench = outlined(recipe_file, "prior.micro_batch=auto", "prior.keep_graph_steps=0")
-    found = [memory.settled(bench, 1, 60, room * 2**20).prior.images_at_a_time for room in (0, 20, 100_000)]
+    found = [auto.solve_auto(bench, 1, 60, room * 2**20).prior.images_at_a_time for room in (0, 20, 100_000)]
     assert found[0] == 1
     assert 2 < found[1] < 60
     assert found[2] == 60
-    room = memory.SHARE * 20 * 2**20
-    assert memory._flat(bench, found[1]) < room < memory._flat(bench, found[1] + 1) + 60 * 20_000  # Z, c, states, …
+    room = auto.SHARE * 20 * 2**20
+    assert auto._flat(bench, found[1]) < room < auto._flat(bench, found[1] + 1) + 60 * 20_000  # Z, c, states, …
 
 
 def test_auto_keeps_graphs_in_what_is_left(recipe_file: Path) -> None:
     bench = outlined(recipe_file, "prior.micro_batch=8", "prior.keep_graph_steps=auto")
-    found = [memory.settled(bench, 1, 60, room * 2**20).prior.kept_steps for room in (50, 400, 2_000)]
+    found = [auto.solve_auto(bench, 1, 60, room * 2**20).prior.kept_steps for room in (50, 400, 2_000)]
     assert found[0] == 0
     assert 0 < found[1] < 5
     assert found[2] == 5
-    step, decoder = memory._graphs(bench)
-    assert 60 * (found[1] * step + decoder) < memory.SHARE * 400 * 2**20
-    sharded = memory.settled(bench, 1, 60, 2**40, sharded=True).prior
+    step, decoder = auto._graphs(bench)
+    assert 60 * (found[1] * step + decoder) < auto.SHARE * 400 * 2**20
+    sharded = auto.solve_auto(bench, 1, 60, 2**40, sharded=True).prior
     assert (sharded.micro_batch, sharded.keep_graph_steps) == (8, 0)
 
 
@@ -299,8 +299,8 @@ def test_what_runs_for_real_is_measured_as_in_outline(recipe_file: Path) -> None
     """Counted as it runs, the real prior's micro-batch takes what its outline's does."""
     bench = outlined(recipe_file)
     real = replace(bench, prior=make_prior(), device=torch.device("cpu"))
-    assert memory._flat(real, 2) == pytest.approx(memory._flat(bench, 2), rel=0.05)
-    assert memory._graphs(real) == pytest.approx(memory._graphs(bench), rel=0.05)
+    assert auto._flat(real, 2) == pytest.approx(auto._flat(bench, 2), rel=0.05)
+    assert auto._graphs(real) == pytest.approx(auto._graphs(bench), rel=0.05)
 
 
 @pytest.mark.gpu

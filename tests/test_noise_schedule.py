@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ld3m.errors import UserError
-from ld3m.noise_schedule import NoiseSchedule
+from ld3m.priors.noise_schedule import NoiseSchedule
 
 LATENT = {"clip_sample": False}
 

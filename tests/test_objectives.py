@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ld3m import networks
-from ld3m.flat import FlatNetwork, weights_of
+from ld3m.networks.flat import FlatNetwork, weights_of
 from ld3m.objectives.dc import match_gradients
 from ld3m.objectives.dm import match_features, mean, moments, real_features
 from ld3m.objectives.mtt import draw_batches, match_trajectory

@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import distilled, latents
 
-from ld3m.learnt import Learnt
+from ld3m.distillation.latents import Learnt
 from ld3m.recipe import DistillRecipe
 
 

@@ -7,12 +7,13 @@ import pytest
 import torch
 from conftest import make_prior
 
-from ld3m import data, priors
-from ld3m.data import to_pixels
+from ld3m import priors
+from ld3m.data import prepared as data
+from ld3m.data.prepared import to_pixels
 from ld3m.priors import ClassConditionalLDM
 from ld3m.recipe import DataRecipe, SamplerRecipe
-from ld3m.recipe_values import PACKAGED_PRIORS
-from ld3m.sampler import to_pixels as decoded
+from ld3m.recipe.values import PACKAGED_PRIORS
+from ld3m.sampling.sampler import to_pixels as decoded
 
 
 @pytest.fixture(scope="module")

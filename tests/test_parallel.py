@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ld3m import parallel
 from ld3m.errors import UserError
+from ld3m.machine import processes as parallel
 
 
 @given(count=st.integers(0, 50), processes=st.integers(1, 12))

@@ -13,16 +13,16 @@ import torch
 from conftest import Outcome
 from torch import nn
 
-from ld3m import devices
-from ld3m.convert import write_configurations
-from ld3m.outline import ImageOutline, Outline
-from ld3m.plan import _remedies
+from ld3m.distillation.plan import _remedies
 from ld3m.priors import weight_bytes
-from ld3m.probe import Bench, Counts, Pass
+from ld3m.priors.convert import write_configurations
 from ld3m.recipe import Recipe
-from ld3m.recipe_file import load
-from ld3m.shapes import Shapes
-from ld3m.tally import Tally
+from ld3m.recipe.files import load
+from ld3m.sizing import devices
+from ld3m.sizing.bench import Bench, Counts, Pass
+from ld3m.sizing.cost import Shapes
+from ld3m.sizing.meta_models import ImageOutline, Outline
+from ld3m.sizing.tally import Tally
 
 MEASURED = """
 import resource, sys
@@ -142,7 +142,7 @@ def test_denoiser_calls(recipe_file: Path, overrides: list[str], forwards: int, 
 
 def test_calls_are_those_a_render_makes(prior_folder: Path, recipe_file: Path) -> None:
     from ld3m import priors
-    from ld3m.sampler import Schedule, render
+    from ld3m.sampling.sampler import Schedule, render
 
     for skip in ("paper", "reference"):
         recipe = load(Recipe, str(recipe_file), ["prior.keep_graph_steps=1", f"prior.skip={skip}", "prior.steps=4"])

@@ -11,13 +11,14 @@ import torch
 from conftest import Outcome, distilled, latents, make_prior, relative
 from torch import Tensor
 
-from ld3m import data, objectives, priors
+from ld3m import objectives, priors
+from ld3m.data import prepared as data
 from ld3m.errors import UserError
 from ld3m.objectives import draws
+from ld3m.objectives.train_experts import train_experts
 from ld3m.recipe import Recipe
-from ld3m.recipe_file import load
-from ld3m.sampler import Schedule, render
-from ld3m.train_experts import train_experts
+from ld3m.recipe.files import load
+from ld3m.sampling.sampler import Schedule, render
 
 CPU = SimpleNamespace(device=torch.device("cpu"), num_processes=1, process_index=0)
 ROUNDING = 2.0**-8

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ld3m import data
-from ld3m.data import ImageSet, convert, prepare
-from ld3m.pixels import convert_grey
+from ld3m.data import prepared as data
+from ld3m.data.decode import convert_grey
+from ld3m.data.prepared import ImageSet, convert, prepare
+from ld3m.data.sources import SOURCES, GreyArrays, Source
 from ld3m.recipe import DataRecipe
-from ld3m.sources import SOURCES, GreyArrays, Source
 
 SIZE = 32
 CLASSES = "abcdef"

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ld3m import priors
 from ld3m.recipe import SamplerRecipe
-from ld3m.sampler import Schedule, render
+from ld3m.sampling.sampler import Schedule, render
 
 DDIM = {
     "beta_start": 0.0015,

@@ -19,8 +19,9 @@ import torch
 from conftest import draw_shape, latents, make_prior, relative
 from processes import command_line, finish, spawn
 
-from ld3m import parallel, watch
-from ld3m.data import cache_folder
+from ld3m.files import cache_folder
+from ld3m.machine import heartbeat as watch
+from ld3m.machine import processes as parallel
 
 TEN = [f"class {number}" for number in range(10)]
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from conftest import Outcome, distilled
 
-from ld3m.profiling import MEASURED, PARTS, parts
+from ld3m.distillation.profile import MEASURED, PARTS, parts
 
 
 def write_trace(path: Path, events: list[dict[str, Any]]) -> Path:

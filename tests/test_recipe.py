@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ld3m.errors import UserError
-from ld3m.prior_recipe import PriorRecipe
 from ld3m.recipe import Recipe
-from ld3m.recipe_file import digest, find, load, to_yaml
+from ld3m.recipe.files import digest, find, load, to_yaml
+from ld3m.recipe.prior import PriorRecipe
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
 MINIMAL: dict[str, Any] = {

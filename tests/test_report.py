@@ -17,10 +17,12 @@ import yaml
 from conftest import CLASSES, Outcome, distilled
 from PIL import Image
 
-from ld3m import charts, pictures, sheets
 from ld3m.errors import UserError
 from ld3m.files import write_json, write_tensors, write_text
-from ld3m.report import LARGEST, report
+from ld3m.images import grids as pictures
+from ld3m.reporting import svg as charts
+from ld3m.reporting import webp as sheets
+from ld3m.reporting.report import LARGEST, report
 
 
 def make_run(

@@ -10,7 +10,7 @@ import pytest
 from results import BLOCK, PAGES, RESULTS, filled
 
 from ld3m.recipe import Recipe
-from ld3m.recipe_file import digest, find, load
+from ld3m.recipe.files import digest, find, load
 
 SCRIPT = RESULTS.parent.parent / "launch" / "results.sh"
 ONLY_SAYS = """

@@ -6,9 +6,9 @@ from conftest import make_prior
 from torch import Tensor
 
 from ld3m.errors import UserError
-from ld3m.noise_schedule import NoiseSchedule
 from ld3m.priors import ClassConditionalLDM
-from ld3m.sampler import Schedule, render
+from ld3m.priors.noise_schedule import NoiseSchedule
+from ld3m.sampling.sampler import Schedule, render
 
 SKIPS = ("paper", "reference", "none")
 

@@ -18,7 +18,7 @@ from ld3m.evaluation import evaluate
 from ld3m.evaluation.protocol import train
 from ld3m.evaluation.rows import table
 from ld3m.evaluation.scores import augmentation_robust, label_robust, scores
-from ld3m.report import report
+from ld3m.reporting.report import report
 
 FULL, DISTILLED, RANDOM = [87.0, 88.0, 86.0], [70.0, 71.0, 68.5], [52.0, 50.0, 55.0]
 PLAIN_DISTILLED, PLAIN_RANDOM = [66.0, 65.5, 67.0], [49.0, 51.0, 50.0]

@@ -12,10 +12,11 @@ import pytest
 from conftest import command, distilled, latents, launch, launcher, make_prior, relative
 from test_priors import save_dit, save_stable_diffusion, save_unconditional
 
-from ld3m import parallel, priors
+from ld3m import priors
 from ld3m.errors import UserError
+from ld3m.machine import processes as parallel
+from ld3m.priors.sharding import ONE_LAYER, shard_denoiser, wanted
 from ld3m.recipe import SamplerRecipe
-from ld3m.sharding import ONE_LAYER, shard_denoiser, wanted
 
 LAUNCH = Path(__file__).parent.parent / "launch"
 CONFIGS = ["zero3", "fsdp2", "zero3-offload", "zero2"]

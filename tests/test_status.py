@@ -14,8 +14,8 @@ import pytest
 from conftest import Outcome, command, distilled, latents
 from processes import command_line, finish, spawn
 
-from ld3m import lock
-from ld3m.status import duration, read, text
+from ld3m.machine import lock
+from ld3m.reporting.status import duration, read, text
 
 LONG = ("distill.iterations=100000", "distill.checkpoint_every=5")
 

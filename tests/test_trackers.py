@@ -19,11 +19,11 @@ from conftest import Outcome, command, distilled
 from PIL import Image
 from processes import command_line, finish, spawn
 
-from ld3m import trackers
+from ld3m.distillation import trackers
 from ld3m.errors import UserError
-from ld3m.pictures import frames
+from ld3m.images.grids import frames
 from ld3m.recipe import Recipe
-from ld3m.recipe_file import digest, load
+from ld3m.recipe.files import digest, load
 
 NUMBERS = {"loss", "grad_z", "grad_c", "peak_memory", "seconds/render", "seconds/objective", "seconds/pull_back"}
 

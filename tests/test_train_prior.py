@@ -58,7 +58,7 @@ def test_folder_is_a_prior_in_diffusers_layout(trained: Path) -> None:
 
 
 def test_latents_have_about_unit_scale(trained: Path, shapes: Path) -> None:
-    from ld3m.data import prepare, to_pixels
+    from ld3m.data.prepared import prepare, to_pixels
     from ld3m.recipe import DataRecipe
 
     images = prepare(DataRecipe(source=str(shapes), resolution=16, channels=1), progress=False)

@@ -16,15 +16,15 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm import tqdm
 
-from ld3m import distill
-from ld3m.clock import Clock
-from ld3m.job import Job
-from ld3m.learnt import Learnt
+from ld3m.distillation import loop as distill
+from ld3m.distillation.latents import Learnt
+from ld3m.distillation.setup import Job
+from ld3m.distillation.trackers import Trackers
+from ld3m.machine.timing import Clock
+from ld3m.machine.transfer import send
+from ld3m.objectives.train_experts import train_experts
 from ld3m.recipe import Recipe
-from ld3m.recipe_file import load
-from ld3m.trackers import Trackers
-from ld3m.train_experts import train_experts
-from ld3m.transfer import send
+from ld3m.recipe.files import load
 
 META = torch.device("meta")
 

@@ -9,17 +9,19 @@ from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from ld3m import environment, lock, parallel, run
 from ld3m.ablation import chart, table
 from ld3m.ablation.cells import Ablation, Cell
-from ld3m.allocator import keep_freed_memory
-from ld3m.distill import SIGNALS, distill
+from ld3m.distillation.loop import SIGNALS, distill
 from ld3m.errors import UserError, sound
 from ld3m.evaluation import protocol
 from ld3m.evaluation.cross_architecture import cross_architecture
 from ld3m.evaluation.evaluate import evaluate, found
 from ld3m.evaluation.rows import Row, results
 from ld3m.files import writable, write_json, write_text
+from ld3m.machine import environment, lock
+from ld3m.machine import processes as parallel
+from ld3m.machine.memory import keep_freed_memory
+from ld3m.runs import folder as run
 
 CROSSED = "cross-architecture"
 """The name of the mean over all networks but the matching one, where it stands beside architectures."""

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ld3m import networks, run
+from ld3m import networks
 from ld3m.ablation.table import text
 from ld3m.errors import UserError
 from ld3m.evaluation.training_sets import BASELINES
 from ld3m.recipe import NetworkRecipe, Recipe
-from ld3m.recipe_file import find, load
+from ld3m.recipe.files import find, load
+from ld3m.runs import folder as run
 
 PLAIN = re.compile(r"[A-Za-z0-9._-]{1,60}")
 """Values that stand in a folder's name as they are; others have a digest behind them."""

@@ -7,7 +7,7 @@ from typing import Any
 from markupsafe import escape
 
 from ld3m.ablation.table import Rows, archs, cell, label, text
-from ld3m.charts import Axis, log_ticks, number, ticks
+from ld3m.reporting.svg import Axis, log_ticks, number, ticks
 
 Row = Mapping[str, Any]
 Place = tuple[float, float]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ld3m.evaluation.comparison import paired
-from ld3m.status import duration
+from ld3m.reporting.status import duration
 
 Rows = Sequence[Mapping[str, Any]]
 

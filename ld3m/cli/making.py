@@ -11,7 +11,7 @@ from ld3m.cli.app import Output, app
 
 if TYPE_CHECKING:
     from ld3m.recipe import Recipe
-    from ld3m.recipe_file import AnyRecipe
+    from ld3m.recipe.files import AnyRecipe
 
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a shipped recipe.")]
 Overrides = Annotated[
@@ -27,7 +27,7 @@ def _resolve(
 ) -> "AnyRecipe":
     """A command's recipe with its overrides; a dry run ends with it on the screen."""
     from ld3m.recipe import Recipe
-    from ld3m.recipe_file import load, to_yaml
+    from ld3m.recipe.files import load, to_yaml
 
     overrides = list(overrides or [])
     if output is not None:
@@ -44,7 +44,7 @@ def _resolve(
 def _memory(recipe: "Recipe") -> str:
     """What the prior's weights will take, as a comment of YAML."""
     from ld3m.errors import UserError
-    from ld3m.prior_folder import weight_bytes
+    from ld3m.priors.folder import weight_bytes
 
     try:
         parameters, size = weight_bytes(recipe.prior)
@@ -90,11 +90,11 @@ def distill(
         output = os.path.normpath(resume / "../.." if (resume / "manifest.json").is_file() else resume)
     resolved = _resolve(Recipe, recipe, overrides, dry_run, output)
     if profile:
-        from ld3m.profiling import profile as take_profile
+        from ld3m.distillation.profile import profile as take_profile
 
         typer.echo(take_profile(resolved))
         return
-    from ld3m.distill import distill
+    from ld3m.distillation.loop import distill
 
     distill(resolved, not no_resume, resume)
 
@@ -130,7 +130,7 @@ def plan(
     resolved = _resolve(Recipe, recipe, overrides, dry_run=False)
     from dataclasses import asdict
 
-    from ld3m.plan import plan, table
+    from ld3m.distillation.plan import plan, table
 
     result = plan(resolved, processes, device)
     typer.echo(json.dumps(asdict(result), indent=2) if as_json else table(result))
@@ -152,7 +152,7 @@ def experts(
     from ld3m.recipe import Recipe
 
     resolved = _resolve(Recipe, recipe, overrides, dry_run)
-    from ld3m.train_experts import train_experts
+    from ld3m.objectives.train_experts import train_experts
 
     train_experts(resolved, resume)
 
@@ -169,10 +169,10 @@ def train_prior(
 
     Interrupted, the same command goes on. Processes share each batch: accelerate launch -m ld3m train-prior RECIPE
     """
-    from ld3m.prior_recipe import PriorRecipe
+    from ld3m.recipe.prior import PriorRecipe
 
     resolved = _resolve(PriorRecipe, recipe, overrides, dry_run, output)
-    from ld3m.train_prior import train_prior
+    from ld3m.prior_training.train import train_prior
 
     train_prior(resolved, resume)
 
@@ -195,7 +195,7 @@ def convert_prior(
     Nothing pickled in the checkpoint is run. Every tensor finds its place or is named in OUT/provenance.json.
     Of the name of a KIND the folder has the configurations alone, which `ld3m plan --device` can do with.
     """
-    from ld3m.convert import KINDS, convert, write_configurations
+    from ld3m.priors.convert import KINDS, convert, write_configurations
 
     if str(checkpoint) in KINDS and not checkpoint.exists():
         write_configurations(str(checkpoint), out)

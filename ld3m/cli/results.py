@@ -55,7 +55,7 @@ def status(
     """
     from dataclasses import asdict
 
-    from ld3m.status import find, read, text
+    from ld3m.reporting.status import find, read, text
 
     found = read(find(run or []))
     typer.echo(json.dumps(asdict(found), indent=2) if as_json else text(found))
@@ -112,11 +112,12 @@ def evaluate(
         overrides.append(f"evaluate.arch=[{arch}]")
     if seeds is not None:
         overrides.append(f"evaluate.seeds={seeds}")
-    from ld3m import imports, run
     from ld3m.evaluation.evaluate import evaluate
     from ld3m.evaluation.rows import table
     from ld3m.recipe import Recipe
-    from ld3m.recipe_file import load
+    from ld3m.recipe.files import load
+    from ld3m.runs import folder as run
+    from ld3m.runs import imported as imports
 
     folder = imports.find(names, recipe, overrides)
     measured_by = load(Recipe, recipe, overrides) if recipe else run.load_recipe(folder, overrides)
@@ -138,8 +139,8 @@ def report(
     The page loads nothing else: it can be sent, kept, and read without a network.
     """
     names, overrides = _names_and_overrides(arguments)
-    from ld3m import imports
-    from ld3m.report import report
+    from ld3m.reporting.report import report
+    from ld3m.runs import imported as imports
 
     unfinished = Path(names[0]) if len(names) == 1 and (Path(names[0]) / "recipe.yaml").is_file() else None
     typer.echo(report(unfinished or imports.find(names, recipe, overrides), output))
@@ -168,8 +169,9 @@ def render(
     for key, value in (("steps", steps), ("skip", skip), ("guidance", guidance)):
         if value is not None:
             overrides.append(f"prior.{key}={value}")
-    from ld3m import imports, run
-    from ld3m.rendering import render_again
+    from ld3m.distillation.render import render_again
+    from ld3m.runs import folder as run
+    from ld3m.runs import imported as imports
 
     folder = imports.find(names)
     render_again(folder, run.load_recipe(folder, overrides), Path(output) if output else None)
@@ -205,10 +207,11 @@ def push_to_hub(
     Again, it updates what has changed and sends nothing else. Runs with other numbers of images per class or
     resolutions become configs beside it.
     """
-    from ld3m import hub, imports
+    from ld3m.publishing import push
+    from ld3m.runs import imported as imports
 
     folder = imports.find([name] if name else [])
-    hub.push(folder, hub.Destination(to, private, revision, create_pr, token), dry_run)
+    push.push(folder, push.Destination(to, private, revision, create_pr, token), dry_run)
 
 
 @app.command()
@@ -217,6 +220,6 @@ def env() -> None:
 
     Tokens, keys and passwords are left out: ld3m env can be pasted into an issue as it is.
     """
-    from ld3m.environment import report
+    from ld3m.machine.environment import report
 
     typer.echo(report())

@@ -12,8 +12,9 @@ import torch
 from filelock import FileLock
 from tqdm import tqdm
 
-from ld3m import arithmetic, coresets, data, networks, parallel, run
-from ld3m.allocator import keep_freed_memory
+from ld3m import networks
+from ld3m.data import coresets
+from ld3m.data import prepared as data
 from ld3m.errors import UserError
 from ld3m.evaluation import protocol
 from ld3m.evaluation.comparison import differences
@@ -22,8 +23,12 @@ from ld3m.evaluation.protocol import accuracy, train
 from ld3m.evaluation.rows import Row, figures, results, set_of
 from ld3m.evaluation.scores import scores
 from ld3m.evaluation.training_sets import BASELINES, TrainingSets
-from ld3m.files import writable, write_json
+from ld3m.files import ANOTHER_CACHE, cache_folder, writable, write_json
+from ld3m.machine import determinism
+from ld3m.machine import processes as parallel
+from ld3m.machine.memory import keep_freed_memory
 from ld3m.recipe import NetworkRecipe, Recipe
+from ld3m.runs import folder as run
 
 LAYOUT = 1
 """Version of how networks are trained and tested; part of the key under which accuracies are kept."""
@@ -74,7 +79,7 @@ class Evaluation:
         told = [job.trained_on, job.arch, job.seed, self.split]
         said = json.dumps([LAYOUT, how.seed, self.images.folder.name, protocol.settings(how), *told])
         digest = hashlib.sha256(said.encode() + pixels.numpy().tobytes()).hexdigest()[:20]
-        folder = data.cache_folder() / "baselines" if job.trained_on in BASELINES else self.folder / "evaluating"
+        folder = cache_folder() / "baselines" if job.trained_on in BASELINES else self.folder / "evaluating"
         return folder / f"{digest}.json"
 
     def row(self, trained_on: str, augment: bool, arch: str, accuracies: Sequence[float]) -> dict[str, Any]:
@@ -131,7 +136,7 @@ def evaluate(
     for arch in archs:  # any number of classes shows the mistakes, and they are told before data is prepared
         networks.check(arch, networks.Shape(recipe.data.channels, recipe.data.resolution, 2), NetworkRecipe(), "--arch")
     accelerator = parallel.start(recipe.tf32)
-    arithmetic.tolerate(accelerator.device)
+    determinism.tolerate(accelerator.device)
     main = accelerator.is_main_process
     keep_freed_memory()
     images = data.prepare(recipe.data, progress=main)
@@ -159,7 +164,7 @@ def evaluate(
     for job, place in places.items():  # before hours of training
         if not place.is_file():
             shared = job.trained_on in BASELINES
-            writable(place.parent, data.ANOTHER_CACHE if shared else "copy the run to where it can be measured")
+            writable(place.parent, ANOTHER_CACHE if shared else "copy the run to where it can be measured")
     with tqdm(desc="evaluating", total=epochs, unit="epoch", disable=not main) as bar:
         done = [(job, evaluation.accuracy(job, place, bar)) for job, place in places.items()]
     measured = dict(parallel.gather(done, accelerator))

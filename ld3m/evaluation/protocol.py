@@ -11,12 +11,14 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ld3m import data, networks, run
+from ld3m import networks
+from ld3m.data import prepared as data
 from ld3m.errors import UserError
 from ld3m.networks.quick import quick_on_cpus
+from ld3m.networks.training import train_epoch
 from ld3m.randomness import generator
 from ld3m.recipe import EvaluateRecipe, NetworkRecipe, Recipe
-from ld3m.training import train_epoch
+from ld3m.runs import folder as run
 
 LEARNING_RATE = 1e-3
 LEARNING_RATES = {"vgg11": 1e-4}

@@ -7,10 +7,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ld3m import coresets, data, run
-from ld3m.formation import shown
+from ld3m.data import coresets
+from ld3m.data import prepared as data
+from ld3m.images.multi_formation import shown
 from ld3m.randomness import generator
 from ld3m.recipe import Recipe
+from ld3m.runs import folder as run
 
 BASELINES = ("random", *coresets.SELECTIONS, "full")
 """As many real images of each class, taken from all training images, or all of them."""

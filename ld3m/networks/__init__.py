@@ -10,9 +10,9 @@ from torch.optim.swa_utils import AveragedModel
 from ld3m import registry
 from ld3m.errors import UserError, one_line
 from ld3m.networks.alexnet import AlexNet
+from ld3m.networks.blocks import Shape
 from ld3m.networks.convnet import ConvNet
 from ld3m.networks.half import Half
-from ld3m.networks.parts import Shape
 from ld3m.networks.resnet import ResNet18
 from ld3m.networks.timm import PREFIX, TimmNetwork
 from ld3m.networks.vgg import VGG11

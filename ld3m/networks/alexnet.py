@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from ld3m.networks.parts import Shape
+from ld3m.networks.blocks import Shape
 
 
 class AlexNet(nn.Module):

@@ -5,7 +5,7 @@ import math
 from torch import Tensor, nn
 
 from ld3m.errors import UserError
-from ld3m.networks.parts import Shape, norm
+from ld3m.networks.blocks import Shape, norm
 
 POOLINGS = {"avg": nn.AvgPool2d, "max": nn.MaxPool2d}
 """Halvings by the name that `network.pooling` gives; "none" is no halving."""

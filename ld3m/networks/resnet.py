@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ld3m.networks.parts import Shape, norm
+from ld3m.networks.blocks import Shape, norm
 
 
 class BasicBlock(nn.Module):

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ld3m.errors import UserError, one_line
-from ld3m.networks.parts import Shape
+from ld3m.networks.blocks import Shape
 
 PREFIX = "timm/"
 """What comes before a model's name where a recipe or `--arch` names a network."""

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ld3m.errors import UserError
-from ld3m.networks.parts import Shape, norm
+from ld3m.networks.blocks import Shape, norm
 
 STAGES = ((64,), (128,), (256, 256), (512, 512), (512, 512))
 """Output channels of the convolutions; each stage ends in a halving."""

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from ld3m.errors import UserError
-from ld3m.networks.parts import Shape
+from ld3m.networks.blocks import Shape
 
 PATCH = 16
 WIDTH = 512

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from accelerate import Accelerator
 
 from ld3m import registry
-from ld3m.data import ImageSet
+from ld3m.data.prepared import ImageSet
 from ld3m.objectives.base import Objective
 from ld3m.objectives.dc import GradientMatching
 from ld3m.objectives.dm import DistributionMatching

@@ -8,13 +8,14 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ld3m import networks, parallel
-from ld3m.data import ImageSet
+from ld3m import networks
+from ld3m.data.prepared import ImageSet
+from ld3m.machine import processes as parallel
+from ld3m.networks.training import train_epoch
 from ld3m.objectives import draws
 from ld3m.objectives.base import Objective
 from ld3m.randomness import generator
 from ld3m.recipe import Recipe
-from ld3m.training import train_epoch
 
 EPSILON = 1e-6
 

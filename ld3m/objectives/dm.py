@@ -7,7 +7,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from ld3m.data import ImageSet
+from ld3m.data.prepared import ImageSet
 from ld3m.objectives import draws
 from ld3m.objectives.base import Objective
 from ld3m.recipe import Recipe

@@ -7,13 +7,14 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import vector_to_parameters
 
-from ld3m import augment, networks
-from ld3m.clock import within
-from ld3m.data import ImageSet, to_pixels
+from ld3m import networks
+from ld3m.data.prepared import ImageSet, to_pixels
+from ld3m.images import augment
+from ld3m.machine.timing import within
+from ld3m.machine.transfer import send
+from ld3m.objectives.experts import Trajectories
 from ld3m.randomness import generator
 from ld3m.recipe import Recipe
-from ld3m.trajectories import Trajectories
-from ld3m.transfer import send
 
 REAL_CHUNK = 100
 """Real images of a class, or of all, that an objective puts through a network at a time."""

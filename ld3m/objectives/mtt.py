@@ -7,15 +7,16 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.nn import functional
 
-from ld3m import augment, parallel
-from ld3m.data import ImageSet
-from ld3m.flat import FlatNetwork
+from ld3m.data.prepared import ImageSet
+from ld3m.images import augment
+from ld3m.machine import processes as parallel
+from ld3m.machine.transfer import send
+from ld3m.networks.flat import FlatNetwork
 from ld3m.objectives import draws
 from ld3m.objectives.base import Objective
+from ld3m.objectives.experts import Trajectories
 from ld3m.randomness import generator
 from ld3m.recipe import Recipe
-from ld3m.trajectories import Trajectories
-from ld3m.transfer import send
 
 CHUNK = 256
 """Synthetic images through the student at a time."""

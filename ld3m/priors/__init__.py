@@ -8,11 +8,11 @@ from torch import nn
 
 from ld3m import registry
 from ld3m.errors import UserError, one_line
-from ld3m.prior_folder import fetch, provenance, weight_bytes
 from ld3m.priors.base import LatentDiffusion, Prior
 from ld3m.priors.dit import DiT
+from ld3m.priors.folder import fetch, provenance, weight_bytes
 from ld3m.priors.ldm import ClassConditionalLDM, UnconditionalLDM
-from ld3m.priors.parts import Parts
+from ld3m.priors.loading import Parts
 from ld3m.priors.pixels import Pixels
 from ld3m.priors.stable_diffusion import StableDiffusion
 from ld3m.recipe import Recipe, SamplerRecipe

@@ -6,10 +6,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ld3m import imagenet
+from ld3m.data import imagenet
 from ld3m.errors import UserError
-from ld3m.noise_schedule import NoiseSchedule
-from ld3m.priors.frozen import freeze
+from ld3m.priors.lean_layers import freeze
+from ld3m.priors.noise_schedule import NoiseSchedule
 
 
 class Prior(Protocol):

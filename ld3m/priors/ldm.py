@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ld3m.errors import UserError
 from ld3m.files import write_json, write_tensors
 from ld3m.priors.base import LatentDiffusion, numbers_of
-from ld3m.priors.parts import Parts
+from ld3m.priors.loading import Parts
 
 
 class _LDM(LatentDiffusion):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ld3m.noise_schedule import NoiseSchedule
+from ld3m.priors.noise_schedule import NoiseSchedule
 
 
 class Pixels:

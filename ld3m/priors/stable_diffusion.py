@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ld3m.errors import UserError
 from ld3m.priors.base import LatentDiffusion
-from ld3m.priors.parts import Parts
+from ld3m.priors.loading import Parts
 
 
 class StableDiffusion(LatentDiffusion):

@@ -33,14 +33,18 @@ from torch import nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 
-from ld3m import augment, coresets, data, networks, pictures, priors
-from ld3m.allocator import keep_freed_memory
+from ld3m import networks, priors
+from ld3m.data import coresets
+from ld3m.data import prepared as data
 from ld3m.evaluation.protocol import accuracy, rate_factor, train
 from ld3m.evaluation.training_sets import real_images
+from ld3m.images import augment
+from ld3m.images import grids as pictures
+from ld3m.machine.memory import keep_freed_memory
 from ld3m.randomness import generator
 from ld3m.recipe import NetworkRecipe, Recipe
-from ld3m.recipe_file import load
-from ld3m.sampler import Schedule, render
+from ld3m.recipe.files import load
+from ld3m.sampling.sampler import Schedule, render
 
 SEEDS = 5
 TARGET = 0.6

@@ -19,8 +19,9 @@ from functools import partial
 import torch
 from speed import Answer, full_prior, inputs, naive, naive_gradient, ours
 
-from ld3m import arithmetic, priors
-from ld3m.sampler import Schedule
+from ld3m import priors
+from ld3m.machine import determinism
+from ld3m.sampling.sampler import Schedule
 
 GPU = torch.device("cuda")
 
@@ -67,7 +68,7 @@ def main() -> None:
     def ld3m(schedule: Schedule) -> Answer:
         return ours(prior, schedule, *learnt, lambda images: grad, 0, arguments.images)
 
-    arithmetic.settle(GPU)
+    determinism.settle(GPU)
     exact = ld3m(warm)
     print(
         f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {arguments.images} images, S = {arguments.steps}"
@@ -76,7 +77,7 @@ def main() -> None:
     print("| --- | --: | --: | --: | --: | --- |")
     base = (0.0, 0.0)
     for precision in ("float32", "TF32", "bfloat16", "bfloat16, compiled"):
-        arithmetic.settle(GPU, tf32=precision != "float32")
+        determinism.settle(GPU, tf32=precision != "float32")
         if precision == "bfloat16":
             prior.denoiser.to(torch.bfloat16)
         if precision.endswith("compiled"):

@@ -15,11 +15,15 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from ld3m import coresets, data, environment, objectives, priors
-from ld3m.learnt import draw_noise, initial
+from ld3m import objectives, priors
+from ld3m.data import coresets
+from ld3m.data import prepared as data
+from ld3m.distillation.starts import initial
+from ld3m.machine import environment
 from ld3m.recipe import Recipe
-from ld3m.recipe_file import load
-from ld3m.sampler import Schedule, render
+from ld3m.recipe.files import load
+from ld3m.sampling.noise import draw_noise
+from ld3m.sampling.sampler import Schedule, render
 
 SKIPS = ("none", "paper", "reference")
 STEPS = (10, 20, 30, 40, 50, 60, 70, 80, 90)

@@ -23,7 +23,7 @@ def measure(steps: int, images: int, keep: int) -> None:
 
     from ld3m import priors
     from ld3m.recipe import SamplerRecipe
-    from ld3m.sampler import Schedule, render
+    from ld3m.sampling.sampler import Schedule, render
 
     torch.set_num_threads(1)
     prior = priors.load(SamplerRecipe(source="fashion-mnist"))

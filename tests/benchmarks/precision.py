@@ -19,7 +19,7 @@ from test_priors import KINDS
 
 from ld3m import priors
 from ld3m.recipe import SamplerRecipe
-from ld3m.sampler import Schedule, render
+from ld3m.sampling.sampler import Schedule, render
 
 
 def measure(source: str, dtype: str) -> list[torch.Tensor]:

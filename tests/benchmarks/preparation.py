@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from ld3m import data, sources
+from ld3m.data import prepared as data
+from ld3m.data import sources
 from ld3m.files import write_tensors
 from ld3m.recipe import DataRecipe
 

@@ -17,10 +17,12 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from ld3m import distill, job, memory
+from ld3m.distillation import loop as distill
+from ld3m.distillation import setup as job
+from ld3m.distillation.trackers import Trackers
+from ld3m.machine import memory
 from ld3m.recipe import Recipe
-from ld3m.recipe_file import load
-from ld3m.trackers import Trackers
+from ld3m.recipe.files import load
 
 ROUNDS = 3
 ITERATIONS = 7

@@ -55,16 +55,21 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from ld3m import augment, coresets, data, objectives, priors
-from ld3m.allocator import keep_freed_memory
-from ld3m.learnt import Learnt, draw_noise, initial
+from ld3m import objectives, priors
+from ld3m.data import coresets
+from ld3m.data import prepared as data
+from ld3m.distillation.latents import Learnt
+from ld3m.distillation.starts import initial
+from ld3m.images import augment
+from ld3m.machine.memory import keep_freed_memory
 from ld3m.objectives import dm, draws
 from ld3m.objectives.dc import row_distance
 from ld3m.priors import ClassConditionalLDM, frozen
 from ld3m.randomness import generator
 from ld3m.recipe import Recipe, SamplerRecipe
-from ld3m.recipe_file import load
-from ld3m.sampler import Schedule, render
+from ld3m.recipe.files import load
+from ld3m.sampling.noise import draw_noise
+from ld3m.sampling.sampler import Schedule, render
 
 AGREEMENT = 1e-5
 Answer = list[Tensor]
@@ -115,7 +120,7 @@ def small_prior() -> ClassConditionalLDM:
 
 def full_prior() -> ClassConditionalLDM:
     """cin256-v2's configuration with random weights, at 32 × 32 latents for 128 pixels."""
-    from ld3m.convert import untrained
+    from ld3m.priors.convert import untrained
 
     torch.manual_seed(0)
     prior = untrained("cin256-v2")

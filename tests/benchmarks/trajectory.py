@@ -23,7 +23,7 @@ def measure(steps: int) -> None:
     import torch
 
     from ld3m import networks
-    from ld3m.flat import FlatNetwork, weights_of
+    from ld3m.networks.flat import FlatNetwork, weights_of
     from ld3m.objectives.mtt import draw_batches, match_trajectory
     from ld3m.recipe import NetworkRecipe
 
@@ -47,9 +47,9 @@ def time_stacks() -> None:
     import torch
 
     from ld3m import networks
-    from ld3m.flat import FlatNetwork, weights_of
+    from ld3m.networks.flat import FlatNetwork, weights_of
+    from ld3m.objectives.train_experts import _step
     from ld3m.recipe import NetworkRecipe
-    from ld3m.train_experts import _step
 
     torch.set_num_threads(1)
     seconds: dict[int, list[float]] = {count: [] for count in STACKS}

@@ -1,0 +1,257 @@
+"""Core-sets: which real images of each class stand best for it, by the losses and features of a trained network."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from filelock import FileLock
+from torch import Tensor
+from torch.nn import functional
+from tqdm import tqdm
+
+from ld3m import networks
+from ld3m.data import scorer as classifier
+from ld3m.data.prepared import ImageSet, to_pixels
+from ld3m.errors import UserError, one_line
+from ld3m.files import ANOTHER_CACHE, cache_folder, writable, write_folder
+from ld3m.machine.out_of_memory import in_parts
+from ld3m.randomness import generator
+from ld3m.recipe import DistilledDataRecipe, NetworkRecipe, ScorerRecipe
+
+LAYOUT = 1
+"""Version of the layout of cached scores; part of their key."""
+CHUNK = 100
+"""Images scored at a time."""
+
+
+# --- selections: indices in the order in which they are taken, so that fewer are a beginning of more -------
+
+
+def easy(losses: Tensor, count: int) -> Tensor:
+    """The images of lowest loss, lowest first.
+
+    Moser et al., "Distill the Best, Ignore the Rest" (arXiv 2411.12115).
+
+    Args:
+        losses: [n].
+        count: how many; all where there are not as many.
+
+    Returns:
+        int64 [min(count, n)].
+    """
+    return losses.argsort(stable=True)[:count]
+
+
+def hard(losses: Tensor, count: int) -> Tensor:
+    """The images of highest loss, highest first: `easy` from its other end, ties included."""
+    return losses.argsort(stable=True).flip(0)[:count]
+
+
+def herding(features: Tensor, count: int) -> Tensor:
+    """Greedily the images that bring the mean of those taken nearest to the mean of all (Welling, ICML 2009).
+
+    As iCaRL has it (Rebuffi et al., CVPR 2017), without normalising features and without taking an image twice.
+
+    Args:
+        features: [n, d].
+        count: how many; all where there are not as many.
+
+    Returns:
+        int64 [min(count, n)].
+    """
+    mean, squares = features.mean(0), features.square().sum(1)
+    total = torch.zeros_like(mean)
+    chosen: list[int] = []
+    for taken in range(1, min(count, len(features)) + 1):
+        # ‖mean − (total + f) / taken‖² is least where 2 f·(taken · mean − total) − ‖f‖² is largest
+        gain = 2 * (features @ (taken * mean - total)) - squares
+        gain[chosen] = -torch.inf
+        chosen.append(int(gain.argmax()))
+        total += features[chosen[-1]]
+    return torch.tensor(chosen)
+
+
+def k_center(features: Tensor, count: int) -> Tensor:
+    """Farthest first: each next image is the one farthest from all taken (Sener and Savarese, ICLR 2018).
+
+    Starts at the image nearest to the mean. Covers the class within at most twice the least radius that as many
+    images can (Gonzalez, 1985). Arguments and result as `herding`'s.
+    """
+    mean, squares = features.mean(0), features.square().sum(1)
+    chosen = [int((squares - 2 * (features @ mean)).argmin())]
+    distances = torch.full_like(squares, torch.inf)
+    for _ in range(1, min(count, len(features))):
+        newest = chosen[-1]
+        distances = torch.minimum(distances, squares - 2 * (features @ features[newest]) + squares[newest])
+        distances[chosen] = -torch.inf  # an image is not taken twice, even where it is one of several equal ones
+        chosen.append(int(distances.argmax()))
+    return torch.tensor(chosen)
+
+
+SELECTIONS: dict[str, tuple[str, Callable[[Tensor, int], Tensor]]] = {
+    "easy": ("losses", easy),
+    "hard": ("losses", hard),
+    "herding": ("features", herding),
+    "k-center": ("features", k_center),
+}
+"""What a selection looks at, and its function; "random" looks at nothing."""
+
+
+# --- the set they are taken from ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Coreset(ImageSet):
+    """Prepared images of which some or all training images are kept; mean and std stay those of all of them.
+
+    `images("train", label)` holds the kept images of a class in memory, and maps them where all are kept.
+    """
+
+    kept: Callable[[int], Tensor | slice]
+    """The indices of the kept training images of a class."""
+    scores: Path | None
+    """The folder of losses and features of all training images, where something looks at them."""
+
+    def images(self, split: str, label: int) -> Tensor:
+        images = super().images(split, label)
+        return images[self.kept(label)] if split == "train" else images
+
+    def select(self, name: str, label: int, count: int, draws: torch.Generator) -> Tensor:
+        """Indices int64 [at most count] into the kept training images of a class.
+
+        Args:
+            name: "random", "full" for all, or one of `SELECTIONS` if the set was opened for it.
+            label: the class.
+            count: how many; all where there are not as many.
+            draws: decides "random"; the others draw nothing.
+        """
+        if name == "random":
+            return torch.randperm(self.counts["train"][label], generator=draws)[:count]
+        if name == "full":
+            return torch.arange(self.counts["train"][label])
+        measure, selection = SELECTIONS[name]
+        assert self.scores, f"the set was not opened for {name}"
+        with safetensors.safe_open(self.scores / f"{label}.safetensors", "pt") as file:
+            return selection(file.get_tensor(measure)[self.kept(label)], count)
+
+
+def open_whole(
+    images: ImageSet, recipe: DistilledDataRecipe, selections: Iterable[str], device: torch.device
+) -> Coreset:
+    """All images, ready for selections by these names; scores them where that was not done before."""
+    scores = score(images, recipe.scorer, device) if any(name in SELECTIONS for name in selections) else None
+    return Coreset(**vars(images), kept=lambda label: slice(None), scores=scores)
+
+
+def open_kept(
+    images: ImageSet, recipe: DistilledDataRecipe, seed: int, selections: Iterable[str], device: torch.device
+) -> Coreset:
+    """What the recipe keeps, in the order of the prepared images; else as `open_whole`."""
+    if recipe.keep == 1:
+        return open_whole(images, recipe, selections, device)
+    whole = open_whole(images, recipe, [recipe.keep_order, *selections], device)
+    counts = [kept_count(recipe, count) for count in images.counts["train"]]
+
+    @cache  # a process looks at its own classes only, but more than once
+    def kept(label: int) -> Tensor:
+        draws = generator(seed, "keep", label)
+        return whole.select(recipe.keep_order, label, counts[label], draws).sort().values
+
+    return Coreset(**{**vars(whole), "kept": kept, "counts": {**images.counts, "train": counts}})
+
+
+def kept_count(recipe: DistilledDataRecipe, count: int) -> int:
+    """How many of a class's training images are kept."""
+    return max(1, round(recipe.keep * count))
+
+
+# --- scores ------------------------------------------------------------------------------------------------
+
+
+def score(images: ImageSet, recipe: ScorerRecipe, device: torch.device) -> Path:
+    """The cached folder of scores of all training images, made if it is not there.
+
+    Of each class `<label>.safetensors` holds `losses` float32 [n], cross-entropies of the unaugmented images, and
+    `features` float32 [n, d], what the network's classifier sees; those of one class are held at a time. The weights,
+    `scorer.safetensors`, may be another recipe's `source`. Of processes that want the same scores, one makes them and
+    the others wait.
+
+    Raises:
+        UserError: for an unknown network, or given weights that are not its.
+    """
+    resolution = images.images("train", 0).shape[-1]
+    shape = networks.Shape(len(images.mean), resolution, len(images.classes))
+    networks.check(recipe.arch, shape, NetworkRecipe(width=recipe.width), "data.scorer.arch")
+    settings = recipe.model_dump(exclude={"source", "epochs", "seed"} if recipe.source else {"source"})
+    weights = hashlib.sha256(_read(recipe.source)).hexdigest() if recipe.source else None
+    key = json.dumps([LAYOUT, images.folder.name, settings, weights], sort_keys=True)
+    folder = cache_folder() / "scores" / hashlib.sha256(key.encode()).hexdigest()[:20]
+    if folder.is_dir():
+        return folder
+    writable(folder.parent, ANOTHER_CACHE)
+    with FileLock(folder.with_suffix(".lock")):
+        if not folder.is_dir():
+            scorer = _scorer(images, recipe, device)
+            write_folder(folder, lambda target: _score_into(target, scorer, images, device))
+    return folder
+
+
+def _scorer(images: ImageSet, recipe: ScorerRecipe, device: torch.device) -> Any:
+    """The given network, or one trained on all training images."""
+    scorer = classifier.build(recipe.arch, recipe.width, images, recipe.seed)
+    if recipe.source is None:
+        classifier.train(scorer, images, recipe.epochs, recipe.seed, device, "training the scorer of real images")
+        return scorer
+    try:
+        with safetensors.safe_open(recipe.source, "pt") as file:
+            classes = json.loads((file.metadata() or {}).get("classes", "null"))
+            scorer.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+    except (RuntimeError, ValueError, safetensors.SafetensorError) as error:
+        width = f" of data.scorer.width={recipe.width}" if recipe.arch == "convnet" else ""
+        raise UserError(
+            f"data.scorer.source: {recipe.source} does not hold the weights of a {recipe.arch}{width} "
+            f"for these images and {len(images.classes)} classes ({one_line(error)})"
+        ) from None
+    if classes and classes != images.classes:
+        raise UserError(
+            f"data.scorer.source: {recipe.source} tells {', '.join(classes)} apart, not {', '.join(images.classes)}; "
+            "give weights for these classes in this order"
+        )
+    return scorer.to(device).eval()
+
+
+def _read(source: str) -> bytes:
+    try:
+        return Path(source).read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"data.scorer.source: cannot read {source} ({error.strerror}); give a safetensors file of weights"
+        ) from None
+
+
+@torch.no_grad()
+def _score_into(target: Path, scorer: Any, images: ImageSet, device: torch.device) -> None:
+    def look(chunk: Tensor, label: int) -> Tensor:
+        """Of each image the loss, and the features beside it."""
+        seen = scorer.embed(images.normalise(to_pixels(chunk.to(device))))
+        targets = torch.full((len(chunk),), label, device=device)
+        losses = functional.cross_entropy(scorer.classifier(seen), targets, reduction="none")
+        return torch.cat([losses[:, None], seen], 1).float().cpu()
+
+    advice = (
+        "data.scorer.width: memory ran out as a single image was scored; give a smaller network or data.resolution, "
+        "or more memory"
+    )
+    for label in tqdm(range(len(images.classes)), "scoring real images"):
+        found = in_parts(partial(look, label=label), images.images("train", label), CHUNK, advice)
+        scores = {"losses": found[:, 0].contiguous(), "features": found[:, 1:].contiguous()}
+        safetensors.torch.save_file(scores, target / f"{label}.safetensors")
+    metadata = {"classes": json.dumps(images.classes)}
+    safetensors.torch.save_file(scorer.state_dict(), target / "scorer.safetensors", metadata)

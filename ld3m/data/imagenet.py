@@ -1,0 +1,33 @@
+"""ImageNet-1k: its thousand classes by number, and the subsets of them that the distillation literature uses."""
+
+import json
+from functools import cache
+from typing import NamedTuple
+
+from ld3m.files import ASSETS
+
+IMAGENET = ASSETS / "imagenet"
+HUB = "hub:ILSVRC/imagenet-1k"
+"""Where the images come from if no folder is known; access is given by the Hub after its terms are accepted."""
+
+
+class ImageNetClass(NamedTuple):
+    """A class; its number is its place in `classes()`."""
+
+    wordnet_id: str
+    """Such as n01440764, which names its folder in the usual layout."""
+    name: str
+    """English, unlike that of any other class, and fit to name a folder."""
+
+
+@cache
+def classes() -> tuple[ImageNetClass, ...]:
+    """All 1,000 in the order of their WordNet ids, which is that of every pre-trained model's outputs."""
+    lines = (IMAGENET / "classes.txt").read_text(encoding="utf-8").splitlines()
+    return tuple(ImageNetClass(*line.split()) for line in lines)
+
+
+@cache
+def subsets() -> dict[str, list[int]]:
+    """Numbers of the classes of each subset known by name, in the literature's order."""
+    return dict(json.loads((IMAGENET / "subsets.json").read_text(encoding="utf-8")))

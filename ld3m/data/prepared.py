@@ -1,0 +1,322 @@
+"""Real images as uint8 tensors by class: prepared once from their source, cached, memory-mapped."""
+
+import hashlib
+import json
+import os
+import sys
+from array import array
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor
+from tqdm import tqdm
+
+from ld3m.data.class_choice import choose
+from ld3m.data.decode import convert, convert_grey
+from ld3m.data.sources import Examples, GreyArrays, Source, open_source
+from ld3m.errors import UserError, one_line
+from ld3m.files import ANOTHER_CACHE, cache_folder, writable, write_json, write_tensors
+from ld3m.machine.transfer import send
+from ld3m.randomness import generator
+from ld3m.recipe import DataRecipe
+
+LAYOUT = 2
+"""Version of the cache's layout; part of its key."""
+NOT_CONTENT = {"source", "root", "subset", "on_corrupt", "workers", "keep", "keep_order", "scorer"}
+"""Keys of a data recipe that say where images are, how they are read, and what core-set is taken of them; the chosen
+classes are in the cache's key."""
+MOST_WORKERS = 8
+"""Threads by default: decoding and resizing go side by side, but a fifth of an image's time is Python's, one by one."""
+MOST_AT_ONCE = 64
+"""Images that a thread is given at a time: handing over one costs as much as converting a small image does."""
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Prepared images: uint8 [n, channels, resolution, resolution] of each class and split, on disk until used."""
+
+    classes: list[str]
+    mean: Tensor
+    """[channels], of training pixels in [0, 1]."""
+    std: Tensor
+    """[channels], of training pixels in [0, 1]."""
+    counts: dict[str, list[int]]
+    """Images of each class, by split."""
+    ids: list[int]
+    """The place of each class among all of the source, by which a prior may know it: ImageNet's numbers, 0 to 999."""
+    folder: Path
+
+    def images(self, split: str, label: int) -> Tensor:
+        """The images of one class, uint8 [n, channels, H, W]; memory-mapped, so only what is used is read.
+
+        Raises:
+            UserError: where the file has gone since it was prepared.
+        """
+        path = self.folder / split / f"{label}.safetensors"
+        try:
+            return safetensors.torch.load_file(path)["images"]
+        except FileNotFoundError:
+            raise UserError(f"data.source: {path} has vanished; the same command prepares it again") from None
+
+    def everything(self, split: str) -> tuple[Tensor, Tensor]:
+        """All images of a split in memory, uint8 [N, channels, H, W], and their labels, int64 [N]."""
+        images = [self.images(split, label) for label in range(len(self.classes))]
+        labels = torch.arange(len(self.classes)).repeat_interleave(torch.tensor(self.counts[split]))
+        return torch.cat(images), labels
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """Pixels [N, channels, H, W] in [0, 1] to what every network sees, real images and synthetic alike."""
+        shape = (1, -1, 1, 1)
+        mean, std = (send(each, pixels.device).to(pixels.dtype).view(shape) for each in (self.mean, self.std))
+        return (pixels - mean) / std
+
+
+class Rows:
+    """The images of a split in the order of their classes, read as they are asked for and never all at once."""
+
+    def __init__(self, images: ImageSet, split: str) -> None:
+        self.parts = [images.images(split, label) for label in range(len(images.classes))]
+        sizes = torch.tensor([len(part) for part in self.parts])
+        self.labels = torch.arange(len(sizes)).repeat_interleave(sizes)
+        """int64 [N]."""
+        self.places = torch.cat([torch.arange(len(part)) for part in self.parts])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, indices: Tensor) -> Tensor:
+        """Images uint8 [n, channels, H, W] by their indices [n]."""
+        chosen = zip(self.labels[indices].tolist(), self.places[indices].tolist(), strict=True)
+        return torch.stack([self.parts[label][place] for label, place in chosen])
+
+
+def to_pixels(images: Tensor) -> Tensor:
+    """uint8 images to float32 pixels in [0, 1]; those that are so already stay as they are."""
+    return images if images.is_floating_point() else images.float() / 255
+
+
+def to_signed(images: Tensor) -> Tensor:
+    """uint8 images to float32 in [-1, 1], the range of every autoencoder."""
+    return to_pixels(images) * 2 - 1
+
+
+def prepare(recipe: DataRecipe, progress: bool = True) -> ImageSet:
+    """The recipe's images, from the cache or prepared into it.
+
+    Splits are "train", "test" and, where `validation_share` asks for one, "validation". Interrupted at any moment, the
+    next call goes on with the class it was at; processes that call it at the same time share the classes.
+
+    Raises:
+        UserError: naming the source, class or file that is wrong.
+    """
+    source = open_source(recipe)
+    chosen = choose(recipe.subset, source.classes, source.aliases, source.subsets)
+    settings = recipe.model_dump(exclude=NOT_CONTENT)
+    key = json.dumps([LAYOUT, source.identity, list(source.classes), chosen, settings], sort_keys=True)
+    folder = cache_folder() / "data" / hashlib.sha256(key.encode()).hexdigest()[:20]
+    prepared = (folder / "index.json").is_file() and all(_is_prepared(folder, place) for place in range(len(chosen)))
+    if not prepared:
+        _prepare_into(folder, source, chosen, recipe, progress)
+    index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+    _refuse_corrupt(index["corrupt"], recipe)
+    if index["corrupt"] and progress:
+        shown = [*index["corrupt"][:5], *["…"] * (len(index["corrupt"]) > 5)]
+        print(f"skipped {len(index['corrupt'])} unreadable images: {', '.join(shown)}", file=sys.stderr)
+    return ImageSet(
+        classes=index["classes"],
+        mean=torch.tensor(index["mean"]),
+        std=torch.tensor(index["std"]),
+        counts=index["counts"],
+        ids=index["ids"],
+        folder=folder,
+    )
+
+
+def _prepare_into(folder: Path, source: Source, chosen: list[int], recipe: DataRecipe, progress: bool) -> None:
+    """Prepares class by class, then writes the index, which makes the folder count.
+
+    A class counts once its note is there; it is prepared under a lock, so that other processes take other classes.
+    """
+    members = _members(source, chosen)
+    sizes = [sum(map(len, places.values())) for places in members]
+    for label, places in zip(chosen, members, strict=True):  # an empty class is told before hours of reading
+        _sizes({split: len(indices) for split, indices in places.items()}, source.classes[label], recipe)
+    notes = [folder / "classes" / f"{place}.json" for place in range(len(chosen))]
+    writable(notes[0].parent, ANOTHER_CACHE)
+    todo = list(range(len(chosen)))
+    with (
+        ThreadPoolExecutor(_workers(recipe)) as pool,
+        tqdm(desc="preparing images", total=sum(sizes), leave=False, disable=None if progress else True) as bar,
+    ):
+        for wait in (False, True):  # classes that another process is at come last
+            for place in list(todo):
+                with suppress(Timeout), FileLock(notes[place].with_suffix(".lock")).acquire(blocking=wait):
+                    if _is_prepared(folder, place):
+                        bar.update(sizes[place])
+                    else:
+                        _prepare_class(folder, place, source, chosen[place], members[place], recipe, pool, bar)
+                    todo.remove(place)
+    _write_index(folder, source, chosen, [json.loads(note.read_text(encoding="utf-8")) for note in notes])
+
+
+def _workers(recipe: DataRecipe) -> int:
+    return recipe.workers or min(MOST_WORKERS, os.cpu_count() or 1)
+
+
+def _is_prepared(folder: Path, place: int) -> bool:
+    """Whether a class's note is there, and the images that it notes."""
+    note = folder / "classes" / f"{place}.json"
+    if not note.is_file():
+        return False
+    counts = json.loads(note.read_text(encoding="utf-8"))["counts"]
+    return all((folder / split / f"{place}.safetensors").is_file() for split in counts)
+
+
+def _members(source: Source, chosen: list[int]) -> Sequence[Mapping[str, Sequence[int]]]:
+    """Of each chosen class, the places of its examples in each split."""
+    members = [{split: array("l") for split in source.splits} for _ in chosen]  # 1.3 million, in a few megabytes
+    place_of = {label: place for place, label in enumerate(chosen)}
+    for split, examples in source.splits.items():
+        for index in range(len(examples)):
+            place = place_of.get(examples[index].label)
+            if place is not None:
+                members[place][split].append(index)
+    return members
+
+
+def _prepare_class(
+    folder: Path,
+    place: int,
+    source: Source,
+    label: int,
+    members: Mapping[str, Sequence[int]],
+    recipe: DataRecipe,
+    pool: ThreadPoolExecutor,
+    bar: tqdm,
+) -> None:
+    """Reads, splits and writes the images of one class, then its note: counts, corrupt files, histogram of pixels."""
+    for left in folder.glob(f"*/.{place}.*.tmp"):  # by a process that was killed
+        left.unlink()
+    corrupt: list[str] = []
+    stacked = {
+        split: _read(source.splits[split], indices, recipe, corrupt, pool, bar) for split, indices in members.items()
+    }
+    found = {split: len(images) for split, images in stacked.items()}
+    for split, size in _sizes(found, source.classes[label], recipe).items():
+        if split not in found:
+            stacked["train"], stacked[split] = _hold_out(stacked["train"], split, label, size)
+    for split, images in stacked.items():
+        write_tensors(folder / split / f"{place}.safetensors", {"images": images})
+    histogram = sum(pool.map(_histogram, stacked["train"].split(16)), torch.tensor(0))
+    counts = {split: len(images) for split, images in stacked.items()}
+    note = {"counts": counts, "corrupt": corrupt, "histogram": histogram.tolist()}
+    write_json(folder / "classes" / f"{place}.json", note)
+
+
+def _write_index(folder: Path, source: Source, chosen: list[int], notes: list[dict[str, Any]]) -> None:
+    mean, std = _statistics(torch.tensor([note["histogram"] for note in notes]).sum(0))
+    index = {
+        "classes": [source.classes[label] for label in chosen],
+        "ids": chosen,
+        "counts": {split: [note["counts"][split] for note in notes] for split in notes[0]["counts"]},
+        "mean": mean,
+        "std": std,
+        "corrupt": [name for note in notes for name in note["corrupt"]],
+    }
+    write_json(folder / "index.json", index)
+
+
+def _sizes(found: dict[str, int], name: str, recipe: DataRecipe) -> dict[str, int]:
+    """Images of a class in each split once the splits that the source has not are held out of "train".
+
+    Raises:
+        UserError: where a split would have none.
+    """
+    sizes = dict(found)
+    for split, share in (("test", recipe.test_share), ("validation", recipe.validation_share)):
+        if share and split not in sizes:
+            sizes[split] = max(1, round(share * sizes["train"]))
+            sizes["train"] -= sizes[split]
+    if min(sizes.values()) < 1:
+        counts = ", ".join(f"{count} {split}" for split, count in found.items())
+        raise UserError(
+            f"data.source: class {name!r} has too few images in {recipe.source} ({counts}); "
+            f"it needs at least one for each of {', '.join(sizes)}"
+        )
+    return sizes
+
+
+def _read(
+    examples: Examples,
+    indices: Sequence[int],
+    recipe: DataRecipe,
+    corrupt: list[str],
+    pool: ThreadPoolExecutor,
+    bar: tqdm,
+) -> Tensor:
+    """Images uint8 [n, channels, H, W]; the unreadable go to `corrupt`, or the first of them is an error."""
+    images = np.empty((len(indices), recipe.channels, recipe.resolution, recipe.resolution), np.uint8)
+    at_once = max(1, min(MOST_AT_ONCE, len(indices) // (4 * _workers(recipe))))  # few images keep all threads busy
+
+    def read_one(place: int) -> str | None:
+        example = examples[indices[place]]
+        try:
+            images[place] = convert(example.read(), recipe.resolution, recipe.channels)
+        except Exception as error:  # a broken file can raise nearly anything in a decoder
+            return f"{example.name} ({one_line(error)})"
+        return None
+
+    def read(start: int) -> list[str | None]:
+        """What is wrong with each of the images from there on; None where nothing is."""
+        places = range(start, min(start + at_once, len(indices)))
+        if isinstance(examples, GreyArrays):
+            chosen = [indices[place] for place in places]
+            images[places.start : places.stop] = convert_grey(examples.pixels[chosen], recipe.resolution)
+            return [None] * len(places)
+        return [read_one(place) for place in places]
+
+    readable: list[int] = []
+    seen = 0
+    for mistakes in pool.map(read, range(0, len(indices), at_once)):
+        for place, mistake in enumerate(mistakes, seen):
+            if mistake is None:
+                readable.append(place)
+            else:
+                corrupt.append(mistake)
+                _refuse_corrupt(corrupt, recipe)
+        seen += len(mistakes)
+        bar.update(len(mistakes))
+    return torch.from_numpy(images if len(readable) == len(images) else images[readable])
+
+
+def _refuse_corrupt(corrupt: list[str], recipe: DataRecipe) -> None:
+    if corrupt and recipe.on_corrupt == "error":
+        raise UserError(f"data.source: cannot read {corrupt[0]}; mend or remove it, or set data.on_corrupt=skip")
+
+
+def _hold_out(images: Tensor, split: str, label: int, count: int) -> tuple[Tensor, Tensor]:
+    """The images without `count` of them, and these; `label` is the source's, so that a subset holds out the same."""
+    order = torch.randperm(len(images), generator=generator(0, split, label))
+    return images[order[count:].sort().values], images[order[:count].sort().values]
+
+
+def _histogram(images: Tensor) -> Tensor:
+    """How often each channel has each value, [channels, 256]; of few images: counting takes eight times their size."""
+    return torch.stack([pixels.flatten().bincount(minlength=256) for pixels in images.unbind(1)])
+
+
+def _statistics(histogram: Tensor) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel in units of [0, 1], of counts [channels, 256] of pixel values."""
+    values = torch.arange(256, dtype=torch.float64) / 255
+    shares = histogram / histogram.sum(1, keepdim=True, dtype=torch.float64)
+    mean = shares @ values
+    std = (shares @ values.square() - mean.square()).clamp(min=1e-8).sqrt()
+    return mean.tolist(), std.tolist()

@@ -1,0 +1,79 @@
+"""What is learnt: latents Z and conditioning c of this process's images, and the step that moves them."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ld3m.recipe import DistillRecipe
+
+SQUARE_DECAY = 0.999
+"""Adam's β2."""
+
+
+@dataclass
+class Learnt:
+    """Z, c and what their optimiser keeps, each [classes, latents per class, …] in float32, by class."""
+
+    z: Tensor
+    c: Tensor
+    z_momentum: Tensor
+    c_momentum: Tensor
+    z_square: Tensor | None = None
+    """Adam's running mean of the squared gradient."""
+    c_square: Tensor | None = None
+
+    @classmethod
+    def stack(cls, states: Sequence[dict[str, Tensor]], count: int) -> "Learnt":
+        """Of the states of the first `count` classes, as `by_class` gives them; none at all is a count of 0.
+
+        In one memory layout, wherever the states come from: kernels add up in the order of memory, and an encoder's
+        output may be laid out otherwise than a file's.
+        """
+        return cls(**{name: torch.stack([state[name] for state in states])[:count].contiguous() for name in states[0]})
+
+    def by_class(self) -> list[dict[str, Tensor]]:
+        """The state of each class, which checkpoints keep: classes may move to other processes."""
+        known = {name: tensor for name, tensor in vars(self).items() if tensor is not None}
+        return [{name: tensor[place] for name, tensor in known.items()} for place in range(len(self.z))]
+
+    def step(self, iteration: int, grad_z: Tensor, grad_c: Tensor, recipe: DistillRecipe) -> None:
+        """The optimiser's step of an iteration, on what the recipe learns."""
+        share = 1.0
+        if recipe.schedule == "cosine":
+            share = (1 + math.cos(math.pi * iteration / recipe.iterations)) / 2
+        if recipe.learn != "conditioning":
+            direction, self.z_momentum, self.z_square = _direction(
+                grad_z.view_as(self.z), self.z_momentum, self.z_square, iteration, recipe.momentum
+            )
+            self.z = self.z - share * recipe.lr_latents * direction
+        if recipe.learn != "latents":
+            direction, self.c_momentum, self.c_square = _direction(
+                grad_c.view_as(self.c), self.c_momentum, self.c_square, iteration, recipe.momentum
+            )
+            self.c = self.c - share * recipe.lr_conditioning * direction
+
+
+def _direction(
+    grad: Tensor, momentum: Tensor, square: Tensor | None, iteration: int, decay: float
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """What a rate is multiplied with, and the new state: SGD's momentum, or, with a second one, Adam's quotient.
+
+    Adam as Kingma and Ba (ICLR 2015) have it, with β1 = `decay`.
+    """
+    if square is None:
+        momentum = decay * momentum + grad
+        return momentum, momentum, None
+    momentum = decay * momentum + (1 - decay) * grad
+    square = SQUARE_DECAY * square + (1 - SQUARE_DECAY) * grad.square()
+    mean, spread = momentum / (1 - decay ** (iteration + 1)), square / (1 - SQUARE_DECAY ** (iteration + 1))
+    return mean / (spread.sqrt() + 1e-8), momentum, square
+
+
+def unmoved(recipe: DistillRecipe, z: Tensor, c: Tensor) -> dict[str, Tensor]:
+    """The state of a class before the first step."""
+    kept = ("momentum", "square") if recipe.optimiser == "adam" else ("momentum",)
+    still = {f"{name}_{each}": torch.zeros_like(tensor) for each in kept for name, tensor in (("z", z), ("c", c))}
+    return {"z": z, "c": c, **still}

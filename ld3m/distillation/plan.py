@@ -1,0 +1,356 @@
+"""What a run will take before it is paid for: shards, memory by part, denoiser calls, hours, communication, disk.
+
+Sizes and calls are arithmetic on shapes; what a denoiser step, the decoder and the objective hold and compute is
+counted on the meta device; seconds are measured on this machine, or follow from a table of devices.
+"""
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ld3m import priors
+from ld3m.distillation import setup as job
+from ld3m.distillation.starts import initial
+from ld3m.images import grids as pictures
+from ld3m.machine import memory
+from ld3m.machine import processes as parallel
+from ld3m.networks.flat import FlatNetwork
+from ld3m.objectives import draws
+from ld3m.objectives.experts import Trajectories
+from ld3m.recipe import Recipe
+from ld3m.runs import checkpoints
+from ld3m.runs import folder as run
+from ld3m.sizing import devices
+from ld3m.sizing.auto import solve_auto
+from ld3m.sizing.bench import Bench, Counts, Sample, Seconds, timed
+from ld3m.sizing.cost import Shapes
+from ld3m.sizing.meta_models import ImageOutline, Outline
+
+FEW = 10
+"""Classes that stand for all where the start and the end are timed."""
+META = torch.device("meta")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `ld3m plan` prints; of processes, one that has the most classes."""
+
+    recipe: str
+    basis: str
+    """Where the seconds are from."""
+    shards: list[tuple[int, int]]
+    """(processes, classes of each)."""
+    images: int
+    """Of the process."""
+    z: list[int]
+    """The shape over all processes."""
+    c: list[int]
+    learnt_bytes: int
+    """Of Z, c and their momentum over all processes."""
+    micro_batch: int
+    """Images that go through the prior at a time, as the recipe says or `auto` finds."""
+    keep_graph_steps: int
+    """Steps whose graph is kept, likewise."""
+    denoiser_calls: dict[str, int]
+    seconds: dict[str, float]
+    """Of an iteration by part, of the start and of the end, on the clock."""
+    hours: float
+    processor: str
+    """GPU or CPU, whose hours are counted."""
+    processor_hours: float
+    """Of all processes: of GPUs also those that wait, of CPUs those that work."""
+    memory: dict[str, int]
+    """Bytes by part at the worst moment of the process."""
+    peak: int
+    """Their sum."""
+    available: int
+    """Bytes of the device, or of this machine."""
+    communication: dict[str, float]
+    """Bytes that the process is sent in an iteration, on average."""
+    real_bytes: int
+    """Of real images that the process reads in an iteration, from disk or the system's cache."""
+    experts_bytes: int
+    """Of disk, for what `Recipe.needs_experts`."""
+    warnings: list[str]
+
+
+@dataclass(frozen=True)
+class Basis:
+    """Seconds and what memory there is, measured or from a table."""
+
+    text: str
+    parts: dict[str, Seconds]
+    """Of an iteration."""
+    start: Seconds
+    end: Seconds
+    available: int
+    """Bytes."""
+    processor: str
+    sample: Sample | None = None
+    """What was measured."""
+    peak: int = 0
+    """Bytes that it took."""
+
+
+def plan(recipe: Recipe, processes: int, device: str | None = None) -> Plan:
+    """What a run on so many processes takes.
+
+    Without a device a sample of an iteration is timed here, a minute at most, and nothing is left in the run's folder;
+    images that were never prepared are prepared, and kept for the run. With one, neither images nor weights need be
+    here. Communication is not in the seconds, nor, from a table, are reading and the start.
+
+    Raises:
+        UserError: for an unknown device, a prior whose configurations are not here, or a mistake that `distill` tells.
+    """
+    chosen = devices.find(device) if device else None
+    here = None if chosen else _prepare(recipe, processes)
+    basis = _measure(*here) if here else None  # before anything else takes memory
+    outline = Outline.of(recipe.prior)
+    images: Any = here[0].images if here else ImageOutline.of(recipe.data)
+    own = range(0, len(images.classes), processes)
+    weights = sum(tensor.nbytes for tensor in outline.weights)
+    bench = Bench(recipe, outline, images, own, META)
+    if here:
+        recipe = here[0].recipe
+    elif chosen:
+        recipe = _settled(bench, processes, chosen.gib * 2**30 - devices.RESERVED - weights)
+    counts = Counts.of(replace(bench, recipe=recipe), outline)
+    shapes = Shapes(recipe, processes, len(images.classes), outline.latent_shape, outline.conditioning_shape)
+    if chosen:
+        basis = _look_up(chosen, shapes, counts)
+    assert basis
+    real = images.counts["train"]
+    parts = _memory(shapes, counts, weights, basis, real)
+    warnings = []
+    if processes > shapes.classes:
+        idle = processes - shapes.classes
+        warnings.append(f"{idle} of {processes} processes would be idle; give --processes {shapes.classes} or fewer")
+    if sum(parts.values()) > basis.available:
+        fitting = (
+            said
+            for said, other in _remedies(shapes)
+            if sum(_memory(other, counts, weights, basis, real).values()) <= basis.available
+        )
+        warnings.append(_does_not_fit(parts, basis.available, next(fitting, None)))
+    each = sum(basis.parts.values(), np.zeros(2))
+    clock, busy = (basis.start + basis.end + recipe.distill.iterations * each).tolist()
+    per_class = recipe.distill.latents_per_class
+    return Plan(
+        recipe=recipe.name,
+        basis=basis.text,
+        shards=shapes.shards,
+        images=shapes.images,
+        z=[shapes.classes, per_class, *shapes.latent],
+        c=[shapes.classes, per_class, *shapes.conditioning],
+        learnt_bytes=shapes.everyone * shapes.learnt_bytes,
+        micro_batch=min(shapes.images, recipe.prior.images_at_a_time),
+        keep_graph_steps=shapes.kept,
+        denoiser_calls=shapes.denoiser_calls(),
+        seconds={name: float(spent[0]) for name, spent in basis.parts.items()}
+        | {"start": float(basis.start[0]), "end": float(basis.end[0])},
+        hours=clock / 3600,
+        processor=basis.processor,
+        processor_hours=busy * (processes if basis.processor == "GPU" else shapes.share) / 3600,
+        memory={name: round(size) for name, size in parts.items()},
+        peak=round(sum(parts.values())),
+        available=basis.available,
+        communication=shapes.communication(),
+        real_bytes=shapes.real_bytes(real),
+        experts_bytes=_experts(bench) if recipe.needs_experts else 0,
+        warnings=warnings,
+    )
+
+
+# --- seconds -----------------------------------------------------------------------------------------------
+
+
+def _look_up(device: devices.Device, shapes: Shapes, counts: Counts) -> Basis:
+    """From operations counted and a device's data sheet."""
+    parts = {
+        name: np.full(2, sum(device.seconds(operations, dtype, shapes.recipe.tf32) for operations, dtype in done))
+        for name, done in shapes.operations(counts).items()
+    }
+    name = next(name for name, known in devices.DEVICES.items() if known is device)
+    text = f"estimated from a table, {name} at {devices.UTILISATION:.1%} of its dense peak; nothing was run"
+    return Basis(text, parts, np.zeros(2), parts["render"], round(device.gib * 2**30), "GPU")
+
+
+def _prepare(recipe: Recipe, processes: int) -> tuple[Bench, torch.Tensor, Seconds]:
+    """Data and prior as `distill` has them, the embeddings of the classes, and the seconds until they were there."""
+    before = time.process_time()  # of the interpreter and the libraries, in one thread and so on the clock too
+    began = time.perf_counter()
+    accelerator = parallel.start(recipe.tf32)
+    prior, images, embeddings = job.materials(recipe, accelerator)
+    own = range(0, len(images.classes), processes)
+    priors.provenance(recipe.prior.source)
+    spent = np.array([before + time.perf_counter() - began, time.process_time()])
+    bench = Bench(recipe, prior, images, own, accelerator.device)
+    bench = replace(bench, recipe=_settled(bench, processes, memory.free(accelerator.device)))
+    return bench, embeddings, spent
+
+
+def _settled(bench: Bench, processes: int, room: float) -> Recipe:
+    """The recipe with what `auto` is in so many free bytes, on a process that has the most images."""
+    return solve_auto(bench, processes, len(bench.own) * bench.recipe.distill.latents_per_class, room)
+
+
+def _measure(bench: Bench, embeddings: torch.Tensor, start: Seconds) -> Basis:
+    """From a sample of an iteration, of the start and of the end, run here."""
+    recipe, images, device = bench.recipe, bench.images, bench.device
+    few = list(bench.own[:FEW])
+    clock = np.array([time.perf_counter(), time.process_time()])
+    states = [initial(recipe, images, bench.prior, embeddings[label], label, device) for label in few]  # type: ignore[arg-type]
+    start = start + (_now() - clock) * len(bench.own) / len(few)
+    parts, sample = timed(bench)
+    with tempfile.TemporaryDirectory() as folder:
+        elsewhere = recipe.model_copy(update={"output": folder})
+        size = (recipe.distill.latents_per_class, recipe.data.channels, *(recipe.data.resolution,) * 2)
+        pixels = torch.randint(256, size, dtype=torch.uint8)
+        accelerator = parallel.start(recipe.tf32)
+        clock = _now()
+        checkpoints.save(elsewhere, 0, dict(zip(few, states, strict=True)), {}, accelerator)
+        parts["checkpoints"] = (_now() - clock) / len(few) * len(images.classes) / recipe.distill.checkpoint_every
+        classes, each = pictures.shown(len(images.classes), len(pixels))
+        clock = _now()
+        pictures.write_grid(Path(folder), pixels[:each].expand(classes, -1, -1, -1, -1))
+        pictures.write_frame(Path(folder), 0, pixels[:each].expand(classes, -1, -1, -1, -1))
+        parts["pictures"] = (_now() - clock) * recipe.distill.pictures / max(1, recipe.distill.iterations)
+        clock = _now()
+        names = [images.classes[label] for label in few]
+        for name in names:
+            run.write_images(Path(folder), name, pixels)
+        run.write_result(elsewhere, dict(zip(names, few, strict=True)), states, 0, {})
+        end = parts["render"] + (_now() - clock) / len(few) * len(bench.own)
+    if device.type == "cuda":
+        free, available = torch.cuda.mem_get_info(device)
+        peak = available - free - torch.cuda.memory_reserved(device) + torch.cuda.max_memory_reserved(device)
+        parts = {name: np.full(2, spent[0]) for name, spent in parts.items()}
+        start, end = np.full(2, start[0]), np.full(2, end[0])
+    else:
+        available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        peak = memory.peak(device)
+    text = f"measured here on {sample.images} images at a time through {sample.steps} steps"
+    return Basis(text, parts, start, end, available, "GPU" if device.type == "cuda" else "CPU", sample, peak)
+
+
+def _now() -> Seconds:
+    return np.array([time.perf_counter(), time.process_time()])
+
+
+# --- memory ------------------------------------------------------------------------------------------------
+
+
+def _memory(shapes: Shapes, counts: Counts, weights: int, basis: Basis, real: Sequence[int]) -> dict[str, float]:
+    """Bytes by part; what is nobody's tensors is what the measurement took beyond what was counted for it.
+
+    `real` are the numbers of real images of all classes.
+    """
+    here = basis.processor == "CPU"
+    parts, moment = shapes.memory(counts)
+    parts = {"weights of the prior": float(weights), **parts}
+    if (sample := basis.sample) is None:
+        slack = devices.SLACK * (parts[moment] + parts["graphs kept"])
+        return parts | {"CUDA and its allocator, assumed": devices.RESERVED + slack}
+    other = basis.peak - weights - sum(shapes.memory(counts, sample)[0].values())
+    if not here:
+        return parts | {"CUDA and its allocator": max(0.0, other)}
+    own = real[:: shapes.processes]
+    other -= shapes.mapped_bytes(own[: sample.units], sample.iterations)
+    parts["real images, mapped"] = shapes.mapped_bytes(own, shapes.recipe.distill.iterations)
+    return parts | {"interpreter, libraries, allocator": max(0.0, other)}
+
+
+def _remedies(shapes: Shapes) -> Iterator[tuple[str, Shapes]]:
+    """Changes that need less memory, the mildest first, and the run so changed."""
+    recipe = shapes.recipe
+    sampler, student = recipe.prior, recipe.distill.mtt
+    micro_batches = _halves(min(sampler.images_at_a_time, shapes.images))
+    shown = _halves(min(student.batch_syn or shapes.everyone, 256)) if recipe.distill.objective == "mtt" else [None]
+    doublings = [shapes.processes * 2**power for power in range(11)]
+    for processes in [count for count in doublings if count <= max(shapes.classes, shapes.processes)]:
+        for batch in shown:
+            for keep in dict.fromkeys([sampler.keep_graph_steps, 0]):
+                for micro_batch in micro_batches:
+                    said = []
+                    if keep != sampler.keep_graph_steps:
+                        said.append(f"prior.keep_graph_steps={keep}")
+                    if micro_batch != micro_batches[0]:
+                        said.append(f"prior.micro_batch={micro_batch}")
+                    if batch != shown[0]:
+                        said.append(f"distill.mtt.batch_syn={batch}")
+                    if processes != shapes.processes:
+                        said.append(f"--processes {processes}")
+                    prior = sampler.model_copy(update={"keep_graph_steps": keep, "micro_batch": micro_batch})
+                    mtt = student.model_copy(update={"batch_syn": batch} if batch != shown[0] else {})
+                    changed = {"prior": prior, "distill": recipe.distill.model_copy(update={"mtt": mtt})}
+                    yield " ".join(said), replace(shapes, recipe=recipe.model_copy(update=changed), processes=processes)
+
+
+def _halves(count: int) -> list[int]:
+    """A number, its half, and so on down to 1."""
+    return [max(1, count >> power) for power in range(count.bit_length())]
+
+
+def _does_not_fit(parts: dict[str, float], available: int, remedy: str | None) -> str:
+    """The line that says what is too large, and what to do about it."""
+    *known, _ = parts  # but for what is nobody's tensors
+    needed, largest = sum(parts.values()), max(known, key=lambda name: parts[name])
+    said = f"{needed / 2**30:,.1f} GiB do not fit into {available / 2**30:,.1f}, most of it {largest}"
+    if remedy:
+        return f"{said}; it fits with {remedy}"
+    if parts["weights of the prior"] > available / 2:
+        return f"{said}; share the weights out by launch/zero3.yaml, or give prior.dtype=bfloat16"
+    return f"{said}; lower distill.images_per_class, distill.real_batch, network.width or data.resolution"
+
+
+def _experts(bench: Bench) -> int:
+    """Bytes on disk of all experts that the recipe asks for."""
+    parameters = FlatNetwork(draws.network(bench.without_experts, bench.images, 0, META)).count
+    trajectories = Trajectories(bench.recipe, bench.images, parameters)
+    return trajectories.bytes_needed(bench.recipe.experts.count, resume=False)
+
+
+# --- print -------------------------------------------------------------------------------------------------
+
+
+def table(plan: Plan) -> str:
+    """The plan as aligned text."""
+    calls, gib = plan.denoiser_calls, 2**30
+    parts = {name: spent for name, spent in plan.seconds.items() if name not in ("start", "end") and spent}
+    rows = [
+        ("recipe", f"{plan.recipe}, {plan.basis}"),
+        ("shards", " and ".join(f"{_many(count, 'process')} × {_many(size, 'class')}" for count, size in plan.shards)),
+        ("", f"{_many(plan.images, 'image')} on each" + (" of the first" if len(plan.shards) > 1 else "")),
+        ("learnt", f"Z {plan.z}, c {plan.c}, {plan.learnt_bytes / 1e6:,.1f} MB with their momentum"),
+        ("at a time", f"{_many(plan.micro_batch, 'image')}, the graphs of {_many(plan.keep_graph_steps, 'step')} kept"),
+        ("denoiser", f"{calls['forwards']:,} calls forwards and {calls['backwards']:,} backwards an iteration,"),
+        ("", f"of {calls['images']:,} images; {calls['forwards in all']:,} and {calls['backwards in all']:,} in all"),
+        *(("seconds" * (not index), f"{spent:12,.3f}  {name}") for index, (name, spent) in enumerate(parts.items())),
+        ("", f"{sum(parts.values()):12,.3f}  an iteration"),
+        ("", f"{plan.seconds['start']:12,.3f}  the start"),
+        ("", f"{plan.seconds['end']:12,.3f}  the end"),
+        ("hours", f"{plan.hours:12,.3f}"),
+        (f"{plan.processor}-hours", f"{plan.processor_hours:12,.3f}"),
+        *(
+            ("GiB" * (not index), f"{size / gib:12,.3f}  {name}")
+            for index, (name, size) in enumerate(plan.memory.items())
+        ),
+        ("", f"{plan.peak / gib:12,.3f}  together, of {plan.available / gib:,.1f}"),
+        ("sent", f"{plan.communication['images of all classes'] / 1e6:12,.1f}  MB an iteration, images of all classes"),
+        ("read", f"{plan.real_bytes / 1e6:12,.1f}  MB an iteration, real images"),
+        *([("disk", f"{plan.experts_bytes / 1e9:12,.1f}  GB for the experts")] if plan.experts_bytes else []),
+        *(("warning", warning) for warning in plan.warnings),
+    ]
+    return "\n".join(f"{name:<10}{text}".rstrip() for name, text in rows)
+
+
+def _many(count: int, word: str) -> str:
+    """A number of something, in the plural unless there is one."""
+    return f"{count:,} {word}{'' if count == 1 else 'es' if word.endswith('s') else 's'}"

@@ -1,0 +1,91 @@
+"""Where Z and c start: encodings of real images, noise, k-means centres, or another run's latents."""
+
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ld3m.data import prepared as data
+from ld3m.data.coresets import Coreset
+from ld3m.distillation.kmeans import kmeans
+from ld3m.distillation.latents import unmoved
+from ld3m.errors import UserError
+from ld3m.machine.out_of_memory import in_parts
+from ld3m.priors import Prior
+from ld3m.randomness import generator
+from ld3m.recipe import Recipe
+from ld3m.recipe.values import STARTS
+from ld3m.runs import download as hub
+from ld3m.runs import folder as run
+
+
+@torch.no_grad()
+def initial(
+    recipe: Recipe, images: Coreset, prior: Prior, embedding: Tensor, label: int, device: torch.device
+) -> dict[str, Tensor]:
+    """The state of a class at the start: Z as `distill.init` says, c its embedding, or both as another run has them.
+
+    "prototype" is what D4M samples from (Su et al., CVPR 2024, arXiv 2407.15138), without its conditioning on text.
+    """
+    init, count = recipe.distill.init, recipe.distill.latents_per_class
+    if init not in STARTS:
+        z, c = (tensor.to(device) for tensor in _published(init, images.classes[label], count, prior))
+        return unmoved(recipe.distill, z, c)
+    draws = generator(recipe.seed, "init", label)
+    if init == "noise":
+        z = torch.randn(count, *prior.latent_shape, generator=draws).to(device)
+    elif init == "prototype":
+        encodings = _encode(images.images("train", label), prior, recipe.prior.images_at_a_time, device)
+        z = kmeans(encodings.flatten(1), count, draws).view(count, *prior.latent_shape).to(device)
+    else:
+        chosen = images.select("random" if init == "real" else init, label, count, draws)
+        z = _encode(images.images("train", label)[chosen], prior, recipe.prior.images_at_a_time, device).to(device)
+    c = embedding.expand(count, *prior.conditioning_shape).clone()
+    return unmoved(recipe.distill, z, c)
+
+
+def _published(init: str, name: str, count: int, prior: Prior) -> tuple[Tensor, Tensor]:
+    """Z and c of the first images of a class in another run, which is here or on the Hub.
+
+    Raises:
+        UserError: where it has not as many images of the class, or latents of another prior.
+    """
+    folder = hub.fetch(init.removeprefix("hub:")) if init.startswith("hub:") else Path(init)
+    if folder is None:
+        raise UserError(f"distill.init: {init} has no latents; give a data set that ld3m push-to-hub made")
+    tensors, metadata = run.read_latents(folder)
+    classes = json.loads(metadata["classes"])
+    if name not in classes:
+        raise UserError(f"distill.init: {init} has no class {name!r}; its classes are {', '.join(classes[:20])}")
+    places = (tensors["labels"] == classes.index(name)).nonzero().flatten()[:count]
+    if len(places) < count:
+        raise UserError(
+            f"distill.images_per_class: {count} latents of class {name!r} are wanted, but {init} has {len(places)}; "
+            "set fewer images per class"
+        )
+    z, c = tensors["z"][places], tensors["c"][places]
+    for what, found, wanted in (("Z", z, prior.latent_shape), ("c", c, prior.conditioning_shape)):
+        if tuple(found.shape[1:]) != tuple(wanted):
+            raise UserError(
+                f"distill.init: {init} has {what} of shape {list(found.shape[1:])}, not {list(wanted)} as this prior; "
+                "give the prior that it was made with"
+            )
+    return z, c
+
+
+def _encode(images: Tensor, prior: Prior, micro_batch: int, device: torch.device) -> Tensor:
+    """Latents [n, *latent_shape], on the CPU, of uint8 images [n, channels, H, W]."""
+
+    def encode(chunk: Tensor) -> Tensor:
+        pixels = data.to_signed(chunk.to(device))
+        if pixels.shape[-1] != prior.image_size:
+            pixels = functional.interpolate(pixels, size=prior.image_size, mode="bilinear", antialias=True)
+        return prior.encode(pixels).cpu()
+
+    advice = (
+        "distill.init: memory ran out as a single image was encoded; give distill.init=noise, a smaller "
+        "prior.resolution or more memory"
+    )
+    return in_parts(encode, images, micro_batch, advice)

@@ -1,0 +1,161 @@
+"""Expert trajectories on disk: which networks they are of, and their weights epoch by epoch.
+
+A folder holds `index.json`, and for each expert a safetensors file with `weights` [epochs + 1, parameters], row 0
+before training. Reading a snapshot reads its row alone.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from torch import Tensor
+
+from ld3m.data.prepared import ImageSet
+from ld3m.errors import UserError, sound
+from ld3m.files import write_json, write_tensors
+from ld3m.recipe import Recipe
+
+FORMAT = "ld3m-experts-1"
+DTYPES = {"float32": torch.float32, "float16": torch.float16}
+
+
+def describe(recipe: Recipe, images: ImageSet, parameters: int) -> dict[str, Any]:
+    """What experts and whoever uses them must agree on, by the recipe's keys where it has one."""
+    return {
+        **{f"network.{key}": value for key, value in recipe.network.model_dump(exclude={"dtype"}).items()},
+        "data.channels": recipe.data.channels,
+        "data.resolution": recipe.data.resolution,
+        "classes": images.classes,
+        "network parameters": parameters,
+        "mean of the training images": [round(value, 5) for value in images.mean.tolist()],
+        "std of the training images": [round(value, 5) for value in images.std.tolist()],
+    }
+
+
+class Trajectories:
+    """The experts of a folder, all of one kind of network, data and training."""
+
+    def __init__(self, recipe: Recipe, images: ImageSet, parameters: int) -> None:
+        self.folder = recipe.experts_folder
+        self.about = describe(recipe, images, parameters)
+        self.training = recipe.experts.model_dump(include={"epochs", "batch", "lr", "augment", "dtype"})
+        self.training["seed"] = recipe.seed
+        self.dtype = DTYPES[recipe.experts.dtype]
+        self.parameters = parameters
+        self.epochs = recipe.experts.epochs
+
+    def path(self, expert: int) -> Path:
+        """The file of a whole trajectory."""
+        return self.folder / f"expert-{expert:04d}.safetensors"
+
+    def partial(self, expert: int) -> Path:
+        """The file of one that is still in training, in float32."""
+        return self.folder / f"expert-{expert:04d}.partial.safetensors"
+
+    def check_training(self) -> None:
+        """Checks that the experts that are there, if any, were trained as these would be.
+
+        Raises:
+            UserError: naming what differs.
+        """
+        index = self._index()
+        self._check(index)
+        if index and index["training"] != self.training:
+            keys = [f"experts.{key}" for key, value in self.training.items() if index["training"].get(key) != value]
+            raise UserError(
+                f"experts.folder: {self.folder} holds experts trained otherwise ({', '.join(keys)} differ); "
+                "give another folder, or --no-resume to replace them"
+            )
+
+    def claim(self, resume: bool) -> None:
+        """Makes the folder that of these experts, without those that are there unless training resumes."""
+        for path in [] if resume else self._held():
+            path.unlink()
+        write_json(self.folder / "index.json", {"format": FORMAT, "about": self.about, "training": self.training})
+
+    def require(self, count: int, epochs: int, needed_by: str) -> None:
+        """Checks that the first `count` experts are there, of this network and data and so many epochs.
+
+        Args:
+            count: of experts.
+            epochs: of each, at least.
+            needed_by: the keys that ask for these epochs.
+
+        Raises:
+            UserError: saying which command makes what is missing.
+        """
+        index = self._index()
+        self._check(index)
+        there = sum(self.path(expert).is_file() for expert in range(count))
+        had = index["training"]["epochs"] if index else 0
+        if there < count:
+            raise UserError(
+                f"experts.folder: {self.folder} has {there} of experts.count = {count} experts; "
+                "make them with ld3m experts and the same recipe"
+            )
+        if had < epochs:
+            raise UserError(
+                f"experts.folder: the experts of {self.folder} have {had} epochs, but {needed_by} is {epochs}"
+            )
+
+    def weights(self, expert: int, epoch: int) -> Tensor:
+        """A snapshot [parameters] in float32, of the network after so many epochs."""
+        with safetensors.safe_open(self.path(expert), "pt") as file:
+            return file.get_slice("weights")[epoch].float()
+
+    def progress(self, expert: int) -> Tensor | None:
+        """The snapshots there are of an unfinished expert [epochs + 1, parameters], or None."""
+        if not self.partial(expert).is_file():
+            return None
+        with safetensors.safe_open(self.partial(expert), "pt") as file:
+            return file.get_tensor("weights")
+
+    def save(self, expert: int, snapshots: Tensor) -> None:
+        """Writes snapshots [epochs done + 1, parameters]; the last epoch's make the trajectory whole."""
+        if len(snapshots) <= self.epochs:
+            write_tensors(self.partial(expert), {"weights": snapshots}, {"format": FORMAT})
+            return
+        write_tensors(self.path(expert), {"weights": snapshots.to(self.dtype)}, {"format": FORMAT})
+        self.partial(expert).unlink(missing_ok=True)
+
+    def bytes_needed(self, count: int, resume: bool) -> int:
+        """Bytes on disk of `count` experts, or of those that are not there yet where training resumes."""
+        missing = sum(not (resume and self.path(expert).is_file()) for expert in range(count))
+        return missing * (self.epochs + 1) * self.parameters * self.dtype.itemsize
+
+    def bytes_free(self, resume: bool) -> int:
+        """Free bytes where the folder is or will be, with those of its experts unless training resumes."""
+        place = next(path for path in (self.folder.absolute(), *self.folder.absolute().parents) if path.exists())
+        return shutil.disk_usage(place).free + sum(path.stat().st_size for path in ([] if resume else self._held()))
+
+    def _held(self) -> list[Path]:
+        """The files of experts that are there, finished or not."""
+        return list(self.folder.glob("expert-*.safetensors"))
+
+    def _index(self) -> Any:
+        path = self.folder / "index.json"
+        with sound(f"experts.folder: {path}", "train the experts anew with --no-resume"):
+            return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+    def _check(self, index: Any) -> None:
+        """That the experts there are fit this recipe."""
+        if index is None:
+            return
+        if index.get("format") != FORMAT:
+            raise UserError(f"experts.folder: {self.folder} is of format {index.get('format')!r}, not {FORMAT!r}")
+        for key, value in self.about.items():
+            had = index["about"].get(key)
+            if had != value:
+                raise UserError(
+                    f"experts.folder: the experts of {self.folder} have {key} {_short(had)}, "
+                    f"this recipe {_short(value)}; give another folder, or make these experts with ld3m experts"
+                )
+
+
+def _short(value: Any) -> str:
+    """A value for a message; a thousand classes do not fit into one line."""
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"

@@ -1,0 +1,138 @@
+"""Training the experts of trajectory matching: networks on all real images, a snapshot of the weights an epoch."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from torch.nn import functional
+from tqdm import tqdm
+
+from ld3m import networks
+from ld3m.data import prepared as data
+from ld3m.errors import UserError
+from ld3m.images import augment
+from ld3m.machine import processes as parallel
+from ld3m.machine.memory import keep_freed_memory
+from ld3m.networks.flat import FlatNetwork, weights_of
+from ld3m.objectives.experts import Trajectories
+from ld3m.randomness import generator
+from ld3m.recipe import Recipe
+
+
+@parallel.together
+def train_experts(recipe: Recipe, resume: bool = True) -> Path:
+    """Trains the recipe's experts into their folder, going on where it was interrupted.
+
+    Experts are dealt to the processes of an `accelerate launch`; each is a function of its number alone, so that any
+    number of processes makes the same ones, and a larger `experts.count` adds to those there are.
+
+    Raises:
+        UserError: where the folder holds other experts, or the disk has no room.
+    """
+    settings = recipe.experts
+    keep_freed_memory()
+    accelerator = parallel.start(recipe.tf32)
+    main = accelerator.is_main_process
+    images = data.prepare(recipe.data, progress=main)
+    parameters = sum(p.numel() for p in _network(recipe, images, 0).parameters())
+    trajectories = Trajectories(recipe, images, parameters)
+    with accelerator.main_process_first():
+        if main:
+            if resume:
+                trajectories.check_training()
+            _tell_size(trajectories, settings.count, resume)
+            trajectories.claim(resume)
+    missing = [expert for expert in range(settings.count) if not trajectories.path(expert).is_file()]
+    accelerator.wait_for_everyone()  # all have looked before any expert is finished
+    own = parallel.shard(missing, accelerator)
+    stacks = [own[start : start + settings.together] for start in range(0, len(own), settings.together)]
+    real = data.Rows(images, "train")
+    with tqdm(desc="experts", total=len(own) * settings.epochs, unit="epoch", disable=not main) as bar:
+        for experts in stacks:
+            _train(experts, recipe, images, real, trajectories, accelerator, bar)
+    accelerator.wait_for_everyone()
+    if main:
+        print(f"{trajectories.folder}: {settings.count} experts of {settings.epochs} epochs")
+    return trajectories.folder
+
+
+def _network(recipe: Recipe, images: data.ImageSet, expert: int) -> torch.nn.Module:
+    shape = networks.Shape(recipe.data.channels, recipe.data.resolution, len(images.classes))
+    weights = generator(recipe.seed, "expert", expert)
+    network: torch.nn.Module = networks.build(recipe.network.arch, shape, recipe.network, weights)
+    return network
+
+
+def _tell_size(trajectories: Trajectories, count: int, resume: bool) -> None:
+    """Says what the disk will take before hours of training fill it."""
+    needed = trajectories.bytes_needed(count, resume)
+    free = trajectories.bytes_free(resume)
+    said = f"{needed / 1e6:,.1f} MB in {trajectories.folder}, where {free / 1e6:,.0f} MB are free"
+    if needed > free:
+        raise UserError(f"experts.count: the experts need {said}; give fewer, or experts.dtype=float16")
+    print(f"the experts take {said}")
+
+
+def _train(
+    experts: Sequence[int],
+    recipe: Recipe,
+    images: data.ImageSet,
+    real: data.Rows,
+    trajectories: Trajectories,
+    accelerator: Accelerator,
+    bar: tqdm,
+) -> None:
+    """Trains a stack of experts by plain SGD; without momentum a snapshot is all that going on needs."""
+    settings = recipe.experts
+    device = accelerator.device
+    built = [_network(recipe, images, expert) for expert in experts]
+    student = FlatNetwork(built[0].to(device))
+    snapshots = []
+    for expert, network in zip(experts, built, strict=True):
+        begun = trajectories.progress(expert)
+        snapshots.append([weights_of(network).cpu()] if begun is None else list(begun))
+    first = min(len(rows) for rows in snapshots) - 1  # the stack goes on from where its last expert is
+    weights = torch.stack([rows[first] for rows in snapshots]).to(device)
+    bar.update(first * len(experts))
+    for epoch in range(first, settings.epochs):
+        draws = [generator(recipe.seed, "expert epoch", expert, epoch) for expert in experts]
+        orders = torch.stack([torch.randperm(len(real), generator=numbers) for numbers in draws])
+        for places in orders.split(settings.batch, dim=1):
+            shown = torch.stack(
+                [
+                    _shown(real[chosen].to(device), images, numbers if settings.augment else None)
+                    for chosen, numbers in zip(places, draws, strict=True)
+                ]
+            )
+            weights = _step(student, weights, shown, real.labels[places].to(device), settings.lr)
+        for expert, rows, row in zip(experts, snapshots, weights.cpu(), strict=True):
+            rows[epoch + 1 :] = [row.clone()]
+            trajectories.save(expert, torch.stack(rows))
+        bar.update(len(experts))
+
+
+def _shown(pixels: Tensor, images: data.ImageSet, numbers: torch.Generator | None) -> Tensor:
+    """Real images as an expert sees them, augmented where random numbers are given."""
+    inputs = images.normalise(data.to_pixels(pixels))
+    return inputs if numbers is None else augment.draw(numbers, inputs.shape[-1], len(inputs))(inputs)
+
+
+def _step(student: FlatNetwork, weights: Tensor, shown: Tensor, labels: Tensor, lr: float) -> Tensor:
+    """One step of gradient descent of a stack of networks.
+
+    Args:
+        student: the network.
+        weights: [networks, parameters].
+        shown: each network's batch, [networks, n, channels, H, W].
+        labels: [networks, n].
+        lr: the step size.
+    """
+    weights = weights.detach().requires_grad_()
+    with torch.enable_grad():
+        logits = torch.func.vmap(student)(weights, shown) if len(weights) > 1 else student(weights[0], shown[0])[None]
+        # The sum over networks: each has a gradient of its own.
+        loss = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum") / labels.shape[1]
+        (gradient,) = torch.autograd.grad(loss, weights)
+    return weights.detach() - lr * gradient

@@ -1,0 +1,1 @@
+"""Training small priors on one's own images. Priors that exist already are `priors`."""

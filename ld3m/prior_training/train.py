@@ -1,0 +1,261 @@
+"""Training a small class-conditional latent diffusion model on the user's own images, and judging it."""
+
+import json
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ld3m import priors
+from ld3m.data import prepared as data
+from ld3m.errors import UserError, sound
+from ld3m.files import writable, write_json, write_text
+from ld3m.machine import lock
+from ld3m.machine import processes as parallel
+from ld3m.prior_training.fit import Fit, fit
+from ld3m.prior_training.quality import evaluate_prior
+from ld3m.priors import ClassConditionalLDM
+from ld3m.randomness import generator
+from ld3m.recipe import SamplerRecipe
+from ld3m.recipe.files import digest, to_yaml
+from ld3m.recipe.prior import NORM_GROUPS, AutoencoderRecipe, DenoiserRecipe, PriorRecipe
+
+TRAIN_STEPS = 1000
+BETAS = (0.0015, 0.0195)
+"""The noise schedule of the original latent diffusion models (Rombach et al., CVPR 2022)."""
+SNR_CAP = 5.0
+"""γ of min-SNR weighting (Hang et al., ICCV 2023), which makes the denoiser learn several times faster."""
+AUTOENCODER_EMA = 0.99
+
+
+@parallel.together
+def train_prior(recipe: PriorRecipe, resume: bool = True) -> Path:
+    """Trains the autoencoder, then the denoiser, then evaluates; returns the prior's folder.
+
+    Interrupted, it goes on from its newest checkpoint. Under `accelerate launch` each process takes its share of
+    every batch.
+    """
+    accelerator = parallel.start()
+    main = accelerator.is_main_process
+    folder = recipe.folder
+    training = folder / "training"
+    with ExitStack() as claimed:
+        with accelerator.main_process_first():
+            if main:
+                claimed.enter_context(_claim(recipe, training, resume))
+        _train(recipe, folder, training, accelerator)
+    return folder
+
+
+def _train(recipe: PriorRecipe, folder: Path, training: Path, accelerator: Accelerator) -> None:
+    """Trains both networks, saves them as a prior, and judges it."""
+    main = accelerator.is_main_process
+    images = data.prepare(recipe.data, progress=main)
+    real, labels = images.everything("train")
+    autoencoder, autoencoder_seconds = _train_autoencoder(recipe, real, training, accelerator)
+    latents = _encode_all(autoencoder, real, accelerator)
+    scale = 1 / float(latents.std())
+    autoencoder.register_to_config(scaling_factor=scale)
+    latents = latents * scale
+    prior, denoiser_seconds = _train_denoiser(recipe, autoencoder, latents, labels, images, training, accelerator)
+    if main:
+        prior.save(folder, torch.float16)
+        saved = priors.load(SamplerRecipe(source=str(folder)), accelerator.device)
+        report = {
+            **evaluate_prior(recipe, saved, images, training, accelerator.device),
+            "training": {
+                "autoencoder seconds": autoencoder_seconds,
+                "denoiser seconds": denoiser_seconds,
+                "processes": accelerator.num_processes,
+                "threads of each": torch.get_num_threads(),
+            },
+        }
+        write_json(training / "evaluation.json", report)
+        print(json.dumps(report, indent=2))
+        where = f"{training} has pictures of its reconstructions and samples"
+        print(f"{folder}: take it with prior.source={shlex.quote(str(folder))}; {where}", file=sys.stderr)
+
+
+@contextmanager
+def _claim(recipe: PriorRecipe, training: Path, resume: bool) -> Iterator[None]:
+    """Makes the folder ours, and keeps other commands out of it; for one process.
+
+    Raises:
+        UserError: where it holds another recipe's prior, or something that this did not train, or another process is
+            at work in it.
+    """
+    folder, note = training.parent, training / "digest.json"
+    writable(folder, "give another --output")
+    foreign = [path for path in folder.iterdir() if path.name != lock.LOCK]
+    if foreign and not note.is_file():
+        raise UserError(f"output: {folder} is not empty and no prior of ld3m train-prior; give another --output")
+    with lock.hold(folder):
+        if note.is_file() and resume and _noted(note) != digest(recipe):
+            raise UserError(f"output: {folder} holds a prior of another recipe; give another output, or --no-resume")
+        if not resume:
+            for name in ("autoencoder", "denoiser"):
+                (training / f"{name}.safetensors").unlink(missing_ok=True)
+        write_json(note, {"digest": digest(recipe)})
+        write_text(training / "recipe.yaml", to_yaml(recipe))
+        yield
+
+
+def _noted(note: Path) -> str:
+    """The digest of the recipe by which a prior is trained; UserError where the file is damaged."""
+    with sound(f"output: {note}", "give another output, or --no-resume"):
+        return str(json.loads(note.read_text(encoding="utf-8"))["digest"])
+
+
+def _fit_settings(
+    name: str, settings: AutoencoderRecipe | DenoiserRecipe, ema: float, recipe: PriorRecipe, training: Path
+) -> Fit:
+    return Fit(name, training, recipe.seed, settings.steps, settings.batch, settings.lr, ema, recipe.checkpoint_every)
+
+
+# --- the autoencoder ---------------------------------------------------------------------------------------
+
+
+def _train_autoencoder(
+    recipe: PriorRecipe, real: Tensor, training: Path, accelerator: Accelerator
+) -> tuple[Any, float]:
+    """A VQModel by L1 reconstruction and commitment; its codes start as encodings of real images.
+
+    The first tenth of training leaves quantisation out, so that the codes are born where the encodings are and none
+    of them dies unused.
+    """
+    from diffusers import VQModel
+
+    settings = recipe.autoencoder
+    levels = len(settings.channels)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        model = VQModel(
+            in_channels=recipe.data.channels,
+            out_channels=recipe.data.channels,
+            down_block_types=("DownEncoderBlock2D",) * levels,
+            up_block_types=("UpDecoderBlock2D",) * levels,
+            block_out_channels=tuple(settings.channels),
+            latent_channels=settings.latent_channels,
+            num_vq_embeddings=settings.codes,
+            norm_num_groups=NORM_GROUPS,
+            sample_size=recipe.data.resolution,
+        ).to(accelerator.device)
+    unquantised = settings.steps // 10
+
+    def encode(indices: Tensor) -> tuple[Tensor, Tensor]:
+        images = data.to_signed(real[indices].to(accelerator.device))
+        return images, model.encode(images).latents
+
+    @torch.no_grad()
+    def seed_codes() -> None:
+        images = torch.randint(len(real), (settings.codes,), generator=generator(recipe.seed, "codes"))
+        _, latents = encode(images)
+        spots = latents[0, 0].numel()
+        places = torch.randint(spots, (settings.codes,), generator=generator(recipe.seed, "places")).to(latents.device)
+        rows = torch.arange(settings.codes, device=latents.device)
+        model.quantize.embedding.weight.copy_(latents.flatten(2)[rows, :, places])
+
+    def loss_of(step: int, indices: Tensor, share: slice) -> Tensor:
+        if step == unquantised:
+            seed_codes()
+        images, latents = encode(indices[share])
+        if step < unquantised:
+            return functional.l1_loss(model.decode(latents, force_not_quantize=True).sample, images)
+        codes, commitment, _ = model.quantize(latents)
+        decoded = model.decoder(model.post_quant_conv(codes))
+        return functional.l1_loss(decoded, images) + commitment
+
+    how = _fit_settings("autoencoder", settings, AUTOENCODER_EMA, recipe, training)
+    return fit(how, model, loss_of, len(real), accelerator)
+
+
+@torch.no_grad()
+def _encode_all(autoencoder: Any, real: Tensor, accelerator: Accelerator) -> Tensor:
+    """Encodings of all images, float32 [N, C, h, w], on the CPU; far smaller than the images as floats."""
+    chunks = enumerate(real.split(100))
+    own = parallel.shard(list(chunks), accelerator)
+    encoded = [
+        (index, autoencoder.encode(data.to_signed(chunk.to(accelerator.device))).latents.cpu()) for index, chunk in own
+    ]
+    ordered = sorted(parallel.gather(encoded, accelerator), key=lambda item: item[0])
+    return torch.cat([latents for _, latents in ordered])
+
+
+# --- the denoiser ------------------------------------------------------------------------------------------
+
+
+class _Conditional(nn.Module):
+    """The UNet and its class table, trained as one."""
+
+    def __init__(self, unet: nn.Module, table: nn.Embedding) -> None:
+        super().__init__()
+        self.unet = unet
+        self.table = table
+
+
+def _train_denoiser(
+    recipe: PriorRecipe,
+    autoencoder: Any,
+    latents: Tensor,
+    labels: Tensor,
+    images: data.ImageSet,
+    training: Path,
+    accelerator: Accelerator,
+) -> tuple[ClassConditionalLDM, float]:
+    """A UNet that predicts the noise, under min-SNR weighting, with the class dropped now and then."""
+    from diffusers import DDIMScheduler, UNet2DConditionModel
+
+    settings = recipe.denoiser
+    device = accelerator.device
+    down = ["CrossAttnDownBlock2D" if attends else "DownBlock2D" for attends in settings.attention]
+    up = ["CrossAttnUpBlock2D" if attends else "UpBlock2D" for attends in reversed(settings.attention)]
+    null = len(images.classes)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        unet = UNet2DConditionModel(
+            sample_size=latents.shape[-1],
+            in_channels=latents.shape[1],
+            out_channels=latents.shape[1],
+            layers_per_block=settings.layers,
+            block_out_channels=tuple(settings.channels),
+            down_block_types=tuple(down),
+            up_block_types=tuple(up),
+            cross_attention_dim=settings.class_width,
+            attention_head_dim=settings.heads,
+            norm_num_groups=NORM_GROUPS,
+        )
+        model = _Conditional(unet, nn.Embedding(null + 1, settings.class_width)).to(device)
+    scheduler = DDIMScheduler(
+        num_train_timesteps=TRAIN_STEPS,
+        beta_start=BETAS[0],
+        beta_end=BETAS[1],
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+    alphas = scheduler.alphas_cumprod.to(device)
+    weights = (SNR_CAP * (1 - alphas) / alphas).clamp(max=1)
+
+    def loss_of(step: int, indices: Tensor, share: slice) -> Tensor:
+        draws = generator(recipe.seed, "denoiser draws", step)
+        times = torch.randint(TRAIN_STEPS, indices.shape, generator=draws)[share].to(device)
+        noise = torch.randn(len(indices), *latents.shape[1:], generator=draws)[share].to(device)
+        dropped = torch.rand(indices.shape, generator=draws) < settings.null_share
+        classes = torch.where(dropped, null, labels[indices])[share].to(device)
+        z = latents[indices[share]].to(device)
+        a = alphas[times].view(-1, 1, 1, 1)
+        predicted = model.unet(a.sqrt() * z + (1 - a).sqrt() * noise, times, model.table(classes)[:, None]).sample
+        errors = (predicted - noise).square().mean((1, 2, 3))
+        return (weights[times] * errors).mean()
+
+    how = _fit_settings("denoiser", settings, settings.ema, recipe, training)
+    averaged, seconds = fit(how, model, loss_of, len(latents), accelerator)
+    return ClassConditionalLDM(autoencoder, averaged.unet, averaged.table.weight, images.classes, scheduler), seconds

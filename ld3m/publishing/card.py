@@ -1,0 +1,366 @@
+"""The card of a data set on the Hub: what it is, how good, how to use it, how it was made, under which licence."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any
+
+import yaml
+
+from ld3m.data import imagenet
+from ld3m.evaluation.rows import augmented, set_name
+from ld3m.files import ASSETS
+from ld3m.recipe import Recipe
+from ld3m.recipe.values import PACKAGED_PRIORS
+from ld3m.runs import folder as run
+
+TEMPLATES = ASSETS / "card"
+TAGS = ("dataset-distillation", "ld3m", "synthetic", "diffusion", "arxiv:2403.03881")
+SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+ON_THE_HUB = {
+    "fashion-mnist": "zalando-datasets/fashion_mnist",
+    "fashion-mnist-small": "zalando-datasets/fashion_mnist",
+    "imagenet": "ILSVRC/imagenet-1k",
+}
+"""Data sources known by name, as the Hub has them."""
+LICENCES = {
+    "digits": "cc-by-4.0",
+    "fashion-mnist": "mit",
+    "fashion-mnist-small": "mit",
+    "imagenet": "imagenet-terms-of-access",
+}
+"""Of the real images, where the source is known by name."""
+NOT_THE_HUBS = {"imagenet-terms-of-access": "https://www.image-net.org/download.php"}
+"""Licences that the Hub has no id for, and where they are."""
+SEVERAL = "\ninputs, targets = formation.shown(inputs, targets, {factor})"
+"""The line that takes several images out of each, in the program that trains on them."""
+PLACES = ("source", "root", "init", "folder")
+"""Keys of recipes, of prior.json and of evaluation.json whose values may be folders of this machine."""
+NON_COMMERCIAL = re.compile(r"(^|-)nc(-|$)|imagenet-terms|non-?commercial|research")
+
+
+@dataclass(frozen=True)
+class Section:
+    """What the card says of one config: a finished run, read from its folder."""
+
+    config: str
+    """Its name, `ipc<images per class>-<resolution>px`, or `ipc1-factor2-32px` where each holds several."""
+    classes: list[str]
+    images: int
+    recipe: Recipe
+    prior: dict[str, Any]
+    evaluation: dict[str, Any]
+    metadata: dict[str, str]
+
+    @classmethod
+    def of(cls, folder: Path) -> "Section":
+        """That of a run's folder."""
+        recipe, metadata = run.load_recipe(folder, []), run.metadata(folder)
+        classes = json.loads(metadata["classes"])
+        each, factor = recipe.distill.images_per_class, recipe.distill.factor
+        several = f"-factor{factor}" if factor > 1 else ""
+        return cls(
+            config=f"ipc{each}{several}-{recipe.data.resolution}px",
+            classes=classes,
+            images=len(classes) * each,
+            recipe=recipe,
+            prior=without_folders(_json(folder / "prior.json")),
+            evaluation=without_folders(_json(folder / "evaluation.json")),
+            metadata=metadata,
+        )
+
+    @property
+    def recipe_yaml(self) -> str:
+        """The resolved recipe without paths of the machine it ran on, which nobody else has nor should see."""
+        content = self.recipe.model_dump(mode="json")
+        content["output"] = None
+        return yaml.safe_dump(without_folders(content), sort_keys=False, allow_unicode=True)
+
+    @property
+    def licences(self) -> list[str]:
+        """Of the result: what the recipe says, or those of the real images and of the prior, as far as known."""
+        if self.recipe.hub.licence:
+            return [self.recipe.hub.licence]
+        known = (LICENCES.get(self.recipe.data.source), self.prior.get("licence"))
+        return list(dict.fromkeys(each for each in known if each))
+
+
+def is_ours(text: str | None) -> bool:
+    """Whether a card was written here."""
+    return text is not None and "<!-- ld3m:" in text
+
+
+def merge(old: str | None, repo: str, section: Section) -> str:
+    """The card with a config's part new, and with all else as it is: other configs, and what people wrote.
+
+    Args:
+        old: the card as it is now, if there is one.
+        repo: `user/name`.
+        section: of the config.
+    """
+    meta, text = _split(old or "")
+    title = (
+        meta.get("pretty_name") or f"{section.recipe.data.source.removeprefix('hub:').rpartition('/')[2]}, distilled"
+    )
+    for name, content in (
+        ("about", _fill("about", title=title)),
+        ("limits", (TEMPLATES / "limits.md").read_text(encoding="utf-8")),
+        (section.config, _body(repo, section)),
+    ):
+        text = _put(text, name, content)
+    return f"---\n{yaml.safe_dump(_metadata(meta, title, section), sort_keys=False, allow_unicode=True)}---\n{text}"
+
+
+def _split(card: str) -> tuple[dict[str, Any], str]:
+    """Metadata and text."""
+    found = re.fullmatch(r"---\r?\n(.*?\n)?---\r?\n?(.*)", card, re.DOTALL)
+    if not found:
+        return {}, card
+    meta = yaml.safe_load(found[1] or "")
+    return (meta if isinstance(meta, dict) else {}), found[2]
+
+
+def _put(text: str, name: str, content: str) -> str:
+    """Replaces the part of a name, or adds it, before the limits."""
+    begin, end = f"<!-- ld3m:begin {name} -->", f"<!-- ld3m:end {name} -->"
+    part = f"{begin}\n\n{content.strip()}\n\n{end}"
+    if begin in text and end in text:
+        before, _, rest = text.partition(begin)
+        return before + part + rest.partition(end)[2]
+    before, limits, rest = text.partition("<!-- ld3m:begin limits -->")
+    return f"{before.rstrip()}\n\n{part}\n\n{limits}{rest}".strip() + "\n"
+
+
+def _metadata(meta: dict[str, Any], title: str, section: Section) -> dict[str, Any]:
+    """What the Hub indexes; keys that people added stay, and ours are of all configs."""
+    paths = f"{section.config}/*.parquet"
+    config = {"config_name": section.config, "data_files": [{"split": "train", "path": paths}]}
+    others = [each for each in meta.get("configs", []) if each.get("config_name") != section.config]
+    configs = sorted([*others, config], key=lambda each: str(each["config_name"]))
+    for place, each in enumerate(configs):
+        each.pop("default", None)
+        if place == 0 and len(configs) > 1:
+            each["default"] = True
+    sources = [*meta.get("source_datasets", []), *_source(section)]
+    return {
+        **meta,
+        "pretty_name": title,
+        **_licence_metadata(section.licences, meta),
+        "task_categories": ["image-classification"],
+        "size_categories": sorted({*meta.get("size_categories", []), _size(section.images)}),
+        **({"source_datasets": list(dict.fromkeys(sources))} if sources else {}),
+        "tags": list(dict.fromkeys([*meta.get("tags", []), *TAGS])),
+        "configs": configs,
+    }
+
+
+def _size(images: int) -> str:
+    return next((name for limit, name in SIZES if images < limit), "1M<n<10M")
+
+
+def _source(section: Section) -> list[str]:
+    source = section.recipe.data.source
+    name = source.removeprefix("hub:") if source.startswith("hub:") else ON_THE_HUB.get(source)
+    return [name] if name else []
+
+
+def _licence_metadata(licences: list[str], meta: dict[str, Any]) -> dict[str, Any]:
+    """The keys of the licence, of this and of the other configs; what is unknown of one is unknown of all."""
+    if foreign := next((each for each in licences if each in NOT_THE_HUBS), None):
+        return {"license": "other", "license_name": foreign, "license_link": NOT_THE_HUBS[foreign]}
+    if meta.get("license") == "other" and "license_name" in meta:
+        return {}
+    before = meta.get("license") or []
+    named = list(dict.fromkeys([*([before] if isinstance(before, str) else before), *(licences or ["unknown"])]))
+    return {"license": named[0] if len(named) == 1 else named}
+
+
+# --- the text of a config ----------------------------------------------------------------------------------
+
+
+def _body(repo: str, section: Section) -> str:
+    recipe = section.recipe
+    each, factor = recipe.distill.images_per_class, recipe.distill.factor
+    count = len(section.classes)
+    return _fill(
+        "config",
+        repo=repo,
+        config=section.config,
+        images=f"{section.images:,}",
+        classes=f"{count} classes" if count > 1 else "1 class",
+        per_class=f"{each} each" + (f" of {factor} × {factor} smaller ones side by side" if factor > 1 else ""),
+        resolution=recipe.data.resolution,
+        colour="grey" if recipe.data.channels == 1 else "colour",
+        objective=recipe.distill.objective,
+        iterations=recipe.distill.iterations,
+        data=f"`{_without_folders(recipe.data.source)}`",
+        prior=f"`{_without_folders(recipe.prior.source)}`",
+        accuracy=_accuracy(section),
+        training=_training(repo, section),
+        facts="\n".join(f"| {name} | {value} |" for name, value in _facts(section).items()),
+        recipe=section.recipe_yaml,
+        class_list=_classes(section),
+        licence=_licence(section),
+    )
+
+
+def _fill(template: str, **values: object) -> str:
+    return (TEMPLATES / f"{template}.md").read_text(encoding="utf-8").format(**values)
+
+
+def _accuracy(section: Section) -> str:
+    """A row an architecture, a column a training set: mean ± std over networks, and how these were trained."""
+    rows = [row for row in section.evaluation.get("results", []) if row["split"] == "test"]
+    if not rows:
+        return "Not measured yet; `ld3m evaluate` measures it."
+    sets = {set_name(row): row for row in rows}
+    heads = [_trained_on(row) for row in sets.values()]
+    lines = [f"| trained from scratch on | {' | '.join(heads)} |", "| --- |" + " --- |" * len(sets)]
+    for arch in dict.fromkeys(row["arch"] for row in rows):
+        lines.append(f"| {arch} | {' | '.join(_cell(rows, each, arch) for each in sets)} |")
+    means = [row for row in section.evaluation.get("cross_architecture", []) if row["split"] == "test"]
+    for row in means[:1]:
+        across = [next((_figure(mean) for mean in means if set_name(mean) == each), "") for each in sets]
+        lines.append(f"| mean without {row['without']} | {' | '.join(across)} |")
+    tested = max(row["tested_on"] for row in rows)
+    protocols = dict.fromkeys(json.dumps(row["protocol"]) for row in rows)
+    return "\n".join(
+        [
+            f"Test accuracy in % on {tested:,} real images, mean ± standard deviation (networks):",
+            "",
+            *lines,
+            "",
+            *(f"Networks: `{protocol}`, SGD with momentum 0.9, weight decay 5e-4." for protocol in protocols),
+        ]
+    )
+
+
+def _trained_on(row: dict[str, Any]) -> str:
+    name, images = row["trained_on"], f"{row['images']:,}"
+    kinds = {
+        "distilled": f"these {images}",
+        "random": f"{images} random real images",
+        "full": f"all {images} real images",
+    }
+    other = f"{images} images of the {name}" if name.startswith("run ") else f"{images} real images, {name}"
+    return kinds.get(name, other) + ("" if augmented(row) else ", without augmentation")
+
+
+def _cell(rows: list[dict[str, Any]], trained_on: str, arch: str) -> str:
+    return next((_figure(row) for row in rows if (set_name(row), row["arch"]) == (trained_on, arch)), "")
+
+
+def _figure(row: dict[str, Any]) -> str:
+    return f"{row['mean']:.1f} ± {row['std']:.1f} ({len(row['accuracies'])})"
+
+
+def _training(repo: str, section: Section) -> str:
+    """A program that trains the first architecture as it was measured; nothing where none was."""
+    rows = [row for row in section.evaluation.get("results", []) if row["trained_on"] == "distilled"]
+    if not rows or "normalisation" not in section.evaluation:
+        return ""
+    protocol, data, factor = rows[0]["protocol"], section.recipe.data, section.recipe.distill.factor
+    drawn = f"augment.draw(draws, {data.resolution}, len(places))(inputs[places])"
+    return _fill(
+        "training",
+        repo=repo,
+        config=section.config,
+        augmented="differentiable Siamese augmentation" if protocol["augment"] else "without augmentation",
+        modules="augment, networks" if factor == 1 else "augment, formation, networks",
+        several="" if factor == 1 else SEVERAL.format(factor=factor),
+        held="" if factor == 1 else f"each image cut into the {factor**2} that it holds, these enlarged, ",
+        shown=drawn if protocol["augment"] else "inputs[places]",
+        arch=rows[0]["arch"],
+        channels=data.channels,
+        resolution=data.resolution,
+        count=len(section.classes),
+        **{name: [round(value, 4) for value in section.evaluation["normalisation"][name]] for name in ("mean", "std")},
+        **{name: protocol[name] for name in ("epochs", "batch", "lr", "ema")},
+    )
+
+
+def _facts(section: Section) -> dict[str, str]:
+    recipe, prior = section.recipe, section.prior
+    versions = json.loads(section.metadata.get("versions", "{}"))
+    noise = f"{section.metadata['noise']}, of iteration {section.metadata['noise_iteration']}"
+    return {
+        "seed": section.metadata["seed"],
+        "digest of the recipe": f"`{section.metadata['recipe']}`",
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()) or "not noted",
+        "prior": f"`{_without_folders(recipe.prior.source)}`, {prior.get('kind', 'of a kind not noted')}",
+        "revision of the prior": f"`{prior.get('revision') or 'none'}`, SHA-256 `{prior.get('sha256', 'not noted')}`",
+        "licence of the prior": prior.get("licence") or "not known",
+        "sampling": f"{recipe.prior.steps} steps, guidance {recipe.prior.guidance:g}, `{recipe.prior.skip}` skip",
+        "noise": noise,
+        "normalisation": _normalisation(section),
+    }
+
+
+def _normalisation(section: Section) -> str:
+    found = section.evaluation.get("normalisation")
+    if not found:
+        return "none; pixels as they are"
+    mean, std = (", ".join(f"{value:.4f}" for value in found[name]) for name in ("mean", "std"))
+    return f"none in the files; networks were trained with mean {mean} and std {std} of the real images"
+
+
+def _classes(section: Section) -> str:
+    """Labels, names, and their numbers in the source, or WordNet ids."""
+    ids = json.loads(section.metadata.get("class_ids", "null")) or range(len(section.classes))
+    of_imagenet = section.recipe.data.source == "imagenet"
+    known = [f"`{imagenet.classes()[place].wordnet_id}`" if of_imagenet else str(place) for place in ids]
+    rows = [
+        f"| {label} | {name} | {place} |"
+        for label, (name, place) in enumerate(zip(section.classes, known, strict=True))
+    ]
+    return "\n".join(
+        [f"| label | class | {'WordNet id' if of_imagenet else 'number in the source'} |", "| --- | --- | --- |", *rows]
+    )
+
+
+def _licence(section: Section) -> str:
+    """Whose licences hold, and whether one forbids commerce."""
+    recipe, prior = section.recipe, section.prior.get("licence")
+    if recipe.hub.licence:
+        words = [f"`{recipe.hub.licence}`, as its author says."]
+    else:
+        words = [
+            "The images derive from the real images and from the prior, and what either licence asks holds for them.",
+            f"Real images (`{_without_folders(recipe.data.source)}`): {_named(LICENCES.get(recipe.data.source))}.",
+            f"Prior (`{_without_folders(recipe.prior.source)}`): {_named(prior)}.",
+        ]
+    if forbidding := [
+        each for each in dict.fromkeys([*section.licences, prior]) if each and NON_COMMERCIAL.search(each)
+    ]:
+        words.append(f"**Not for commercial use**: {', '.join(_named(each) for each in forbidding)}.")
+    return "\n".join(words)
+
+
+def _named(licence: str | None) -> str:
+    if licence in NOT_THE_HUBS:
+        return f"[{licence}]({NOT_THE_HUBS[licence]})"
+    return f"`{licence}`" if licence else "licence not known; ask whoever published them"
+
+
+def without_folders(content: Any) -> Any:
+    """A document with nothing but the names of what lies on this machine, wherever `PLACES` says that one may be."""
+    if isinstance(content, list):
+        return [without_folders(part) for part in content]
+    if not isinstance(content, dict):
+        return content
+    return {
+        key: _without_folders(value) if key in PLACES and isinstance(value, str) else without_folders(value)
+        for key, value in content.items()
+    }
+
+
+def _without_folders(path: str | None) -> str | None:
+    """A source's name: of an absolute path the last part."""
+    if not path or path in PACKAGED_PRIORS or path.startswith("hub:") or not PurePath(path).is_absolute():
+        return path
+    return PurePath(path).name
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}

@@ -1,0 +1,88 @@
+"""A run that was pushed to the Hugging Face Hub, back as a folder in the layout of a run."""
+
+import functools
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from ld3m.errors import UserError, one_line
+from ld3m.files import write_folder
+from ld3m.machine.hub import patiently
+from ld3m.runs import folder as run
+
+T = TypeVar("T")
+NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(:(?P<config>[\w.-]+))?(@(?P<revision>[\w./-]+))?")
+"""A data set of the Hub, one of its configs, and a branch, tag or commit: me/garments:ipc1-32px@main."""
+COPIED = ("metrics.jsonl", "grid.png")
+"""Files of a run that lie in the folder of its config as they are, where there are such."""
+WRITTEN = ("recipe.yaml", "prior.json", "evaluation.json")
+"""Those that lie there without the folders of the machine they were made on."""
+
+
+def fetch(name: str) -> Path | None:
+    """A pushed run as a local folder in the layout of a run, below imported/; None for other data sets.
+
+    Args:
+        name: `user/name`, with `:config` where it has several, and `@revision` for a branch, tag or commit.
+
+    Raises:
+        UserError: where there is no such data set or config, or the Hub cannot be reached.
+    """
+    found = NAME.fullmatch(name)
+    if not found:
+        raise UserError(f"{name}: is no data set's name; give USER/NAME, USER/NAME:CONFIG or USER/NAME@REVISION")
+    repo, config, revision = found["repo"], found["config"], found["revision"]
+    from huggingface_hub import HfApi, snapshot_download
+
+    files = _asked(name, lambda: HfApi().list_repo_files(repo, repo_type="dataset", revision=revision))
+    recipes = [path for path in files if path.count("/") == 1 and path.endswith("/recipe.yaml")]
+    configs = sorted(path.partition("/")[0] for path in recipes)
+    if not configs:
+        return None
+    if (config and config not in configs) or (not config and len(configs) > 1):
+        raise UserError(f"{name}: has the configs {', '.join(configs)}; name one, as in {repo}:{configs[0]}")
+    config = config or configs[0]
+    wanted = [f"{config}/*", f"latents/{config}.safetensors"]
+    copy = Path(
+        _asked(name, lambda: snapshot_download(repo, repo_type="dataset", revision=revision, allow_patterns=wanted))
+    )
+    folder = run.IMPORTED / f"{repo.replace('/', '-')}-{config}-{copy.name[:8]}"
+    if not folder.is_dir():
+        write_folder(folder, functools.partial(_unpack, copy, config))
+    return folder
+
+
+def _unpack(copy: Path, config: str, target: Path) -> None:
+    """Writes images by class, as they are in the Parquet files, and the other files of a config.
+
+    Names of classes become folders, here and when the latents are rendered again, so that they must not lead elsewhere.
+    """
+    import datasets
+    import pyarrow.parquet
+
+    shutil.copyfile(copy / "latents" / f"{config}.safetensors", target / "latents.safetensors")
+    classes, counts = run.classes(target), Counter[str]()
+    if bad := [name for name in classes if not name.strip(".") or "/" in name or "\\" in name]:
+        raise UserError(f"{config}: the class {bad[0]!r} cannot name a folder; nothing of this data set is kept")
+    for part in sorted((copy / config).glob("*.parquet")):
+        table = pyarrow.parquet.read_table(part)
+        if datasets.Features.from_arrow_schema(table.schema)["label"].names != classes:
+            raise UserError(f"{config}: {part.name} has other classes than the latents; nothing of it is kept")
+        for image, label in zip(table["image"].to_pylist(), table["label"].to_pylist(), strict=True):
+            place = target / "images" / classes[label]
+            place.mkdir(parents=True, exist_ok=True)
+            (place / f"{counts[classes[label]]}.png").write_bytes(image["bytes"])
+            counts[classes[label]] += 1
+    for name in (*COPIED, *WRITTEN):
+        if (copy / config / name).is_file():
+            shutil.copyfile(copy / config / name, target / name)
+
+
+def _asked(name: str, ask: Callable[[], T]) -> T:
+    try:
+        return patiently(ask, offline=False)
+    except Exception as error:
+        raise UserError(f"{name}: cannot be fetched from the Hub ({one_line(error)})") from None

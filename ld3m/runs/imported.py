@@ -1,0 +1,223 @@
+"""Distilled sets of others, brought into the layout of a run: of the Hub, image folders, tensors of older projects."""
+
+import hashlib
+import json
+import re
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ld3m.data import prepared as data
+from ld3m.data.class_choice import choose
+from ld3m.data.sources import Source, open_source
+from ld3m.errors import UserError, one_line
+from ld3m.files import write_folder, write_json, write_tensors, write_text
+from ld3m.images.grids import grid, to_bytes, to_image
+from ld3m.recipe import DataRecipe, Recipe
+from ld3m.recipe.files import load, to_yaml
+from ld3m.runs import download
+from ld3m.runs import folder as run
+
+IMAGES, LABELS = ("images", "image", "x", "data"), ("labels", "label", "targets", "y")
+"""Names by which older projects keep tensors in a dictionary."""
+LARGEST = 50
+"""Beyond this no image is normalised; distilled ones may go far beyond what real ones reach."""
+
+
+def find(names: Sequence[str], recipe: str | None = None, overrides: Sequence[str] = ()) -> Path:
+    """The folder of the distilled set that RUN means, which has images/, recipe.yaml and what is known about it.
+
+    Args:
+        names: none for the newest finished run below runs/, else one: a run's folder, `user/name` or `hub:user/name`
+            on the Hub (see `download.fetch`), a folder of images by class, or a .pt file.
+        recipe: the recipe that says what a set without one stands for and how it is measured.
+        overrides: of it.
+
+    Raises:
+        UserError: where there is no such set, or it does not fit the recipe.
+    """
+    if len(names) > 1:
+        raise UserError(f"RUN: give one run, not {len(names)}: {', '.join(names)}")
+    if not names:
+        return run.newest()
+    name, path = names[0], Path(names[0])
+    if (path / "recipe.yaml").is_file():
+        if (path / "images").is_dir():
+            return path
+        raise UserError(f"RUN: {path} is not a finished run (it has no images); ld3m distill goes on with it")
+    if path.is_dir() or path.suffix in (".pt", ".pth"):
+        if not path.exists():
+            raise UserError(f"RUN: there is no {path}")
+        measured = _measured_by(name, recipe, overrides)
+        return _bring_tensors(path, measured) if path.is_file() else _bring_folder(name, measured, str(path))
+    here = not name.startswith("hub:") and path.parent != Path() and path.parent.is_dir()  # a folder's name, mistyped
+    if download.NAME.fullmatch(name.removeprefix("hub:")) and not here:
+        name = name.removeprefix("hub:")
+        return download.fetch(name) or _bring_folder(name, _measured_by(name, recipe, overrides), f"hub:{name}")
+    raise UserError(f"RUN: there is no {name}; give a run's folder, hub:USER/NAME, an image folder or a .pt file")
+
+
+def _measured_by(name: str, recipe: str | None, overrides: Sequence[str]) -> Recipe:
+    if recipe is None:
+        raise UserError(
+            f"RUN: {name} has no recipe of its own; name one by --recipe, whose data it stands for and by whose "
+            "protocol it is measured, such as --recipe fashion-mnist"
+        )
+    return load(Recipe, recipe, list(overrides))
+
+
+def _classes(recipe: Recipe) -> tuple[list[str], Source]:
+    source = open_source(recipe.data)
+    chosen = choose(recipe.data.subset, source.classes, source.aliases, source.subsets)
+    return [source.classes[label] for label in chosen], source
+
+
+def _bring_folder(name: str, recipe: Recipe, place: str) -> Path:
+    """A folder of images by class, or a data set of the Hub, as a labelled source; its names or numbers of classes."""
+    settings = {"source": place, "resolution": recipe.data.resolution, "channels": recipe.data.channels}
+    theirs = open_source(DataRecipe.model_validate(settings))
+    known, source = _classes(recipe)
+    try:
+        ours = [source.classes[label] for label in choose(theirs.classes, source.classes, source.aliases)]
+    except UserError as error:
+        raise UserError(f"RUN: {name}: {error.lines[0].removeprefix('data.subset: ')}") from None
+    images, labels = [], []
+    if not len(theirs.splits["train"]):
+        raise UserError(f"RUN: {name} has no images")
+    for example in (theirs.splits["train"][place] for place in range(len(theirs.splits["train"]))):
+        try:
+            with example.read() as image:
+                size, pixels = image.size, data.convert(image, recipe.data.resolution, recipe.data.channels)
+        except Exception as error:  # decoders raise nearly anything
+            raise UserError(f"RUN: {example.name} cannot be read ({one_line(error)})") from None
+        if size != (recipe.data.resolution,) * 2:
+            said = " × ".join(map(str, size))
+            raise UserError(f"RUN: {example.name} has {said} pixels, not data.resolution={recipe.data.resolution}")
+        images.append(torch.from_numpy(pixels.copy()))
+        if ours[example.label] not in known:
+            raise UserError(f"RUN: {example.name} is of class {ours[example.label]!r}, which the recipe leaves out")
+        labels.append(known.index(ours[example.label]))
+    return _bring(name, recipe, known, torch.stack(images), torch.tensor(labels))
+
+
+# --- tensors -----------------------------------------------------------------------------------------------
+
+
+def _bring_tensors(path: Path, recipe: Recipe) -> Path:
+    """A file of torch.save: images and labels, in a dictionary or a pair, or in a file beside it.
+
+    Nothing pickled is run. Pixels are taken as they are where they lie in [0, 1] or are uint8; else they are
+    normalised: by the file's own mean and std, or, as DC, DSA and MTT save them, by those of the real images.
+    """
+    images, labels, statistics = _tensors(path, _load(path))
+    shape = (recipe.data.channels, recipe.data.resolution, recipe.data.resolution)
+    if images.dim() != 4 or tuple(images.shape[1:]) != shape:
+        raise UserError(
+            f"RUN: {path} has images of shape {list(images.shape)}, not [N, {', '.join(map(str, shape))}]; "
+            "set data.channels and data.resolution to theirs"
+        )
+    if not len(images):
+        raise UserError(f"RUN: {path} has no images")
+    known, _ = _classes(recipe)
+    if len(labels) != len(images) or labels.dim() != 1 or labels.is_floating_point():
+        raise UserError(f"RUN: {path} has labels of shape {list(labels.shape)}, not one class number an image")
+    if wrong := [label for label in labels.tolist() if not 0 <= label < len(known)]:
+        raise UserError(f"RUN: {path} has label {wrong[0]}, but the recipe's classes go from 0 to {len(known) - 1}")
+    if images.dtype != torch.uint8:
+        images = _pixels(path, images, statistics, recipe)
+    return _bring(path.stem, recipe, known, images, labels.long())
+
+
+def _load(path: Path) -> Any:
+    """What torch.save wrote, where it is nothing but tensors and what holds them."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # unpickling raises nearly anything
+        raise UserError(
+            f"RUN: {path} cannot be read as tensors alone ({one_line(error)}); save a dictionary of images and labels"
+        ) from None
+
+
+def _tensors(path: Path, content: Any) -> tuple[Tensor, Tensor, tuple[Any, Any] | None]:
+    """Images, labels, and mean and std where the file has them."""
+    statistics = None
+    if isinstance(content, dict):
+        if "mean" in content and "std" in content:
+            statistics = content["mean"], content["std"]
+        images, labels = (
+            next((content[name] for name in names if name in content), None) for names in (IMAGES, LABELS)
+        )
+        pairs = isinstance(images, list) and labels is None  # DC and DSA: data, a list of [images, labels]
+        content = images[-1] if pairs and images else (images, labels)
+    beside = path.with_name(path.name.replace("images", "labels"))
+    if isinstance(content, Tensor) and beside != path and beside.is_file():  # MTT: images_best.pt, labels_best.pt
+        content = content, _load(beside)
+    if not (
+        isinstance(content, list | tuple) and len(content) == 2 and all(isinstance(each, Tensor) for each in content)
+    ):
+        raise UserError(
+            f"RUN: {path} has no images and labels; save a dictionary of them and, where normalised, of mean and std"
+        )
+    return content[0], content[1], statistics
+
+
+def _pixels(path: Path, images: Tensor, statistics: tuple[Any, Any] | None, recipe: Recipe) -> Tensor:
+    """Bytes, or float images in units of [0, 1], beyond which distilled pixels may lie."""
+    if not images.isfinite().all():
+        raise UserError(f"RUN: {path} has values that are not finite")
+    if not images.is_floating_point() and images.min() >= 0 and images.max() <= 255:
+        return images.to(torch.uint8)
+    if images.abs().max() > LARGEST:
+        raise UserError(
+            f"RUN: {path} has values to {images.abs().max():g}: neither bytes, nor pixels in [0, 1], nor normalised; "
+            "save uint8, or floats divided by 255"
+        )
+    images = images.float()
+    if statistics is None:
+        if images.min() >= 0 and images.max() <= 1:
+            return images
+        real = data.prepare(recipe.data)
+        statistics = real.mean, real.std
+        print(f"{path}: normalised, taken to be by mean and std of {recipe.data.source}", file=sys.stderr)
+    mean, std = (torch.as_tensor(each, dtype=torch.float32).view(-1, 1, 1) for each in statistics)
+    return images * std + mean
+
+
+# --- the folder --------------------------------------------------------------------------------------------
+
+
+def _bring(name: str, recipe: Recipe, classes: list[str], images: Tensor, labels: Tensor) -> Path:
+    """Writes a set in the layout of a run, in the order of its classes; what was measured of the same stays."""
+    if missing := [each for label, each in enumerate(classes) if label not in labels]:
+        raise UserError(f"RUN: {name} has no images of class {missing[0]!r}; leave it out by data.subset")
+    order = labels.argsort(stable=True)
+    images, labels = images[order], labels[order]
+    content = images.numpy().tobytes() + json.dumps([classes, labels.tolist()]).encode()
+    digest = hashlib.sha256(content).hexdigest()[:8]
+    folder = run.IMPORTED / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name).strip('-._') or 'set'}-{digest}"
+
+    def fill(target: Path) -> None:
+        shown = images if images.dtype == torch.uint8 else to_bytes(images)
+        for label, each in enumerate(classes):
+            (target / "images" / each).mkdir(parents=True)
+            for index, image in enumerate(shown[labels == label]):
+                to_image(image).save(target / "images" / each / f"{index}.png")
+        if not torch.equal(data.to_pixels(images), data.to_pixels(shown)):
+            write_tensors(target / run.EXACT_PIXELS, {"images": images})
+        grid(shown[:100], columns=10).save(target / "grid.png")
+        run.note_classes(target, {each: label for label, each in enumerate(classes)})
+        write_json(target / "origin.json", {"source": name, "sha256": hashlib.sha256(content).hexdigest()})
+
+    if not folder.is_dir():
+        shutil.rmtree(folder, ignore_errors=True)
+        write_folder(folder, fill)
+    fewest = int(torch.bincount(labels).min())
+    distilled = recipe.distill.model_copy(update={"images_per_class": fewest, "factor": 1, "iterations": 0})
+    named = recipe.model_copy(update={"name": folder.name, "output": str(folder), "distill": distilled})
+    write_text(folder / "recipe.yaml", to_yaml(named))
+    return folder

@@ -1,0 +1,1 @@
+"""What a run takes, before it is paid for: work and memory, counted or measured. `distillation.plan` tells it."""

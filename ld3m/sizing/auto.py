@@ -1,0 +1,131 @@
+"""What `auto` is: as many images at a time, and as many graphs kept, as fit into the memory there is."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from ld3m.machine.out_of_memory import ran_out
+from ld3m.recipe import Recipe
+from ld3m.sampling.sampler import render
+from ld3m.sizing.bench import Bench
+from ld3m.sizing.cost import Shapes
+from ld3m.sizing.tally import Tally
+
+SHARE = 0.85
+"""Of the free memory, what "auto" plans with; kernels' working space and what lies unused between tensors take some."""
+CPU_IMAGES = 64
+"""Images at a time that "auto" takes at most without a GPU, where more are no faster."""
+
+
+def solve_auto(bench: Bench, processes: int, images: int, room: float, sharded: bool = False) -> Recipe:
+    """The recipe with numbers in the place of `prior.micro_batch: auto` and `prior.keep_graph_steps: auto`.
+
+    The micro-batch is the largest that fits, and graphs are kept in what it leaves; micro-batches of one image
+    and of two and the graphs of one and of two steps are measured, and the rest is proportion.
+
+    Args:
+        bench: of the process; with an outline for its prior, on the meta device, nothing is computed.
+        processes: of the run.
+        images: that the process renders in an iteration.
+        room: bytes that are free.
+        sharded: whether each call of the denoiser is a collective; then "auto" keeps no graph.
+    """
+    recipe, sampler = bench.recipe, bench.recipe.prior
+    if "auto" not in (sampler.micro_batch, sampler.keep_graph_steps):
+        return recipe
+    try:
+        micro_batch, keep = _fitting(bench, processes, images, room, sharded)
+    except Exception as error:
+        if sharded or not ran_out(error):
+            raise
+        micro_batch, keep = 1, 0  # two images, or one's graph, are too much already
+    if sampler.micro_batch != "auto":
+        micro_batch = sampler.micro_batch
+    update = {"micro_batch": micro_batch, "keep_graph_steps": keep}
+    return recipe.model_copy(update={"prior": sampler.model_copy(update=update)})
+
+
+def _fitting(bench: Bench, processes: int, images: int, room: float, sharded: bool) -> tuple[int, int]:
+    """Images at a time and steps whose graph is kept."""
+    recipe, sampler = bench.recipe, bench.recipe.prior
+    shapes = Shapes(
+        recipe, processes, len(bench.images.classes), bench.prior.latent_shape, bench.prior.conditioning_shape
+    )
+    room = SHARE * room - sum(shapes.lasting(images, sampler.steps).values())
+    if bench.device.type == "cuda":
+        _flat(bench, 1)  # what the first call alone takes, such as a library's working space
+    one, two = _flat(bench, 1), _flat(bench, 2)
+    each, rest = max(1, two - one), max(0, 2 * one - two)
+    more = sampler.keep_graph_steps == "auto" and images > 0 and not sharded
+    step, decoder = _graphs(bench) if more or sampler.kept_steps else (1, 0)
+    micro_batch, keep = min(sampler.images_at_a_time, images), sampler.kept_steps
+    if sampler.micro_batch == "auto":
+        kept = images * (keep * step + decoder) if keep else 0
+        most = CPU_IMAGES if bench.device.type == "cpu" else images
+        micro_batch = max(1, min(int((room - kept - rest) // each), images, most))
+    if more:
+        left = room - max(rest + each * micro_batch, _objective(bench) + shapes.gathered_bytes)
+        keep = max(0, min(int((left / images - decoder) // step), sampler.steps))
+    return micro_batch, keep
+
+
+def _flat(bench: Bench, count: int) -> int:
+    """The most bytes of a micro-batch through a step and the decoder and back, no graph being kept."""
+    return _watched(bench, lambda _: _there(bench, count, 1, 0)())[0]
+
+
+def _graphs(bench: Bench) -> tuple[int, int]:
+    """Bytes that the graphs of a step and of the decoder hold, of one image."""
+
+    def held(steps: int, used: Callable[[], int]) -> int:
+        back = _there(bench, 1, steps, steps)
+        found = used()
+        del back
+        return found
+
+    short, long = (_watched(bench, lambda used, steps=steps: held(steps, used))[1] for steps in (1, 2))  # type: ignore[misc]
+    step = max(1, long - short)
+    return step, max(0, short - step)
+
+
+def _there(bench: Bench, count: int, steps: int, keep: int) -> Callable[[], object]:
+    """Renders images through the last steps; what comes back pulls a gradient through them."""
+    prior, schedule, device = bench.prior, bench.schedule, bench.device
+    short = replace(schedule, steps=schedule.steps[-steps:])
+    z = torch.zeros(count, *prior.latent_shape, device=device)
+    c = torch.zeros(count, *prior.conditioning_shape, device=device)
+    resolution = bench.recipe.data.resolution
+    pixels, pull_back = render(prior, short, z, c, z, resolution=resolution, micro_batch=count, keep_graph_steps=keep)
+    return lambda: pull_back(torch.zeros_like(pixels))
+
+
+def _objective(bench: Bench) -> int:
+    """The most bytes that the objective takes, in proportion to its classes, or that its inner loop does."""
+    few = [_watched(bench, lambda _, units=units: bench.match(0, units))[0] for units in (1, 2)[: bench.units]]  # type: ignore[misc]
+    matched = few[0] + (bench.units - 1) * max(0, few[-1] - few[0]) if few else 0
+    return max(matched, _watched(bench, lambda _: bench.train(0, 1))[0] if bench.batches else 0)
+
+
+def _watched(bench: Bench, run: Callable[[Callable[[], int]], Any]) -> tuple[int, Any]:
+    """The most bytes that a function takes beyond those before, and its answer; it can ask how many there are.
+
+    A GPU's allocator counts its own; elsewhere tensors are counted as they are made.
+    """
+    device = bench.device
+    if device.type != "cuda":
+        weights = [
+            tensor
+            for model in vars(bench.prior).values()
+            if isinstance(model, nn.Module)
+            for tensor in (*model.parameters(), *model.buffers())
+        ]
+        with Tally(weights) as tally:
+            answer = run(lambda: tally.bytes)
+        return tally.peak, answer
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    answer = run(lambda: torch.cuda.memory_allocated(device) - before)
+    return torch.cuda.max_memory_allocated(device) - before, answer

@@ -1,0 +1,174 @@
+"""The arithmetic of a run: who has what, how often the denoiser is called, what is held, read and sent."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ld3m.objectives import mtt
+from ld3m.recipe import Recipe
+from ld3m.sizing.bench import Counts, Sample, calls, real_images
+
+FLOAT = 4
+"""Bytes of a number of what is learnt, of pixels and of states, whatever the denoiser's precision."""
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """The numbers that everything else is arithmetic on."""
+
+    recipe: Recipe
+    processes: int
+    classes: int
+    latent: tuple[int, ...]
+    conditioning: tuple[int, ...]
+
+    @property
+    def shards(self) -> list[tuple[int, int]]:
+        """(processes, classes of each), those with more first; dealt like cards they differ by one at most."""
+        fewest, more = divmod(self.classes, self.processes)
+        return [(count, size) for count, size in ((more, fewest + 1), (self.processes - more, fewest)) if count]
+
+    @property
+    def images(self) -> int:
+        """Synthetic images of a process that has the most."""
+        return self.shards[0][1] * self.recipe.distill.latents_per_class
+
+    @property
+    def everyone(self) -> int:
+        """Synthetic images of all processes."""
+        return self.classes * self.recipe.distill.latents_per_class
+
+    @property
+    def image_bytes(self) -> int:
+        """Of one image in float32."""
+        return FLOAT * self.recipe.data.channels * self.recipe.data.resolution**2
+
+    @property
+    def learnt_bytes(self) -> int:
+        """Of Z, c and what their optimiser keeps, of one image."""
+        return (3 if self.recipe.distill.optimiser == "adam" else 2) * self.input_bytes
+
+    @property
+    def input_bytes(self) -> int:
+        """Of Z and c of one image."""
+        return FLOAT * (math.prod(self.latent) + math.prod(self.conditioning))
+
+    @property
+    def kept(self) -> int:
+        """Steps whose graph is kept."""
+        return self.recipe.prior.kept_steps
+
+    @property
+    def again(self) -> int:
+        """Denoiser calls that the pull-back of a chain runs again."""
+        return max(0, calls(self.recipe.prior) - self.kept)
+
+    def denoiser_calls(self) -> dict[str, int]:
+        """Calls of an iteration of a process that has the most, images in each, and calls of the whole run."""
+        sampler, chain, per_class = self.recipe.prior, calls(self.recipe.prior), self.recipe.distill.latents_per_class
+
+        def batches(classes: int) -> int:
+            return -(-classes * per_class // sampler.images_at_a_time)
+
+        own, every = batches(self.shards[0][1]), sum(count * batches(size) for count, size in self.shards)
+        iterations = self.recipe.distill.iterations
+        return {
+            "forwards": own * (chain + self.again),
+            "backwards": own * chain,
+            "images": min(self.images, sampler.images_at_a_time) * (1 if sampler.guidance == 1 else 2),
+            "forwards in all": every * (iterations * (chain + self.again) + chain),
+            "backwards in all": every * iterations * chain,
+        }
+
+    @property
+    def gathers(self) -> bool:
+        """Whether an iteration shows the images of all classes to every process."""
+        settings = self.recipe.distill
+        return settings.objective == "mtt" or (settings.objective == "dc" and settings.dc.outer > 1)
+
+    @property
+    def gathered_bytes(self) -> int:
+        """Of all classes' images as they are, normalised, and what the one is made of or the other's gradient."""
+        return 3 * self.everyone * self.image_bytes if self.gathers else 0
+
+    @property
+    def share(self) -> float:
+        """Processes as busy as one that has the most, that together do the work of all."""
+        return self.classes / self.shards[0][1]
+
+    def real_bytes(self, counts: Sequence[int]) -> int:
+        """Bytes of uint8 images that a process reads in an iteration, on average, of each class's number of images."""
+        if self.recipe.distill.objective == "mtt":  # experts have seen them
+            return 0
+        most, size = real_images(self.recipe.distill), self.image_bytes // FLOAT
+        return size * sum(min(most, count) for count in counts[:: self.processes])
+
+    def mapped_bytes(self, counts: Sequence[int], iterations: int) -> float:
+        """Bytes of real images that so many iterations have mapped into memory, of each class's number of images.
+
+        A draw maps what lies around it too, if the system has it at hand: 64 KB, by Linux's default.
+        """
+        if self.recipe.distill.objective == "mtt":
+            return 0.0
+        size = self.image_bytes // FLOAT
+        draws, drawn = iterations * max(1, 65536 // size), real_images(self.recipe.distill)
+        return sum(size * count * (1 - (1 - min(1, drawn / count)) ** draws) for count in counts)
+
+    def communication(self) -> dict[str, float]:
+        """Bytes that each process is sent an iteration, on average, beyond the few of logging."""
+        settings = self.recipe.distill
+        pictures = self.everyone * self.image_bytes if self.processes > 1 else 0
+        share = {"mtt": 1.0, "dc": (settings.dc.outer - 1) / settings.dc.outer}.get(settings.objective, 0.0)
+        return {"images of all classes": share * pictures}
+
+    def memory(self, counts: Counts, sample: Sample | None = None) -> tuple[dict[str, float], str]:
+        """Bytes by part at the worst moment, but for weights, and which part it is that comes and goes then.
+
+        Args:
+            counts: of this recipe, or of one with larger micro-batches or parts.
+            sample: what was run instead of an iteration, where that is what took the memory.
+        """
+        settings, steps = self.recipe.distill, self.recipe.prior.steps
+        images, classes = self.images, self.shards[0][1]
+        if sample:
+            images, steps, classes = sample.images, sample.steps, sample.units
+        step, decoder = counts.step, counts.decoder
+        share = min(images, self.recipe.prior.images_at_a_time) / counts.images
+        graphs = (min(self.kept, steps) * step.graph + (decoder.graph if self.kept else 0)) / counts.images
+        unit, rest = counts.objective_bytes
+        objective: float = classes * unit + rest
+        if settings.objective == "mtt":
+            objective = (unit + rest) * min(settings.mtt.batch_syn or self.everyone, mtt.CHUNK) / counts.shown
+        if self.gathers and not sample:
+            objective = max(objective, counts.inner_bytes) + self.gathered_bytes
+        moments: dict[str, float] = {
+            "a denoiser step": share * (step.peak if self.again else step.peak - step.graph),
+            "the decoder": share * (decoder.peak - (decoder.graph if self.kept else 0)),
+            "the objective": objective,
+        }
+        most = max(moments, key=lambda name: moments[name])
+        return {**self.lasting(images, steps), "graphs kept": images * graphs, most: moments[most]}, most
+
+    def lasting(self, images: int, steps: int) -> dict[str, float]:
+        """Bytes of so many images by part that are there for a whole iteration, however the prior is run."""
+        latent = FLOAT * math.prod(self.latent)
+        return {
+            "Z, c, momentum, gradients, noise": images * (self.learnt_bytes + self.input_bytes + latent),
+            "rendered images and their gradient": 3 * images * self.image_bytes,
+            "states of the chain": images * (steps + 2) * latent,
+        }
+
+    def operations(self, counts: Counts) -> dict[str, list[tuple[float, str]]]:
+        """Floating point operations of the parts of an iteration, each with the precision that they are in."""
+        share, chain, outer = self.images / counts.images, calls(self.recipe.prior), self.recipe.distill.dc.outer
+        step, decoder = counts.step, counts.decoder
+        denoiser, network = self.recipe.prior.dtype, self.recipe.network.dtype
+        first = 0 if self.kept else decoder.forward
+        unit, rest = counts.objective
+        backwards = self.again * step.forward + chain * step.backward
+        return {
+            "render": [(share * chain * step.forward, denoiser), (share * decoder.forward, "float32")],
+            "objective": [(counts.units * unit + rest, network)],
+            "inner loop": [(counts.batches * counts.inner * (outer - 1) / outer, network)],
+            "pull_back": [(share * backwards, denoiser), (share * (first + decoder.backward), "float32")],
+        }

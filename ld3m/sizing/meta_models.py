@@ -1,0 +1,140 @@
+"""Priors and images in outline: their shapes alone, for planning a run where neither weights nor images are at hand."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ld3m.data import imagenet
+from ld3m.data import prepared as data
+from ld3m.data.class_choice import choose
+from ld3m.data.sources import open_source
+from ld3m.errors import UserError
+from ld3m.priors import folder as prior_folder
+from ld3m.priors.base import LatentDiffusion
+from ld3m.priors.loading import Parts
+from ld3m.recipe import DataRecipe, SamplerRecipe
+
+IMAGENET_CLASS = 1281
+"""Training images of a class of ImageNet, the mean of 732 to 1,300."""
+
+
+class Outline(LatentDiffusion):
+    """A prior on the meta device, made of the configurations in its folder; its answers have shapes and no values."""
+
+    def __init__(self, autoencoder: Any, denoiser: Any, scheduler: Any, conditioning_shape: tuple[int, ...]) -> None:
+        super().__init__(autoencoder, denoiser, scheduler)
+        self.conditioning_shape = conditioning_shape
+        self.null_embedding = torch.empty(1, *conditioning_shape, device="meta")
+
+    def denoise(self, z: Tensor, t: int, c: Tensor) -> Tensor:
+        times = self.times(z, t)
+        match type(self.denoiser).__name__:
+            case "UNet2DConditionModel":
+                answer = self.denoiser(z.to(self.dtype), times, c.to(self.dtype)).sample
+            case "UNet2DModel":
+                answer = self.denoiser(z.to(self.dtype), times).sample
+            case _:  # a Diffusion Transformer, of which c replaces the row of a table
+                answer = self.denoiser(z.to(self.dtype), times, times).sample
+        return answer[:, : self.latent_shape[0]].to(z.dtype)
+
+    def class_embeddings(self, classes: Sequence[str]) -> Tensor:
+        return self.null_embedding.expand(len(classes), *self.conditioning_shape)
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """Everything that a process loads and keeps, but for a table of class embeddings."""
+        models = (self.autoencoder, self.denoiser)
+        return [tensor for model in models for tensor in (*model.parameters(), *model.buffers())]
+
+    @classmethod
+    def of(cls, recipe: SamplerRecipe) -> "Outline":
+        """That of `prior.source`, of which only the configurations need be on this machine.
+
+        Raises:
+            UserError: where they are not, or the prior is of a kind whose shapes are not known here.
+        """
+        import diffusers
+
+        parts = Parts(_configurations(recipe.source), "meta", recipe)
+        kind = parts.json("model_index.json").get("_class_name")
+        denoiser_part = "transformer" if kind == "DiTPipeline" else "unet"
+        autoencoder_part = "vae" if (parts.folder / "vae").is_dir() else "vqvae"
+
+        def model(part: str) -> Any:
+            config = parts.json(f"{part}/config.json")
+            with torch.device("meta"):
+                return parts.read(part, lambda path: getattr(diffusers, config["_class_name"]).from_config(config))
+
+        if kind not in ("ClassConditionalLDM", "LDMPipeline", "DiTPipeline", "StableDiffusionPipeline"):
+            raise UserError(f"prior.source: {parts.folder} is a {kind}, whose shapes ld3m plan does not know")
+        autoencoder, denoiser = model(autoencoder_part), model(denoiser_part)
+        nn.Module.to(denoiser, getattr(torch, recipe.dtype))  # diffusers' own warns, of a list that is empty
+        match kind:
+            case "ClassConditionalLDM":
+                shape: tuple[int, ...] = (1, denoiser.config.cross_attention_dim)
+            case "StableDiffusionPipeline":
+                tokens = parts.json("text_encoder/config.json")["max_position_embeddings"]
+                shape = (tokens, denoiser.config.cross_attention_dim)
+            case "DiTPipeline":
+                shape = (denoiser.config.num_attention_heads * denoiser.config.attention_head_dim,)
+            case _:
+                shape = (0,)
+        outline = cls(autoencoder, denoiser, parts.scheduler(), shape)
+        if recipe.resolution:
+            outline.render_at(recipe.resolution)
+        return outline
+
+
+def _configurations(source: str) -> Path:
+    """The folder of a prior, of which nothing is fetched."""
+    if not source.startswith("hub:"):
+        return prior_folder.fetch(source)
+    from huggingface_hub import try_to_load_from_cache
+
+    name = source.removeprefix("hub:")
+    if isinstance(copy := try_to_load_from_cache(name, "model_index.json"), str):
+        return Path(copy).parent
+    raise UserError(
+        f"prior.source: {source} is not on this machine; its configurations are enough: hf download {name} --include "
+        "'*.json', or name a folder, as ld3m convert-prior cin256-v2 FOLDER writes it without a checkpoint"
+    )
+
+
+@dataclass(frozen=True)
+class ImageOutline(data.ImageSet):
+    """Images of the right number and size, all black and of no memory."""
+
+    resolution: int
+
+    def images(self, split: str, label: int) -> Tensor:
+        size = (self.counts[split][label], len(self.mean), self.resolution, self.resolution)
+        return torch.zeros((), dtype=torch.uint8).expand(size)
+
+    @classmethod
+    def of(cls, recipe: DataRecipe) -> "ImageOutline":
+        """Of the recipe's classes; ImageNet itself need not be there, other sources are opened but not read.
+
+        Raises:
+            UserError: where `data.source` or `data.subset` is wrong.
+        """
+        if recipe.source == "imagenet":
+            names = [each.name for each in imagenet.classes()]
+            aliases = {each.wordnet_id: number for number, each in enumerate(imagenet.classes())}
+            chosen = choose(recipe.subset, names, aliases, imagenet.subsets())
+            counts = [IMAGENET_CLASS] * len(chosen)
+        else:
+            source = open_source(recipe)
+            names = list(source.classes)
+            chosen = choose(recipe.subset, source.classes, source.aliases, source.subsets)
+            train = source.splits["train"]
+            found = Counter(train[place].label for place in range(len(train)))
+            counts = [found[label] for label in chosen]
+        zeros, ones = torch.zeros(recipe.channels), torch.ones(recipe.channels)
+        classes = [names[label] for label in chosen]
+        return cls(classes, zeros, ones, {"train": counts}, chosen, Path(json.dumps(recipe.source)), recipe.resolution)
