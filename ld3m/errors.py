@@ -1,4 +1,4 @@
-"""The one exception that means: the user can mend this."""
+"""The one exception that means: the user can mend this. What each room checks is its own business."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,12 +18,12 @@ class UserError(Exception):
 
 
 @contextmanager
-def sound(file: object, instead: str) -> Iterator[None]:
-    """Within it a file is read; one that is not what it should be is the user's to mend.
+def user_error_if_damaged(file: object, advice: str) -> Iterator[None]:
+    """Turns whatever goes wrong while a file is read inside it into a UserError: "FILE is damaged (…); ADVICE".
 
     Args:
-        file: its path, after the key that it is from where there is one.
-        instead: what to do, which ends the error.
+        file: its path, preceded by the key that it comes from if there is one.
+        advice: what to do about it, which ends the error.
 
     Raises:
         UserError: for whatever parsing the file, or taking from it what must be in it, raises.
@@ -31,7 +31,7 @@ def sound(file: object, instead: str) -> Iterator[None]:
     try:
         yield
     except (SafetensorError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise UserError(f"{file} is damaged ({one_line(error)}); {instead}") from None
+        raise UserError(f"{file} is damaged ({one_line(error)}); {advice}") from None
 
 
 def one_line(error: Exception) -> str:

@@ -147,8 +147,8 @@ def test_the_first_encoding_goes_on_with_fewer_images(
     monkeypatch.setattr(ConvNet, "embed", scarce(embed))
     outcome = ld3m("distill", recipe_file, *overrides, "-o", "run")
     assert outcome.code == 0, outcome.err
-    assert "memory ran out; goes on with 4 images at a time" in outcome.err
-    assert ("memory ran out; goes on with 3 images at a time" in outcome.err) == (init == "herding")
+    assert "memory ran out; continuing with 4 images at a time" in outcome.err
+    assert ("memory ran out; continuing with 3 images at a time" in outcome.err) == (init == "herding")
     assert relative(latents(Path("run"))["z"], latents(told)["z"]) < 1e-5
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from ld3m.ablation import chart, table
 from ld3m.ablation.cells import Ablation, Cell
 from ld3m.distillation.loop import SIGNALS, distill
-from ld3m.errors import UserError, sound
+from ld3m.errors import UserError, user_error_if_damaged
 from ld3m.evaluation import protocol
 from ld3m.evaluation.cross_architecture import cross_architecture
 from ld3m.evaluation.evaluate import evaluate, found
@@ -219,6 +219,6 @@ def _earlier_machines(path: Path) -> dict[str, Any]:
     """Where the runs of an ablation that is gone on with were made, by their folders."""
     if not path.is_file():
         return {}
-    with sound(path, "move it away to do without"):
+    with user_error_if_damaged(path, "move it away to do without"):
         rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
         return {spent["folder"]: spent["machine"] for row in rows for spent in row["runs"]}

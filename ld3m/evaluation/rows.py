@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ld3m.errors import sound
+from ld3m.errors import user_error_if_damaged
 
 Row = Mapping[str, Any]
 
@@ -20,7 +20,7 @@ def results(folder: Path) -> list[dict[str, Any]]:
     path = folder / "evaluation.json"
     if not path.is_file():
         return []
-    with sound(path, "move it away to do without"):
+    with user_error_if_damaged(path, "move it away to do without"):
         return list(json.loads(path.read_text(encoding="utf-8"))["results"])
 
 

@@ -1,8 +1,9 @@
-"""Memory that runs out: how it shows, and a function's answers made of fewer rows at a time where it does."""
+"""Memory that runs out: how to recognise it, and trying again with less."""
 
 import gc
 import sys
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from tqdm import tqdm
 from ld3m.errors import UserError
 from ld3m.machine.memory import return_freed_memory
 
+T = TypeVar("T")
 SIGNS = (
     "can't allocate memory",  # PyTorch's allocator on CPUs
     "bad_alloc",
@@ -18,11 +20,11 @@ SIGNS = (
     "CUDNN_STATUS_ALLOC_FAILED",
     "CUBLAS_STATUS_ALLOC_FAILED",
 )
-"""What a RuntimeError says that is about memory, and no `torch.OutOfMemoryError`."""
+"""What a RuntimeError that is about memory, and not a `torch.OutOfMemoryError`, says."""
 
 
 def ran_out(error: BaseException) -> bool:
-    """Whether an error is that of memory which is not there."""
+    """Whether an error means that memory ran out."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS)
@@ -36,33 +38,52 @@ def free_unheld() -> None:
         torch.cuda.empty_cache()
 
 
-def in_parts(function: Callable[[Tensor], Tensor], rows: Tensor, size: int, advice: str) -> Tensor:
-    """The answers of a function that treats each row alone, some rows at a time.
+def retry(attempt: Callable[[], T], give_way: Callable[[], None]) -> T:
+    """The result of an attempt; each time memory runs out, gives way and tries again.
 
-    Where memory runs out, the rest goes by half as many rows, and a line says so.
+    Args:
+        attempt: what needs memory. A later attempt must not see what an earlier one left half done.
+        give_way: makes the next attempt take less, or raises if there is nothing less; what the failed attempt held
+            has been freed by then.
+    """
+    while True:
+        try:
+            return attempt()
+        except Exception as error:
+            if not ran_out(error):
+                raise
+        free_unheld()  # outside the except block, where the error's traceback no longer holds the attempt's tensors
+        give_way()
+
+
+def in_parts(function: Callable[[Tensor], Tensor], rows: Tensor, size: int, advice: str) -> Tensor:
+    """The results of a function that treats each row alone, computed for some rows at a time.
+
+    If memory runs out, the remaining rows are computed half as many at a time, and a line says so.
 
     Args:
         function: [n, …] to [n, …].
-        rows: [N, …], one at least.
+        rows: [N, …], N at least 1.
         size: rows at a time, to begin with.
-        advice: a line that names the key and what would be right, for where a single row is too much.
+        advice: the error if a single row is too much: names the key and what would be right.
 
     Raises:
         UserError: with that line.
     """
-    answers: list[Tensor] = []
+    results: list[Tensor] = []
     done = 0
-    while done < len(rows):
-        try:
-            answers.append(function(rows[done : done + size]))
-            done += size
-            continue
-        except Exception as error:
-            if not ran_out(error):
-                raise
-            if size == 1:
-                raise UserError(advice) from None
+
+    def next_rows() -> Tensor:
+        return function(rows[done : done + size])
+
+    def halve() -> None:
+        nonlocal size
+        if size == 1:
+            raise UserError(advice)
         size //= 2
-        free_unheld()  # out here nothing holds what the attempt had
-        tqdm.write(f"ld3m: memory ran out; goes on with {size} images at a time", file=sys.stderr)
-    return torch.cat(answers)
+        tqdm.write(f"ld3m: memory ran out; continuing with {size} images at a time", file=sys.stderr)
+
+    while done < len(rows):
+        results.append(retry(next_rows, halve))
+        done += size
+    return torch.cat(results)

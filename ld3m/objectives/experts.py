@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ld3m.data.prepared import ImageSet
-from ld3m.errors import UserError, sound
+from ld3m.errors import UserError, user_error_if_damaged
 from ld3m.files import write_json, write_tensors
 from ld3m.recipe import Recipe
 
@@ -137,7 +137,7 @@ class Trajectories:
 
     def _index(self) -> Any:
         path = self.folder / "index.json"
-        with sound(f"experts.folder: {path}", "train the experts anew with --no-resume"):
+        with user_error_if_damaged(f"experts.folder: {path}", "train the experts anew with --no-resume"):
             return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
     def _check(self, index: Any) -> None:

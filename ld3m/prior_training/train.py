@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from ld3m import priors
 from ld3m.data import prepared as data
-from ld3m.errors import UserError, sound
+from ld3m.errors import UserError, user_error_if_damaged
 from ld3m.files import writable, write_json, write_text
 from ld3m.machine import lock
 from ld3m.machine import processes as parallel
@@ -109,7 +109,7 @@ def _claim(recipe: PriorRecipe, training: Path, resume: bool) -> Iterator[None]:
 
 def _noted(note: Path) -> str:
     """The digest of the recipe by which a prior is trained; UserError where the file is damaged."""
-    with sound(f"output: {note}", "give another output, or --no-resume"):
+    with user_error_if_damaged(f"output: {note}", "give another output, or --no-resume"):
         return str(json.loads(note.read_text(encoding="utf-8"))["digest"])
 
 

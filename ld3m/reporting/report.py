@@ -14,7 +14,7 @@ import yaml
 from markupsafe import Markup
 from PIL import Image
 
-from ld3m.errors import UserError, one_line, sound
+from ld3m.errors import UserError, one_line, user_error_if_damaged
 from ld3m.evaluation.rows import difference, score, set_name
 from ld3m.files import write_text
 from ld3m.images import grids as pictures
@@ -116,7 +116,7 @@ def _metrics(folder: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-    with sound(f"RUN: {path}", "move it away to do without"):
+    with user_error_if_damaged(f"RUN: {path}", "move it away to do without"):
         return [json.loads(line) for line in lines]
 
 
@@ -124,7 +124,7 @@ def _json(path: Path) -> Any:
     """What a JSON file of the run says, or None where there is none."""
     if not path.is_file():
         return None
-    with sound(f"RUN: {path}", "move it away to do without"):
+    with user_error_if_damaged(f"RUN: {path}", "move it away to do without"):
         return json.loads(path.read_text(encoding="utf-8"))
 
 

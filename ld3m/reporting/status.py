@@ -14,7 +14,7 @@ from typing import Any
 import safetensors
 import yaml
 
-from ld3m.errors import UserError, one_line, sound
+from ld3m.errors import UserError, one_line, user_error_if_damaged
 from ld3m.evaluation.rows import augmented, results, set_name
 from ld3m.machine import lock
 
@@ -157,7 +157,10 @@ def _finished(folder: Path) -> int | None:
     path = folder / "latents.safetensors"
     if not path.is_file():
         return None
-    with sound(path, "remove it, and ld3m distill makes it again"), safetensors.safe_open(path, "np") as file:
+    with (
+        user_error_if_damaged(path, "remove it, and ld3m distill makes it again"),
+        safetensors.safe_open(path, "np") as file,
+    ):
         return int(file.metadata()["iteration"])
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from pydantic import ValidationError
 from torch import Tensor
 
-from ld3m.errors import UserError, sound
+from ld3m.errors import UserError, user_error_if_damaged
 from ld3m.files import append_line, writable, write_bytes, write_folder, write_json, write_tensors, write_text
 from ld3m.images.grids import to_image
 from ld3m.machine import lock
@@ -293,7 +293,10 @@ def metadata(folder: Path) -> dict[str, str]:
         UserError: where they are damaged.
     """
     path = folder / "latents.safetensors"
-    with sound(path, "remove it, and ld3m distill makes it again"), safetensors.safe_open(path, "pt") as file:
+    with (
+        user_error_if_damaged(path, "remove it, and ld3m distill makes it again"),
+        safetensors.safe_open(path, "pt") as file,
+    ):
         return file.metadata()
 
 
