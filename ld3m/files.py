@@ -1,8 +1,10 @@
-"""Files that are either whole or not there: written under a temporary name, flushed, renamed.
+"""Files that are either whole or missing: written under a temporary name, flushed, renamed; and the cache folder.
 
-Where that is impossible (a full disk, a folder that cannot be written to), the old file stays, and a UserError says so.
+If that is impossible (a full disk, a folder without write access), the old file stays, and a UserError says so.
+Importing this module does not import torch.
 """
 
+import hashlib
 import io
 import json
 import os
@@ -11,32 +13,50 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import safetensors
-import safetensors.torch
 from PIL import Image
-from torch import Tensor
 
 from ld3m.errors import UserError, one_line
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PACKAGE = Path(__file__).parent
 ASSETS = PACKAGE / "assets"
 """Files that come with the package."""
-
-
 ANOTHER_CACHE = "set LD3M_CACHE to a folder that can be written to"
-"""What to do where the cache is not one."""
+"""Advice if the cache folder cannot be written to."""
 
 
 def cache_folder() -> Path:
-    """Where prepared data is kept: $LD3M_CACHE, or ld3m below the user's cache folder."""
+    """The folder of prepared data, scores and baselines: $LD3M_CACHE, or ld3m below the user's cache folder."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("LD3M_CACHE") or Path(base) / "ld3m")
 
 
+def cache_key(description: Any, content: bytes = b"") -> str:
+    """The name under which something is kept in the cache: 20 hexadecimal digits of a SHA-256.
+
+    Args:
+        description: whatever decides the content, as a JSON value; the order of keys does not matter.
+        content: bytes that decide it too, such as pixels.
+    """
+    text = json.dumps(description, sort_keys=True)
+    return hashlib.sha256(text.encode() + content).hexdigest()[:20]
+
+
 def writable(folder: Path, instead: str) -> Path:
-    """A folder that files can be written to, made where it is not there; the error ends in what to give `instead`."""
+    """Makes a folder if it is missing, and returns it.
+
+    Args:
+        folder: to write files to.
+        instead: what to give if that is impossible; the error ends with it.
+
+    Raises:
+        UserError: if the folder cannot be made or written to.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -48,7 +68,7 @@ def writable(folder: Path, instead: str) -> Path:
 
 @contextmanager
 def _temporary(path: Path) -> Iterator[Path]:
-    """A name beside `path` to write under, which the caller renames; what is left of it is removed."""
+    """A temporary name beside `path`, which the caller writes to and renames; whatever is left of it is removed."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,7 +83,7 @@ def _temporary(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _replaced(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` to write under; what is there at the end is flushed and takes its place."""
+    """A temporary name beside `path` to write to; at the end the file is flushed and replaces `path`."""
     with _temporary(path) as temporary:
         yield temporary
         _flush(temporary)
@@ -71,9 +91,9 @@ def _replaced(path: Path) -> Iterator[Path]:
 
 
 def _cannot_write(path: Path, error: Exception) -> UserError:
-    why = getattr(error, "strerror", None) or one_line(error)
+    reason = getattr(error, "strerror", None) or one_line(error)
     return UserError(
-        f"cannot write {path} ({why}); what was saved before is whole, and the same command goes on from it"
+        f"cannot write {path} ({reason}); what was saved before is whole, and the same command resumes from it"
     )
 
 
@@ -93,12 +113,14 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """As `write_bytes`, a safetensors file; tensors that lie on the CPU are not copied."""
+def write_tensors(path: Path, tensors: "Mapping[str, Tensor]", metadata: Mapping[str, str] | None = None) -> None:
+    """`write_bytes` for a safetensors file; tensors on the CPU are not copied."""
+    import safetensors.torch
+
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with _replaced(path) as temporary:
         temporary.touch()
-        mode = temporary.stat().st_mode  # as the user's umask has it; safetensors makes files that only they can read
+        mode = temporary.stat().st_mode  # the umask's; safetensors writes files that only the user can read
         safetensors.torch.save_file(content, temporary, dict(metadata) if metadata else None)
         temporary.chmod(mode)
 
@@ -128,7 +150,7 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Adds a line; a crash may leave a part of it."""
+    """Appends a line; a crash may leave a part of it."""
     try:
         with path.open("a", encoding="utf-8") as file:
             file.write(f"{line}\n")
@@ -137,9 +159,9 @@ def append_line(path: Path, line: str) -> None:
 
 
 def _flush(path: Path) -> None:
-    """Sees a file's content, or the names in a folder, onto the disk."""
+    """Flushes a file's content, or the names in a folder, to the disk."""
     if os.name == "nt" and path.is_dir():
-        return  # Windows has no handle of a folder
+        return  # Windows cannot open a folder
     handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(handle)

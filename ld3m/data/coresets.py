@@ -20,7 +20,7 @@ from ld3m import networks
 from ld3m.data import scorer as classifier
 from ld3m.data.prepared import ImageSet, to_pixels
 from ld3m.errors import UserError, one_line
-from ld3m.files import ANOTHER_CACHE, cache_folder, writable, write_folder
+from ld3m.files import ANOTHER_CACHE, cache_folder, cache_key, writable, write_folder
 from ld3m.machine.out_of_memory import in_parts
 from ld3m.randomness import generator
 from ld3m.recipe import DistilledDataRecipe, NetworkRecipe, ScorerRecipe
@@ -191,8 +191,7 @@ def score(images: ImageSet, recipe: ScorerRecipe, device: torch.device) -> Path:
     networks.check(recipe.arch, shape, NetworkRecipe(width=recipe.width), "data.scorer.arch")
     settings = recipe.model_dump(exclude={"source", "epochs", "seed"} if recipe.source else {"source"})
     weights = hashlib.sha256(_read(recipe.source)).hexdigest() if recipe.source else None
-    key = json.dumps([LAYOUT, images.folder.name, settings, weights], sort_keys=True)
-    folder = cache_folder() / "scores" / hashlib.sha256(key.encode()).hexdigest()[:20]
+    folder = cache_folder() / "scores" / cache_key([LAYOUT, images.folder.name, settings, weights])
     if folder.is_dir():
         return folder
     writable(folder.parent, ANOTHER_CACHE)

@@ -1,6 +1,5 @@
 """Real images as uint8 tensors by class: prepared once from their source, cached, memory-mapped."""
 
-import hashlib
 import json
 import os
 import sys
@@ -23,7 +22,7 @@ from ld3m.data.class_choice import choose
 from ld3m.data.decode import convert, convert_grey
 from ld3m.data.sources import Examples, GreyArrays, Source, open_source
 from ld3m.errors import UserError, one_line
-from ld3m.files import ANOTHER_CACHE, cache_folder, writable, write_json, write_tensors
+from ld3m.files import ANOTHER_CACHE, cache_folder, cache_key, writable, write_json, write_tensors
 from ld3m.machine.transfer import send
 from ld3m.randomness import generator
 from ld3m.recipe import DataRecipe
@@ -120,8 +119,8 @@ def prepare(recipe: DataRecipe, progress: bool = True) -> ImageSet:
     source = open_source(recipe)
     chosen = choose(recipe.subset, source.classes, source.aliases, source.subsets)
     settings = recipe.model_dump(exclude=NOT_CONTENT)
-    key = json.dumps([LAYOUT, source.identity, list(source.classes), chosen, settings], sort_keys=True)
-    folder = cache_folder() / "data" / hashlib.sha256(key.encode()).hexdigest()[:20]
+    key = cache_key([LAYOUT, source.identity, list(source.classes), chosen, settings])
+    folder = cache_folder() / "data" / key
     prepared = (folder / "index.json").is_file() and all(_is_prepared(folder, place) for place in range(len(chosen)))
     if not prepared:
         _prepare_into(folder, source, chosen, recipe, progress)

@@ -1,6 +1,5 @@
 """Evaluation: other networks, trained from scratch on the distilled set only, tested on real images."""
 
-import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext, suppress
@@ -23,7 +22,7 @@ from ld3m.evaluation.protocol import accuracy, train
 from ld3m.evaluation.rows import Row, figures, results, set_of
 from ld3m.evaluation.scores import scores
 from ld3m.evaluation.training_sets import BASELINES, TrainingSets
-from ld3m.files import ANOTHER_CACHE, cache_folder, writable, write_json
+from ld3m.files import ANOTHER_CACHE, cache_folder, cache_key, writable, write_json
 from ld3m.machine import determinism
 from ld3m.machine import processes as parallel
 from ld3m.machine.memory import keep_freed_memory
@@ -76,9 +75,8 @@ class Evaluation:
     def place(self, job: Job) -> Path:
         """The file in which the accuracy is kept: until all are there in the run's folder, or a baseline's for good."""
         how, (pixels, _) = self.trainings[job[:2]], self.sets.seen(job.trained_on, job.seed)
-        told = [job.trained_on, job.arch, job.seed, self.split]
-        said = json.dumps([LAYOUT, how.seed, self.images.folder.name, protocol.settings(how), *told])
-        digest = hashlib.sha256(said.encode() + pixels.numpy().tobytes()).hexdigest()[:20]
+        trained = [LAYOUT, how.seed, self.images.folder.name, protocol.settings(how), *job[:1], *job[2:], self.split]
+        digest = cache_key(trained, pixels.numpy().tobytes())
         folder = cache_folder() / "baselines" if job.trained_on in BASELINES else self.folder / "evaluating"
         return folder / f"{digest}.json"
 
