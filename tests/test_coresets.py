@@ -26,6 +26,7 @@ from ld3m.distillation.kmeans import kmeans
 from ld3m.distillation.loop import _render, begin, distill
 from ld3m.distillation.setup import Job
 from ld3m.evaluation import evaluate
+from ld3m.images.ranges import bytes_to_signed, bytes_to_unit
 from ld3m.randomness import generator
 from ld3m.recipe import DistilledDataRecipe, Recipe, SamplerRecipe
 from ld3m.recipe.files import load
@@ -174,7 +175,7 @@ def test_scores_are_the_networks_and_the_same_each_time(recipe_file: Path, own_s
     network.load_state_dict(safetensors.torch.load_file(folder / "scorer.safetensors"))
     for label in range(3):
         stored = safetensors.torch.load_file(folder / f"{label}.safetensors")
-        inputs = images.normalise(data.to_pixels(images.images("train", label)))
+        inputs = images.normalise(bytes_to_unit(images.images("train", label)))
         with torch.no_grad():
             losses = -network(inputs).log_softmax(1)[:, label]
             torch.testing.assert_close(stored["losses"], losses)
@@ -274,7 +275,7 @@ def test_z_starts_as_encodings_of_the_selected_images(
     for label in range(3):
         images = kept.images("train", label)[kept.select(init, label, 3, generator(0, ""))]
         with torch.no_grad():
-            torch.testing.assert_close(z[label], prior.encode(data.to_signed(images)), rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(z[label], prior.encode(bytes_to_signed(images)), rtol=1e-5, atol=1e-5)
 
 
 def test_prototypes_are_centres_of_the_encodings(recipe_file: Path, prior_folder: Path, tmp_path: Path) -> None:
@@ -283,7 +284,7 @@ def test_prototypes_are_centres_of_the_encodings(recipe_file: Path, prior_folder
     prior = priors.load(SamplerRecipe(source=str(prior_folder)))
     for label in range(3):
         with torch.no_grad():
-            encodings = prior.encode(data.to_signed(data.prepare(recipe.data).images("train", label))).flatten(1)
+            encodings = prior.encode(bytes_to_signed(data.prepare(recipe.data).images("train", label))).flatten(1)
         nearest = torch.cdist(encodings, z[label].flatten(1)).argmin(1)
         means = torch.stack([encodings[nearest == place].mean(0) for place in range(3)])
         torch.testing.assert_close(z[label].flatten(1), means, rtol=1e-4, atol=1e-5)

@@ -20,6 +20,7 @@ from ld3m.data import prepared as data
 from ld3m.data import sources
 from ld3m.data.prepared import ImageSet, convert, prepare
 from ld3m.errors import UserError
+from ld3m.images.ranges import bytes_to_unit
 from ld3m.recipe import DataRecipe
 
 RNG = np.random.default_rng(0)
@@ -531,7 +532,7 @@ def test_mean_and_std_are_those_of_the_training_pixels(colourful: Path) -> None:
 def test_normalised_training_pixels_have_mean_0_and_std_1(colourful: Path) -> None:
     images = prepared(colourful, channels=3)
     pixels, _ = images.everything("train")
-    normal = images.normalise(data.to_pixels(pixels))
+    normal = images.normalise(bytes_to_unit(pixels))
     assert normal.dtype == torch.float32
     assert normal.mean((0, 2, 3)).tolist() == pytest.approx([0] * 3, abs=1e-5)
     assert normal.std((0, 2, 3), correction=0).tolist() == pytest.approx([1] * 3, abs=1e-5)
@@ -544,7 +545,7 @@ def test_a_subset_has_its_own_order_and_statistics(colourful: Path) -> None:
     assert torch.equal(swapped.images("test", 1), every.images("test", 0))
     assert torch.equal(swapped.mean, every.mean)
     one = prepared(colourful, channels=3, subset=["b"])
-    assert one.mean.tolist() == pytest.approx(data.to_pixels(one.images("train", 0)).mean((0, 2, 3)).tolist())
+    assert one.mean.tolist() == pytest.approx(bytes_to_unit(one.images("train", 0)).mean((0, 2, 3)).tolist())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -17,13 +17,13 @@ from sklearn.svm import SVC
 
 from ld3m import priors
 from ld3m.data.decode import convert
-from ld3m.data.prepared import ImageSet, prepare, to_pixels, to_signed
+from ld3m.data.prepared import ImageSet, prepare
+from ld3m.images.ranges import bytes_to_signed, bytes_to_unit, signed_to_unit
 from ld3m.prior_training.quality import sample
 from ld3m.recipe import DataRecipe, SamplerRecipe
 from ld3m.recipe.files import load, to_yaml
 from ld3m.recipe.prior import PriorRecipe
 from ld3m.recipe.values import PACKAGED_PRIORS
-from ld3m.sampling.sampler import to_pixels as decoded
 
 PUBLISHED = [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
 """Digits 0 to 9 in the test set of UCI's "Optical Recognition of Handwritten Digits", which scikit-learn ships."""
@@ -71,8 +71,8 @@ def test_a_published_accuracy_is_reached() -> None:
     """scikit-learn's example trains SVC(gamma=0.001) on counts from 0 to 16: 871 of 899, which it rounds to 0.97."""
     images = prepared()
     (train, train_labels), (test, test_labels) = images.everything("train"), images.everything("test")
-    classifier = SVC(gamma=0.001).fit(counts(to_pixels(train)), train_labels)
-    assert round(classifier.score(counts(to_pixels(test)), test_labels), 2) == 0.97
+    classifier = SVC(gamma=0.001).fit(counts(bytes_to_unit(train)), train_labels)
+    assert round(classifier.score(counts(bytes_to_unit(test)), test_labels), 2) == 0.97
 
 
 def test_other_sizes_and_colour(rows: np.ndarray) -> None:
@@ -107,14 +107,16 @@ def test_its_samples_and_reconstructions_by_another_judge() -> None:
     """A support vector machine of the real images takes samples for what they were asked to be, most of the time."""
     prior, images = priors.load(SamplerRecipe(source="digits")), prepared()
     train, labels = images.everything("train")
-    judge = SVC(gamma=0.001).fit(counts(to_pixels(train)), labels)
+    judge = SVC(gamma=0.001).fit(counts(bytes_to_unit(train)), labels)
     sampled, wanted = sample(prior, images.classes, count=100, steps=10, guidance=3, seed=1)
     assert judge.score(counts(sampled), wanted) >= 0.9
     test = images.everything("test")[0]
     with torch.no_grad():
-        rebuilt = decoded(prior.decode(prior.encode(to_signed(test))))
+        rebuilt = signed_to_unit(prior.decode(prior.encode(bytes_to_signed(test))))
     report = json.loads((PACKAGED_PRIORS["digits"] / "evaluation.json").read_text())
-    assert float((rebuilt - to_pixels(test)).abs().mean()) == pytest.approx(report["reconstruction"]["l1"], rel=1e-2)
+    assert float((rebuilt - bytes_to_unit(test)).abs().mean()) == pytest.approx(
+        report["reconstruction"]["l1"], rel=1e-2
+    )
 
 
 def test_the_recipe_runs_as_it_is(ld3m: Callable[..., Outcome]) -> None:

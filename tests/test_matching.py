@@ -14,6 +14,7 @@ import torch
 from conftest import Outcome, distilled, latents, launch, relative
 
 from ld3m.data import prepared as data
+from ld3m.images.ranges import bytes_to_unit
 from ld3m.networks.flat import weights_of
 from ld3m.objectives import draws
 from ld3m.objectives.dc import GradientMatching
@@ -96,7 +97,7 @@ def test_the_inner_loop_learns_the_synthetic_images(recipe_file: Path) -> None:
     recipe = load(Recipe, str(recipe_file), [*DC, "distill.dc.inner=200", "distill.dc.lr_network=0.1"])
     images = data.prepare(recipe.data, progress=False)
     objective = GradientMatching(recipe, images, range(3), CPU)  # type: ignore[arg-type]
-    pixels = torch.stack([data.to_pixels(images.images("train", label)[:2]) for label in range(3)])
+    pixels = torch.stack([bytes_to_unit(images.images("train", label)[:2]) for label in range(3)])
     labels = torch.arange(3).repeat_interleave(2)
 
     def loss() -> float:
@@ -121,7 +122,7 @@ def test_batch_norm_is_frozen_on_real_statistics(recipe_file: Path) -> None:
     assert gradient.abs().amax((1, 2, 3, 4)).min() > 0
     convolution, norm = objective.network.features[:2]
     # 16 images of each class are wanted; the shapes have 12, so that all of them count.
-    seen = convolution(images.normalise(data.to_pixels(images.everything("train")[0])))
+    seen = convolution(images.normalise(bytes_to_unit(images.everything("train")[0])))
     assert torch.allclose(norm.running_mean, seen.mean((0, 2, 3)), atol=1e-5)
     assert torch.allclose(norm.running_var, seen.var((0, 2, 3)), rtol=1e-4)
     assert not norm.training
@@ -155,7 +156,7 @@ def test_one_epoch_is_plain_sgd(recipe_file: Path, tmp_path: Path) -> None:
     pixels, labels = images.everything("train")
     for _ in range(4):
         optimiser.zero_grad()
-        torch.nn.functional.cross_entropy(network(images.normalise(data.to_pixels(pixels))), labels).backward()
+        torch.nn.functional.cross_entropy(network(images.normalise(bytes_to_unit(pixels))), labels).backward()
         optimiser.step()
     expected = torch.nn.utils.parameters_to_vector(network.parameters())
     assert relative(snapshots(recipe_file, tuple(settings), 0)[-1], expected.detach()) <= 1e-5

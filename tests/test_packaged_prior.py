@@ -9,11 +9,10 @@ from conftest import make_prior
 
 from ld3m import priors
 from ld3m.data import prepared as data
-from ld3m.data.prepared import to_pixels
+from ld3m.images.ranges import bytes_to_signed, bytes_to_unit, signed_to_unit
 from ld3m.priors import ClassConditionalLDM
 from ld3m.recipe import DataRecipe, SamplerRecipe
 from ld3m.recipe.values import PACKAGED_PRIORS
-from ld3m.sampling.sampler import to_pixels as decoded
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +40,11 @@ def test_reconstructions_are_close(packaged: ClassConditionalLDM) -> None:
     images = data.prepare(DataRecipe(source="fashion-mnist-small", channels=1), progress=False)
     test = images.everything("test")[0][::20]
     with torch.no_grad():
-        rebuilt = decoded(packaged.decode(packaged.encode(data.to_signed(test))))
+        rebuilt = signed_to_unit(packaged.decode(packaged.encode(bytes_to_signed(test))))
     report = json.loads((PACKAGED_PRIORS["fashion-mnist"] / "evaluation.json").read_text())
-    assert float((rebuilt - to_pixels(test)).abs().mean()) == pytest.approx(report["reconstruction"]["l1"], rel=0.15)
+    assert float((rebuilt - bytes_to_unit(test)).abs().mean()) == pytest.approx(
+        report["reconstruction"]["l1"], rel=0.15
+    )
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:

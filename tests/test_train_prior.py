@@ -58,13 +58,14 @@ def test_folder_is_a_prior_in_diffusers_layout(trained: Path) -> None:
 
 
 def test_latents_have_about_unit_scale(trained: Path, shapes: Path) -> None:
-    from ld3m.data.prepared import prepare, to_pixels
+    from ld3m.data.prepared import prepare
+    from ld3m.images.ranges import bytes_to_signed
     from ld3m.recipe import DataRecipe
 
     images = prepare(DataRecipe(source=str(shapes), resolution=16, channels=1), progress=False)
     prior = priors.load(SamplerRecipe(source=str(trained)))
     with torch.no_grad():
-        z = prior.encode(to_pixels(images.everything("train")[0]) * 2 - 1)
+        z = prior.encode(bytes_to_signed(images.everything("train")[0]))
     assert z.std().item() == pytest.approx(1, abs=0.02)
 
 

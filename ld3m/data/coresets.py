@@ -18,9 +18,10 @@ from tqdm import tqdm
 
 from ld3m import networks
 from ld3m.data import scorer as classifier
-from ld3m.data.prepared import ImageSet, to_pixels
+from ld3m.data.prepared import ImageSet
 from ld3m.errors import UserError, one_line
 from ld3m.files import ANOTHER_CACHE, cache_folder, cache_key, writable, write_folder
+from ld3m.images.ranges import bytes_to_unit
 from ld3m.machine.out_of_memory import in_parts
 from ld3m.randomness import generator
 from ld3m.recipe import DistilledDataRecipe, NetworkRecipe, ScorerRecipe
@@ -186,9 +187,7 @@ def score(images: ImageSet, recipe: ScorerRecipe, device: torch.device) -> Path:
     Raises:
         UserError: for an unknown network, or given weights that are not its.
     """
-    resolution = images.images("train", 0).shape[-1]
-    shape = networks.Shape(len(images.mean), resolution, len(images.classes))
-    networks.check(recipe.arch, shape, NetworkRecipe(width=recipe.width), "data.scorer.arch")
+    networks.check(recipe.arch, images.shape, NetworkRecipe(width=recipe.width), "data.scorer.arch")
     settings = recipe.model_dump(exclude={"source", "epochs", "seed"} if recipe.source else {"source"})
     weights = hashlib.sha256(_read(recipe.source)).hexdigest() if recipe.source else None
     folder = cache_folder() / "scores" / cache_key([LAYOUT, images.folder.name, settings, weights])
@@ -239,7 +238,7 @@ def _read(source: str) -> bytes:
 def _score_into(target: Path, scorer: Any, images: ImageSet, device: torch.device) -> None:
     def look(chunk: Tensor, label: int) -> Tensor:
         """Of each image the loss, and the features beside it."""
-        seen = scorer.embed(images.normalise(to_pixels(chunk.to(device))))
+        seen = scorer.embed(images.normalise(bytes_to_unit(chunk.to(device))))
         targets = torch.full((len(chunk),), label, device=device)
         losses = functional.cross_entropy(scorer.classifier(seen), targets, reduction="none")
         return torch.cat([losses[:, None], seen], 1).float().cpu()

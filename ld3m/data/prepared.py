@@ -24,6 +24,7 @@ from ld3m.data.sources import Examples, GreyArrays, Source, open_source
 from ld3m.errors import UserError, one_line
 from ld3m.files import ANOTHER_CACHE, cache_folder, cache_key, writable, write_json, write_tensors
 from ld3m.machine.transfer import send
+from ld3m.networks import Shape
 from ld3m.randomness import generator
 from ld3m.recipe import DataRecipe
 
@@ -52,6 +53,13 @@ class ImageSet:
     ids: list[int]
     """The place of each class among all of the source, by which a prior may know it: ImageNet's numbers, 0 to 999."""
     folder: Path
+    resolution: int
+    """Height and width of every image."""
+
+    @property
+    def shape(self) -> Shape:
+        """What a network for these images and classes must fit."""
+        return Shape(len(self.mean), self.resolution, len(self.classes))
 
     def images(self, split: str, label: int) -> Tensor:
         """The images of one class, uint8 [n, channels, H, W]; memory-mapped, so only what is used is read.
@@ -97,16 +105,6 @@ class Rows:
         return torch.stack([self.parts[label][place] for label, place in chosen])
 
 
-def to_pixels(images: Tensor) -> Tensor:
-    """uint8 images to float32 pixels in [0, 1]; those that are so already stay as they are."""
-    return images if images.is_floating_point() else images.float() / 255
-
-
-def to_signed(images: Tensor) -> Tensor:
-    """uint8 images to float32 in [-1, 1], the range of every autoencoder."""
-    return to_pixels(images) * 2 - 1
-
-
 def prepare(recipe: DataRecipe, progress: bool = True) -> ImageSet:
     """The recipe's images, from the cache or prepared into it.
 
@@ -136,6 +134,7 @@ def prepare(recipe: DataRecipe, progress: bool = True) -> ImageSet:
         counts=index["counts"],
         ids=index["ids"],
         folder=folder,
+        resolution=recipe.resolution,
     )
 
 

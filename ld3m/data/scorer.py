@@ -9,7 +9,8 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from ld3m import networks
-from ld3m.data.prepared import ImageSet, Rows, to_pixels
+from ld3m.data.prepared import ImageSet, Rows
+from ld3m.images.ranges import bytes_to_unit
 from ld3m.randomness import generator, global_draws
 from ld3m.recipe import NetworkRecipe
 
@@ -25,9 +26,7 @@ def build(arch: str, width: int, images: ImageSet, seed: int) -> Any:
         images: its training images.
         seed: keys the draw.
     """
-    _, channels, resolution, _ = images.images("train", 0).shape
-    shape = networks.Shape(channels, resolution, len(images.classes))
-    return networks.build(arch, shape, NetworkRecipe(width=width), generator(seed, "classifier"))
+    return networks.build(arch, images.shape, NetworkRecipe(width=width), generator(seed, "classifier"))
 
 
 def train(classifier: nn.Module, images: ImageSet, epochs: int, seed: int, device: torch.device, title: str) -> None:
@@ -47,7 +46,7 @@ def train(classifier: nn.Module, images: ImageSet, epochs: int, seed: int, devic
     )
     with global_draws(generator(seed, "classifier dropout")):
         for batch in tqdm(batches, title, total=steps):
-            logits = classifier(images.normalise(to_pixels(real[batch].to(device))))
+            logits = classifier(images.normalise(bytes_to_unit(real[batch].to(device))))
             loss = functional.cross_entropy(logits, real.labels[batch].to(device))
             optimiser.zero_grad()
             loss.backward()

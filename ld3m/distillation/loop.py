@@ -24,6 +24,7 @@ from ld3m.distillation.trackers import Trackers
 from ld3m.errors import UserError
 from ld3m.images import grids as pictures
 from ld3m.images.multi_formation import enlarge, pack
+from ld3m.images.ranges import unit_to_bytes
 from ld3m.machine import memory
 from ld3m.machine import processes as parallel
 from ld3m.machine.out_of_memory import ran_out
@@ -227,7 +228,7 @@ def _finish(job: Job, learnt: Learnt, tracked: Trackers) -> None:
 
 def _stored(job: Job, pixels: Tensor) -> Tensor:
     """Rendered pixels as the images of this process's classes, uint8 [classes, images per class, channels, H, W]."""
-    packed = pack(pictures.to_bytes(pixels), job.recipe.distill.factor)
+    packed = pack(unit_to_bytes(pixels), job.recipe.distill.factor)
     return packed.unflatten(0, (len(job.own), job.recipe.distill.images_per_class))
 
 

@@ -10,6 +10,7 @@ from ld3m.errors import UserError
 from ld3m.files import write_text
 from ld3m.images import grids as pictures
 from ld3m.images.multi_formation import pack
+from ld3m.images.ranges import unit_to_bytes
 from ld3m.machine import processes as parallel
 from ld3m.recipe import Recipe
 from ld3m.recipe.files import to_yaml
@@ -65,7 +66,7 @@ def render_again(folder: Path, recipe: Recipe, output: Path | None = None) -> Pa
             prior, schedule, z, c, noise, resolution=recipe.rendered_size, micro_batch=micro_batch
         )
     )
-    images = pack(pictures.to_bytes(pixels), recipe.distill.factor).unflatten(0, (len(own), each))
+    images = pack(unit_to_bytes(pixels), recipe.distill.factor).unflatten(0, (len(own), each))
     if accelerator.is_main_process:
         run.begin_images(output)
     accelerator.wait_for_everyone()

@@ -117,10 +117,9 @@ def _settled(bench: Bench, accelerator: Accelerator, images: int) -> Recipe:
 def _check(recipe: Recipe, images: data.ImageSet, prior: Prior) -> None:
     """Mistakes that only the data and the prior show."""
     channels, count = recipe.data.channels, recipe.distill.latents_per_class
-    shape = networks.Shape(channels, recipe.data.resolution, len(images.classes))
-    networks.check(recipe.network.arch, shape, recipe.network)
+    networks.check(recipe.network.arch, images.shape, recipe.network)
     for arch in recipe.evaluate.arch:
-        networks.check(arch, shape, NetworkRecipe(), "evaluate.arch")
+        networks.check(arch, images.shape, NetworkRecipe(), "evaluate.arch")
     _check_learnable(recipe, prior)
     if prior.image_channels != channels:
         raise UserError(

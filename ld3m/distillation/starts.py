@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ld3m.data import prepared as data
 from ld3m.data.coresets import Coreset
 from ld3m.distillation.kmeans import kmeans
 from ld3m.distillation.latents import unmoved
 from ld3m.errors import UserError
+from ld3m.images.ranges import bytes_to_signed
 from ld3m.machine.out_of_memory import in_parts
 from ld3m.priors import Prior
 from ld3m.randomness import generator
@@ -79,7 +79,7 @@ def _encode(images: Tensor, prior: Prior, micro_batch: int, device: torch.device
     """Latents [n, *latent_shape], on the CPU, of uint8 images [n, channels, H, W]."""
 
     def encode(chunk: Tensor) -> Tensor:
-        pixels = data.to_signed(chunk.to(device))
+        pixels = bytes_to_signed(chunk.to(device))
         if pixels.shape[-1] != prior.image_size:
             pixels = functional.interpolate(pixels, size=prior.image_size, mode="bilinear", antialias=True)
         return prior.encode(pixels).cpu()

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from ld3m import networks
 from ld3m.data import prepared as data
 from ld3m.errors import UserError
+from ld3m.images.ranges import bytes_to_unit
 from ld3m.networks.quick import quick_on_cpus
 from ld3m.networks.training import train_epoch
 from ld3m.randomness import generator
@@ -99,15 +100,14 @@ def train(
         bar: is moved on by each epoch.
     """
     settings = recipe.evaluate
-    shape = networks.Shape(recipe.data.channels, recipe.data.resolution, len(images.classes))
     weights = generator(recipe.seed, "evaluation network", seed)
-    network = networks.build(arch, shape, NetworkRecipe(), weights).to(device)
+    network = networks.build(arch, images.shape, NetworkRecipe(), weights).to(device)
     if device.type == "cpu" and isinstance(network, networks.ConvNet):  # it does not pay for the others
         network = quick_on_cpus(network)
     average = networks.averaged(network, settings.ema)
     rate = learning_rate(arch, settings)
     optimiser = torch.optim.SGD(network.parameters(), lr=rate, momentum=0.9, weight_decay=5e-4)
-    inputs = images.normalise(data.to_pixels(pixels.to(device)))
+    inputs = images.normalise(bytes_to_unit(pixels.to(device)))
     targets = labels.to(device)
     for epoch in range(settings.epochs):
         for group in optimiser.param_groups:
@@ -126,6 +126,6 @@ def accuracy(network: nn.Module, images: data.ImageSet, split: str, device: torc
     right = 0
     for label in range(len(images.classes)):
         for chunk in images.images(split, label).split(TEST_CHUNK):
-            logits = network(images.normalise(data.to_pixels(chunk.to(device))))
+            logits = network(images.normalise(bytes_to_unit(chunk.to(device))))
             right += int((logits.argmax(1) == label).sum())
     return 100 * right / sum(images.counts[split])

@@ -10,6 +10,7 @@ from torch import Tensor
 from ld3m.data import coresets
 from ld3m.data import prepared as data
 from ld3m.images.multi_formation import shown
+from ld3m.images.ranges import bytes_to_unit
 from ld3m.randomness import generator
 from ld3m.recipe import Recipe
 from ld3m.runs import folder as run
@@ -83,4 +84,4 @@ def real_images(
 
 def _seen(images: Tensor, labels: Tensor, factor: int) -> tuple[Tensor, Tensor]:
     """What networks are trained on: the images, or, enlarged, those that each of them holds."""
-    return shown(data.to_pixels(images), labels, factor) if factor > 1 else (images, labels)
+    return shown(bytes_to_unit(images), labels, factor) if factor > 1 else (images, labels)

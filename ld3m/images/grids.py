@@ -21,11 +21,6 @@ LAST_FRAME = 2.0
 """Seconds that an animation stays at its end."""
 
 
-def to_bytes(pixels: Tensor) -> Tensor:
-    """Pixels in [0, 1] rounded to uint8, on the CPU."""
-    return (pixels.detach().cpu() * 255).round().clamp(0, 255).to(torch.uint8)
-
-
 def to_image(pixels: Tensor) -> Image.Image:
     """One image of uint8 pixels [channels, H, W]."""
     values = pixels.numpy()

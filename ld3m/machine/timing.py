@@ -54,7 +54,7 @@ class Clock:
 
 
 @contextmanager
-def within(part: str) -> Iterator[None]:
+def span(part: str) -> Iterator[None]:
     """Names what is done inside a part, for a profile; it costs nothing to speak of where none is taken."""
     with record_function(part):
         _wait()

@@ -8,9 +8,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import vector_to_parameters
 
 from ld3m import networks
-from ld3m.data.prepared import ImageSet, to_pixels
+from ld3m.data.prepared import ImageSet
 from ld3m.images import augment
-from ld3m.machine.timing import within
+from ld3m.images.ranges import bytes_to_unit
+from ld3m.machine import timing
 from ld3m.machine.transfer import send
 from ld3m.objectives.experts import Trajectories
 from ld3m.randomness import generator
@@ -47,21 +48,20 @@ def require_experts(recipe: Recipe, images: ImageSet) -> None:
 
 
 def _random(recipe: Recipe, images: ImageSet, draws: torch.Generator) -> Any:
-    shape = networks.Shape(recipe.data.channels, recipe.data.resolution, len(images.classes))
-    return networks.build(recipe.network.arch, shape, recipe.network, draws)
+    return networks.build(recipe.network.arch, images.shape, recipe.network, draws)
 
 
 def _experts(recipe: Recipe, images: ImageSet, built: Any) -> Trajectories:
     return Trajectories(recipe, images, sum(parameter.numel() for parameter in built.parameters()))
 
 
-@within("data")
+@timing.span("data")
 def real_batch(
     recipe: Recipe, images: ImageSet, real: Tensor, iteration: int, label: int, device: torch.device
 ) -> Tensor:
     """A class's real images of an iteration, normalised [n, channels, H, W], out of all it has, uint8 [N, …]."""
     order = torch.randperm(len(real), generator=generator(recipe.seed, "real batch", iteration, label))
-    return images.normalise(to_pixels(send(real[order[: recipe.distill.real_batch]], device)))
+    return images.normalise(bytes_to_unit(send(real[order[: recipe.distill.real_batch]], device)))
 
 
 def augmentation(recipe: Recipe, iteration: int, label: int) -> augment.Augmentation:
@@ -88,6 +88,6 @@ def freeze_norms(network: Any, recipe: Recipe, images: ImageSet, iteration: int,
         norm.reset_running_stats()
         norm.momentum = 1.0  # statistics of this batch alone, not a moving mean
         norm.train()
-    network(images.normalise(to_pixels(send(torch.cat(batch), device))))
+    network(images.normalise(bytes_to_unit(send(torch.cat(batch), device))))
     for norm in norms:
         norm.eval()

@@ -13,6 +13,7 @@ from ld3m import networks
 from ld3m.data import prepared as data
 from ld3m.errors import UserError
 from ld3m.images import augment
+from ld3m.images.ranges import bytes_to_unit
 from ld3m.machine import processes as parallel
 from ld3m.machine.memory import keep_freed_memory
 from ld3m.networks.flat import FlatNetwork, weights_of
@@ -59,9 +60,8 @@ def train_experts(recipe: Recipe, resume: bool = True) -> Path:
 
 
 def _network(recipe: Recipe, images: data.ImageSet, expert: int) -> torch.nn.Module:
-    shape = networks.Shape(recipe.data.channels, recipe.data.resolution, len(images.classes))
     weights = generator(recipe.seed, "expert", expert)
-    network: torch.nn.Module = networks.build(recipe.network.arch, shape, recipe.network, weights)
+    network: torch.nn.Module = networks.build(recipe.network.arch, images.shape, recipe.network, weights)
     return network
 
 
@@ -115,7 +115,7 @@ def _train(
 
 def _shown(pixels: Tensor, images: data.ImageSet, numbers: torch.Generator | None) -> Tensor:
     """Real images as an expert sees them, augmented where random numbers are given."""
-    inputs = images.normalise(data.to_pixels(pixels))
+    inputs = images.normalise(bytes_to_unit(pixels))
     return inputs if numbers is None else augment.draw(numbers, inputs.shape[-1], len(inputs))(inputs)
 
 

@@ -10,11 +10,12 @@ from tqdm import tqdm
 from ld3m.data import prepared as data
 from ld3m.data import scorer as classifiers
 from ld3m.files import write_image
-from ld3m.images.grids import grid, to_bytes
+from ld3m.images.grids import grid
+from ld3m.images.ranges import bytes_to_signed, bytes_to_unit, signed_to_unit, unit_to_bytes
 from ld3m.priors import Prior
 from ld3m.randomness import generator
 from ld3m.recipe.prior import PriorRecipe
-from ld3m.sampling.sampler import Schedule, render, to_pixels
+from ld3m.sampling.sampler import Schedule, render
 
 
 def evaluate_prior(
@@ -35,9 +36,9 @@ def evaluate_prior(
     classifiers.train(classifier, images, settings.classifier_epochs, recipe.seed, device, "classifier")
     with torch.no_grad():
         rebuilt = torch.cat(
-            [to_pixels(prior.decode(prior.encode(data.to_signed(x.to(device))))).cpu() for x in test.split(100)]
+            [signed_to_unit(prior.decode(prior.encode(bytes_to_signed(x.to(device))))).cpu() for x in test.split(100)]
         )
-    pixels = data.to_pixels(test)
+    pixels = bytes_to_unit(test)
     result: dict[str, Any] = {
         "reconstruction": {
             "l1": round(float((rebuilt - pixels).abs().mean()), 5),
@@ -50,14 +51,15 @@ def evaluate_prior(
         "samples": {"count": settings.samples, "steps": settings.steps, "share in the intended class": {}},
     }
     write_image(
-        training / "reconstructions.png", grid(to_bytes(torch.cat([pixels[::97][:20], rebuilt[::97][:20]])), columns=20)
+        training / "reconstructions.png",
+        grid(unit_to_bytes(torch.cat([pixels[::97][:20], rebuilt[::97][:20]])), columns=20),
     )
     for scale in settings.guidance:
         sampled, labels = sample(prior, images.classes, settings.samples, settings.steps, scale, recipe.seed)
         share = _share_right(classifier, images, sampled, labels, device)
         result["samples"]["share in the intended class"][f"guidance {scale:g}"] = share
         order = labels.sort(stable=True).indices.view(len(images.classes), -1)[:, :10].flatten()
-        write_image(training / f"samples-guidance-{scale:g}.png", grid(to_bytes(sampled[order]), columns=10))
+        write_image(training / f"samples-guidance-{scale:g}.png", grid(unit_to_bytes(sampled[order]), columns=10))
     return result
 
 

@@ -17,6 +17,7 @@ from ld3m import priors
 from ld3m.data import prepared as data
 from ld3m.errors import UserError, user_error_if_damaged
 from ld3m.files import writable, write_json, write_text
+from ld3m.images.ranges import bytes_to_signed
 from ld3m.machine import lock
 from ld3m.machine import processes as parallel
 from ld3m.prior_training.fit import Fit, fit
@@ -150,7 +151,7 @@ def _train_autoencoder(
     unquantised = settings.steps // 10
 
     def encode(indices: Tensor) -> tuple[Tensor, Tensor]:
-        images = data.to_signed(real[indices].to(accelerator.device))
+        images = bytes_to_signed(real[indices].to(accelerator.device))
         return images, model.encode(images).latents
 
     @torch.no_grad()
@@ -182,7 +183,7 @@ def _encode_all(autoencoder: Any, real: Tensor, accelerator: Accelerator) -> Ten
     chunks = enumerate(real.split(100))
     own = parallel.shard(list(chunks), accelerator)
     encoded = [
-        (index, autoencoder.encode(data.to_signed(chunk.to(accelerator.device))).latents.cpu()) for index, chunk in own
+        (index, autoencoder.encode(bytes_to_signed(chunk.to(accelerator.device))).latents.cpu()) for index, chunk in own
     ]
     ordered = sorted(parallel.gather(encoded, accelerator), key=lambda item: item[0])
     return torch.cat([latents for _, latents in ordered])

@@ -17,7 +17,8 @@ from ld3m.data.class_choice import choose
 from ld3m.data.sources import Source, open_source
 from ld3m.errors import UserError, one_line
 from ld3m.files import write_folder, write_json, write_tensors, write_text
-from ld3m.images.grids import grid, to_bytes, to_image
+from ld3m.images.grids import grid, to_image
+from ld3m.images.ranges import bytes_to_unit, unit_to_bytes
 from ld3m.recipe import DataRecipe, Recipe
 from ld3m.recipe.files import load, to_yaml
 from ld3m.runs import download
@@ -202,12 +203,12 @@ def _bring(name: str, recipe: Recipe, classes: list[str], images: Tensor, labels
     folder = run.IMPORTED / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name).strip('-._') or 'set'}-{digest}"
 
     def fill(target: Path) -> None:
-        shown = images if images.dtype == torch.uint8 else to_bytes(images)
+        shown = images if images.dtype == torch.uint8 else unit_to_bytes(images)
         for label, each in enumerate(classes):
             (target / "images" / each).mkdir(parents=True)
             for index, image in enumerate(shown[labels == label]):
                 to_image(image).save(target / "images" / each / f"{index}.png")
-        if not torch.equal(data.to_pixels(images), data.to_pixels(shown)):
+        if not torch.equal(bytes_to_unit(images), bytes_to_unit(shown)):
             write_tensors(target / run.EXACT_PIXELS, {"images": images})
         grid(shown[:100], columns=10).save(target / "grid.png")
         run.note_classes(target, {each: label for label, each in enumerate(classes)})

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ld3m.images import resample
-from ld3m.machine.timing import within
+from ld3m.images.ranges import signed_to_unit
+from ld3m.machine import timing
 from ld3m.priors import Prior
 from ld3m.priors.noise_schedule import Level, NoiseSchedule
 
@@ -119,12 +120,12 @@ def _render_part(
     for left, step in zip(range(len(schedule.steps), 0, -1), schedule.steps, strict=True):
         state, link = _link(reverse(prior, schedule, step), state, c, anchor, keep=left <= keep)
         links.append(link)
-    with within("decode"):
+    with timing.span("decode"):
         decode = _link(lambda latents: to_pixels(prior.decode(latents), resolution), state, keep=keep > 0)
         pixels, decode_link = decode
 
     def pull_back(grad: Tensor) -> tuple[Tensor, Tensor]:
-        with within("decode"):
+        with timing.span("decode"):
             (grad_state,) = decode_link(grad)
         grad_c, grad_anchor = torch.zeros_like(c), torch.zeros_like(start)
         while links:
@@ -156,7 +157,7 @@ def reverse(prior: Prior, schedule: Schedule, step: Step) -> Callable[[Tensor, T
 
 def to_pixels(images: Tensor, resolution: int | None = None) -> Tensor:
     """The decoder's [-1, 1] to pixels in [0, 1], clamped, at another resolution where one is given."""
-    pixels = ((images + 1) / 2).clamp(0, 1)
+    pixels = signed_to_unit(images)
     if resolution in (None, pixels.shape[-1]):
         return pixels
     return resample.resize(pixels, resolution)

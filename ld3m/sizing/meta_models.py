@@ -110,8 +110,6 @@ def _configurations(source: str) -> Path:
 class ImageOutline(data.ImageSet):
     """Images of the right number and size, all black and of no memory."""
 
-    resolution: int
-
     def images(self, split: str, label: int) -> Tensor:
         size = (self.counts[split][label], len(self.mean), self.resolution, self.resolution)
         return torch.zeros((), dtype=torch.uint8).expand(size)

@@ -39,7 +39,7 @@ from ld3m.data import prepared as data
 from ld3m.evaluation.protocol import accuracy, rate_factor, train
 from ld3m.evaluation.training_sets import real_images
 from ld3m.images import augment
-from ld3m.images import grids as pictures
+from ld3m.images.ranges import bytes_to_signed, bytes_to_unit, unit_to_bytes
 from ld3m.machine.memory import keep_freed_memory
 from ld3m.randomness import generator
 from ld3m.recipe import NetworkRecipe, Recipe
@@ -74,7 +74,7 @@ def plain_train(
         return average + (new - average) * max(1 / (int(updates) + 1), 1 - settings.ema)
 
     average = AveragedModel(network, avg_fn=blend)
-    inputs = images.normalise(data.to_pixels(rendered()))
+    inputs = images.normalise(bytes_to_unit(rendered()))
     for epoch in range(settings.epochs):
         for group in optimiser.param_groups:
             group["lr"] = RATE * rate_factor(epoch, settings.epochs)
@@ -95,7 +95,7 @@ def plain_accuracy(network: nn.Module, images: data.ImageSet) -> float:
     right = 0
     pixels, labels = images.everything("test")
     for chunk, targets in zip(pixels.split(100), labels.split(100), strict=True):
-        right += int((network(images.normalise(data.to_pixels(chunk))).argmax(1) == targets).sum())
+        right += int((network(images.normalise(bytes_to_unit(chunk))).argmax(1) == targets).sum())
     return 100 * right / len(pixels)
 
 
@@ -106,15 +106,15 @@ def compare(per_class: int, epochs: int) -> None:
     schedule = Schedule.of(prior.noise_schedule, recipe.prior.steps, recipe.prior.skip, recipe.prior.guidance)
     wanted = torch.arange(len(images.classes)).repeat_interleave(per_class)
     few, labels = real_images("random", coresets.open_whole(images, recipe.data, [], CPU), wanted, recipe, 0)
-    z = prior.encode(data.to_signed(few))
+    z = prior.encode(bytes_to_signed(few))
     noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(0))
     c = prior.class_embeddings(images.classes)[labels]
-    rendered = cache(lambda: pictures.to_bytes(render(prior, schedule, z, c, noise)[0]))
+    rendered = cache(lambda: unit_to_bytes(render(prior, schedule, z, c, noise)[0]))
     plainly = naive(prior)
 
     @torch.no_grad()
     def rendered_anew() -> torch.Tensor:
-        return pictures.to_bytes(naive_render(plainly, schedule, z, c, noise))
+        return unit_to_bytes(naive_render(plainly, schedule, z, c, noise))
 
     ways: dict[str, tuple[Callable[[], None], Callable[[int], nn.Module], Callable[[nn.Module], float]]] = {
         "plain": (

@@ -61,6 +61,7 @@ from ld3m.data import prepared as data
 from ld3m.distillation.latents import Learnt
 from ld3m.distillation.starts import initial
 from ld3m.images import augment
+from ld3m.images.ranges import bytes_to_unit
 from ld3m.machine.memory import keep_freed_memory
 from ld3m.objectives import dm, draws
 from ld3m.objectives.dc import row_distance
@@ -250,7 +251,7 @@ class Iterations:
         ]
         self.start = Learnt.stack(states, len(states))
         # The authors' code holds all real images as normalised floats.
-        self.real = [self.images.normalise(data.to_pixels(self.images.images("train", label))) for label in self.labels]
+        self.real = [self.images.normalise(bytes_to_unit(self.images.images("train", label))) for label in self.labels]
 
     def noise(self, iteration: int) -> Tensor:
         return draw_noise(self.recipe, self.prior, self.labels, iteration, self.device)
