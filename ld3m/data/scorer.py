@@ -1,20 +1,23 @@
 """A classifier of the real images, trained briefly: what judges a prior's samples and scores images for core-sets."""
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import nn
-from torch.nn import functional
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from ld3m import networks
 from ld3m.data.prepared import ImageSet, Rows
 from ld3m.images.ranges import bytes_to_unit
+from ld3m.networks import training
 from ld3m.randomness import generator, global_draws
 from ld3m.recipe import NetworkRecipe
 
 BATCH = 128
+RATE = 2e-3
+"""Highest learning rate."""
 
 
 def build(arch: str, width: int, images: ImageSet, seed: int) -> Any:
@@ -32,24 +35,29 @@ def build(arch: str, width: int, images: ImageSet, seed: int) -> Any:
 def train(classifier: nn.Module, images: ImageSet, epochs: int, seed: int, device: torch.device, title: str) -> None:
     """Trains on all real training images by Adam with one cosine decay, and leaves the network in evaluation mode.
 
-    Each batch is read as it comes, so that memory does not grow with the images. The seed decides order and dropout.
+    Each batch is read when its turn comes, so that memory does not grow with the number of images.
+
+    Args:
+        classifier: any network for these images and classes.
+        images: whose training split it sees.
+        epochs: times that it sees each image.
+        seed: decides order and dropout.
+        device: where it is trained, and stays.
+        title: of the progress bar.
     """
     classifier.to(device).train()
     real = Rows(images, "train")
     steps = epochs * math.ceil(len(real) / BATCH)
-    optimiser = torch.optim.AdamW(classifier.parameters(), lr=2e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=steps)
-    batches = (
-        batch
-        for epoch in range(epochs)
-        for batch in torch.randperm(len(real), generator=generator(seed, "classifier order", epoch)).split(BATCH)
-    )
+    optimiser = torch.optim.AdamW(classifier.parameters(), lr=RATE)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, total_steps=steps)
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        for epoch in range(epochs):
+            order = torch.randperm(len(real), generator=generator(seed, "classifier order", epoch))
+            for indices in order.split(BATCH):
+                pixels = images.normalise(bytes_to_unit(real[indices].to(device)))
+                yield pixels, real.labels[indices].to(device)
+
     with global_draws(generator(seed, "classifier dropout")):
-        for batch in tqdm(batches, title, total=steps):
-            logits = classifier(images.normalise(bytes_to_unit(real[batch].to(device))))
-            loss = functional.cross_entropy(logits, real.labels[batch].to(device))
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            schedule.step()
+        training.train(classifier, optimiser, tqdm(batches(), title, total=steps), schedule)
     classifier.eval()

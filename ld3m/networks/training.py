@@ -1,4 +1,6 @@
-"""One epoch of a classifier, by which evaluation, core-set scorers and inner loops train."""
+"""The one training loop of classifiers, by which evaluation, core-set scorers and inner loops train."""
+
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -7,6 +9,29 @@ from torch.nn import functional
 from ld3m.images import augment
 from ld3m.machine.transfer import send
 from ld3m.randomness import generator, global_draws
+
+
+def train(
+    network: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    schedule: torch.optim.lr_scheduler.LRScheduler | None = None,
+) -> None:
+    """One step of gradient descent on the cross-entropy of each batch.
+
+    Args:
+        network: any classifier, in training mode; dropout draws from torch's global generators (`global_draws`).
+        optimiser: of its weights.
+        batches: normalised images [n, channels, H, W] and their labels, int64 [n], on the network's device.
+        schedule: of the learning rate, moved on by each step.
+    """
+    for images, labels in batches:
+        loss = functional.cross_entropy(network(images), labels)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        if schedule is not None:
+            schedule.step()
 
 
 def train_epoch(
@@ -26,16 +51,20 @@ def train_epoch(
         inputs: normalised images [N, channels, H, W].
         targets: their labels, int64 [N].
         batch: images of a step.
-        augmented: whether a step augments its images, by one operation with other numbers for each.
-        draws: of the order, the augmentation and, on the CPU, dropout.
+        augmented: whether each step augments its images, by one operation with its own random numbers for each image.
+        draws: decides the order, the augmentation and, on the CPU, dropout.
     """
     with global_draws(generator(draws.initial_seed(), "dropout")):
-        for places in torch.randperm(len(inputs), generator=draws).split(batch):
-            here = send(places, inputs.device)
-            shown = inputs[here]
-            if augmented:
-                shown = augment.draw(draws, shown.shape[-1], len(places))(shown)
-            loss = functional.cross_entropy(network(shown), targets[here])
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            optimiser.step()
+        train(network, optimiser, _batches(inputs, targets, batch, augmented, draws))
+
+
+def _batches(
+    inputs: Tensor, targets: Tensor, batch: int, augmented: bool, draws: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Each image once, in random order, augmented if wanted."""
+    for indices in torch.randperm(len(inputs), generator=draws).split(batch):
+        indices_there = send(indices, inputs.device)
+        images = inputs[indices_there]
+        if augmented:
+            images = augment.draw(draws, images.shape[-1], len(indices))(images)
+        yield images, targets[indices_there]
