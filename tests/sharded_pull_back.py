@@ -14,7 +14,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ld3m import priors
-from ld3m.machine import processes as parallel
+from ld3m.machine.processes import start
 from ld3m.priors.sharding import shard_denoiser
 from ld3m.recipe import SamplerRecipe
 from ld3m.sampling.sampler import Schedule, render
@@ -70,14 +70,14 @@ class Peak(TorchDispatchMode):
 
 
 def main(out: Path, folders: list[str]) -> None:
-    accelerator = parallel.start()
+    processes = start()
     rows = []
     for folder in folders:
         recipe = SamplerRecipe(source=folder, steps=STEPS, keep_graph_steps=0)
         prior: Any = priors.load(recipe)
         embedding = float(prior.class_embeddings(["circle"]).abs().sum())
         schedule = Schedule.of(prior.noise_schedule, STEPS, "reference", 3.0)
-        draws = torch.Generator().manual_seed(accelerator.process_index)
+        draws = torch.Generator().manual_seed(processes.process_index)
         z, noise = torch.randn(2, 2, *prior.latent_shape, generator=draws)
         c = torch.randn(2, *prior.conditioning_shape, generator=draws)
         layers = [sum(each.numel() for each in layer.parameters(recurse=False)) for layer in prior.denoiser.modules()]
@@ -87,16 +87,16 @@ def main(out: Path, folders: list[str]) -> None:
             return pull_back(torch.ones_like(pixels))
 
         whole = gradients(0)
-        shard_denoiser(prior, recipe, accelerator)
+        shard_denoiser(prior, recipe, processes.accelerator)
         row = {"embedding": embedding, "all": sum(layers), "layer": max(layers), "before": resident(prior.denoiser)}
-        for keep in (0,) if accelerator.deepspeed_plugin else (0, STEPS):
+        for keep in (0,) if processes.accelerator.deepspeed_plugin else (0, STEPS):
             with Peak(prior.denoiser) as peak:
                 sharded = gradients(keep)
             differences = [float((a - b).abs().max() / b.abs().max()) for a, b in zip(sharded, whole, strict=True)]
             after = resident(prior.denoiser)
             row[f"keep {keep}"] = {"peak": peak.most, "after": after, "difference": max(differences)}
         rows.append(row)
-    (out / f"{accelerator.process_index}.json").write_text(json.dumps(rows))
+    (out / f"{processes.process_index}.json").write_text(json.dumps(rows))
 
 
 if __name__ == "__main__":

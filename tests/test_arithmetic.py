@@ -15,7 +15,7 @@ from torch.nn import functional
 from ld3m.errors import UserError
 from ld3m.images import augment, resample
 from ld3m.machine import determinism
-from ld3m.machine import processes as parallel
+from ld3m.machine.processes import start
 from ld3m.networks.vgg import _MaxPoolTo
 from ld3m.sampling.sampler import Schedule, render
 
@@ -49,11 +49,14 @@ def test_gpus_repeat_themselves_and_use_tf32_where_it_is_allowed(
         )
 
     before = told()
-    determinism.settle(torch.device(device), tf32)
-    assert told() == (expected or before)
-    assert not torch.is_deterministic_algorithms_warn_only_enabled()
-    determinism.tolerate(torch.device(device))
-    assert torch.is_deterministic_algorithms_warn_only_enabled() == (device == "cuda")
+    with determinism.repeatable(torch.device(device), tf32):
+        assert told() == (expected or before)
+        assert not torch.is_deterministic_algorithms_warn_only_enabled()
+        with determinism.repeatable(torch.device(device), warn_only=True):
+            assert torch.is_deterministic_algorithms_warn_only_enabled() == (device == "cuda")
+        assert told() == (expected or before)
+        assert not torch.is_deterministic_algorithms_warn_only_enabled()
+    assert told() == before
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,7 +66,7 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(
         UserError, match=r"--num_processes: 2 on this machine, which has 1 GPU; .*CUDA_VISIBLE_DEVICES="
     ):
-        parallel.start()
+        start()
 
 
 @settings(deadline=None, max_examples=60)

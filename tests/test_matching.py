@@ -4,7 +4,6 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +14,7 @@ from conftest import Outcome, distilled, latents, launch, relative
 
 from ld3m.data import prepared as data
 from ld3m.images.ranges import bytes_to_unit
+from ld3m.machine.processes import Processes
 from ld3m.networks.flat import weights_of
 from ld3m.objectives import draws
 from ld3m.objectives.dc import GradientMatching
@@ -35,7 +35,7 @@ MTT = (
     "distill.lr_conditioning=10",
     "distill.checkpoint_every=1",
 )
-CPU = SimpleNamespace(device=torch.device("cpu"), num_processes=1, process_index=0)
+CPU = Processes(torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,13 +13,14 @@ from torch import Tensor
 from ld3m import objectives, priors
 from ld3m.data import prepared as data
 from ld3m.errors import UserError
+from ld3m.machine.processes import Processes
 from ld3m.objectives import draws
 from ld3m.objectives.train_experts import train_experts
 from ld3m.recipe import Recipe
 from ld3m.recipe.files import load
 from ld3m.sampling.sampler import Schedule, render
 
-CPU = SimpleNamespace(device=torch.device("cpu"), num_processes=1, process_index=0)
+CPU = Processes(torch.device("cpu"))
 ROUNDING = 2.0**-8
 """bfloat16 has 8 significant bits: a number is off by half of this at most, relatively."""
 

@@ -20,8 +20,8 @@ from conftest import draw_shape, latents, make_prior, relative
 from processes import command_line, finish, spawn
 
 from ld3m.files import cache_folder
-from ld3m.machine import heartbeat as watch
-from ld3m.machine import processes as parallel
+from ld3m.machine import heartbeat
+from ld3m.machine.processes import Processes, watched_command
 
 TEN = [f"class {number}" for number in range(10)]
 
@@ -205,8 +205,8 @@ def test_the_others_stop_within_a_minute_and_name_the_dead(dead: int, recipe_fil
     assert "the same command goes on" in said
 
 
-@parallel.together
-def says_how_long_it_waits() -> None:
+@watched_command
+def says_how_long_it_waits(processes: Processes) -> None:
     group = torch.distributed.distributed_c10d._get_default_group()
     print(group._get_backend(torch.device("cpu")).options._timeout.days)
 
@@ -217,14 +217,14 @@ def test_processes_wait_for_one_that_has_hours_more_to_do(tmp_path: Path) -> Non
     assert int((tmp_path / "0.txt").read_text().split()[-1]) >= 7
 
 
-def with_little_patience(command: Callable[[int], None]) -> None:
-    watch.INTERVAL, watch.SILENCE, watch.PATIENCE = 0.05, 3, 0.1
-    parallel.together(command)(int(os.environ["RANK"]))
+def with_little_patience(command: Callable[[Processes], None]) -> None:
+    heartbeat.INTERVAL, heartbeat.SILENCE, heartbeat.PATIENCE = 0.05, 3, 0.1
+    watched_command(command)()
     print("ended")
 
 
-def one_ends_late(rank: int, late: int) -> None:
-    time.sleep(5 * (rank == late))
+def one_ends_late(processes: Processes, late: int) -> None:
+    time.sleep(5 * (processes.process_index == late))
 
 
 @pytest.mark.parametrize("late", [0, 1])

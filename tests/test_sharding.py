@@ -14,7 +14,7 @@ from test_priors import save_dit, save_stable_diffusion, save_unconditional
 
 from ld3m import priors
 from ld3m.errors import UserError
-from ld3m.machine import processes as parallel
+from ld3m.machine.processes import start
 from ld3m.priors.sharding import ONE_LAYER, shard_denoiser, wanted
 from ld3m.recipe import SamplerRecipe
 
@@ -129,7 +129,7 @@ def test_a_launch_with_deepspeed_says_what_is_not_installed(package: str, monkey
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else find(name))
     with pytest.raises(UserError, match=rf"the package {package}: pip install 'ld3m\[deepspeed\]'"):
-        parallel.start()
+        start()
 
 
 @pytest.mark.parametrize("config", sorted(path.stem for path in LAUNCH.glob("*.yaml")))

@@ -20,6 +20,7 @@ from ld3m.distillation import loop as distill
 from ld3m.distillation.latents import Learnt
 from ld3m.distillation.setup import Job
 from ld3m.distillation.trackers import Trackers
+from ld3m.machine.processes import start
 from ld3m.machine.timing import Clock
 from ld3m.machine.transfer import send
 from ld3m.objectives.train_experts import train_experts
@@ -52,7 +53,7 @@ class Blocking(TorchDispatchMode):
 
 def iterations(recipe: Recipe, count: int) -> Blocking:
     """The first of a job whose device is Accelerate's, watched."""
-    job = Job.prepare(recipe)
+    job = Job.prepare(start(), recipe)
     shape = (len(CLASSES), recipe.distill.images_per_class)
     z = torch.zeros(*shape, *job.prior.latent_shape, device=META)
     c = torch.zeros(*shape, *job.prior.conditioning_shape, device=META)

@@ -19,8 +19,8 @@ from ld3m.evaluation.evaluate import evaluate, found
 from ld3m.evaluation.rows import Row, results
 from ld3m.files import writable, write_json, write_text
 from ld3m.machine import environment, lock
-from ld3m.machine import processes as parallel
 from ld3m.machine.memory import keep_freed_memory
+from ld3m.machine.processes import Processes, watched_command
 from ld3m.runs import folder as run
 
 CROSSED = "cross-architecture"
@@ -29,8 +29,8 @@ NOT_OF_BASELINES = {"keep", "keep_order", "workers"}
 """Keys of `data` that baselines, which take all real images, do not depend on."""
 
 
-@parallel.together
-def ablate(ablation: Ablation, command: str) -> tuple[dict[str, Any], bool]:
+@watched_command
+def ablate(processes: Processes, ablation: Ablation, command: str) -> tuple[dict[str, Any], bool]:
     """Distils and evaluates every cell, and writes `ablation.json`, `.md` and `.svg` anew after each.
 
     What is there already is not made again: finished runs, and accuracies in their `evaluation.json` that were
@@ -48,10 +48,9 @@ def ablate(ablation: Ablation, command: str) -> tuple[dict[str, Any], bool]:
         UserError: once all is done, a line for each cell that failed.
         SystemExit: with 128 + the signal's number after SIGINT, SIGTERM or SIGUSR1.
     """
-    accelerator = parallel.start()
-    main, alone = accelerator.is_main_process, accelerator.num_processes == 1
+    main, alone = processes.is_main_process, processes.num_processes == 1
     keep_freed_memory()  # as evaluation does: from the first cell on, so that the seconds of all may be compared
-    here = environment.machine() | {"processes": accelerator.num_processes}
+    here = environment.machine() | {"processes": processes.num_processes}
     measured: set[str] = set()
     failed: list[dict[str, str]] = []
     with ExitStack() as entered:

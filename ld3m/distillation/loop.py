@@ -26,8 +26,9 @@ from ld3m.images import grids as pictures
 from ld3m.images.multi_formation import enlarge, pack
 from ld3m.images.ranges import unit_to_bytes
 from ld3m.machine import memory
-from ld3m.machine import processes as parallel
+from ld3m.machine.determinism import repeatable
 from ld3m.machine.out_of_memory import ran_out
+from ld3m.machine.processes import Processes, watched_command
 from ld3m.machine.timing import Clock
 from ld3m.recipe import Recipe
 from ld3m.runs import checkpoints
@@ -37,8 +38,8 @@ from ld3m.sampling.room import RetryingPullBack
 from ld3m.sampling.sampler import PullBack, render
 
 
-@parallel.together
-def distill(recipe: Recipe, resume: bool = True, start: Path | None = None) -> Path:
+@watched_command
+def distill(processes: Processes, recipe: Recipe, resume: bool = True, start: Path | None = None) -> Path:
     """Distils a recipe into its run folder, going on where an unfinished run of it stands.
 
     Under `accelerate launch` the classes are dealt to the processes, and the result is that of one process.
@@ -57,17 +58,17 @@ def distill(recipe: Recipe, resume: bool = True, start: Path | None = None) -> P
         SystemExit: with 128 + the signal's number after SIGINT, SIGTERM or SIGUSR1, once the state is saved.
     """
     trackers.check(recipe.log_with)  # first: what is missing should not cost the reading of the data
-    job = Job.prepare(recipe)
-    main = job.accelerator.is_main_process
-    with ExitStack() as claimed:
-        with job.accelerator.main_process_first():
+    main = processes.is_main_process
+    with repeatable(processes.device, recipe.tf32), ExitStack() as claimed:
+        job = Job.prepare(processes, recipe)
+        with job.processes.main_process_first():
             if main:
                 claimed.enter_context(run.claim(recipe, resume, start))
                 run.note_prior(recipe, priors.provenance(recipe.prior.source))
                 run.note_classes(recipe.folder, job.classes)
         if run.iterations_done(recipe.folder) == recipe.distill.iterations:
             done = f"{recipe.folder} is finished; raise distill.iterations to go on, or give --no-resume"
-            job.accelerator.print(done)
+            job.processes.print(done)
             return recipe.folder
         first, learnt = begin(job)
         with trackers.started(recipe, first, main) as tracked:
@@ -84,14 +85,14 @@ def _iterate(job: Job, first: int, learnt: Learnt, tracked: Trackers) -> None:
         for iteration in range(first, settings.iterations):
             stop, done = once(job, iteration, learnt, tracked, bar, received), iteration + 1
             if stop and done < settings.iterations:
-                job.accelerator.wait_for_everyone()  # a launcher ends all where one ends before the manifest is written
-                job.accelerator.print(f"saved after iteration {done}; the same command goes on from there")
+                job.processes.wait_for_everyone()  # a launcher ends all where one ends before the manifest is written
+                job.processes.print(f"saved after iteration {done}; the same command goes on from there")
                 raise SystemExit(128 + stop)
 
 
 def once(job: Job, iteration: int, learnt: Learnt, tracked: Trackers, bar: tqdm, received: Sequence[int]) -> int:
     """One iteration, which moves what is learnt; the signal upon which the run is to stop after it, or 0."""
-    settings, device, done = job.recipe.distill, job.accelerator.device, iteration + 1
+    settings, device, done = job.recipe.distill, job.processes.device, iteration + 1
     due = done % settings.checkpoint_every == 0 or done == settings.iterations
     logged = due or done % settings.log_every == 0
     with Clock(device, exact=logged) as clock:
@@ -103,13 +104,13 @@ def once(job: Job, iteration: int, learnt: Learnt, tracked: Trackers, bar: tqdm,
         grad_z, grad_c = pull_back(grad_pixels)
 
         clock.begin("logging")
-        stop = max(parallel.gather([max(received, default=0)], job.accelerator))
+        stop = max(job.processes.gather([max(received, default=0)]))
         if logged or stop:
             metrics = _metrics(job, losses, grad_z, grad_c)
             if not all(math.isfinite(value) for value in metrics.values()):
                 _give_up(job, learnt, iteration)
             metrics |= job.objective.learnt()
-            metrics["peak_memory"] = max(parallel.gather([memory.peak(device)], job.accelerator))
+            metrics["peak_memory"] = max(job.processes.gather([memory.peak(device)]))
             _log(job, bar, tracked, {"iteration": iteration, **metrics, "seconds": clock.seconds})
         clock.begin("optimiser")
         learnt.step(iteration, grad_z, grad_c, settings)
@@ -125,15 +126,15 @@ def once(job: Job, iteration: int, learnt: Learnt, tracked: Trackers, bar: tqdm,
 def begin(job: Job) -> tuple[int, Learnt]:
     """The first iteration to do and the state before it: the newest checkpoint's, or the initial one."""
     labels = job.own or [0]  # an idle process needs the shapes, and learns none of it
-    device = job.accelerator.device
-    checkpoint = checkpoints.newest(job.recipe.folder, job.accelerator.print)
+    device = job.processes.device
+    checkpoint = checkpoints.newest(job.recipe.folder, job.processes.print)
     if checkpoint:
         first, states, objective = checkpoints.load(checkpoint, labels, device)
         job.objective.restore(first, objective)
     else:
         first = 0
         states = [initial(job.recipe, job.images, job.prior, job.embeddings[label], label, device) for label in labels]
-    if job.accelerator.is_main_process:
+    if job.processes.is_main_process:
         run.cut_metrics(job.recipe.folder, first)
     return first, Learnt.stack(states, count=len(job.own))
 
@@ -141,12 +142,12 @@ def begin(job: Job) -> tuple[int, Learnt]:
 def _save(job: Job, learnt: Learnt, iteration: int) -> None:
     """A checkpoint of the state before an iteration."""
     states = dict(zip(job.own, learnt.by_class(), strict=True))
-    checkpoints.save(job.recipe, iteration, states, job.objective.state(), job.accelerator)
+    checkpoints.save(job.recipe, iteration, states, job.objective.state(), job.processes)
 
 
 def _render(job: Job, learnt: Learnt, iteration: int) -> tuple[Tensor, RetryingPullBack]:
     """This process's images with the noise of an iteration, and their pull-back."""
-    noise = draw_noise(job.recipe, job.prior, job.own, iteration, job.accelerator.device)
+    noise = draw_noise(job.recipe, job.prior, job.own, iteration, job.processes.device)
     inputs = [_padded(tensor, job.padding) for tensor in (learnt.z.flatten(0, 1), learnt.c.flatten(0, 1), noise)]
 
     def attempt(micro_batch: int, keep_graph_steps: int) -> tuple[Tensor, PullBack]:
@@ -174,7 +175,7 @@ def _match(job: Job, iteration: int, pixels: Tensor, pull_back: RetryingPullBack
     Raises:
         UserError: where there are none, or there are other processes, which would not answer an objective twice.
     """
-    again = job.room.keep_graph_steps > 0 and job.accelerator.num_processes == 1
+    again = job.room.keep_graph_steps > 0 and job.processes.num_processes == 1
     before = copy.deepcopy(job.objective.state()) if again else {}
     factor = job.recipe.distill.factor
     try:
@@ -210,20 +211,20 @@ def _finish(job: Job, learnt: Learnt, tracked: Trackers) -> None:
         _save(job, learnt, last)
     moment = last if recipe.prior.noise == "fresh" else 0
     pixels = _render(job, learnt, moment)[0]
-    if job.accelerator.is_main_process:
+    if job.processes.is_main_process:
         run.begin_images(recipe.folder)
-    job.accelerator.wait_for_everyone()
+    job.processes.wait_for_everyone()
     for label, images in zip(job.own, _stored(job, pixels), strict=True):
         run.write_images(recipe.folder, job.images.classes[label], images)
     _draw(job, pixels, last, tracked)
-    job.accelerator.wait_for_everyone()
-    if job.accelerator.is_main_process:
+    job.processes.wait_for_everyone()
+    if job.processes.is_main_process:
         pictures.write_animation(recipe.folder)
         _, states, _ = checkpoints.load(checkpoints.place(recipe.folder, last), range(len(classes)), "cpu")
         run.write_result(recipe, classes, states, moment, job.objective.learnt())
         count = len(classes) * recipe.distill.images_per_class
         print(f"{recipe.folder}: {count} images in images/, a look at them in grid.png and evolution.gif")
-    job.accelerator.wait_for_everyone()
+    job.processes.wait_for_everyone()
 
 
 def _stored(job: Job, pixels: Tensor) -> Tensor:
@@ -242,7 +243,7 @@ SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if
 def _progress(job: Job, start: int) -> Iterator[tqdm]:
     """A bar with loss, rate and time left, on the main process."""
     total = job.recipe.distill.iterations
-    hidden = not job.accelerator.is_main_process
+    hidden = not job.processes.is_main_process
     with tqdm(desc=job.recipe.name, initial=start, total=total, disable=hidden) as bar:
         yield bar
 
@@ -268,7 +269,7 @@ def _metrics(job: Job, losses: Tensor, grad_z: Tensor, grad_c: Tensor) -> dict[s
     """Loss and gradient norms over the classes of all processes, added up in the order of the classes."""
     squares = [grads.square().flatten(1).sum(1) for grads in (job.by_class(grad_z), job.by_class(grad_c))]
     own = list(zip(job.own, losses.tolist(), *(sums.tolist() for sums in squares), strict=True))
-    rows = sorted(parallel.gather(own, job.accelerator))
+    rows = sorted(job.processes.gather(own))
     _, loss, square_z, square_c = (sum(column) for column in zip(*rows, strict=True))
     return {"loss": loss, "grad_z": math.sqrt(square_z), "grad_c": math.sqrt(square_c)}
 
@@ -282,7 +283,7 @@ def _give_up(job: Job, learnt: Learnt, iteration: int) -> None:
         all(bool(tensor.isfinite().all()) for state in learnt.by_class() for tensor in state.values())
         and not job.objective.state()
     )
-    if all(parallel.gather([sound], job.accelerator)):
+    if all(job.processes.gather([sound])):
         _save(job, learnt, iteration)
     raise UserError(
         f"the loss or its gradient is not finite at iteration {iteration}; the last good state is in "
@@ -294,11 +295,11 @@ def _give_up(job: Job, learnt: Learnt, iteration: int) -> None:
 def _tell_where_to_look(job: Job) -> None:
     folder, settings = job.recipe.folder, job.recipe.distill
     seen = "grid.png shows the images on their way, " if settings.pictures else ""
-    job.accelerator.print(f"{folder}: {seen}ld3m status {shlex.quote(str(folder))} says how far it is")
+    job.processes.print(f"{folder}: {seen}ld3m status {shlex.quote(str(folder))} says how far it is")
 
 
 def _log(job: Job, bar: tqdm, tracked: Trackers, row: dict[str, object]) -> None:
-    if job.accelerator.is_main_process:
+    if job.processes.is_main_process:
         bar.set_postfix(loss=f"{row['loss']:.4g}", refresh=False)
         run.append_metrics(job.recipe.folder, row)
         tracked.log(row)
@@ -309,8 +310,8 @@ def _draw(job: Job, pixels: Tensor, iteration: int, tracked: Trackers) -> None:
     classes, each = pictures.shown(len(job.images.classes), job.recipe.distill.images_per_class)
     found = zip(job.own, _stored(job, pixels), strict=True)
     own = [(label, images[:each]) for label, images in found if label < classes]
-    everyone = sorted(parallel.gather(own, job.accelerator), key=lambda item: item[0])
-    if job.accelerator.is_main_process:
+    everyone = sorted(job.processes.gather(own), key=lambda item: item[0])
+    if job.processes.is_main_process:
         images = torch.stack([images for _, images in everyone])
         pictures.write_frame(job.recipe.folder, iteration, images)
         pictures.write_grid(job.recipe.folder, images)

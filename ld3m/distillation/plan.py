@@ -20,7 +20,7 @@ from ld3m.distillation import setup as job
 from ld3m.distillation.starts import initial
 from ld3m.images import grids as pictures
 from ld3m.machine import memory
-from ld3m.machine import processes as parallel
+from ld3m.machine.processes import Processes, start
 from ld3m.networks.flat import FlatNetwork
 from ld3m.objectives import draws
 from ld3m.objectives.experts import Trajectories
@@ -186,13 +186,13 @@ def _prepare(recipe: Recipe, processes: int) -> tuple[Bench, torch.Tensor, Secon
     """Data and prior as `distill` has them, the embeddings of the classes, and the seconds until they were there."""
     before = time.process_time()  # of the interpreter and the libraries, in one thread and so on the clock too
     began = time.perf_counter()
-    accelerator = parallel.start(recipe.tf32)
-    prior, images, embeddings = job.materials(recipe, accelerator)
+    alone = start()
+    prior, images, embeddings = job.materials(recipe, alone)
     own = range(0, len(images.classes), processes)
     priors.provenance(recipe.prior.source)
     spent = np.array([before + time.perf_counter() - began, time.process_time()])
-    bench = Bench(recipe, prior, images, own, accelerator.device)
-    bench = replace(bench, recipe=_settled(bench, processes, memory.free(accelerator.device)))
+    bench = Bench(recipe, prior, images, own, alone.device)
+    bench = replace(bench, recipe=_settled(bench, processes, memory.free(alone.device)))
     return bench, embeddings, spent
 
 
@@ -213,9 +213,8 @@ def _measure(bench: Bench, embeddings: torch.Tensor, start: Seconds) -> Basis:
         elsewhere = recipe.model_copy(update={"output": folder})
         size = (recipe.distill.latents_per_class, recipe.data.channels, *(recipe.data.resolution,) * 2)
         pixels = torch.randint(256, size, dtype=torch.uint8)
-        accelerator = parallel.start(recipe.tf32)
         clock = _now()
-        checkpoints.save(elsewhere, 0, dict(zip(few, states, strict=True)), {}, accelerator)
+        checkpoints.save(elsewhere, 0, dict(zip(few, states, strict=True)), {}, Processes(device))
         parts["checkpoints"] = (_now() - clock) / len(few) * len(images.classes) / recipe.distill.checkpoint_every
         classes, each = pictures.shown(len(images.classes), len(pixels))
         clock = _now()

@@ -17,7 +17,8 @@ from ld3m.distillation import loop as distill
 from ld3m.distillation.setup import Job
 from ld3m.distillation.trackers import Trackers
 from ld3m.files import write_bytes
-from ld3m.machine import processes as parallel
+from ld3m.machine.determinism import repeatable
+from ld3m.machine.processes import Processes, watched_command
 from ld3m.machine.timing import ITERATION
 from ld3m.recipe import Recipe
 
@@ -47,8 +48,8 @@ class Part:
     """The most that it takes beyond what there was when it began: tensors, of the GPU where there is one."""
 
 
-@parallel.together
-def profile(recipe: Recipe) -> str:
+@watched_command
+def profile(processes: Processes, recipe: Recipe) -> str:
     """Runs the first iterations of a recipe under the profiler; nothing is read from its run folder or written there.
 
     The trace, in Chrome's format, lies beside the folder as <its name>.trace.json.gz; under `accelerate launch` both
@@ -58,14 +59,13 @@ def profile(recipe: Recipe) -> str:
         The table, and where the trace is.
     """
     trace = recipe.folder.with_name(f"{recipe.folder.name}.trace.json.gz")
-    with tempfile.TemporaryDirectory() as own:
-        accelerator = parallel.start()
-        folder = parallel.gather([own], accelerator)[0]
+    with tempfile.TemporaryDirectory() as own, repeatable(processes.device, recipe.tf32):
+        folder = processes.gather([own])[0]
         enough = max(recipe.distill.iterations, WARM_UP + MEASURED)
         changed = recipe.distill.model_copy(update={"iterations": enough})
-        job = Job.prepare(recipe.model_copy(update={"output": folder, "distill": changed}))
+        job = Job.prepare(processes, recipe.model_copy(update={"output": folder, "distill": changed}))
         first, learnt = distill.begin(job)
-        main = accelerator.is_main_process
+        main = processes.is_main_process
         profiler: Any = torch.profiler.profile(profile_memory=True) if main else nullcontext()
         with tqdm(disable=True) as bar:
             for iteration in range(first, WARM_UP):
@@ -79,7 +79,7 @@ def profile(recipe: Recipe) -> str:
             profiler.export_chrome_trace(f"{own}/trace.json.gz")
             trace.parent.mkdir(parents=True, exist_ok=True)
             write_bytes(trace, Path(own, "trace.json.gz").read_bytes())
-        accelerator.wait_for_everyone()  # before the folder goes
+        processes.wait_for_everyone()  # before the folder goes
     if not main:
         return ""
     found = parts(trace)

@@ -11,7 +11,8 @@ from ld3m.files import write_text
 from ld3m.images import grids as pictures
 from ld3m.images.multi_formation import pack
 from ld3m.images.ranges import unit_to_bytes
-from ld3m.machine import processes as parallel
+from ld3m.machine.determinism import repeatable
+from ld3m.machine.processes import Processes, watched_command
 from ld3m.recipe import Recipe
 from ld3m.recipe.files import to_yaml
 from ld3m.runs import folder as run
@@ -20,8 +21,8 @@ from ld3m.sampling.room import MemoryBudget
 from ld3m.sampling.sampler import Schedule, render
 
 
-@parallel.together
-def render_again(folder: Path, recipe: Recipe, output: Path | None = None) -> Path:
+@watched_command
+def render_again(processes: Processes, folder: Path, recipe: Recipe, output: Path | None = None) -> Path:
     """Renders the latents of a run as another recipe's `prior` says, with the noise that its images have.
 
     Under `accelerate launch` the classes are dealt to the processes.
@@ -40,11 +41,10 @@ def render_again(folder: Path, recipe: Recipe, output: Path | None = None) -> Pa
     """
     if not (folder / "latents.safetensors").is_file():
         raise UserError(f"RUN: {folder} has no latents to render, only images")
-    accelerator = parallel.start(recipe.tf32)
-    if accelerator.is_main_process and output and output.exists():
+    if processes.is_main_process and output and output.exists():
         _check(output)
     settings = recipe.prior
-    prior = priors.of(recipe, accelerator.device)
+    prior = priors.of(recipe, processes.device)
     tensors, metadata = run.read_latents(folder)
     for name, wanted in (("z", prior.latent_shape), ("c", prior.conditioning_shape)):
         if tuple(tensors[name].shape[1:]) != tuple(wanted):
@@ -54,35 +54,36 @@ def render_again(folder: Path, recipe: Recipe, output: Path | None = None) -> Pa
             )
     output = output or folder / "rendered" / f"steps{settings.steps}-{settings.skip}-guidance{settings.guidance:g}"
     names, each = json.loads(metadata["classes"]), recipe.distill.images_per_class
-    own = parallel.shard(range(len(names)), accelerator)
+    own = processes.shard(range(len(names)))
     ours = torch.isin(tensors["labels"], torch.tensor(own))
     schedule = Schedule.of(prior.noise_schedule, settings.steps, settings.skip, settings.guidance)
-    z, c = (tensors[name][ours].to(accelerator.device) for name in ("z", "c"))
-    noise = draw_noise(recipe, prior, own, int(metadata["noise_iteration"]), accelerator.device)
-    room = MemoryBudget.of(recipe, len(z), process=parallel.name(accelerator))
+    z, c = (tensors[name][ours].to(processes.device) for name in ("z", "c"))
+    noise = draw_noise(recipe, prior, own, int(metadata["noise_iteration"]), processes.device)
+    room = MemoryBudget.of(recipe, len(z), process=processes.label)
     room.keep_graph_steps = 0
-    pixels, _ = room.render(
-        lambda micro_batch, _: render(
-            prior, schedule, z, c, noise, resolution=recipe.rendered_size, micro_batch=micro_batch
+    with repeatable(processes.device, recipe.tf32):
+        pixels, _ = room.render(
+            lambda micro_batch, _: render(
+                prior, schedule, z, c, noise, resolution=recipe.rendered_size, micro_batch=micro_batch
+            )
         )
-    )
     images = pack(unit_to_bytes(pixels), recipe.distill.factor).unflatten(0, (len(own), each))
-    if accelerator.is_main_process:
+    if processes.is_main_process:
         run.begin_images(output)
-    accelerator.wait_for_everyone()
+    processes.wait_for_everyone()
     for label, of_class in zip(own, images, strict=True):
         run.write_images(output, names[label], of_class)
     classes, seen = pictures.shown(len(names), each)
     mine = [(label, of_class[:seen]) for label, of_class in zip(own, images, strict=True) if label < classes]
-    everyone = sorted(parallel.gather(mine, accelerator), key=lambda item: item[0])
-    if accelerator.is_main_process:
+    everyone = sorted(processes.gather(mine), key=lambda item: item[0])
+    if processes.is_main_process:
         run.place_images(output)
         places = json.loads(metadata.get("class_ids", "null")) or range(len(names))
         run.note_classes(output, dict(zip(names, places, strict=True)))
         pictures.write_grid(output, torch.stack([of_class for _, of_class in everyone]))
         write_text(output / "recipe.yaml", to_yaml(recipe.model_copy(update={"output": str(output)})))
         print(f"{output}: {len(names) * each} images in images/, a look at them in grid.png")
-    accelerator.wait_for_everyone()
+    processes.wait_for_everyone()
     return output
 
 

@@ -3,7 +3,6 @@
 import math
 from dataclasses import dataclass
 
-from accelerate import Accelerator
 from torch import Tensor
 
 from ld3m import networks, objectives, priors
@@ -11,8 +10,8 @@ from ld3m.data import coresets
 from ld3m.data import prepared as data
 from ld3m.errors import UserError
 from ld3m.machine import memory
-from ld3m.machine import processes as parallel
 from ld3m.machine.memory import keep_freed_memory
+from ld3m.machine.processes import Processes
 from ld3m.objectives import Objective
 from ld3m.priors import Prior, sharding
 from ld3m.recipe import NetworkRecipe, Recipe
@@ -28,7 +27,7 @@ class Job:
     """A recipe made ready on this process."""
 
     recipe: Recipe
-    accelerator: Accelerator
+    processes: Processes
     images: coresets.Coreset
     prior: Prior
     schedule: Schedule
@@ -43,31 +42,30 @@ class Job:
     """How many images go through the prior at a time."""
 
     @classmethod
-    def prepare(cls, recipe: Recipe) -> "Job":
+    def prepare(cls, processes: Processes, recipe: Recipe) -> "Job":
         """Loads data and prior, deals the classes, and finds what `auto` is here."""
         keep_freed_memory()
-        accelerator = parallel.start(recipe.tf32)
-        prior, images, embeddings = materials(recipe, accelerator)
-        own = parallel.shard(range(len(images.classes)), accelerator)
-        most = -(-len(images.classes) // accelerator.num_processes)
-        sharded = sharding.wanted(accelerator)
+        prior, images, embeddings = materials(recipe, processes)
+        own = processes.shard(range(len(images.classes)))
+        most = -(-len(images.classes) // processes.num_processes)
+        sharded = sharding.wanted(processes.accelerator)
         padding = (most - len(own)) * recipe.distill.latents_per_class if sharded else 0
         rendered = len(own) * recipe.distill.latents_per_class + padding
-        recipe = _settled(Bench(recipe, prior, images, own, accelerator.device), accelerator, rendered)
+        recipe = _settled(Bench(recipe, prior, images, own, processes.device), processes, rendered)
         settings = recipe.prior
         if settings.compile:  # after `auto`, which counts the denoiser's operations one by one
-            priors.compile_denoiser(prior, accelerator.device, sharded)
+            priors.compile_denoiser(prior, processes.device, sharded)
         return cls(
             recipe=recipe,
-            accelerator=accelerator,
+            processes=processes,
             images=images,
             prior=prior,
             schedule=Schedule.of(prior.noise_schedule, settings.steps, settings.skip, settings.guidance),
-            objective=objectives.build(recipe, images, own, accelerator),
+            objective=objectives.build(recipe, images, own, processes),
             own=own,
             embeddings=embeddings,
             padding=padding,
-            room=MemoryBudget.of(recipe, rendered, together=sharded, process=parallel.name(accelerator)),
+            room=MemoryBudget.of(recipe, rendered, together=sharded, process=processes.label),
         )
 
     @property
@@ -80,34 +78,34 @@ class Job:
         return images.unflatten(0, (len(self.own), self.recipe.distill.latents_per_class))
 
 
-def materials(recipe: Recipe, accelerator: Accelerator) -> tuple[Prior, coresets.Coreset, Tensor]:
+def materials(recipe: Recipe, processes: Processes) -> tuple[Prior, coresets.Coreset, Tensor]:
     """The prior, the images and the embeddings of their classes, checked to fit each other and the recipe."""
     # First: a mistake here should not cost hours of reading. What is to be sharded may be too large for a device.
-    sharded = sharding.wanted(accelerator)
-    prior = priors.of(recipe, accelerator.device, "cpu" if sharded else accelerator.device)
+    sharded = sharding.wanted(processes.accelerator)
+    prior = priors.of(recipe, processes.device, "cpu" if sharded else processes.device)
     if sharded:
-        sharding.shard_denoiser(prior, recipe.prior, accelerator)
-    prepared = data.prepare(recipe.data, progress=accelerator.is_main_process)
+        sharding.shard_denoiser(prior, recipe.prior, processes.accelerator)
+    prepared = data.prepare(recipe.data, progress=processes.is_main_process)
     embeddings = prior.class_embeddings(prepared.classes)  # says which class it does not know
     _check(recipe, prepared, prior)
-    images = coresets.open_kept(prepared, recipe.data, recipe.seed, [recipe.distill.init], accelerator.device)
+    images = coresets.open_kept(prepared, recipe.data, recipe.seed, [recipe.distill.init], processes.device)
     return prior, images, embeddings
 
 
-def _settled(bench: Bench, accelerator: Accelerator, images: int) -> Recipe:
+def _settled(bench: Bench, processes: Processes, images: int) -> Recipe:
     """The recipe with what `auto` is for so many images on this process; the same on all that share a denoiser."""
-    sampler, sharded = bench.recipe.prior, sharding.wanted(accelerator)
+    sampler, sharded = bench.recipe.prior, sharding.wanted(processes.accelerator)
     if "auto" not in (sampler.micro_batch, sampler.keep_graph_steps):
         return bench.recipe
-    room = memory.free(accelerator.device)
+    room = memory.free(processes.device)
     if sharded:
-        room = min(parallel.gather([room], accelerator))
-    recipe = solve_auto(bench, accelerator.num_processes, images, room, sharded)
+        room = min(processes.gather([room]))
+    recipe = solve_auto(bench, processes.num_processes, images, room, sharded)
     found = recipe.prior
     if sharded:  # what was measured may differ by what a library keeps
-        found = found.model_copy(update={"micro_batch": min(parallel.gather([found.micro_batch], accelerator))})
+        found = found.model_copy(update={"micro_batch": min(processes.gather([found.micro_batch]))})
         recipe = recipe.model_copy(update={"prior": found})
-    accelerator.print(
+    processes.print(
         f"prior.micro_batch={found.micro_batch} prior.keep_graph_steps={found.keep_graph_steps}: "
         f"found for the {room / 2**30:,.1f} GiB that are free"
     )

@@ -23,9 +23,9 @@ from ld3m.evaluation.rows import Row, figures, results, set_of
 from ld3m.evaluation.scores import scores
 from ld3m.evaluation.training_sets import BASELINES, TrainingSets
 from ld3m.files import ANOTHER_CACHE, cache_folder, cache_key, writable, write_json
-from ld3m.machine import determinism
-from ld3m.machine import processes as parallel
+from ld3m.machine.determinism import repeatable
 from ld3m.machine.memory import keep_freed_memory
+from ld3m.machine.processes import Processes, watched_command
 from ld3m.recipe import NetworkRecipe, Recipe
 from ld3m.runs import folder as run
 
@@ -95,8 +95,9 @@ class Evaluation:
         return row | {"scorer": how.data.scorer.model_dump()} if trained_on in coresets.SELECTIONS else row
 
 
-@parallel.together
+@watched_command
 def evaluate(
+    processes: Processes,
     folder: Path,
     recipe: Recipe,
     against: Sequence[str] = (),
@@ -129,13 +130,24 @@ def evaluate(
         UserError: for an unknown architecture, baseline or split, an architecture that does not fit the images, or
             another run of other data.
     """
+    with repeatable(processes.device, recipe.tf32, warn_only=True):  # networks of other packages may not be repeatable
+        return _evaluate(processes, folder, recipe, against, split, with_scores, again)
+
+
+def _evaluate(
+    processes: Processes,
+    folder: Path,
+    recipe: Recipe,
+    against: Sequence[str],
+    split: str,
+    with_scores: bool,
+    again: bool,
+) -> tuple[dict[str, Any], bool]:
     others = _others(against, recipe)
     archs = list(dict.fromkeys(recipe.evaluate.arch))
     for arch in archs:  # any number of classes shows the mistakes, and they are told before data is prepared
         networks.check(arch, networks.Shape(recipe.data.channels, recipe.data.resolution, 2), NetworkRecipe(), "--arch")
-    accelerator = parallel.start(recipe.tf32)
-    determinism.tolerate(accelerator.device)
-    main = accelerator.is_main_process
+    main = processes.is_main_process
     keep_freed_memory()
     images = data.prepare(recipe.data, progress=main)
     if split not in images.counts:
@@ -147,8 +159,8 @@ def evaluate(
         recipe = protocol.with_learnt_rate(recipe, folder)
     trainings = _trainings(recipe, others, with_scores)
     compared = {name: others.get(name) for name, _ in trainings if name != "distilled"}
-    sets = TrainingSets.of(recipe, folder, compared, images, accelerator.device)
-    evaluation = Evaluation(folder, images, split, sets, trainings, accelerator.device)
+    sets = TrainingSets.of(recipe, folder, compared, images, processes.device)
+    evaluation = Evaluation(folder, images, split, sets, trainings, processes.device)
     earlier = results(folder)
     lines = [
         (*training, arch)
@@ -156,7 +168,7 @@ def evaluate(
         for arch in archs
         if again or not found(earlier, how, training[0], arch, split)
     ]
-    own = parallel.shard([Job(*line, seed) for line in lines for seed in range(recipe.evaluate.seeds)], accelerator)
+    own = processes.shard([Job(*line, seed) for line in lines for seed in range(recipe.evaluate.seeds)])
     epochs = sum(trainings[job[:2]].evaluate.epochs for job in own)
     places = {job: evaluation.place(job) for job in own}
     for job, place in places.items():  # before hours of training
@@ -165,7 +177,7 @@ def evaluate(
             writable(place.parent, ANOTHER_CACHE if shared else "copy the run to where it can be measured")
     with tqdm(desc="evaluating", total=epochs, unit="epoch", disable=not main) as bar:
         done = [(job, evaluation.accuracy(job, place, bar)) for job, place in places.items()]
-    measured = dict(parallel.gather(done, accelerator))
+    measured = dict(processes.gather(done))
     rows = [
         evaluation.row(*line, [measured[Job(*line, seed)] for seed in range(recipe.evaluate.seeds)]) for line in lines
     ]
@@ -179,10 +191,10 @@ def evaluate(
         "scores": scores(rows),
         "normalisation": {"mean": images.mean.tolist(), "std": images.std.tolist()},
     }
-    accelerator.wait_for_everyone()  # all have read what was there before
+    processes.wait_for_everyone()  # all have read what was there before
     if main:
         write_json(folder / "evaluation.json", {"run": recipe.name, **report})
-    accelerator.wait_for_everyone()
+    processes.wait_for_everyone()
     for job, place in places.items():  # its own only: another evaluation of the run may be under way
         if job.trained_on not in BASELINES:
             place.unlink(missing_ok=True)

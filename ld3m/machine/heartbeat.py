@@ -24,10 +24,10 @@ SILENCE = 20.0
 PATIENCE = 5.0
 """Seconds that a process has for saying itself why it fails, once another has failed."""
 
-_watches = itertools.count()
+_count = itertools.count()
 
 
-class Watch:
+class Heartbeat:
     """A thread that shows this process alive to the one before it, and sees whether the one after it is.
 
     They meet at the store of the launch's rendezvous. Each watches one other, so that many cost no more than few; who
@@ -40,11 +40,11 @@ class Watch:
         self.processes = processes
         self.neighbour = (rank + 1) % processes
         store = dist.distributed_c10d._get_default_store()
-        self.store = dist.PrefixStore(f"ld3m-watch-{next(_watches)}", store)
+        self.store = dist.PrefixStore(f"ld3m-heartbeat-{next(_count)}", store)
         self.ended = threading.Event()
         self.thread = threading.Thread(target=self._watch, daemon=True)
 
-    def __enter__(self) -> "Watch":
+    def __enter__(self) -> "Heartbeat":
         self.store.set(f"host-{self.rank}", socket.gethostname())
         self.thread.start()
         return self

@@ -1,11 +1,13 @@
-"""Processes: who we are, which classes are ours, and the little that must be said between us."""
+"""Processes: who we are in a launch, which classes are ours, and the little that must be said between us."""
 
 import functools
 import importlib.util
 import os
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 import psutil
 import torch
@@ -14,41 +16,114 @@ from accelerate.utils import InitProcessGroupKwargs, gather_object, parse_flag_f
 from torch import Tensor
 
 from ld3m.errors import UserError
-from ld3m.machine import determinism
-from ld3m.machine.heartbeat import Watch
+from ld3m.machine.heartbeat import Heartbeat
 
 P = ParamSpec("P")
 T = TypeVar("T")
 PATIENCE = timedelta(days=30)
-"""How long a process waits for others, which may have a network more to train; whether they live, `Watch` sees."""
+"""How long a process waits for the others, which may be training a network yet; `Heartbeat` sees whether they live."""
 
 
-def together(command: Callable[P, T]) -> Callable[P, T]:
-    """Runs a command as one of the processes of its launch: they all stop where one of them dies or fails."""
+@dataclass(frozen=True)
+class Processes:
+    """The processes of a launch, as one of them sees them. Attributes are named as those of Accelerate's `Accelerator`.
+
+    `Processes(device)` is a process alone: it needs no launch, and its collectives return what they are given.
+    """
+
+    device: torch.device
+    """Of this process."""
+    process_index: int = 0
+    """The number of this process, from 0."""
+    num_processes: int = 1
+    accelerator: Accelerator | None = None
+    """Accelerate's own object, for collectives and for sharding a model; None if there was no launch."""
+
+    @property
+    def is_main_process(self) -> bool:
+        """Whether this is process 0, which writes what there is one of."""
+        return self.process_index == 0
+
+    @property
+    def label(self) -> str:
+        """The beginning of a line that one process of several prints: "process 1: "; empty for one alone."""
+        return f"process {self.process_index}: " if self.num_processes > 1 else ""
+
+    def print(self, line: str) -> None:
+        """Prints once for each machine."""
+        (self.accelerator.print if self.accelerator else print)(line)
+
+    def wait_for_everyone(self) -> None:
+        """Returns once all processes have called it."""
+        if self.accelerator:
+            self.accelerator.wait_for_everyone()
+
+    def main_process_first(self) -> AbstractContextManager[None]:
+        """A context that process 0 leaves before the others enter it."""
+        context: AbstractContextManager[None] = nullcontext()
+        return self.accelerator.main_process_first() if self.accelerator else context
+
+    def shard(self, items: Sequence[T]) -> list[T]:
+        """The items this process owns, dealt like cards: shards differ in size by one at most."""
+        return list(items[self.process_index :: self.num_processes])
+
+    def gather(self, items: list[T]) -> list[T]:
+        """The items of all processes, on all processes; tensors must be on the CPU."""
+        return gather_object(items) if self.num_processes > 1 else items
+
+    def gather_classes(self, own: Tensor, count: int) -> Tensor:
+        """Rows of all classes in their order, from the rows that each process has of its shard; without a graph.
+
+        Args:
+            own: [classes of this process, …], dealt as `shard` deals them.
+            count: classes of all processes.
+
+        Returns:
+            [count, …]
+        """
+        if self.num_processes == 1:
+            return own.detach()
+        assert self.accelerator
+        most = -(-count // self.num_processes)
+        padded = own.new_zeros(most, *own.shape[1:])
+        padded[: len(own)] = own.detach()
+        dealt = self.accelerator.gather(padded).unflatten(0, (self.num_processes, most))
+        return dealt.transpose(0, 1).flatten(0, 1)[:count]  # process p holds the classes p, p + processes, …
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        """The mean over processes of a tensor of one shape on all of them."""
+        if self.num_processes == 1:
+            return tensor
+        assert self.accelerator
+        average: Tensor = self.accelerator.reduce(tensor, "mean")
+        return average
+
+
+def watched_command(command: Callable[Concatenate[Processes, P], T]) -> Callable[P, T]:
+    """Starts a command as one of the processes of its launch, which it gets as its first argument.
+
+    They all stop if one of them dies or fails.
+    """
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
-        accelerator = start()
-        if accelerator.num_processes == 1:
-            return command(*args, **kwargs)
-        with Watch(accelerator.process_index, accelerator.num_processes):
-            return command(*args, **kwargs)
+        processes = start()
+        if processes.num_processes == 1:
+            return command(processes, *args, **kwargs)
+        with Heartbeat(processes.process_index, processes.num_processes):
+            return command(processes, *args, **kwargs)
 
     return run
 
 
-def start(tf32: bool = False) -> Accelerator:
+def start() -> Processes:
     """Accelerate's view of this launch, checked against the environment's and the launcher's.
 
     Some launch settings make every process believe that it is alone; the run would then be done several times over.
-    Others start one process where more were asked for; it would then take several times as long.
-    NVIDIA's GPUs are told to repeat themselves bit for bit.
-
-    Args:
-        tf32: whether NVIDIA's GPUs may compute float32 in TF32 from here on.
+    Others start one process although more were asked for; it would then take several times as long.
 
     Raises:
-        UserError: where the number of processes is not what the launcher set or was told, or more than there are GPUs.
+        UserError: if the number of processes is not what the launcher set or was asked for, or exceeds the GPUs.
     """
     cpu = not torch.accelerator.is_available()
     here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.accelerator.device_count()
@@ -73,8 +148,7 @@ def start(tf32: bool = False) -> Accelerator:
             f"{setting}, but accelerate launch started one process; use a configuration of launch/ with "
             "distributed_type: MULTI_GPU (also on CPUs, with use_cpu: true), or ask for one"
         )
-    determinism.settle(accelerator.device, tf32)
-    return accelerator
+    return Processes(accelerator.device, accelerator.process_index, accelerator.num_processes, accelerator)
 
 
 @functools.cache
@@ -113,36 +187,3 @@ def _with_deepspeed(group: InitProcessGroupKwargs) -> Accelerator:
     accelerator = Accelerator(kwargs_handlers=[group])
     unset_hf_deepspeed_config()  # else transformers would shard a text encoder as it is loaded
     return accelerator
-
-
-def name(accelerator: Accelerator) -> str:
-    """What begins a line that is one process's own: "process 1: ", or nothing where there is one alone."""
-    return f"process {accelerator.process_index}: " if accelerator.num_processes > 1 else ""
-
-
-def shard(items: Sequence[T], accelerator: Accelerator) -> list[T]:
-    """The items this process owns, dealt like cards, so that shards differ by one at most."""
-    return list(items[accelerator.process_index :: accelerator.num_processes])
-
-
-def gather_classes(own: Tensor, count: int, accelerator: Accelerator) -> Tensor:
-    """Rows of all `count` classes in their order, of the rows that each process has of its shard; no gradient.
-
-    Args:
-        own: [classes of this process, …].
-        count: classes of all processes.
-        accelerator: deals them out, as `shard` does.
-    """
-    processes = accelerator.num_processes
-    if processes == 1:
-        return own.detach()
-    most = -(-count // processes)
-    padded = own.new_zeros(most, *own.shape[1:])
-    padded[: len(own)] = own.detach()
-    dealt = accelerator.gather(padded).unflatten(0, (processes, most))
-    return dealt.transpose(0, 1).flatten(0, 1)[:count]  # process p holds the classes p, p + processes, …
-
-
-def gather(items: list[Any], accelerator: Accelerator) -> list[Any]:
-    """The items of all processes, on all processes; tensors must be on the CPU."""
-    return gather_object(items) if accelerator.num_processes > 1 else items

@@ -8,7 +8,7 @@ from torch import Tensor
 class Objective(Protocol):
     """A matching loss over the classes this process owns; derive from it to have the defaults below.
 
-    It is made of (recipe, prepared images, the process's classes, accelerator).
+    It is made of (recipe, prepared images, the process's classes, processes).
     """
 
     def match(self, iteration: int, pixels: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,13 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ld3m import networks
 from ld3m.data.prepared import ImageSet
-from ld3m.machine import processes as parallel
+from ld3m.machine.processes import Processes
 from ld3m.networks.training import train_epoch
 from ld3m.objectives import draws
 from ld3m.objectives.base import Objective
@@ -27,18 +26,18 @@ class GradientMatching(Objective):
     for `inner` epochs.
     """
 
-    def __init__(self, recipe: Recipe, images: ImageSet, own: Sequence[int], accelerator: Accelerator) -> None:
+    def __init__(self, recipe: Recipe, images: ImageSet, own: Sequence[int], processes: Processes) -> None:
         self.recipe = recipe
         self.settings = recipe.distill.dc
         self.images = images
         self.real = {label: images.images("train", label) for label in own}
-        self.accelerator = accelerator
+        self.processes = processes
         self.network: Any = None
         draws.require_experts(recipe, images)
 
     def match(self, iteration: int, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """As `Objective.match`; each class shares one augmentation between its real and synthetic images."""
-        device = self.accelerator.device
+        device = self.processes.device
         number, place = divmod(iteration, self.settings.outer)
         if place == 0:
             self.network = draws.network(self.recipe, self.images, number, device)
@@ -62,7 +61,7 @@ class GradientMatching(Objective):
 
     def _train(self, iteration: int, pixels: Tensor) -> None:
         """The inner loop, on all classes as they are rendered in this iteration; the same on every process."""
-        every = parallel.gather_classes(pixels, len(self.images.classes), self.accelerator)
+        every = self.processes.gather_classes(pixels, len(self.images.classes))
         inputs = self.images.normalise(every.flatten(0, 1))
         targets = torch.arange(len(every), device=inputs.device).repeat_interleave(every.shape[1])
         optimiser = torch.optim.SGD(self.network.parameters(), lr=self.settings.lr_network)
@@ -83,7 +82,7 @@ class GradientMatching(Objective):
         """The network of an outer loop under way."""
         number, place = divmod(iteration, self.settings.outer)
         if place:
-            self.network = draws.network(self.recipe, self.images, number, self.accelerator.device)
+            self.network = draws.network(self.recipe, self.images, number, self.processes.device)
             self.network.load_state_dict(state)
 
 

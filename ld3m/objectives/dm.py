@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from ld3m.data.prepared import ImageSet
+from ld3m.machine.processes import Processes
 from ld3m.objectives import draws
 from ld3m.objectives.base import Objective
 from ld3m.recipe import Recipe
@@ -25,11 +25,11 @@ class DistributionMatching(Objective):
     statistics are computed once, by the process that owns the class.
     """
 
-    def __init__(self, recipe: Recipe, images: ImageSet, own: Sequence[int], accelerator: Accelerator) -> None:
+    def __init__(self, recipe: Recipe, images: ImageSet, own: Sequence[int], processes: Processes) -> None:
         self.recipe = recipe
         self.images = images
         self.real = {label: images.images("train", label) for label in own}
-        self.device = accelerator.device
+        self.device = processes.device
         self.statistics = STATISTICS[recipe.distill.dm.match]
         self.targets: dict[tuple[int, int], Tensor] = {}
         """Statistics of real images' features, by number of the network in the pool and class."""

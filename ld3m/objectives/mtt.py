@@ -3,13 +3,12 @@
 from collections.abc import Callable, Sequence
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 from torch.nn import functional
 
 from ld3m.data.prepared import ImageSet
 from ld3m.images import augment
-from ld3m.machine import processes as parallel
+from ld3m.machine.processes import Processes
 from ld3m.machine.transfer import send
 from ld3m.networks.flat import FlatNetwork
 from ld3m.objectives import draws
@@ -31,24 +30,24 @@ class TrajectoryMatching(Objective):
     trains the same student, and follows the gradient back to its own classes' images.
     """
 
-    def __init__(self, recipe: Recipe, images: ImageSet, own: Sequence[int], accelerator: Accelerator) -> None:
+    def __init__(self, recipe: Recipe, images: ImageSet, own: Sequence[int], processes: Processes) -> None:
         self.recipe = recipe
         self.settings = recipe.distill.mtt
         self.images = images
         self.own = torch.tensor(list(own), dtype=torch.long)
-        self.accelerator = accelerator
-        self.student = FlatNetwork(draws.network(recipe, images, 0, accelerator.device))
+        self.processes = processes
+        self.student = FlatNetwork(draws.network(recipe, images, 0, processes.device))
         self.experts = Trajectories(recipe, images, self.student.count)
         epochs = self.settings.max_start_epoch + self.settings.expert_epochs
         self.experts.require(recipe.experts.count, epochs, "distill.mtt.max_start_epoch + expert_epochs")
         # On the device, which is never waited for; in float32, as the authors' code has it.
-        self.step_size, self.momentum = torch.tensor([self.settings.step_size, 0.0], device=accelerator.device).unbind()
+        self.step_size, self.momentum = torch.tensor([self.settings.step_size, 0.0], device=processes.device).unbind()
 
     def match(self, iteration: int, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """As `Objective.match`; the loss is of all classes together, and shared out evenly among them."""
-        settings, seed, device = self.settings, self.recipe.seed, self.accelerator.device
+        settings, seed, device = self.settings, self.recipe.seed, self.processes.device
         classes, per_class = len(self.images.classes), pixels.shape[1]
-        every = parallel.gather_classes(pixels, classes, self.accelerator).flatten(0, 1)
+        every = self.processes.gather_classes(pixels, classes).flatten(0, 1)
         labels = torch.arange(classes).repeat_interleave(per_class)
         numbers = generator(seed, "trajectory", iteration)
         expert = int(torch.randint(self.recipe.experts.count, (), generator=numbers))
@@ -92,7 +91,7 @@ class TrajectoryMatching(Objective):
 
     def restore(self, iteration: int, state: dict[str, Tensor]) -> None:
         """The step size and its momentum."""
-        self.step_size, self.momentum = state["step_size"].to(self.accelerator.device, torch.float32).unbind()
+        self.step_size, self.momentum = state["step_size"].to(self.processes.device, torch.float32).unbind()
 
     def learnt(self) -> dict[str, float]:
         """The step size, at which networks are to be trained on the result."""

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
@@ -14,16 +13,17 @@ from ld3m.data import prepared as data
 from ld3m.errors import UserError
 from ld3m.images import augment
 from ld3m.images.ranges import bytes_to_unit
-from ld3m.machine import processes as parallel
+from ld3m.machine.determinism import repeatable
 from ld3m.machine.memory import keep_freed_memory
+from ld3m.machine.processes import Processes, watched_command
 from ld3m.networks.flat import FlatNetwork, weights_of
 from ld3m.objectives.experts import Trajectories
 from ld3m.randomness import generator
 from ld3m.recipe import Recipe
 
 
-@parallel.together
-def train_experts(recipe: Recipe, resume: bool = True) -> Path:
+@watched_command
+def train_experts(processes: Processes, recipe: Recipe, resume: bool = True) -> Path:
     """Trains the recipe's experts into their folder, going on where it was interrupted.
 
     Experts are dealt to the processes of an `accelerate launch`; each is a function of its number alone, so that any
@@ -34,26 +34,28 @@ def train_experts(recipe: Recipe, resume: bool = True) -> Path:
     """
     settings = recipe.experts
     keep_freed_memory()
-    accelerator = parallel.start(recipe.tf32)
-    main = accelerator.is_main_process
+    main = processes.is_main_process
     images = data.prepare(recipe.data, progress=main)
     parameters = sum(p.numel() for p in _network(recipe, images, 0).parameters())
     trajectories = Trajectories(recipe, images, parameters)
-    with accelerator.main_process_first():
+    with processes.main_process_first():
         if main:
             if resume:
                 trajectories.check_training()
             _tell_size(trajectories, settings.count, resume)
             trajectories.claim(resume)
     missing = [expert for expert in range(settings.count) if not trajectories.path(expert).is_file()]
-    accelerator.wait_for_everyone()  # all have looked before any expert is finished
-    own = parallel.shard(missing, accelerator)
+    processes.wait_for_everyone()  # all have looked before any expert is finished
+    own = processes.shard(missing)
     stacks = [own[start : start + settings.together] for start in range(0, len(own), settings.together)]
     real = data.Rows(images, "train")
-    with tqdm(desc="experts", total=len(own) * settings.epochs, unit="epoch", disable=not main) as bar:
+    with (
+        repeatable(processes.device, recipe.tf32),
+        tqdm(desc="experts", total=len(own) * settings.epochs, unit="epoch", disable=not main) as bar,
+    ):
         for experts in stacks:
-            _train(experts, recipe, images, real, trajectories, accelerator, bar)
-    accelerator.wait_for_everyone()
+            _train(experts, recipe, images, real, trajectories, processes, bar)
+    processes.wait_for_everyone()
     if main:
         print(f"{trajectories.folder}: {settings.count} experts of {settings.epochs} epochs")
     return trajectories.folder
@@ -81,12 +83,12 @@ def _train(
     images: data.ImageSet,
     real: data.Rows,
     trajectories: Trajectories,
-    accelerator: Accelerator,
+    processes: Processes,
     bar: tqdm,
 ) -> None:
     """Trains a stack of experts by plain SGD; without momentum a snapshot is all that going on needs."""
     settings = recipe.experts
-    device = accelerator.device
+    device = processes.device
     built = [_network(recipe, images, expert) for expert in experts]
     student = FlatNetwork(built[0].to(device))
     snapshots = []

@@ -11,12 +11,12 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from ld3m.files import write_tensors, write_text
 from ld3m.images.grids import curves
+from ld3m.machine.processes import Processes
 from ld3m.networks import averaged
 from ld3m.randomness import generator
 
@@ -39,7 +39,7 @@ class Fit:
     checkpoint_every: int
 
 
-def fit(settings: Fit, network: nn.Module, loss_of: LossOf, count: int, accelerator: Accelerator) -> tuple[Any, float]:
+def fit(settings: Fit, network: nn.Module, loss_of: LossOf, count: int, processes: Processes) -> tuple[Any, float]:
     """Trains by AdamW with warm-up, cosine decay and weight averaging, going on from the checkpoint there is.
 
     Every batch, drawn from `count` examples, is a function of (seed, name, step), so an interrupted training ends
@@ -48,8 +48,8 @@ def fit(settings: Fit, network: nn.Module, loss_of: LossOf, count: int, accelera
     Returns:
         The network with averaged weights, and the seconds it took in all sessions.
     """
-    share = slice(accelerator.process_index, None, accelerator.num_processes)
-    main = accelerator.is_main_process
+    share = slice(processes.process_index, None, processes.num_processes)
+    main = processes.is_main_process
     average = averaged(network, settings.ema)
     parameters = list(network.parameters())
     optimiser = torch.optim.AdamW(parameters, lr=settings.lr, betas=(0.9, 0.99), weight_decay=0.01)
@@ -68,7 +68,7 @@ def fit(settings: Fit, network: nn.Module, loss_of: LossOf, count: int, accelera
         loss = loss_of(step, indices, share)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        _average_gradients(parameters, accelerator)
+        _average_gradients(parameters, processes)
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
         average.update_parameters(network)
@@ -91,12 +91,12 @@ def rate_factor(step: int, steps: int) -> float:
     return min(1, (step + 1) / (warm_up + 1)) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
-def _average_gradients(parameters: list[nn.Parameter], accelerator: Accelerator) -> None:
+def _average_gradients(parameters: list[nn.Parameter], processes: Processes) -> None:
     """The mean gradient over processes, in one message."""
-    if accelerator.num_processes == 1:
+    if processes.num_processes == 1:
         return
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    flat = accelerator.reduce(torch.cat([gradient.flatten() for gradient in gradients]), "mean")
+    flat = processes.mean(torch.cat([gradient.flatten() for gradient in gradients]))
     for gradient, mean in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
         gradient.copy_(mean.view_as(gradient))
 

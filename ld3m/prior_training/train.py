@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -19,7 +18,8 @@ from ld3m.errors import UserError, user_error_if_damaged
 from ld3m.files import writable, write_json, write_text
 from ld3m.images.ranges import bytes_to_signed
 from ld3m.machine import lock
-from ld3m.machine import processes as parallel
+from ld3m.machine.determinism import repeatable
+from ld3m.machine.processes import Processes, watched_command
 from ld3m.prior_training.fit import Fit, fit
 from ld3m.prior_training.quality import evaluate_prior
 from ld3m.priors import ClassConditionalLDM
@@ -36,45 +36,44 @@ SNR_CAP = 5.0
 AUTOENCODER_EMA = 0.99
 
 
-@parallel.together
-def train_prior(recipe: PriorRecipe, resume: bool = True) -> Path:
+@watched_command
+def train_prior(processes: Processes, recipe: PriorRecipe, resume: bool = True) -> Path:
     """Trains the autoencoder, then the denoiser, then evaluates; returns the prior's folder.
 
     Interrupted, it goes on from its newest checkpoint. Under `accelerate launch` each process takes its share of
     every batch.
     """
-    accelerator = parallel.start()
-    main = accelerator.is_main_process
+    main = processes.is_main_process
     folder = recipe.folder
     training = folder / "training"
-    with ExitStack() as claimed:
-        with accelerator.main_process_first():
+    with repeatable(processes.device), ExitStack() as claimed:
+        with processes.main_process_first():
             if main:
                 claimed.enter_context(_claim(recipe, training, resume))
-        _train(recipe, folder, training, accelerator)
+        _train(recipe, folder, training, processes)
     return folder
 
 
-def _train(recipe: PriorRecipe, folder: Path, training: Path, accelerator: Accelerator) -> None:
+def _train(recipe: PriorRecipe, folder: Path, training: Path, processes: Processes) -> None:
     """Trains both networks, saves them as a prior, and judges it."""
-    main = accelerator.is_main_process
+    main = processes.is_main_process
     images = data.prepare(recipe.data, progress=main)
     real, labels = images.everything("train")
-    autoencoder, autoencoder_seconds = _train_autoencoder(recipe, real, training, accelerator)
-    latents = _encode_all(autoencoder, real, accelerator)
+    autoencoder, autoencoder_seconds = _train_autoencoder(recipe, real, training, processes)
+    latents = _encode_all(autoencoder, real, processes)
     scale = 1 / float(latents.std())
     autoencoder.register_to_config(scaling_factor=scale)
     latents = latents * scale
-    prior, denoiser_seconds = _train_denoiser(recipe, autoencoder, latents, labels, images, training, accelerator)
+    prior, denoiser_seconds = _train_denoiser(recipe, autoencoder, latents, labels, images, training, processes)
     if main:
         prior.save(folder, torch.float16)
-        saved = priors.load(SamplerRecipe(source=str(folder)), accelerator.device)
+        saved = priors.load(SamplerRecipe(source=str(folder)), processes.device)
         report = {
-            **evaluate_prior(recipe, saved, images, training, accelerator.device),
+            **evaluate_prior(recipe, saved, images, training, processes.device),
             "training": {
                 "autoencoder seconds": autoencoder_seconds,
                 "denoiser seconds": denoiser_seconds,
-                "processes": accelerator.num_processes,
+                "processes": processes.num_processes,
                 "threads of each": torch.get_num_threads(),
             },
         }
@@ -123,9 +122,7 @@ def _fit_settings(
 # --- the autoencoder ---------------------------------------------------------------------------------------
 
 
-def _train_autoencoder(
-    recipe: PriorRecipe, real: Tensor, training: Path, accelerator: Accelerator
-) -> tuple[Any, float]:
+def _train_autoencoder(recipe: PriorRecipe, real: Tensor, training: Path, processes: Processes) -> tuple[Any, float]:
     """A VQModel by L1 reconstruction and commitment; its codes start as encodings of real images.
 
     The first tenth of training leaves quantisation out, so that the codes are born where the encodings are and none
@@ -147,11 +144,11 @@ def _train_autoencoder(
             num_vq_embeddings=settings.codes,
             norm_num_groups=NORM_GROUPS,
             sample_size=recipe.data.resolution,
-        ).to(accelerator.device)
+        ).to(processes.device)
     unquantised = settings.steps // 10
 
     def encode(indices: Tensor) -> tuple[Tensor, Tensor]:
-        images = bytes_to_signed(real[indices].to(accelerator.device))
+        images = bytes_to_signed(real[indices].to(processes.device))
         return images, model.encode(images).latents
 
     @torch.no_grad()
@@ -174,18 +171,18 @@ def _train_autoencoder(
         return functional.l1_loss(decoded, images) + commitment
 
     how = _fit_settings("autoencoder", settings, AUTOENCODER_EMA, recipe, training)
-    return fit(how, model, loss_of, len(real), accelerator)
+    return fit(how, model, loss_of, len(real), processes)
 
 
 @torch.no_grad()
-def _encode_all(autoencoder: Any, real: Tensor, accelerator: Accelerator) -> Tensor:
+def _encode_all(autoencoder: Any, real: Tensor, processes: Processes) -> Tensor:
     """Encodings of all images, float32 [N, C, h, w], on the CPU; far smaller than the images as floats."""
     chunks = enumerate(real.split(100))
-    own = parallel.shard(list(chunks), accelerator)
+    own = processes.shard(list(chunks))
     encoded = [
-        (index, autoencoder.encode(bytes_to_signed(chunk.to(accelerator.device))).latents.cpu()) for index, chunk in own
+        (index, autoencoder.encode(bytes_to_signed(chunk.to(processes.device))).latents.cpu()) for index, chunk in own
     ]
-    ordered = sorted(parallel.gather(encoded, accelerator), key=lambda item: item[0])
+    ordered = sorted(processes.gather(encoded), key=lambda item: item[0])
     return torch.cat([latents for _, latents in ordered])
 
 
@@ -208,13 +205,13 @@ def _train_denoiser(
     labels: Tensor,
     images: data.ImageSet,
     training: Path,
-    accelerator: Accelerator,
+    processes: Processes,
 ) -> tuple[ClassConditionalLDM, float]:
     """A UNet that predicts the noise, under min-SNR weighting, with the class dropped now and then."""
     from diffusers import DDIMScheduler, UNet2DConditionModel
 
     settings = recipe.denoiser
-    device = accelerator.device
+    device = processes.device
     down = ["CrossAttnDownBlock2D" if attends else "DownBlock2D" for attends in settings.attention]
     up = ["CrossAttnUpBlock2D" if attends else "UpBlock2D" for attends in reversed(settings.attention)]
     null = len(images.classes)
@@ -258,5 +255,5 @@ def _train_denoiser(
         return (weights[times] * errors).mean()
 
     how = _fit_settings("denoiser", settings, settings.ema, recipe, training)
-    averaged, seconds = fit(how, model, loss_of, len(latents), accelerator)
+    averaged, seconds = fit(how, model, loss_of, len(latents), processes)
     return ClassConditionalLDM(autoencoder, averaged.unet, averaged.table.weight, images.classes, scheduler), seconds

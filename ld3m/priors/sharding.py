@@ -29,8 +29,10 @@ A `deepspeed_config_file` that names them has its own way: memory for speed.
 """
 
 
-def wanted(accelerator: Accelerator) -> bool:
+def wanted(accelerator: Accelerator | None) -> bool:
     """Whether the launch asks for it. ZeRO-2 does not: a frozen prior has no gradients or optimiser's state to deal."""
+    if accelerator is None:
+        return False
     zero = accelerator.deepspeed_plugin
     return zero.zero_stage == 3 if zero is not None else parse_flag_from_env("ACCELERATE_USE_FSDP")
 

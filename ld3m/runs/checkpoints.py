@@ -9,11 +9,10 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from ld3m.files import write_bytes, write_json
-from ld3m.machine import processes as parallel
+from ld3m.machine.processes import Processes
 from ld3m.recipe import Recipe
 from ld3m.recipe.files import digest
 
@@ -37,7 +36,7 @@ def save(
     iteration: int,
     states: dict[int, dict[str, Tensor]],
     objective: dict[str, Tensor],
-    accelerator: Accelerator,
+    processes: Processes,
 ) -> None:
     """Saves the state before `iteration`; every process writes its own classes, the manifest makes it count.
 
@@ -46,19 +45,19 @@ def save(
         iteration: the next to do.
         states: of each of the process's classes.
         objective: the objective's own state, which is the same on all processes.
-        accelerator: of this launch.
+        processes: of this launch.
     """
     folder = place(recipe.folder, iteration)
     parts = {f"class-{label:04d}.safetensors": state for label, state in states.items()}
-    if accelerator.is_main_process:
+    if processes.is_main_process:
         parts[OBJECTIVE_FILE] = objective
     written = []
     for name, state in parts.items():
         content = safetensors.torch.save({key: tensor.cpu().contiguous() for key, tensor in state.items()})
         write_bytes(folder / name, content)
         written.append((name, hashlib.sha256(content).hexdigest()))
-    files = dict(parallel.gather(written, accelerator))
-    if accelerator.is_main_process:
+    files = dict(processes.gather(written))
+    if processes.is_main_process:
         told = {"format": FORMAT, "iteration": iteration, "recipe": digest(recipe), "files": files}
         write_json(folder / "manifest.json", told)
         before = [path.parent for path in folder.parent.glob("*/manifest.json") if path.parent.name <= folder.name]

@@ -3,8 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from ld3m import objectives
 from ld3m.data.prepared import ImageSet
+from ld3m.machine.processes import Processes
 from ld3m.networks.flat import FlatNetwork
 from ld3m.networks.training import train_epoch
 from ld3m.objectives import draws, mtt
@@ -93,9 +93,7 @@ class Bench:
             return
         if self.device.type == "meta":  # which operation augments is chance; what is counted should not be
             recipe = _without_augmentation(recipe)
-        # Only ever asked which device, and who has the other classes: for no more than a process's own, nobody.
-        accelerator: Any = SimpleNamespace(device=self.device, num_processes=1, process_index=0)
-        objective = objectives.build(recipe, self.images, self.own[:units], accelerator)
+        objective = objectives.build(recipe, self.images, self.own[:units], Processes(self.device))
         pixels = torch.rand(units, recipe.distill.latents_per_class, channels, size, size, device=self.device)
         objective.match(iteration * recipe.distill.dc.outer, pixels)
 

@@ -20,7 +20,7 @@ import torch
 from speed import Answer, full_prior, inputs, naive, naive_gradient, ours
 
 from ld3m import priors
-from ld3m.machine import determinism
+from ld3m.machine.determinism import repeatable
 from ld3m.sampling.sampler import Schedule
 
 GPU = torch.device("cuda")
@@ -68,8 +68,8 @@ def main() -> None:
     def ld3m(schedule: Schedule) -> Answer:
         return ours(prior, schedule, *learnt, lambda images: grad, 0, arguments.images)
 
-    determinism.settle(GPU)
-    exact = ld3m(warm)
+    with repeatable(GPU):
+        exact = ld3m(warm)
     print(
         f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {arguments.images} images, S = {arguments.steps}"
     )
@@ -77,22 +77,24 @@ def main() -> None:
     print("| --- | --: | --: | --: | --: | --- |")
     base = (0.0, 0.0)
     for precision in ("float32", "TF32", "bfloat16", "bfloat16, compiled"):
-        determinism.settle(GPU, tf32=precision != "float32")
-        if precision == "bfloat16":
-            prior.denoiser.to(torch.bfloat16)
-        if precision.endswith("compiled"):
-            priors.compile_denoiser(prior, GPU)
-        else:
-            twin = partial(baseline, naive(prior))
-            base = measured(twin, schedule, warm, arguments.rounds)
-            print(f"| {precision}, the baseline | {base[0]:.2f} | | {base[1]:.1f} | | {errors(twin, warm, exact)} |")
-        took = measured(ld3m, schedule, warm, arguments.rounds)
-        row = f"| {precision} | {took[0]:.2f} | {took[0] / base[0]:.2f} | {took[1]:.1f} | {took[1] / base[1]:.2f} |"
-        print(row, errors(ld3m, warm, exact), "|", flush=True)
-        if precision == "bfloat16":
-            torch.use_deterministic_algorithms(False)
-            free = measured(ld3m, schedule, warm, arguments.rounds)
-            print(f"| the same, if it need not repeat itself | {free[0]:.2f} | | {free[1]:.1f} | | |", flush=True)
+        with repeatable(GPU, tf32=precision != "float32"):
+            if precision == "bfloat16":
+                prior.denoiser.to(torch.bfloat16)
+            if precision.endswith("compiled"):
+                priors.compile_denoiser(prior, GPU)
+            else:
+                twin = partial(baseline, naive(prior))
+                base = measured(twin, schedule, warm, arguments.rounds)
+                print(
+                    f"| {precision}, the baseline | {base[0]:.2f} | | {base[1]:.1f} | | {errors(twin, warm, exact)} |"
+                )
+            took = measured(ld3m, schedule, warm, arguments.rounds)
+            row = f"| {precision} | {took[0]:.2f} | {took[0] / base[0]:.2f} | {took[1]:.1f} | {took[1] / base[1]:.2f} |"
+            print(row, errors(ld3m, warm, exact), "|", flush=True)
+            if precision == "bfloat16":
+                torch.use_deterministic_algorithms(False)
+                free = measured(ld3m, schedule, warm, arguments.rounds)
+                print(f"| the same, if it need not repeat itself | {free[0]:.2f} | | {free[1]:.1f} | | |", flush=True)
 
 
 if __name__ == "__main__":

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 
 from ld3m import objectives, priors
 from ld3m.data import coresets
 from ld3m.data import prepared as data
 from ld3m.distillation.starts import initial
 from ld3m.machine import environment
+from ld3m.machine.processes import Processes
 from ld3m.recipe import Recipe
 from ld3m.recipe.files import load
 from ld3m.sampling.noise import draw_noise
@@ -41,7 +41,7 @@ def gradient_norm(recipe: Recipe, images: data.ImageSet, prior: priors.Prior, sk
     states = [initial(recipe, whole, prior, embeddings[label], label, device) for label in labels]
     z, c = (torch.cat([state[name] for state in states]) for name in ("z", "c"))
     schedule = Schedule.of(prior.noise_schedule, steps, skip, recipe.prior.guidance)
-    objective = objectives.build(recipe, whole, labels, Accelerator(cpu=True))
+    objective = objectives.build(recipe, whole, labels, Processes(torch.device("cpu")))
     norms = []
     for draw in range(DRAWS):
         noise = draw_noise(recipe, prior, labels, draw, device)

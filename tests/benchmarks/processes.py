@@ -30,7 +30,7 @@ COUNTED = """
 import pickle
 
 from accelerate import Accelerator
-from ld3m import parallel
+from ld3m.machine import processes as parallel
 
 sent = 0
 gather_object, gather = parallel.gather_object, Accelerator.gather

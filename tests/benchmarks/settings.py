@@ -21,6 +21,7 @@ from ld3m.distillation import loop as distill
 from ld3m.distillation import setup as job
 from ld3m.distillation.trackers import Trackers
 from ld3m.machine import memory
+from ld3m.machine.processes import Processes
 from ld3m.recipe import Recipe
 from ld3m.recipe.files import load
 
@@ -43,7 +44,7 @@ def measure(name: str) -> list[float]:
         job.keep_freed_memory = lambda: None
     with tempfile.TemporaryDirectory() as folder, tqdm(disable=True) as bar:
         recipe = load(Recipe, "quickstart", [f"output={folder}", "distill.pictures=0", *SETTINGS[name]])
-        ready = job.Job.prepare(recipe)
+        ready = job.Job.prepare(Processes(torch.device("cpu")), recipe)
         first, learnt = distill.begin(ready)
         spent = []
         for iteration in range(first, first + 2 + ITERATIONS):

@@ -231,7 +231,7 @@ class Iterations:
     """An iteration of the quickstart by ld3m's objective, and by a baseline like the authors' loop."""
 
     def __init__(self, objective: str, steps: int) -> None:
-        from accelerate import Accelerator
+        from ld3m.machine.processes import Processes
 
         self.recipe = load(Recipe, "quickstart", [f"distill.objective={objective}", f"prior.steps={steps}"])
         self.prior = priors.load(self.recipe.prior)
@@ -241,7 +241,7 @@ class Iterations:
             data.prepare(self.recipe.data, progress=False), self.recipe.data, [], self.device
         )
         self.labels = range(len(self.images.classes))
-        self.objective = objectives.build(self.recipe, self.images, self.labels, Accelerator(cpu=True))
+        self.objective = objectives.build(self.recipe, self.images, self.labels, Processes(torch.device("cpu")))
         settings = self.recipe.prior
         self.schedule = Schedule.of(self.prior.noise_schedule, settings.steps, settings.skip, settings.guidance)
         embeddings = self.prior.class_embeddings(self.images.classes)
