@@ -14,8 +14,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ld3m.ablation.table import cell, label, markdown
-from ld3m.evaluation.rows import table
+from ld3m.ablation.table import accuracy_cell, markdown, row_label
+from ld3m.evaluation.tables import accuracy_table
 from ld3m.machine.environment import machine
 
 ROOT = Path(__file__).parent.parent
@@ -83,8 +83,8 @@ def accuracy(place: str) -> str:
         return ""
     file, name = place.split()
     rows = json.loads((RESULTS / f"{file}.json").read_text(encoding="utf-8"))["rows"]
-    (row,) = (row for row in rows if name in (label(row, rows), *map(str, row["settings"].values())))
-    return f"[{cell(row['accuracies']['convnet'])}](recipes/README.md#{SECTIONS[file]})"
+    (row,) = (row for row in rows if name in (row_label(row, rows), *map(str, row["settings"].values())))
+    return f"[{accuracy_cell(row['accuracies']['convnet'])}](recipes/README.md#{SECTIONS[file]})"
 
 
 def norms(report: dict[str, Any]) -> str:
@@ -101,7 +101,7 @@ def norms(report: dict[str, Any]) -> str:
 
 def scored(report: dict[str, Any]) -> str:
     """One run's evaluation, as the command prints it."""
-    return f"```\n{table(report)}\n```\n\n{made(report)}\n"
+    return f"```\n{accuracy_table(report)}\n```\n\n{made(report)}\n"
 
 
 def made(report: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ld3m.evaluation.comparison import differences, paired
-from ld3m.evaluation.rows import difference, table
+from ld3m.evaluation.tables import accuracy_table, difference_text
 from ld3m.reporting.report import report
 
 
@@ -68,17 +68,17 @@ def row(
 def test_one_seed_and_equal_differences_have_no_interval() -> None:
     (one,) = differences([row("distilled", [50.0]), row("random", [45.0])])
     assert (one["mean"], one["low"], one["high"], one["p"]) == (5, None, None, None)
-    assert difference(one) == "+5.0  no interval: one seed"
+    assert difference_text(one) == "+5.0  no interval: one seed"
     (same,) = differences([row("distilled", [50.1, 60.1]), row("random", [45.0, 55.0])])
     assert (same["mean"], same["low"], same["p"]) == (5.1, None, None)
-    assert difference(same) == "+5.1  no interval: the same for all 2 seeds"
+    assert difference_text(same) == "+5.1  no interval: the same for all 2 seeds"
 
 
 def test_a_long_name_is_apart_from_its_figures() -> None:
     long = "run with-a-name-that-is-longer-than-the-column-is-wide"
     rows = [each | {"mean": 50.0, "std": 0.0, "images": 10} for each in (row("distilled", [50.0]), row(long, [45.0]))]
     compared = differences(rows)
-    text = table({"results": rows, "cross_architecture": [], "differences": compared, "scores": []})
+    text = accuracy_table({"results": rows, "cross_architecture": [], "differences": compared, "scores": []})
     assert f"distilled − {long}, convnet, test split  +5.0  no interval: one seed\n" in text
 
 
@@ -104,14 +104,14 @@ def test_the_command_line_compares_seed_by_seed(
     by_set = {(r["trained_on"], r["arch"]): r["accuracies"] for r in found["results"]}
     crossed = {(r["trained_on"], "mean without convnet"): r["accuracies"] for r in found["cross_architecture"]}
     assert [r["arch"] for r in found["differences"]] == ["resnet18", "alexnet", "mean without convnet"]
-    printed, page = table(found), report(folder).read_text()
+    printed, page = accuracy_table(found), report(folder).read_text()
     for each in found["differences"]:
         ours, theirs = ((by_set | crossed)[name, each["arch"]] for name in ("distilled", "random"))
         test = paired(ours, theirs)
         assert (each["mean"], each["p"]) == pytest.approx((test.mean, test.p), abs=0.01)
         assert f"distilled − random, {each['arch']}, test split" in printed
-        assert difference(each) in printed
-        assert difference(each) in page
+        assert difference_text(each) in printed
+        assert difference_text(each) in page
 
 
 def test_a_run_against_another_is_that_one_against_it_turned(

@@ -16,7 +16,7 @@ from ld3m.data.coresets import open_whole
 from ld3m.evaluation import evaluate
 from ld3m.evaluation.cross_architecture import cross_architecture
 from ld3m.evaluation.protocol import train
-from ld3m.evaluation.rows import table
+from ld3m.evaluation.tables import accuracy_table
 from ld3m.evaluation.training_sets import BASELINES, real_images
 from ld3m.files import cache_folder
 from ld3m.recipe import Recipe
@@ -176,7 +176,7 @@ def test_the_cross_architecture_mean_of_evaluations_that_add_up(ld3m: Callable[.
     assert mean["mean"] == pytest.approx(statistics.mean(mean["accuracies"]), abs=0.01)
     assert mean["std"] == pytest.approx(statistics.pstdev(mean["accuracies"]), abs=0.01)
     assert json.loads((run / "evaluation.json").read_text())["cross_architecture"] == [mean]
-    printed = table(report)
+    printed = accuracy_table(report)
     assert "cross-architecture mean, without convnet, the matching network" in printed
     assert f"{mean['mean']:.1f} ± {mean['std']:.1f} (2)  over resnet18, alexnet" in printed
 

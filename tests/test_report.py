@@ -20,7 +20,7 @@ from PIL import Image
 from ld3m.errors import UserError
 from ld3m.files import write_json, write_tensors, write_text
 from ld3m.images import grids as pictures
-from ld3m.reporting import svg as charts
+from ld3m.reporting import charts, svg
 from ld3m.reporting import webp as sheets
 from ld3m.reporting.report import LARGEST, report
 
@@ -120,7 +120,7 @@ def test_numbers_are_those_of_the_run(finished: Path, page: Page) -> None:
     metrics = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     for measured in metrics:
         for key in ("loss", "grad_z", "grad_c"):
-            assert charts.number(measured[key]) in page.text
+            assert svg.number(measured[key]) in page.text
     spent = sum(sum(measured["seconds"].values()) for measured in metrics)
     took = re.search(r"6 iterations took ([\d.]+) s", page.text)
     assert took
@@ -152,7 +152,7 @@ def test_curves_go_through_the_metrics(finished: Path, page: Page) -> None:
     assert np.allclose(slope * np.array(losses) + offset, heights, atol=0.11)
     assert slope < 0
     said = [text for _, text in json.loads(page.all("div", "data-values")[0])]
-    assert said[3] == f"iteration 3: loss {charts.number(losses[3])}"
+    assert said[3] == f"iteration 3: loss {svg.number(losses[3])}"
 
 
 def test_the_page_loads_nothing(page: Page) -> None:
@@ -304,7 +304,7 @@ def test_thinned_curves_keep_their_peaks() -> None:
     [(0, 420, [0, 100, 200, 300, 400]), (0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1]), (3, 3, [3]), (0, 39, [0, 10, 20, 30])],
 )
 def test_ticks_are_round_numbers(low: float, high: float, found: list[float]) -> None:
-    assert charts.ticks(low, high) == found
+    assert svg.ticks(low, high) == found
 
 
 # --- in a browser ------------------------------------------------------------------------------------------
@@ -413,14 +413,14 @@ def test_a_curve_tells_its_values(opened: Any, finished: Path) -> None:
     opened.focus("#loss .plot")
     opened.keyboard.press("Home")
     opened.keyboard.press("ArrowRight")
-    assert opened.inner_text("#loss-value") == f"iteration 1: loss {charts.number(losses[1])}"
+    assert opened.inner_text("#loss-value") == f"iteration 1: loss {svg.number(losses[1])}"
     place = "e => [e.getBoundingClientRect().x, getComputedStyle(e).display]"
     box = opened.locator("#loss svg").bounding_box()
     across = box["x"] + box["width"] * (charts.LEFT + (charts.RIGHT - charts.LEFT) / 5) / charts.WIDTH
     assert opened.eval_on_selector("#loss .guide", place) == [pytest.approx(across, abs=1), "inline"]
     assert opened.eval_on_selector("#gradients .guide", place)[1] == "none"
     opened.mouse.move(box["x"] + box["width"] * charts.RIGHT / charts.WIDTH, box["y"] + box["height"] / 2)
-    assert opened.inner_text("#loss-value") == f"iteration 5: loss {charts.number(losses[5])}"
+    assert opened.inner_text("#loss-value") == f"iteration 5: loss {svg.number(losses[5])}"
 
 
 def test_text_stands_out_and_nothing_is_wider_than_a_telephone(opened: Any) -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from ld3m.evaluation import evaluate
 from ld3m.evaluation.protocol import train
-from ld3m.evaluation.rows import table
+from ld3m.evaluation.tables import accuracy_table
 from ld3m.evaluation.scores import augmentation_robust, label_robust, scores
 from ld3m.reporting.report import report
 
@@ -157,7 +157,7 @@ def test_scores_through_the_command_line_train_baselines_once_for_all_runs(
     )
     assert json.loads((one / "evaluation.json").read_text())["scores"] == [lrs, ars]
     printed = f"{lrs['mean']:.3f} ± {lrs['std']:.3f} (2)  HLR {lrs['hlr']:+.1f}, IOR {lrs['ior']:+.1f}"
-    assert printed in table(reports[0])
+    assert printed in accuracy_table(reports[0])
     page = report(one).read_text()
     assert f"{ars['mean']:.3f} ± {ars['std']:.3f} (2)  gain over random {ars['gain']:+.1f}" in page
     assert "distilled unaugmented" in page

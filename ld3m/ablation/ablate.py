@@ -93,7 +93,7 @@ def ablate(processes: Processes, ablation: Ablation, command: str) -> tuple[dict
             if main:
                 write_json(ablation.folder / "ablation.json", report)
                 write_text(ablation.folder / "ablation.md", table.markdown(report))
-                write_text(ablation.folder / "ablation.svg", chart.svg(report))
+                write_text(ablation.folder / "ablation.svg", chart.draw(report))
     if failed:
         raise UserError(*(f"{cell['cell']}: {cell['why']}" for cell in failed))
     return report, main

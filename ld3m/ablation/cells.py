@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ld3m import networks
-from ld3m.ablation.table import text
+from ld3m.ablation.table import value_text
 from ld3m.errors import UserError
 from ld3m.evaluation.training_sets import BASELINES
 from ld3m.recipe import NetworkRecipe, Recipe
@@ -37,7 +37,7 @@ class Cell:
     @property
     def name(self) -> str:
         """What it is called where people read."""
-        return " ".join([self.stem, *(f"{key}={text(value)}" for key, value in self.settings.items())])
+        return " ".join([self.stem, *(f"{key}={value_text(value)}" for key, value in self.settings.items())])
 
 
 @dataclass(frozen=True)
@@ -168,9 +168,9 @@ def _cell(folder: Path, stem: str, recipe: Recipe, axes: Sequence[str]) -> Cell:
 
 def _part(value: Any) -> str:
     """A value of an axis as a part of a folder's name; no two values have the same."""
-    if isinstance(value, list) and all(PLAIN.fullmatch(text(entry)) for entry in value):
-        return "+".join(text(entry) for entry in value)
-    said = text(value)
+    if isinstance(value, list) and all(PLAIN.fullmatch(value_text(entry)) for entry in value):
+        return "+".join(value_text(entry) for entry in value)
+    said = value_text(value)
     return said if PLAIN.fullmatch(said) else f"{re.sub('[^A-Za-z0-9._]+', '-', said)[:40]}-{_digest(said)}"
 
 

@@ -1,251 +1,188 @@
-"""An ablation as a drawing of its own, in SVG: accuracies with error bars, over a numeric axis or row by row."""
+"""An ablation as an SVG drawing: accuracies with error bars, over a numeric axis or one row below the other."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import count
 from typing import Any
 
-from markupsafe import escape
-
-from ld3m.ablation.table import Rows, archs, cell, label, text
-from ld3m.reporting.svg import Axis, log_ticks, number, ticks
+from ld3m.ablation.table import Rows, accuracy_cell, architectures, row_label, value_text
+from ld3m.reporting import svg
+from ld3m.reporting.svg import Axis, number
 
 Row = Mapping[str, Any]
-Place = tuple[float, float]
 
 PANEL, HEIGHT = 380, 260
 """Units of a panel of lines; two stand side by side."""
 LEFT, RIGHT, TOP, BOTTOM = 50, 368, 34, 214
-"""Of the plot inside it."""
+"""The plot inside it."""
 WIDTH = 2 * PANEL
 LINE = 20
 """Units from one row, or entry of the legend, to the next."""
-COLOURS = ("#1f5fae", "#b4500b", "#2a7a4b", "#7a4aa8", "#a8325a", "#5f6368")
-DASHES = ("7 4", "2 3", "9 3 2 3", "4 2", "12 4")
-"""Of the lines of baselines."""
-STYLE = (
-    "text{font:12px system-ui,-apple-system,'Segoe UI',Roboto,'DejaVu Sans',sans-serif;fill:#1c2024}"
-    ".quiet{fill:#5b636b}.title{font-weight:600}.grid{stroke:#e4e4de;fill:none}.axis{stroke:#5b636b;fill:none}"
-    ".line{fill:none;stroke-width:2}.error{fill:none;stroke-width:1.3}.baseline{fill:none;stroke:#5b636b}"
-    ".band{fill:#5b636b;opacity:.12}"
-)
 
 
-def svg(report: Row) -> str:
-    """Accuracies, a panel an architecture; with a numeric axis also the seconds of an iteration over it.
+def draw(report: Row) -> str:
+    """Accuracies, one panel per architecture; over a numeric axis also the seconds per iteration.
 
-    Where an axis is numeric, its rows are points of lines, one for each other setting, and baselines that do not
-    depend on it are lines across; otherwise each row is a dot. Error bars and bands are ± one standard deviation over
-    all networks. Hovered, a mark says its figure.
+    If an axis is numeric, its rows are points of lines, one line for each combination of the other settings, and
+    baselines that do not depend on the axis are lines across. If none is, each row is a dot. Error bars and bands are
+    ± one standard deviation over all networks. Pointed at, a mark says its figure.
 
     Args:
         report: as `ablate` writes it to ablation.json.
+
+    Returns:
+        The content of an SVG file.
     """
     rows: Rows = report["rows"]
-    key = _numeric(rows, report["axes"])
-    drawn, size = _lines(rows, key) if key else _dots(rows)
-    said = "; ".join(f"{_name(row, rows)}: {arch} {cell(row['accuracies'][arch])}" for row, arch in _measured(rows))
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size[0]} {size[1]}" width="{size[0]}" '
-        f'height="{size[1]}" role="img"><title>Accuracy in %, {escape(report["split"])} split</title>'
-        f'<desc>{escape(said)}</desc><style>{STYLE}</style><rect width="100%" height="100%" fill="#fff"/>'
-        f"{''.join(drawn)}</svg>\n"
-    )
-
-
-def _measured(rows: Rows) -> list[tuple[Row, str]]:
-    return [(row, arch) for row in rows for arch in row["accuracies"]]
+    key = _numeric_axis(rows, report["axes"])
+    parts, size = _lines(rows, key) if key else _dots(rows)
+    figures = [
+        f"{_name(row, rows)}: {arch} {accuracy_cell(accuracies)}"
+        for row in rows
+        for arch, accuracies in row["accuracies"].items()
+    ]
+    return svg.drawing(size, f"Accuracy in %, {report['split']} split", "; ".join(figures), parts) + "\n"
 
 
 def _name(row: Row, rows: Rows, without: str | None = None) -> str:
-    """A row in a few words: its recipe or baseline and its settings, but the one that an axis shows."""
-    settings = [f"{key} {text(value)}" for key, value in row["settings"].items() if key != without]
-    return ", ".join([label(row, rows), *settings])
+    """A row in a few words: its recipe or baseline, and its settings but the one that the axis shows."""
+    settings = [f"{key} {value_text(value)}" for key, value in row["settings"].items() if key != without]
+    return ", ".join([row_label(row, rows), *settings])
 
 
-def _numeric(rows: Rows, axes: Sequence[str]) -> str | None:
-    """The axis to draw over: of those whose values are numbers, two or more, the one with most."""
-    found: dict[str, int] = {}
+def _numeric_axis(rows: Rows, axes: Sequence[str]) -> str | None:
+    """The key to draw over: the one with most values among those that have two or more, all of them numbers."""
+    counts: dict[str, int] = {}
     for key in axes:
         values = [row["settings"][key] for row in rows if row["trained_on"] == "distilled"]
         if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
-            found[key] = len(set(values))
-    best = max(found, key=lambda key: found[key], default=None)
-    return best if best and found[best] > 1 else None
+            counts[key] = len(set(values))
+    most = max(counts, key=lambda key: counts[key], default=None)
+    return most if most and counts[most] > 1 else None
 
 
-def _range(figures: Sequence[Row]) -> tuple[float, float]:
+def _range(accuracies: Sequence[Row]) -> tuple[float, float]:
     """What an axis of accuracies covers: all error bars and a little more."""
-    low = min(figure["mean"] - figure["std"] for figure in figures)
-    high = max(figure["mean"] + figure["std"] for figure in figures)
-    room = 0.08 * (high - low) or 1.0
-    return max(0.0, low - room), min(100.0, high + room)
+    low = min(each["mean"] - each["std"] for each in accuracies)
+    high = max(each["mean"] + each["std"] for each in accuracies)
+    margin = 0.08 * (high - low) or 1.0
+    return max(0.0, low - margin), min(100.0, high + margin)
+
+
+def _ends(accuracies: Row, axis: Axis) -> tuple[float, float]:
+    """The coordinates of one standard deviation below and above the mean."""
+    return axis(accuracies["mean"] - accuracies["std"]), axis(accuracies["mean"] + accuracies["std"])
 
 
 # --- lines over a numeric axis -----------------------------------------------------------------------------
 
 
 def _lines(rows: Rows, key: str) -> tuple[list[str], tuple[int, int]]:
-    """Panels of lines, two a row, and below them what the lines are."""
+    """Panels of lines, two side by side, and below them the legend; with the drawing's size."""
     distilled = [row for row in rows if row["trained_on"] == "distilled"]
-    places = sorted({row["settings"][key] for row in distilled})
-    across = Axis(places[0], places[-1], LEFT + 14, RIGHT - 14, log=places[0] > 0 and places[-1] > 20 * places[0])
-    series: dict[str, list[Row]] = {}
+    values = sorted({row["settings"][key] for row in distilled})
+    across = Axis(values[0], values[-1], LEFT + 14, RIGHT - 14, log=values[0] > 0 and values[-1] > 20 * values[0])
+    names = dict.fromkeys(_name(row, rows, key) for row in distilled)  # in the order of the table
+    series: dict[str, list[Row]] = {name: [] for name in names}
     for row in sorted(distilled, key=lambda row: row["settings"][key]):
-        series.setdefault(_name(row, rows, key), []).append(row)
-    series = {_name(row, rows, key): series[_name(row, rows, key)] for row in distilled}  # in the order of the table
+        series[_name(row, rows, key)].append(row)
     baselines: dict[str, list[Row]] = {}
     for row in rows:
         if row["trained_on"] != "distilled":
             baselines.setdefault(_name(row, rows, key), []).append(row)
-    shown = [(arch, lambda row, arch=arch: row["accuracies"].get(arch)) for arch in archs(rows)]
-    panels = [_accuracies(arch, figure, series, baselines, key, across) for arch, figure in shown]
-    panels.append(_seconds(series, key, across))
-    drawn = []
-    for place, parts in enumerate(panels):
-        ticked = places if len(places) <= 8 else log_ticks(*places[:: len(places) - 1]) if across.log else None
-        for value in ticked or ticks(places[0], places[-1]):
-            parts.append(
-                f'<text class="quiet" x="{across(value)}" y="{BOTTOM + 18}" text-anchor="middle">{value:g}</text>'
-            )
-        parts.append(f'<path class="axis" d="M{LEFT} {BOTTOM}H{RIGHT}"/>')
-        parts.append(f'<text class="quiet" x="{RIGHT}" y="{BOTTOM + 36}" text-anchor="end">{escape(key)}</text>')
-        drawn.append(f'<g transform="translate({place % 2 * PANEL} {place // 2 * HEIGHT})">{"".join(parts)}</g>')
+    panels = [_accuracy_panel(arch, series, baselines, key, across) for arch in architectures(rows)]
+    panels.append(_seconds_panel(series, key, across))
+    parts = []
+    for index, panel in enumerate(panels):
+        panel += svg.horizontal_axis(across, BOTTOM, values if len(values) <= 8 else None)
+        panel += svg.base_line(LEFT, RIGHT, BOTTOM, key)
+        parts.append(f'<g transform="translate({index % 2 * PANEL} {index // 2 * HEIGHT})">{"".join(panel)}</g>')
     top = -(-len(panels) // 2) * HEIGHT + LINE
-    for index, name in enumerate(series):
-        drawn.append(f'<path class="line" stroke="{_colour(index)}" d="M{LEFT} {top - 4}h28"/>')
-        drawn.append(f'<text x="{LEFT + 38}" y="{top}">{escape(name)}</text>')
-        top += LINE
-    for index, name in enumerate(baselines):
-        drawn.append(f'<path class="baseline" stroke-dasharray="{_dash(index)}" d="M{LEFT} {top - 4}h28"/>')
-        drawn.append(f'<text x="{LEFT + 38}" y="{top}">{escape(name)}</text>')
-        top += LINE
-    return drawn, (WIDTH, top)
+    legend = [(svg.line_class(index), name) for index, name in enumerate(series)]
+    legend += [(svg.baseline_class(index), name) for index, name in enumerate(baselines)]
+    for line, (kind, name) in enumerate(legend):
+        parts += svg.legend_entry(kind, LEFT, top + line * LINE, name)
+    return parts, (WIDTH, top + len(legend) * LINE)
 
 
-def _accuracies(
-    arch: str,
-    figure: Callable[[Row], Row | None],
-    series: Mapping[str, list[Row]],
-    baselines: Mapping[str, list[Row]],
-    key: str,
-    across: Axis,
+def _accuracy_panel(
+    arch: str, series: Mapping[str, list[Row]], baselines: Mapping[str, list[Row]], key: str, across: Axis
 ) -> list[str]:
-    """One architecture's panel: lines with error bars, moved apart a little, and baselines."""
-    everything = [row for lines in (series, baselines) for group in lines.values() for row in group]
-    up = Axis(*_range([found for row in everything if (found := figure(row))]), BOTTOM, TOP)
-    parts = _frame(f"{arch}, accuracy in %", up)
-    for index, (name, group) in enumerate(baselines.items()):
-        over = [(row["settings"].get(key), found) for row in group if (found := figure(row))]
-        style = f'class="baseline mark" stroke-dasharray="{_dash(index)}"'
-        for value, found in over:
-            said = f"<title>{escape(name)}: {cell(found)}</title>"
-            low, high = up(found["mean"] - found["std"]), up(found["mean"] + found["std"])
+    """One architecture: lines with error bars, moved apart a little, and baselines with bands."""
+    everything = [row for lines in (series, baselines) for rows in lines.values() for row in rows]
+    up = Axis(*_range([row["accuracies"][arch] for row in everything if arch in row["accuracies"]]), BOTTOM, TOP)
+    parts = _panel(f"{arch}, accuracy in %", up)
+    for index, (name, rows) in enumerate(baselines.items()):
+        for row in rows:
+            if arch not in row["accuracies"]:
+                continue
+            accuracies, value = row["accuracies"][arch], row["settings"].get(key)
             start, end = (LEFT, RIGHT) if value is None else (across(value) - 9, across(value) + 9)
-            parts.append(
-                f'<rect class="band" x="{start:g}" y="{high}" width="{end - start:g}" height="{low - high:g}"/>'
-            )
-            parts.append(f'<path {style} d="M{start:g} {up(found["mean"])}H{end:g}">{said}</path>')
-    for index, (name, group) in enumerate(series.items()):
-        over = [(row, found) for row in group if (found := figure(row))]
+            low, high = _ends(accuracies, up)
+            mean, kind = up(accuracies["mean"]), f"{svg.baseline_class(index)} mark"
+            parts.append(svg.box("band", (start, low), (end, high)))
+            parts.append(svg.rule(kind, (start, mean), (end, mean), f"{name}: {accuracy_cell(accuracies)}"))
+    for index, (name, rows) in enumerate(series.items()):
         aside = 4 * (index - (len(series) - 1) / 2)
-        points = [(across(row["settings"][key]) + aside, found) for row, found in over]
-        parts.append(_line(index, [(x, up(found["mean"])) for x, found in points]))
-        for (x, found), (row, _) in zip(points, over, strict=True):
-            low, high = up(found["mean"] - found["std"]), up(found["mean"] + found["std"])
-            said = f"{name}, {key} {row['settings'][key]:g}: {cell(found)}"
-            bar = f"M{x:g} {low}V{high}M{x - 3:g} {low}h6M{x - 3:g} {high}h6"
-            parts.append(f'<path class="error" stroke="{_colour(index)}" d="{bar}"/>')
-            parts.append(_mark(index, x, up(found["mean"]), said))
+        measured = [(row["settings"][key], row["accuracies"][arch]) for row in rows if arch in row["accuracies"]]
+        points = [(across(value) + aside, up(accuracies["mean"])) for value, accuracies in measured]
+        parts.append(svg.line(index, points))
+        for (x, y), (value, accuracies) in zip(points, measured, strict=True):
+            parts.append(svg.error_bar(x, *_ends(accuracies, up), index, upright=True))
+            parts.append(svg.dot(index, x, y, f"{name}, {key} {value:g}: {accuracy_cell(accuracies)}", "mark"))
     return parts
 
 
-def _seconds(series: Mapping[str, list[Row]], key: str, across: Axis) -> list[str]:
-    """The panel of seconds an iteration."""
-    taken = {
-        name: [(row["settings"][key], row["seconds_per_iteration"]) for row in group if row["seconds_per_iteration"]]
-        for name, group in series.items()
+def _seconds_panel(series: Mapping[str, list[Row]], key: str, across: Axis) -> list[str]:
+    """Seconds per iteration."""
+    seconds = {
+        name: [(row["settings"][key], row["seconds_per_iteration"]) for row in rows if row["seconds_per_iteration"]]
+        for name, rows in series.items()
     }
-    up = Axis(0, 1.08 * max((value for points in taken.values() for _, value in points), default=1.0), BOTTOM, TOP)
-    parts = _frame("Seconds an iteration", up)
-    for index, (name, points) in enumerate(taken.items()):
-        parts.append(_line(index, [(across(x), up(value)) for x, value in points]))
-        for x, value in points:
-            parts.append(
-                f'<circle cx="{across(x)}" cy="{up(value)}" r="3.5" fill="{_colour(index)}">'
-                f"<title>{escape(name)}, {key} {x:g}: {number(value)} s</title></circle>"
-            )
+    up = Axis(0, 1.08 * max((y for points in seconds.values() for _, y in points), default=1.0), BOTTOM, TOP)
+    parts = _panel("Seconds per iteration", up)
+    for index, (name, points) in enumerate(seconds.items()):
+        parts.append(svg.line(index, [(across(x), up(y)) for x, y in points]))
+        parts += [svg.dot(index, across(x), up(y), f"{name}, {key} {x:g}: {number(y)} s") for x, y in points]
     return parts
 
 
-def _frame(title: str, up: Axis) -> list[str]:
-    """A panel's title, and its vertical axis with round numbers."""
-    parts = [f'<text class="title" x="{LEFT}" y="20">{escape(title)}</text>']
-    for value in ticks(up.low, up.high):
-        parts.append(f'<path class="grid" d="M{LEFT} {up(value)}H{RIGHT}"/>')
-        parts.append(
-            f'<text class="quiet" x="{LEFT - 7}" y="{up(value) + 4:g}" text-anchor="end">{number(value)}</text>'
-        )
-    return parts
+def _panel(title: str, up: Axis) -> list[str]:
+    """A panel's title and vertical axis."""
+    return [svg.text("title", LEFT, 20, title), *svg.vertical_axis(up, LEFT, RIGHT)]
 
 
-# --- a dot a row -------------------------------------------------------------------------------------------
+# --- a dot per row -----------------------------------------------------------------------------------------
 
 
 def _dots(rows: Rows) -> tuple[list[str], tuple[int, int]]:
-    """A panel an architecture, one below the other: a dot a row, baselines as lines from top to bottom."""
+    """A panel per architecture, one below the other: a dot per row, baselines as lines from top to bottom."""
     names = [_name(row, rows) for row in rows]
-    left = min(440, 20 + 7 * max(map(len, names), default=0))
-    top, drawn = 0, []
-    for arch in archs(rows):
+    left, right = min(440, 20 + 7 * max(map(len, names), default=0)), WIDTH - 120
+    top, parts = 0, []
+    for arch in architectures(rows):
         measured = [
-            (name, row, row["accuracies"][arch])
+            (name, row["trained_on"] == "distilled", row["accuracies"][arch])
             for name, row in zip(names, rows, strict=True)
             if arch in row["accuracies"]
         ]
-        across = Axis(*_range([figure for *_, figure in measured]), left, WIDTH - 120)
-        drawn.append(f'<text class="title" x="14" y="{top + 20}">{escape(arch)}, accuracy in %</text>')
+        across = Axis(*_range([accuracies for *_, accuracies in measured]), left, right)
         first, last = top + 34, top + 34 + LINE * len(measured)
-        for value in ticks(across.low, across.high):
-            drawn.append(f'<path class="grid" d="M{across(value)} {first}V{last}"/>')
-            drawn.append(
-                f'<text class="quiet" x="{across(value)}" y="{last + 16}" text-anchor="middle">{number(value)}</text>'
-            )
-        colours, dashes = count(), count()
-        for place, (name, row, figure) in enumerate(measured):
-            y, x = first + LINE * place + LINE / 2, across(figure["mean"])
-            low, high = across(figure["mean"] - figure["std"]), across(figure["mean"] + figure["std"])
-            said = f"{name}: {cell(figure)}"
-            drawn.append(f'<text x="{left - 12}" y="{y + 4:g}" text-anchor="end">{escape(name)}</text>')
-            drawn.append(f'<text class="quiet" x="{WIDTH - 112}" y="{y + 4:g}">{cell(figure)}</text>')
-            if row["trained_on"] == "distilled":
-                index = next(colours)
-                bar = f"M{low} {y:g}H{high}M{low} {y - 3:g}v6M{high} {y - 3:g}v6"
-                drawn.append(f'<path class="error" stroke="{_colour(index)}" d="{bar}"/>')
-                drawn.append(_mark(index, x, y, said))
+        parts.append(svg.text("title", 14, top + 20, f"{arch}, accuracy in %"))
+        parts += [svg.rule("grid", (across(value), first), (across(value), last)) for value in across.ticks()]
+        parts += svg.horizontal_axis(across, last)
+        series, baselines = count(), count()
+        for index, (name, is_distilled, accuracies) in enumerate(measured):
+            x, y, (low, high) = across(accuracies["mean"]), first + LINE * (index + 0.5), _ends(accuracies, across)
+            figure = accuracy_cell(accuracies)
+            parts.append(svg.text("label", left - 12, y + 4, name, "end"))
+            parts.append(svg.text("tick", right + 8, y + 4, figure))
+            if is_distilled:
+                colour = next(series)
+                parts.append(svg.error_bar(y, low, high, colour))
+                parts.append(svg.dot(colour, x, y, f"{name}: {figure}", "mark"))
             else:
-                drawn.append(
-                    f'<rect class="band" x="{low}" y="{first}" width="{high - low:g}" height="{last - first}"/>'
-                )
-                drawn.append(
-                    f'<path class="baseline mark" stroke-dasharray="{_dash(next(dashes))}" d="M{x} {first}V{last}">'
-                    f"<title>{escape(said)}</title></path>"
-                )
+                kind = f"{svg.baseline_class(next(baselines))} mark"
+                parts.append(svg.box("band", (low, first), (high, last)))
+                parts.append(svg.rule(kind, (x, first), (x, last), f"{name}: {figure}"))
         top = last + 30
-    return drawn, (WIDTH, top + 4)
-
-
-def _line(index: int, points: Sequence[Place]) -> str:
-    return f'<polyline class="line" stroke="{_colour(index)}" points="{" ".join(f"{x:g},{y:g}" for x, y in points)}"/>'
-
-
-def _mark(index: int, x: float, y: float, said: str) -> str:
-    place = f'cx="{x:g}" cy="{y:g}" r="3.5" fill="{_colour(index)}"'
-    return f'<circle class="mark" {place}><title>{escape(said)}</title></circle>'
-
-
-def _colour(index: int) -> str:
-    return COLOURS[index % len(COLOURS)]
-
-
-def _dash(index: int) -> str:
-    return DASHES[index % len(DASHES)]
+    return parts, (WIDTH, top + 4)

@@ -5,49 +5,49 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ld3m.evaluation.comparison import paired
+from ld3m.evaluation.comparison import TOO_FEW_PAIRS, paired
 from ld3m.reporting.status import duration
 
 Rows = Sequence[Mapping[str, Any]]
 
 
-def pooled(parts: Rows) -> list[dict[str, Any]]:
-    """Figures of single runs as rows; runs that differ in nothing but the distillation seed become one.
+def pooled(measurements: Rows) -> list[dict[str, Any]]:
+    """Figures of single runs as rows; runs that differ only in the distillation seed become one.
 
     Args:
-        parts: each with `trained_on` ("distilled" or a baseline), `recipe`, `settings` (the axes' values without the
-            seed), `images_per_class`, `images`, `run` (seed, folder, what it took) and `results`, rows as
+        measurements: each with `trained_on` ("distilled" or a baseline), `recipe`, `settings` (the axes' values without
+            the seed), `images_per_class`, `images`, `run` (seed, folder, what it took) and `results`, rows as
             evaluation.json has them.
 
     Returns:
-        Rows in the order of their first parts, baselines last: `runs` in the place of `run`, means over runs of what
-        they took, and `accuracies` by architecture: `by_run` (a list a run, a network a number, in percent), `mean`
-        and `std` over all networks, `std_of_runs` over the runs' means (None of one run), `networks`, `tested_on`,
-        `protocol`.
-        Deviations are the population's, as those of `evaluate`.
+        Rows in the order of their first measurements, baselines last: `runs` in place of `run`, means over runs of what
+        they took, and `accuracies` by architecture: `by_run` (a list per run, a number per network, in percent), `mean`
+        and `std` over all networks, `std_of_runs` over the runs' means (None for one run), `networks`, `tested_on`,
+        `protocol`. All are population standard deviations, as those of `evaluate`.
     """
     groups: dict[str, list[Mapping[str, Any]]] = {}
-    for part in parts:
-        key = json.dumps([part["trained_on"], part["recipe"], part["settings"]])
-        groups.setdefault(key, []).append(part)
+    for measurement in measurements:
+        key = json.dumps([measurement["trained_on"], measurement["recipe"], measurement["settings"]])
+        groups.setdefault(key, []).append(measurement)
     rows = []
     for group in groups.values():
-        runs = [part["run"] for part in group]
-        found = dict.fromkeys(result["arch"] for part in group for result in part["results"])
+        runs = [measurement["run"] for measurement in group]
         same = ("trained_on", "recipe", "settings", "images_per_class", "images")
         took = ("loss", "seconds_per_iteration", "seconds", "peak_memory")
         row = {key: group[0][key] for key in same} | {"accuracies": {}}
-        for arch in found:
-            results = [result for part in group for result in part["results"] if result["arch"] == arch]
+        for arch in dict.fromkeys(result["arch"] for measurement in group for result in measurement["results"]):
+            results = [
+                result for measurement in group for result in measurement["results"] if result["arch"] == arch
+            ]
             row["accuracies"][arch] = _figures(results)
         if row["trained_on"] == "distilled":
-            row |= {key: _mean([spent[key] for spent in runs]) for key in took}
+            row |= {key: _mean([run[key] for run in runs]) for key in took}
         rows.append(row | {"runs": runs})
     return sorted(rows, key=lambda row: row["trained_on"] != "distilled")
 
 
 def _figures(results: Rows) -> dict[str, Any]:
-    """Figures of one architecture, of the results of one run or more."""
+    """Figures of one architecture from the results of one run or more."""
     by_run = [result["accuracies"] for result in results]
     networks = [accuracy for run in by_run for accuracy in run]
     of_runs = [statistics.fmean(run) for run in by_run]
@@ -67,13 +67,13 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return float(f"{statistics.fmean(known):.6g}") if known else None
 
 
-def text(value: Any) -> str:
-    """A value of an axis as people read it."""
+def value_text(value: Any) -> str:
+    """A value of an axis for people: strings without quotes, all else as JSON."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def label(row: Mapping[str, Any], rows: Rows) -> str:
-    """A row's recipe, or its baseline; whose data and protocol a baseline is of where others of its name differ."""
+def row_label(row: Mapping[str, Any], rows: Rows) -> str:
+    """A row's recipe or baseline; a baseline's recipe too if other rows have the same baseline and settings."""
     if row["trained_on"] == "distilled":
         return row["recipe"]
     alike = [
@@ -82,16 +82,18 @@ def label(row: Mapping[str, Any], rows: Rows) -> str:
     return f"{row['trained_on']} ({row['recipe']})" if len(alike) > 1 else row["trained_on"]
 
 
-def cell(figures: Mapping[str, Any] | None) -> str:
-    """Mean ± deviation and the number of networks, as `ld3m evaluate` prints them."""
-    return f"{figures['mean']:.1f} ± {figures['std']:.1f} ({figures['networks']})" if figures else ""
+def accuracy_cell(accuracies: Mapping[str, Any] | None) -> str:
+    """Mean ± standard deviation and the number of networks, as `ld3m evaluate` prints them; nothing for None."""
+    if not accuracies:
+        return ""
+    return f"{accuracies['mean']:.1f} ± {accuracies['std']:.1f} ({accuracies['networks']})"
 
 
-def difference(row: Mapping[str, Any], first: Mapping[str, Any], arch: str) -> str:
-    """How far a row is from another in points, 95 % interval and the number of distillation seeds that pair them.
+def seed_difference(row: Mapping[str, Any], first: Mapping[str, Any], arch: str) -> str:
+    """A row's accuracy minus another's in points, the 95 % interval, and the number of distillation seeds in both.
 
-    It is the distillation that a method is judged by: networks of one run count by their mean. Nothing, where not two
-    seeds are common to both.
+    What is judged is the distillation, so networks of one run count by their mean. There is no interval for
+    fewer than three seeds, and nothing at all if fewer than two seeds are in both.
     """
     ours, theirs = _by_seed(row, arch), _by_seed(first, arch)
     seeds = [seed for seed in ours if seed in theirs]
@@ -110,25 +112,28 @@ def _by_seed(row: Mapping[str, Any], arch: str) -> dict[int, float]:
     return {run["seed"]: statistics.fmean(accuracies) for run, accuracies in runs}
 
 
-def archs(rows: Rows) -> list[str]:
+def architectures(rows: Rows) -> list[str]:
     """The architectures that rows have accuracies of."""
     return list(dict.fromkeys(arch for row in rows for arch in row["accuracies"]))
 
 
-def markdown(report: Mapping[str, Any]) -> str:
-    """The tables, and below them how they were measured, and where.
+# --- Markdown ----------------------------------------------------------------------------------------------
 
-    A row of the first is a cell, its columns the axes, accuracies and seconds. The second has how far each row is from
-    the first one, if there are two distillation seeds or more.
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """The tables, and below them how and where the figures were measured.
+
+    A row of the first is a cell of the ablation; its columns are the axes, accuracies and seconds. The second has the
+    difference of each row from the first one, if there are two distillation seeds or more.
 
     Args:
         report: as `ablate` writes it to ablation.json.
     """
     rows, axes = report["rows"], report["axes"]
-    networks = archs(rows)
-    seeds = any(len(row["runs"]) > 1 for row in rows)
+    archs = architectures(rows)
+    has_seeds = any(len(row["runs"]) > 1 for row in rows)
     names = [
-        [label(row, rows), *(text(row["settings"][key]) if key in row["settings"] else "" for key in axes)]
+        [row_label(row, rows), *(value_text(row["settings"][key]) if key in row["settings"] else "" for key in axes)]
         for row in rows
     ]
     figures = []
@@ -136,49 +141,55 @@ def markdown(report: Mapping[str, Any]) -> str:
         took = row.get("seconds_per_iteration")
         figures.append(
             [
-                *([str(len(row["runs"]))] if seeds else []),
-                *(cell(row["accuracies"].get(arch)) for arch in networks),
+                *([str(len(row["runs"]))] if has_seeds else []),
+                *(accuracy_cell(row["accuracies"].get(arch)) for arch in archs),
                 f"{took:.3g}" if took is not None else "",
             ]
         )
-    numbers = [*(["distillation seeds"] if seeds else []), *networks, "median s / iteration"]
-    said = [
-        _table(["set", *axes], numbers, names, figures),
+    numbers = [*(["distillation seeds"] if has_seeds else []), *archs, "median s / iteration"]
+    paragraphs = [
+        _markdown_table(["set", *axes], numbers, names, figures),
         f"Accuracy in % on the {report['split']} split, mean ± standard deviation over all networks (their number).",
     ]
-    apart = [[difference(row, rows[0], arch) for arch in networks] for row in rows[1:]]
-    if any(map(any, apart)):
+    differences = [[seed_difference(row, rows[0], arch) for arch in archs] for row in rows[1:]]
+    if any(map(any, differences)):
         first = " ".join(filter(None, names[0]))
-        said += [
-            _table(["set", *axes], [f"{arch}, against {first}" for arch in networks], names[1:], apart),
-            "Difference in points, with a 95 % interval (Student's, paired by distillation seed; their number).",
-        ]
-    for crossed in dict.fromkeys(
-        f"{arch}: the mean over {', '.join(row['accuracies'][arch]['archs'])}."
-        for row in rows
-        for arch in networks
-        if "archs" in row["accuracies"].get(arch, {})
-    ):
-        said.append(crossed)
-    protocols = {
-        f"{arch}: `{json.dumps(row['accuracies'][arch]['protocol'])}`"
-        for row in rows
-        for arch in networks
-        if arch in row["accuracies"] and "archs" not in row["accuracies"][arch]
-    }
-    said += [f"Networks of {protocol}" for protocol in sorted(protocols)]
-    said += [f"Failed: {failed['cell']}: {failed['why']}" for failed in report["failed"]]
+        heads = [f"{arch}, against {first}" for arch in archs]
+        paragraphs.append(_markdown_table(["set", *axes], heads, names[1:], differences))
+        paragraphs.append(_difference_caption([entry for line in differences for entry in line]))
+    paragraphs += _measured_how(report, archs)
+    return "\n\n".join(paragraphs) + "\n"
+
+
+def _difference_caption(differences: Sequence[str]) -> str:
+    """What the figures of the second table are."""
+    if not any("[" in difference for difference in differences):
+        return f"Difference in points, paired by distillation seed (their number); no interval: {TOO_FEW_PAIRS}."
+    return (
+        "Difference in points, with a 95 % interval (Student's, paired by distillation seed; their number); "
+        f"no interval for {TOO_FEW_PAIRS}."
+    )
+
+
+def _measured_how(report: Mapping[str, Any], archs: Sequence[str]) -> list[str]:
+    """Paragraphs on what the figures rest on: architectures, protocols, failures, time, command and machines."""
+    rows = report["rows"]
+    measured = [(arch, row["accuracies"][arch]) for row in rows for arch in archs if arch in row["accuracies"]]
+    crossed = [f"{arch}: the mean over {', '.join(each['archs'])}." for arch, each in measured if "archs" in each]
+    protocols = {f"{arch}: `{json.dumps(each['protocol'])}`" for arch, each in measured if "archs" not in each}
+    paragraphs = list(dict.fromkeys(crossed))
+    paragraphs += [f"Networks of {protocol}" for protocol in sorted(protocols)]
+    paragraphs += [f"Failed: {failed['cell']}: {failed['why']}" for failed in report["failed"]]
     if report["done"] + len(report["failed"]) < report["cells"]:
-        said.append(f"Not finished: {report['done']} of {report['cells']} cells are done.")
+        paragraphs.append(f"Not finished: {report['done']} of {report['cells']} cells are done.")
     distilling = sum(run["seconds"] for row in rows if row["trained_on"] == "distilled" for run in row["runs"])
     if distilling:
-        said.append(f"Distilling took {duration(distilling)} in all.")
-    machines = dict.fromkeys(json.dumps(spent["machine"]) for row in rows for spent in row["runs"])
-    said += [f"Command: `{report['command']}`", *(f"Machine: `{machine}`" for machine in machines)]
-    return "\n\n".join(said) + "\n"
+        paragraphs.append(f"Distilling took {duration(distilling)} in all.")
+    machines = dict.fromkeys(json.dumps(run["machine"]) for row in rows for run in row["runs"])
+    return [*paragraphs, f"Command: `{report['command']}`", *(f"Machine: `{machine}`" for machine in machines)]
 
 
-def _table(
+def _markdown_table(
     keys: Sequence[str], heads: Sequence[str], names: Sequence[Sequence[str]], cells: Sequence[Sequence[str]]
 ) -> str:
     """A Markdown table: texts to the left, figures to the right."""

@@ -113,7 +113,7 @@ def evaluate(
     if seeds is not None:
         overrides.append(f"evaluate.seeds={seeds}")
     from ld3m.evaluation.evaluate import evaluate
-    from ld3m.evaluation.rows import table
+    from ld3m.evaluation.tables import accuracy_table
     from ld3m.recipe import Recipe
     from ld3m.recipe.files import load
     from ld3m.runs import folder as run
@@ -123,7 +123,7 @@ def evaluate(
     measured_by = load(Recipe, recipe, overrides) if recipe else run.load_recipe(folder, overrides)
     report, is_main = evaluate(folder, measured_by, _sets(against), split, scores)
     if is_main:
-        typer.echo(json.dumps(report, indent=2) if as_json else table(report))
+        typer.echo(json.dumps(report, indent=2) if as_json else accuracy_table(report))
 
 
 @app.command()

@@ -1,7 +1,7 @@
 """Is one set better than another: differences of accuracy, paired by seed, with an interval and a p-value.
 
-Networks of the same seed begin with the same weights and see images in the same order, so that differences between
-them vary less than the accuracies do.
+Networks of the same seed start from the same weights and see images in the same order, so differences between them vary
+less than the accuracies do.
 """
 
 import statistics
@@ -13,6 +13,10 @@ from ld3m.evaluation.rows import Row, alike, augmented, own_training, set_of
 
 CONFIDENCE = 0.95
 """Of the intervals."""
+LEAST_PAIRS = 3
+"""Pairs that an interval and a p-value need: of two, the interval is 12.7 standard errors wide to each side."""
+TOO_FEW_PAIRS = "fewer than three pairs"
+"""Why a difference has neither."""
 LEAST_SPREAD = 1e-9
 """Differences that vary by less are the same: what remains is rounding."""
 
@@ -25,24 +29,24 @@ class Paired:
     low: float | None
     high: float | None
     p: float | None
-    """Two-sided. None, as the interval is, of one pair, or where all differences are the same."""
+    """Two-sided. None, as the interval is, for fewer than `LEAST_PAIRS` pairs or if all differences are the same."""
 
 
 def paired(ours: Sequence[float], theirs: Sequence[float]) -> Paired:
-    """Student's paired t-test of `ours` − `theirs`: it takes the differences to be normally distributed.
+    """Student's paired t-test of `ours` − `theirs`, which assumes that the differences are normally distributed.
 
     Args:
-        ours: [n] accuracies, one a seed.
+        ours: [n] accuracies, one per seed.
         theirs: [n], of the same seeds in the same order.
 
     Raises:
-        ValueError: where there are not as many of both, or none.
+        ValueError: if their lengths differ, or are 0.
     """
     from scipy.stats import ttest_1samp  # takes a second, and not all that reads evaluation.json needs it
 
     values = [one - other for one, other in zip(ours, theirs, strict=True)]
     mean = statistics.fmean(values)
-    if len(values) == 1 or statistics.stdev(values) < LEAST_SPREAD:
+    if len(values) < LEAST_PAIRS or statistics.stdev(values) < LEAST_SPREAD:
         return Paired(mean, None, None, None)
     test = ttest_1samp(values, 0)
     interval = test.confidence_interval(CONFIDENCE)
@@ -57,17 +61,18 @@ def differences(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
     Returns:
         A row for each baseline, architecture (or mean of architectures), split and kind of augmentation: `mean`, `low`
-        and `high` in points of accuracy, distilled − baseline; `p`; and the `differences`, one a seed.
+        and `high` in points of accuracy, distilled − baseline; `p`; and the `differences`, one per seed. `low`, `high`
+        and `p` are None as `Paired` has them.
     """
-    found = []
-    for theirs in rows:
-        name, split, augment = set_of(theirs)
-        for ours in rows:
-            if name == "distilled" or set_of(ours) != ("distilled", split, augment) or _arch(ours) != _arch(theirs):
-                continue
-            if alike(ours, theirs, own_training(name)):
-                found.append(_difference(ours, theirs))
-    return found
+    return [
+        _difference(ours, theirs)
+        for theirs in rows
+        for ours in rows
+        if theirs["trained_on"] != "distilled"
+        and set_of(ours) == ("distilled", *set_of(theirs)[1:])
+        and _arch(ours) == _arch(theirs)
+        and alike(ours, theirs, own_training(theirs["trained_on"]))
+    ]
 
 
 def _difference(ours: Row, theirs: Row) -> dict[str, Any]:

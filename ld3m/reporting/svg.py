@@ -1,65 +1,69 @@
-"""Charts as SVG text for a web page: curves over iterations, bars with errors. Colours are the page's."""
+"""What charts are drawn with, as SVG text: axes with round ticks, lines, marks, error bars, legend entries.
 
-import json
+The page's charts (`reporting.charts`) and the chart of an ablation (`ablation.chart`) are made of these. Every element
+has a class, and no colour of its own: in a page the colours are those of its style sheet, which follow the reader's
+theme; a drawing that is a file of its own brings `STYLE`. Coordinates are the drawing's units; y grows downwards.
+"""
+
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 from markupsafe import Markup, escape
 
-WIDTH, HEIGHT = 340, 230
-"""Units of a curve's coordinates, in which text has 12: still readable at the width of a telephone."""
-LEFT, RIGHT, TOP, BOTTOM = 52, 330, 32, 190
-BARS_WIDTH = 400
-"""The same of a chart of bars, which need room for their names."""
-MOST_POINTS = 240
-"""Points of a curve; more could not be told apart."""
+COLOURS = ("#1f5fae", "#b4500b", "#2a7a4b", "#7a4aa8", "#a8325a", "#5f6368")
+"""Of the series of a drawing that is a file of its own; the page's style sheet has as many."""
+DASHES = ("7 4", "2 3", "9 3 2 3", "4 2", "12 4")
+"""Of the lines of baselines."""
+CAP = 3
+"""Units by which the ends of an error bar stick out to each side."""
+SWATCH = 24
+"""Length of the piece of line in a legend."""
+STYLE = (
+    "text{font:12px system-ui,-apple-system,'Segoe UI',Roboto,'DejaVu Sans',sans-serif;fill:#1c2024}"
+    ".tick{fill:#5b636b}.title{font-weight:600}.grid{stroke:#e4e4de;fill:none}.axis{stroke:#5b636b;fill:none}"
+    ".line{fill:none;stroke-width:2}.error{fill:none;stroke-width:1.3}.baseline{fill:none;stroke:#5b636b}"
+    ".band{fill:#5b636b;opacity:.12}"
+    + "".join(f".line-{i},.error-{i}{{stroke:{colour}}}.dot-{i}{{fill:{colour}}}" for i, colour in enumerate(COLOURS))
+    + "".join(f".dash-{i}{{stroke-dasharray:{dash}}}" for i, dash in enumerate(DASHES))
+)
+"""The style sheet of a drawing that is a file of its own."""
+
 Points = Sequence[tuple[float, float]]
 
 
+# --- numbers and axes --------------------------------------------------------------------------------------
+
+
 def number(value: float) -> str:
-    """A number as people read it: four digits, thousands apart."""
+    """A number for people: four significant digits, thousands separated."""
     if abs(value) >= 1000:
         return f"{value:,.0f}" if abs(value) < 1e7 else f"{value:.3g}"
     return f"{value:.4g}"
 
 
 def ticks(low: float, high: float, most: int = 6) -> list[float]:
-    """Round numbers between two, at most so many."""
+    """Round numbers between two, at most `most` of them."""
     if high <= low:
         return [low]
     rough = (high - low) / (most - 1)
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [float(f"{place * step:.12g}") for place in range(first, last + 1)]
+    return [float(f"{multiple * step:.12g}") for multiple in range(first, last + 1)]
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Powers of ten between two positive numbers, with 2 and 5 times these where there are few."""
+    """Powers of ten between two positive numbers, with 2 and 5 times these if there are few."""
     factors = (1,) if math.log10(high / low) > 3 else (1, 2, 5)
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    found = [factor * 10.0**power for power in powers for factor in factors]
-    return [value for value in found if low * 0.999 <= value <= high * 1.001]
-
-
-def thinned(points: Points, most: int = MOST_POINTS) -> list[tuple[float, float]]:
-    """Points of a curve that show its course: of each stretch the lowest and the highest, so that no peak is lost."""
-    if len(points) <= most:
-        return list(points)
-    stretches = max(1, (most - 2) // 2)
-    bounds = [place * len(points) // stretches for place in range(stretches + 1)]
-    kept = {0, len(points) - 1}
-    for start, end in pairwise(bounds):
-        inside = range(start, end)
-        kept |= {min(inside, key=lambda i: points[i][1]), max(inside, key=lambda i: points[i][1])}
-    return [points[place] for place in sorted(kept)]
+    values = [factor * 10.0**power for power in powers for factor in factors]
+    return [value for value in values if low * 0.999 <= value <= high * 1.001]
 
 
 @dataclass(frozen=True)
 class Axis:
-    """Maps values to coordinates."""
+    """Maps values to coordinates, linearly or by their logarithm."""
 
     low: float
     high: float
@@ -72,132 +76,130 @@ class Axis:
         low, high, value = (math.log(v) if self.log else v for v in (self.low, self.high, value))
         return round(self.start + (value - low) / ((high - low) or 1) * (self.end - self.start), 1)
 
-
-def _vertical(values: Sequence[float]) -> Axis:
-    """Logarithmic where all are positive and far apart; else from 0, or round what is below it."""
-    low, high = min(values), max(values)
-    if low > 0 and high / low > 20:
-        return Axis(low / 1.1, high * 1.1, BOTTOM, TOP, log=True)
-    return Axis(min(0.0, low), high * 1.08 if high > 0 else 1.0, BOTTOM, TOP)
+    def ticks(self) -> list[float]:
+        """Round values on it."""
+        return log_ticks(self.low, self.high) if self.log else ticks(self.low, self.high)
 
 
-def curves(name: str, title: str, lines: Mapping[str, Points], x: str = "iteration") -> Markup:
-    """A figure with named lines of (x, y) points; hovered or focused, the page's script reads values from it.
-
-    Args:
-        name: of the figure in the page's ids.
-        title: what is shown, with its unit.
-        lines: of one point or more each, all at the same x, none of it infinite.
-        x: what the horizontal axis counts.
-    """
-    everything = [value for points in lines.values() for _, value in points]
-    places = [place for place, _ in next(iter(lines.values()))]
-    across, up = Axis(places[0], places[-1], LEFT, RIGHT), _vertical(everything)
-    said = [
-        f"{label} from {number(points[0][1])} to {number(points[-1][1])}, "
-        f"lowest {number(min(v for _, v in points))}, highest {number(max(v for _, v in points))}"
-        for label, points in lines.items()
-    ]
-    said.append(f"{x}s {places[0]:g} to {places[-1]:g}; {'logarithmic' if up.log else 'linear'} scale")
+def vertical_axis(up: Axis, left: float, right: float) -> list[str]:
+    """Grid lines at round values, from `left` to `right`, with the values beside them."""
     parts = []
-    for value in log_ticks(up.low, up.high) if up.log else ticks(up.low, up.high):
-        parts.append(f'<path class="grid" d="M{LEFT} {up(value)}H{RIGHT}"/>')
-        parts.append(
-            f'<text class="tick" x="{LEFT - 7}" y="{up(value) + 4:g}" text-anchor="end">{number(value)}</text>'
-        )
-    for value in [tick for tick in ticks(across.low, across.high) if tick == int(tick)]:
-        parts.append(f'<text class="tick" x="{across(value)}" y="{BOTTOM + 17}" text-anchor="middle">{value:,g}</text>')
-    parts.append(f'<path class="axis" d="M{LEFT} {BOTTOM}H{RIGHT}"/>')
-    parts.append(f'<text class="label" x="{RIGHT}" y="{BOTTOM + 34}" text-anchor="end">{escape(x)}</text>')
-    place = 0.0
-    for index, (label, points) in enumerate(lines.items()):
-        kept = thinned(points)
-        drawn = " ".join(f"{across(x)},{up(y)}" for x, y in kept)
-        style = f"line line-{index % 6}"
-        if len(kept) == 1:
-            parts.append(f'<circle class="dot dot-{index % 6}" cx="{across(kept[0][0])}" cy="{up(kept[0][1])}" r="3"/>')
-        parts.append(f'<polyline class="{style}" points="{drawn}"/>')
-        if len(lines) > 1:
-            parts.append(f'<path class="{style}" d="M{place:g} 15h20"/>')
-            parts.append(f'<text class="label" x="{place + 26:g}" y="19">{escape(label)}</text>')
-            place += 36 + 6.8 * len(label)
-    parts.append(f'<path class="guide" d="M0 {TOP}V{BOTTOM}" hidden/>')
-    values, drawing = json.dumps(_values(lines, across, x)), _svg(name, title, said, (WIDTH, HEIGHT), parts)
-    return Markup(
-        f'<figure class="chart" id="{name}"><figcaption id="{name}-name">{escape(title)}</figcaption>'
-        f'<div class="plot" tabindex="0" role="group" aria-labelledby="{name}-name" aria-describedby="{name}-value" '
-        f'data-values="{escape(values)}">{drawing}</div>'
-        f'<output class="value" id="{name}-value">Point at it or use arrow keys to read values.</output>'
-        "</figure>"
-    )
+    for value in up.ticks():
+        parts.append(rule("grid", (left, up(value)), (right, up(value))))
+        parts.append(text("tick", left - 7, up(value) + 4, number(value), "end"))
+    return parts
 
 
-def _values(lines: Mapping[str, Points], across: Axis, x: str) -> list[tuple[float, str]]:
-    """Where the guide can stand, and what is said there."""
-    by_place = {label: dict(points) for label, points in lines.items()}
-    values = []
-    for place, _ in thinned(next(iter(lines.values()))):
-        said = [f"{label} {number(at[place])}" for label, at in by_place.items()]
-        values.append((across(place), f"{x} {place:,g}: {', '.join(said)}"))
-    return values
+def horizontal_axis(across: Axis, bottom: float, values: Sequence[float] | None = None) -> list[str]:
+    """Values below the plot: round ones if none are given."""
+    return [
+        text("tick", across(value), bottom + 17, f"{value:,g}", "middle")
+        for value in (across.ticks() if values is None else values)
+    ]
 
 
-@dataclass(frozen=True)
-class Bar:
-    """A mean with its deviation and what it is the mean of."""
-
-    group: str
-    label: str
-    mean: float
-    std: float
-    values: list[float]
+def base_line(left: float, right: float, bottom: float, name: str) -> list[str]:
+    """The line that a plot stands on, and the name of the horizontal axis below its end."""
+    return [rule("axis", (left, bottom), (right, bottom)), text("label", right, bottom + 34, name, "end")]
 
 
-def bars(name: str, title: str, rows: Sequence[Bar], unit: str) -> Markup:
-    """A figure with a horizontal bar a row, from 0, an error bar of ± one deviation, and a dot a value.
+# --- elements ----------------------------------------------------------------------------------------------
+
+
+def text(kind: str, x: float, y: float, content: str, anchor: str = "start") -> str:
+    """A line of text.
 
     Args:
-        name: of the figure in the page's ids.
-        title: what is shown.
-        rows: grouped by their `group`, in this order; labels of one name have one colour.
-        unit: what is written behind means.
+        kind: its class: "title", "label" or "tick".
+        x: of its start, middle or end, as `anchor` says.
+        y: of its base line.
+        content: any text; it is escaped.
+        anchor: SVG's text-anchor.
     """
-    colours = {label: index % 6 for index, label in enumerate(dict.fromkeys(row.label for row in rows))}
-    left, right = min(170, 14 + 7 * max(len(row.label) for row in rows)), BARS_WIDTH - 84
-    highest = max(max(row.mean + row.std, *row.values) for row in rows)
-    across = Axis(0, highest or 1, left, right)
-    parts, top, group = [], 4, None
-    for row in rows:
-        if row.group != group:
-            top += 10 if group is not None else 0
-            parts.append(f'<text class="group" x="0" y="{top + 12}">{escape(row.group)}</text>')
-            group, top = row.group, top + 20
-        middle = top + 9
-        parts.append(f'<path class="axis" d="M{left} {top - 1}v20"/>')
-        low, mean, high = across(max(0.0, row.mean - row.std)), across(row.mean), across(row.mean + row.std)
-        colour = colours[row.label]
-        parts.append(f'<text class="tick" x="{left - 8}" y="{middle + 4}" text-anchor="end">{escape(row.label)}</text>')
-        parts.append(
-            f'<rect class="bar bar-{colour}" x="{left}" y="{top + 1}" width="{max(0.0, mean - left):g}" height="16"/>'
+    aligned = "" if anchor == "start" else f' text-anchor="{anchor}"'
+    return f'<text class="{kind}" x="{x:g}" y="{y:g}"{aligned}>{escape(content)}</text>'
+
+
+def rule(kind: str, start: tuple[float, float], end: tuple[float, float], hover: str = "") -> str:
+    """A straight line; pointed at, it says `hover`."""
+    return _hovered("path", f'class="{kind}" d="M{start[0]:g} {start[1]:g}L{end[0]:g} {end[1]:g}"', hover)
+
+
+def line(series: int, points: Points) -> str:
+    """A line through points, in the colour of its series."""
+    joined = " ".join(f"{x:g},{y:g}" for x, y in points)
+    return f'<polyline class="{line_class(series)}" points="{joined}"/>'
+
+
+def line_class(series: int) -> str:
+    """The class of a series' line, in the plot and in the legend."""
+    return f"line line-{series % len(COLOURS)}"
+
+
+def baseline_class(index: int) -> str:
+    """The class of the dashed line of a baseline, in the plot and in the legend."""
+    return f"baseline dash-{index % len(DASHES)}"
+
+
+def dot(series: int, x: float, y: float, hover: str = "", kind: str = "dot") -> str:
+    """A dot in the colour of its series; pointed at, it says `hover`."""
+    of_series = f"{kind} dot-{series % len(COLOURS)}"
+    return _hovered("circle", f'class="{of_series}" cx="{x:g}" cy="{y:g}" r="3.5"', hover)
+
+
+def error_bar(at: float, low: float, high: float, series: int | None = None, upright: bool = False) -> str:
+    """A line from `low` to `high` with a cap at each end.
+
+    Args:
+        at: its other coordinate: y, or x if it is upright.
+        low: where it starts.
+        high: where it ends.
+        series: whose colour it has; that of text if None.
+        upright: whether it runs along y.
+    """
+    kind = "error" if series is None else f"error error-{series % len(COLOURS)}"
+    path = (
+        f"M{at:g} {low:g}V{high:g}M{at - CAP:g} {low:g}h{2 * CAP}M{at - CAP:g} {high:g}h{2 * CAP}"
+        if upright
+        else f"M{low:g} {at:g}H{high:g}M{low:g} {at - CAP:g}v{2 * CAP}M{high:g} {at - CAP:g}v{2 * CAP}"
+    )
+    return f'<path class="{kind}" d="{path}"/>'
+
+
+def box(kind: str, corner: tuple[float, float], opposite: tuple[float, float]) -> str:
+    """A rectangle between two opposite corners, in any order."""
+    (left, right), (top, bottom) = (sorted(pair) for pair in zip(corner, opposite, strict=True))
+    size = f'width="{right - left:g}" height="{bottom - top:g}"'
+    return f'<rect class="{kind}" x="{left:g}" y="{top:g}" {size}/>'
+
+
+def legend_entry(kind: str, x: float, y: float, name: str) -> list[str]:
+    """A piece of line of a class, and the name of what is drawn so; y is of the name's base line."""
+    return [rule(kind, (x, y - 4), (x + SWATCH, y - 4)), text("label", x + SWATCH + 7, y, name)]
+
+
+def drawing(size: tuple[float, float], title: str, description: str, parts: Sequence[str], name: str | None = None) -> Markup:
+    """A whole drawing, with a title and a description for those who do not see it.
+
+    Args:
+        size: width and height in its units.
+        title: what is shown.
+        description: the figures, in words.
+        parts: the elements.
+        name: the beginning of its ids in a page; None: a file of its own, which brings `STYLE` and a white ground.
+    """
+    box_and_role = f'viewBox="0 0 {size[0]:g} {size[1]:g}" role="img"'
+    if name is None:
+        return Markup(
+            f'<svg xmlns="http://www.w3.org/2000/svg" {box_and_role} width="{size[0]:g}" height="{size[1]:g}">'
+            f"<title>{escape(title)}</title><desc>{escape(description)}</desc><style>{STYLE}</style>"
+            f'<rect width="100%" height="100%" fill="#fff"/>{"".join(parts)}</svg>'
         )
-        parts += [f'<circle class="seed" cx="{across(value)}" cy="{middle + 5}" r="1.6"/>' for value in row.values]
-        parts.append(f'<path class="error" d="M{low} {middle - 2}H{high}M{low} {middle - 5}v6M{high} {middle - 5}v6"/>')
-        parts.append(
-            f'<text class="label" x="{max(high, *(across(value) for value in row.values)) + 7:g}" y="{middle + 4}">'
-            f"{row.mean:.1f} ± {row.std:.1f}{escape(unit)}</text>"
-        )
-        top += 21
-    said = [f"{row.group}, {row.label}: {row.mean:.1f} ± {row.std:.1f}{unit}" for row in rows]
     return Markup(
-        f'<figure class="chart bars" id="{name}"><figcaption>{escape(title)}</figcaption>'
-        f"{_svg(name, title, said, (BARS_WIDTH, top + 4), parts)}</figure>"
+        f'<svg {box_and_role} aria-labelledby="{name}-title {name}-description"><title id="{name}-title">'
+        f'{escape(title)}</title><desc id="{name}-description">{escape(description)}</desc>{"".join(parts)}</svg>'
     )
 
 
-def _svg(name: str, title: str, said: Sequence[str], size: tuple[int, int], parts: Sequence[str]) -> str:
-    """A drawing with a title and a description for those who do not see it."""
-    return (
-        f'<svg viewBox="0 0 {size[0]} {size[1]}" role="img" aria-labelledby="{name}-title {name}-said">'
-        f'<title id="{name}-title">{escape(title)}</title><desc id="{name}-said">{escape("; ".join(said))}.</desc>'
-        f"{''.join(parts)}</svg>"
-    )
+def _hovered(element: str, attributes: str, hover: str) -> str:
+    return f"<{element} {attributes}>" + (f"<title>{escape(hover)}</title></{element}>" if hover else f"</{element}>")
