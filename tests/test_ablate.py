@@ -363,7 +363,7 @@ def of_runs(means: dict[int, float]) -> dict[str, Any]:
 
 
 @settings(deadline=None)
-@given(st.lists(st.tuples(percent, percent), min_size=2, max_size=7))
+@given(st.lists(st.tuples(percent, percent), min_size=3, max_size=7))
 def test_differences_are_scipys(pairs: list[tuple[float, float]]) -> None:
     ours, theirs = zip(*pairs, strict=True)
     assume(np.std(np.subtract(ours, theirs)) > 1e-6)  # there is no interval where all are the same
@@ -379,7 +379,8 @@ def test_differences_are_scipys(pairs: list[tuple[float, float]]) -> None:
     ("ours", "said"),
     [
         ({2: 33, 1: 21, 0: 12, 5: 99}, "+2.0 [-0.5, +4.5] (3)"),  # 2 ± t(0.975, 2) · 1 / √3 = 4.303 · 0.577
-        ({0: 7, 1: 17}, "-3.0 (2)"),
+        ({0: 7, 1: 18}, "-2.5 (2)"),  # no interval for two
+        ({0: 7, 1: 17, 2: 27}, "-3.0 (3)"),  # nor if all differ by the same
         ({2: 1}, ""),
         ({7: 1, 8: 2, 9: 3}, ""),
     ],

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ld3m.evaluation.comparison import differences, paired
-from ld3m.evaluation.tables import accuracy_table, difference_text
+from ld3m.evaluation.tables import accuracy_table, difference_caption, difference_text
 from ld3m.reporting.report import report
 
 
@@ -39,7 +39,7 @@ def test_the_test_as_published() -> None:
 
 
 accuracies = st.floats(0, 100).map(lambda value: round(value, 2))
-pairs = st.lists(st.tuples(accuracies, accuracies), min_size=2, max_size=8)
+pairs = st.lists(st.tuples(accuracies, accuracies), min_size=3, max_size=8)
 
 
 @given(pairs, st.integers(-50, 50))
@@ -65,13 +65,25 @@ def row(
     return about | {"accuracies": seeds, "protocol": {"epochs": epochs, "augment": augment}}
 
 
-def test_one_seed_and_equal_differences_have_no_interval() -> None:
-    (one,) = differences([row("distilled", [50.0]), row("random", [45.0])])
-    assert (one["mean"], one["low"], one["high"], one["p"]) == (5, None, None, None)
-    assert difference_text(one) == "+5.0  no interval: one seed"
-    (same,) = differences([row("distilled", [50.1, 60.1]), row("random", [45.0, 55.0])])
+@pytest.mark.parametrize("count", [1, 2])
+def test_fewer_than_three_pairs_have_no_interval(count: int) -> None:
+    """Nor have those that an older version stored beside an interval."""
+    test = paired([50.0, 60.0][:count], [45.0, 54.0][:count])
+    assert (test.low, test.high, test.p) == (None, None, None)
+    (found,) = differences([row("distilled", [50.0, 60.0][:count]), row("random", [45.0, 54.0][:count])])
+    assert (found["mean"], found["low"], found["high"], found["p"]) == ([5, 5.5][count - 1], None, None, None)
+    for stored in (found, found | {"low": -0.9, "high": 11.9, "p": 0.058}):
+        assert difference_text(stored) == f"+{[5, 5.5][count - 1]:.1f}  no interval: fewer than three pairs"
+        assert difference_caption([stored]) == ", paired by seed"
+
+
+def test_three_pairs_have_an_interval_but_equal_differences_none() -> None:
+    (three,) = differences([row("distilled", [51.0, 62.0, 43.0]), row("random", [50.0, 60.0, 40.0])])
+    assert difference_text(three) == "+2.0  [-0.5, +4.5]  p = 0.074 (3)"  # as in the test by hand
+    assert "95 % interval" in difference_caption([three])
+    (same,) = differences([row("distilled", [50.1, 60.1, 70.1]), row("random", [45.0, 55.0, 65.0])])
     assert (same["mean"], same["low"], same["p"]) == (5.1, None, None)
-    assert difference_text(same) == "+5.1  no interval: the same for all 2 seeds"
+    assert difference_text(same) == "+5.1  no interval: the same for all 3 seeds"
 
 
 def test_a_long_name_is_apart_from_its_figures() -> None:
@@ -79,7 +91,7 @@ def test_a_long_name_is_apart_from_its_figures() -> None:
     rows = [each | {"mean": 50.0, "std": 0.0, "images": 10} for each in (row("distilled", [50.0]), row(long, [45.0]))]
     compared = differences(rows)
     text = accuracy_table({"results": rows, "cross_architecture": [], "differences": compared, "scores": []})
-    assert f"distilled − {long}, convnet, test split  +5.0  no interval: one seed\n" in text
+    assert f"distilled − {long}, convnet, test split  +5.0  no interval: fewer than three pairs\n" in text
 
 
 def test_only_what_was_measured_alike_is_compared() -> None:

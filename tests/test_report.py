@@ -125,7 +125,7 @@ def test_numbers_are_those_of_the_run(finished: Path, page: Page) -> None:
     took = re.search(r"6 iterations took ([\d.]+) s", page.text)
     assert took
     assert float(took[1]) == pytest.approx(spent, rel=5e-3)  # to three digits
-    assert f"At most {metrics[-1]['peak_memory'] / 2**30:.2f} GiB of memory were in use" in page.text
+    assert f"Peak memory of a process: {metrics[-1]['peak_memory'] / 2**30:.2f} GiB" in page.text
     prior = json.loads((finished / "prior.json").read_text())
     assert prior["sha256"] in page.text
     assert (finished / "recipe.yaml").read_text() in finished.joinpath("report.html").read_text()
@@ -151,8 +151,8 @@ def test_curves_go_through_the_metrics(finished: Path, page: Page) -> None:
     slope, offset = np.polyfit(losses, heights, 1)  # one map for all points: the axis is linear, higher is up
     assert np.allclose(slope * np.array(losses) + offset, heights, atol=0.11)
     assert slope < 0
-    said = [text for _, text in json.loads(page.all("div", "data-values")[0])]
-    assert said[3] == f"iteration 3: loss {svg.number(losses[3])}"
+    readings = [text for _, text in json.loads(page.all("div", "data-values")[0])]
+    assert readings[3] == f"iteration 3: loss {svg.number(losses[3])}"
 
 
 def test_the_page_loads_nothing(page: Page) -> None:
@@ -200,7 +200,7 @@ def test_an_unfinished_run_says_how_far_it_is(tmp_path: Path) -> None:
     assert "Iteration 13 of 40, not finished" in text
     assert "There are no pictures of two iterations to compare." in text
     assert "ld3m evaluate run --arch" in text
-    assert "13 iterations took 9.75 s, 0.75 s each (1.3 iterations a second)" in text
+    assert "13 iterations took 9.75 s, 0.75 s each (1.3 iterations per second)" in text
 
 
 def test_an_unfinished_run_names_its_classes(finished: Path, tmp_path: Path) -> None:
@@ -404,7 +404,7 @@ def test_an_image_is_large_on_click_and_on_enter(opened: Any, finished: Path) ->
 def test_both_ends_are_side_by_side(opened: Any, finished: Path) -> None:
     opened.wait_for_selector('[data-end][width="1"]', state="detached")
     for end, iteration in (("first", 0), ("last", 6)):
-        shown = pixels(opened, f'[data-end="{end}"][data-place="4"]')
+        shown = pixels(opened, f'[data-end="{end}"][data-index="4"]')
         assert np.array_equal(shown, in_frame(finished, iteration, 2, 0))
 
 

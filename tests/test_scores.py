@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from ld3m.evaluation import evaluate
 from ld3m.evaluation.protocol import train
-from ld3m.evaluation.tables import accuracy_table
 from ld3m.evaluation.scores import augmentation_robust, label_robust, scores
+from ld3m.evaluation.tables import accuracy_table
 from ld3m.reporting.report import report
 
 FULL, DISTILLED, RANDOM = [87.0, 88.0, 86.0], [70.0, 71.0, 68.5], [52.0, 50.0, 55.0]

@@ -36,9 +36,7 @@ def pooled(measurements: Rows) -> list[dict[str, Any]]:
         took = ("loss", "seconds_per_iteration", "seconds", "peak_memory")
         row = {key: group[0][key] for key in same} | {"accuracies": {}}
         for arch in dict.fromkeys(result["arch"] for measurement in group for result in measurement["results"]):
-            results = [
-                result for measurement in group for result in measurement["results"] if result["arch"] == arch
-            ]
+            results = [result for measurement in group for result in measurement["results"] if result["arch"] == arch]
             row["accuracies"][arch] = _figures(results)
         if row["trained_on"] == "distilled":
             row |= {key: _mean([run[key] for run in runs]) for key in took}

@@ -150,6 +150,4 @@ def bars(name: str, title: str, rows: Sequence[Bar]) -> Markup:
         top += 21
     description = "; ".join(f"{row.group}, {row.label}: {row.mean:.1f} ± {row.std:.1f}" for row in rows)
     drawing = svg.drawing((BARS_WIDTH, top + 4), title, f"{description}.", parts, name)
-    return Markup(
-        f'<figure class="chart bars" id="{name}"><figcaption>{escape(title)}</figcaption>{drawing}</figure>'
-    )
+    return Markup(f'<figure class="chart bars" id="{name}"><figcaption>{escape(title)}</figcaption>{drawing}</figure>')

@@ -1,4 +1,4 @@
-"""A run as one web page that holds everything it shows: images on their way, curves, accuracies, recipe, cost."""
+"""A run as one web page that holds everything it shows: images over iterations, curves, accuracies, recipe, cost."""
 
 import base64
 import json
@@ -15,52 +15,53 @@ from markupsafe import Markup
 from PIL import Image
 
 from ld3m.errors import UserError, one_line, user_error_if_damaged
-from ld3m.evaluation.rows import difference, score, set_name
+from ld3m.evaluation.rows import set_name
+from ld3m.evaluation.tables import accuracy_text, difference_caption, difference_text, score_text
 from ld3m.files import write_text
-from ld3m.images import grids as pictures
-from ld3m.reporting import svg as charts
-from ld3m.reporting import webp as sheets
+from ld3m.images import grids
+from ld3m.reporting import charts, svg, webp
+from ld3m.reporting.status import duration
 from ld3m.runs import checkpoints
 from ld3m.runs import folder as run
 
 LARGEST = 5_000_000
 """Bytes that a page has at most."""
 MOST_PAIRS = 20
-"""Images that are shown at the beginning and at the end side by side."""
+"""Images that are shown side by side as they were first and last."""
 TABLE_ROWS = 25
 """Iterations in the table of a page's curves."""
-KNOWN = ("iteration", "loss", "grad_z", "grad_c", "peak_memory", "seconds")
-"""Keys of metrics.jsonl that every objective has; others are numbers that one learns."""
+COMMON_KEYS = ("iteration", "loss", "grad_z", "grad_c", "peak_memory", "seconds")
+"""Keys of metrics.jsonl that every objective writes; others are numbers that one learns."""
 GRADIENTS = {"latents Z": "grad_z", "conditioning c": "grad_c"}
-"""Keys of gradient norms by what they are of."""
+"""Keys of gradient norms, by the name in the legend."""
 
 
 def report(folder: Path, output: Path | None = None) -> Path:
     """Writes a run, finished or not, as one HTML file that loads nothing else.
 
     Args:
-        folder: of the run; what is not in it yet is left out of the page, which says so.
-        output: the file to write; `report.html` in the folder where left out.
+        folder: of the run; the page says what is not in it yet.
+        output: the file to write; None: `report.html` in the folder.
 
     Returns:
         The file.
 
     Raises:
-        UserError: where the folder is not a run, or a file in it cannot be read.
+        UserError: if the folder is not a run, or a file in it cannot be read.
     """
     recipe_text, recipe = _recipe(folder)
     metrics, evaluation = _metrics(folder), _json(folder / "evaluation.json")
     last = metrics[-1]["iteration"] + 1 if metrics else 0
     wanted, finished = recipe["distill"]["iterations"], run.iterations_done(folder)
     done = wanted if finished == wanted else max(last, checkpoints.saved(folder), finished or 0)
-    parts: dict[str, Any] = {
+    content: dict[str, Any] = {
         "folder": folder.name or str(folder.resolve()),
         "recipe": recipe,
         "recipe_text": recipe_text,
         "done": done,
         "finished": finished == wanted,
         "curves": _curves(metrics),
-        "table": _table(metrics),
+        "table": _logged_iterations(metrics),
         "logged": len(metrics),
         "accuracies": _accuracies(evaluation),
         "cost": _cost(metrics, done),
@@ -68,28 +69,33 @@ def report(folder: Path, output: Path | None = None) -> Path:
         "origin": _json(folder / "origin.json"),
         "images": None,
     }
-    found, classes = _sheets(folder, recipe, wanted), run.classes(folder)
-    if found and classes:
-        parts["images"] = images = Images.of(classes, recipe["distill"]["images_per_class"])
-        room = LARGEST - len(_page(parts).encode()) - 200 * len(found)  # what a picture takes beside its content
-        shrunk = sheets.fit(found, images.columns, room * 3 // 4)  # base64 takes four characters for three bytes
-        images.frames.extend(Frame(iteration, _data_uri(content)) for iteration, content in shrunk.items())
+    sheets, classes = _sheets(folder, recipe, wanted), run.classes(folder)
+    if sheets and classes:
+        content["images"] = images = Images.first(classes, recipe["distill"]["images_per_class"])
+        room = LARGEST - len(_page(content).encode()) - 200 * len(sheets)  # an image's element without its content
+        shrunk = webp.fit(sheets, images.columns, room * 3 // 4)  # base64 takes four characters for three bytes
+        images.frames.extend(Frame(iteration, _data_uri(picture)) for iteration, picture in shrunk.items())
     path = output or folder / "report.html"
-    write_text(path, _page(parts))
+    write_text(path, _page(content))
     return path
 
 
-def _page(parts: Mapping[str, Any]) -> str:
+def _page(content: Mapping[str, Any]) -> str:
     """The filled template, with its style and its script inside."""
     assets = jinja2.PackageLoader("ld3m", "assets/report")
     environment = jinja2.Environment(
         loader=assets, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["number"] = charts.number
-    environment.filters["duration"] = _duration
-    environment.filters |= {"difference": difference, "score": score}
+    environment.filters |= {
+        "accuracy": accuracy_text,
+        "difference": difference_text,
+        "difference_caption": difference_caption,
+        "duration": _duration,
+        "number": svg.number,
+        "score": score_text,
+    }
     style, script = (Markup(assets.get_source(environment, name)[0]) for name in ("style.css", "script.js"))
-    return environment.get_template("page.html").render(parts, style=style, script=script)
+    return environment.get_template("page.html").render(content, style=style, script=script)
 
 
 # --- what the run folder holds -----------------------------------------------------------------------------
@@ -129,23 +135,24 @@ def _json(path: Path) -> Any:
 
 
 def _sheets(folder: Path, recipe: Mapping[str, Any], last: int) -> dict[int, Path | Image.Image]:
-    """The run's evolution; where there is none, its images put together as the end of one."""
-    if found := pictures.frames(folder):
-        return dict(found)
-    if not (folder / "images").is_dir() or not run.classes(folder):
+    """The pictures of all images by iteration; if none were drawn, the run's images as the picture of the last."""
+    if drawn := grids.frames(folder):
+        return dict(drawn)
+    names = run.classes(folder)
+    if not (folder / "images").is_dir() or not names:
         return {}
-    classes, each = pictures.shown(len(run.classes(folder)), recipe["distill"]["images_per_class"])
-    columns, images = pictures.columns(each), []
-    for name in run.classes(folder)[:classes]:
+    count, each = grids.shown(len(names), recipe["distill"]["images_per_class"])
+    columns, images = grids.columns(each), []
+    for name in names[:count]:
         for path in run.image_paths(folder, name)[:each]:
             with Image.open(path) as image:
                 images.append(image.convert("RGB"))
-    if len(images) != classes * each:
+    if len(images) != count * each:
         return {}
     edge = images[0].width
     sheet = Image.new("RGB", (edge * columns, edge * math.ceil(len(images) / columns)), "white")
-    for place, pixels in enumerate(images):
-        sheet.paste(pixels, (place % columns * edge, place // columns * edge))
+    for index, pixels in enumerate(images):
+        sheet.paste(pixels, (index % columns * edge, index // columns * edge))
     return {last: sheet}
 
 
@@ -154,7 +161,7 @@ def _sheets(folder: Path, recipe: Mapping[str, Any], last: int) -> dict[int, Pat
 
 @dataclass(frozen=True)
 class Frame:
-    """All images shown, at one iteration."""
+    """All images of the page, at one iteration."""
 
     iteration: int
     uri: str
@@ -162,7 +169,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class Images:
-    """Which images the page shows, in which order they lie in a frame."""
+    """Which images the page shows, and how they lie in a frame: in rows, class by class."""
 
     classes: list[str]
     each: int
@@ -172,14 +179,14 @@ class Images:
     frames: list[Frame]
 
     @classmethod
-    def of(cls, classes: Sequence[str], images_per_class: int) -> "Images":
-        """Those that a run's pictures show."""
-        count, each = pictures.shown(len(classes), images_per_class)
-        return cls(list(classes[:count]), each, pictures.columns(each), len(classes), images_per_class, [])
+    def first(cls, classes: Sequence[str], images_per_class: int) -> "Images":
+        """As many as a run's pictures show."""
+        count, each = grids.shown(len(classes), images_per_class)
+        return cls(list(classes[:count]), each, grids.columns(each), len(classes), images_per_class, [])
 
     @property
     def pairs(self) -> list[tuple[int, str]]:
-        """Places in a frame, and names, of the images to show at both ends: the first of each class."""
+        """The images to show as they were first and last, the first of each class: index in a frame, and class."""
         return [(label * self.each, name) for label, name in enumerate(self.classes[:MOST_PAIRS])]
 
     @property
@@ -190,7 +197,7 @@ class Images:
     @property
     def small(self) -> int:
         """Pixels of an edge up to which an image is shown without smoothing."""
-        return sheets.SMALL
+        return webp.SMALL
 
 
 def _data_uri(content: bytes) -> str:
@@ -198,67 +205,61 @@ def _data_uri(content: bytes) -> str:
 
 
 def _curves(metrics: Sequence[Mapping[str, Any]]) -> list[Markup]:
-    """Loss, gradient norms, time, and what the objective learnt, each over iterations."""
+    """Loss, gradient norms, time, and the numbers that the objective learns, each over iterations."""
     if not metrics:
         return []
-    drawn = [
+    drawings = [
         ("loss", "Loss", {"loss": _line(metrics, "loss")}),
         ("gradients", "Gradient norms", {name: _line(metrics, key) for name, key in GRADIENTS.items()}),
-        ("seconds", "Seconds an iteration", _laps(metrics)),
+        ("seconds", "Seconds per iteration", _seconds_by_part(metrics)),
     ]
-    for place, key in enumerate(key for key in metrics[-1] if key not in KNOWN):
+    for number, key in enumerate(key for key in metrics[-1] if key not in COMMON_KEYS):
         name = key.replace("_", " ")
-        drawn.append((f"learnt-{place}", name.capitalize(), {name: _line(metrics, key)}))
-    kept = [(name, title, {label: line for label, line in lines.items() if line}) for name, title, lines in drawn]
+        drawings.append((f"learnt-{number}", name.capitalize(), {name: _line(metrics, key)}))
+    kept = [(name, title, {label: line for label, line in lines.items() if line}) for name, title, lines in drawings]
     return [charts.curves(name, title, lines) for name, title, lines in kept if lines]
 
 
 def _line(metrics: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
-    """A number over iterations, or nothing where a row lacks it."""
+    """A number over iterations, or nothing if a row lacks it."""
     values = [row.get(key) for row in metrics]
     if not all(isinstance(value, int | float) and math.isfinite(value) for value in values):
         return []
     return [(row["iteration"], float(row[key])) for row in metrics]
 
 
-def _laps(metrics: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[float, float]]]:
-    """Seconds over iterations of each part of an iteration that all rows have, and of them all."""
+def _seconds_by_part(metrics: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[float, float]]]:
+    """Seconds over iterations: of each part of an iteration that all rows have, and their sum as "all"."""
     rows = [row.get("seconds", {}) for row in metrics]
     names = [part for part in rows[0] if all(part in row for row in rows)] if rows else []
-    laps = {part.replace("_", " "): [(row["iteration"], row["seconds"][part]) for row in metrics] for part in names}
+    seconds = {part.replace("_", " "): [(row["iteration"], row["seconds"][part]) for row in metrics] for part in names}
     if names:
-        laps["all"] = [(row["iteration"], sum(row["seconds"][part] for part in names)) for row in metrics]
-    return laps
+        seconds["all"] = [(row["iteration"], sum(row["seconds"][part] for part in names)) for row in metrics]
+    return seconds
 
 
-def _table(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Some logged iterations as rows of names and values."""
+def _logged_iterations(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Some logged iterations as rows of names and numbers."""
     rows = []
-    for place in sheets.evenly(range(len(metrics)), TABLE_ROWS):
-        row = {key: value for key, value in metrics[place].items() if isinstance(value, int | float)}
-        rows.append(row | {f"{part}, s": value for part, value in metrics[place].get("seconds", {}).items()})
+    for index in webp.evenly(range(len(metrics)), TABLE_ROWS):
+        row = {key: value for key, value in metrics[index].items() if isinstance(value, int | float)}
+        rows.append(row | {f"{part}, s": seconds for part, seconds in metrics[index].get("seconds", {}).items()})
     return rows
 
 
 def _accuracies(evaluation: Any) -> dict[str, Any] | None:
-    """The chart and the table of evaluation.json: a row a training set, a column an architecture."""
+    """The chart and the table of evaluation.json: a row per training set, a column per architecture."""
     if not evaluation or not evaluation.get("results"):
         return None
-    results = [row | {"set": _set(row)} for row in evaluation["results"]]
-    crossed = [row | {"set": _set(row)} for row in evaluation.get("cross_architecture", ())]
+    results = [row | {"set": _set_label(row)} for row in evaluation["results"]]
+    crossed = [row | {"set": _set_label(row)} for row in evaluation.get("cross_architecture", ())]
     archs = list(dict.fromkeys(row["arch"] for row in results))
-    bars = [
-        charts.Bar(arch, row["set"], row["mean"], row["std"], row["accuracies"])
-        for arch in archs
-        for row in results
-        if row["arch"] == arch
-    ]
-    bars += [
-        charts.Bar(f"mean without {r['without']}", r["set"], r["mean"], r["std"], r["accuracies"]) for r in crossed
-    ]
-    protocols = list(dict.fromkeys(yaml.safe_dump(row["protocol"], sort_keys=False) for row in results))
+    grouped = [(arch, row) for arch in archs for row in results if row["arch"] == arch]
+    grouped += [(f"mean without {row['without']}", row) for row in crossed]
+    bars = [charts.Bar(group, row["set"], row["mean"], row["std"], row["accuracies"]) for group, row in grouped]
+    scores = [row | {"set": _set_label(row | {"trained_on": row["score"]})} for row in evaluation.get("scores", ())]
     return {
-        "chart": charts.bars("accuracies", "Test accuracy in %, mean ± standard deviation", bars, ""),
+        "chart": charts.bars("accuracies", "Test accuracy in %, mean ± standard deviation", bars),
         "archs": archs,
         "sets": {
             name: {
@@ -270,22 +271,22 @@ def _accuracies(evaluation: Any) -> dict[str, Any] | None:
         },
         "crossed": crossed,
         "matching": crossed[0]["without"] if crossed else None,
-        "protocols": protocols,
-        "differences": [row | {"set": _set(row)} for row in evaluation.get("differences", ())],
-        "scores": [row | {"set": _set(row | {"trained_on": row["score"]})} for row in evaluation.get("scores", ())],
+        "protocols": list(dict.fromkeys(yaml.safe_dump(row["protocol"], sort_keys=False) for row in results)),
+        "differences": [row | {"set": _set_label(row)} for row in evaluation.get("differences", ())],
+        "scores": scores,
     }
 
 
-def _set(row: Mapping[str, Any]) -> str:
+def _set_label(row: Mapping[str, Any]) -> str:
     return set_name(row) if row["split"] == "test" else f"{set_name(row)} ({row['split']})"
 
 
 def _cost(metrics: Sequence[Mapping[str, Any]], done: int) -> dict[str, Any] | None:
-    """Mean seconds an iteration by part, and of all iterations done at that rate; the peak memory in GiB."""
-    laps = _laps(metrics)
-    if not laps:
+    """Mean seconds per iteration by part, and of all iterations done at that rate; the peak memory in GiB."""
+    seconds = _seconds_by_part(metrics)
+    if not seconds:
         return None
-    means = {part: statistics.fmean(seconds for _, seconds in points) for part, points in laps.items()}
+    means = {part: statistics.fmean(y for _, y in points) for part, points in seconds.items()}
     whole = means.pop("all")
     rate = float(f"{1 / whole:.2g}") if whole else 0.0
     return {
@@ -299,9 +300,5 @@ def _cost(metrics: Sequence[Mapping[str, Any]], done: int) -> dict[str, Any] | N
 
 
 def _duration(seconds: float) -> str:
-    """Seconds in the units that people would use."""
-    if seconds < 120:
-        return f"{seconds:.3g} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.3g} min"
-    return f"{seconds / 3600:,.1f} h"
+    """Seconds as `status` says them; short times with their fractions, as an iteration may take milliseconds."""
+    return f"{seconds:.3g} s" if seconds < 120 else duration(seconds)

@@ -178,7 +178,9 @@ def legend_entry(kind: str, x: float, y: float, name: str) -> list[str]:
     return [rule(kind, (x, y - 4), (x + SWATCH, y - 4)), text("label", x + SWATCH + 7, y, name)]
 
 
-def drawing(size: tuple[float, float], title: str, description: str, parts: Sequence[str], name: str | None = None) -> Markup:
+def drawing(
+    size: tuple[float, float], title: str, description: str, parts: Sequence[str], name: str | None = None
+) -> Markup:
     """A whole drawing, with a title and a description for those who do not see it.
 
     Args:

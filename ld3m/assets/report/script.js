@@ -2,7 +2,7 @@
 (() => {
   const find = (id) => document.getElementById(id);
 
-  // --- images: every canvas shows one place of one frame ---------------------------------------------------
+  // --- images: every canvas shows one image of one frame ---------------------------------------------------
 
   const holder = find("frames");
   if (holder) {
@@ -15,14 +15,14 @@
     const tiles = [...document.querySelectorAll(".tile canvas")];
     const iterationOf = (frame) => Number(frame.dataset.iteration).toLocaleString("en");
 
-    const draw = (canvas, frame, place) => {
+    const draw = (canvas, frame, index) => {
       const width = frame.naturalWidth / columns;
       const height = frame.naturalHeight / rows;
       canvas.width = width;
       canvas.height = height;
       canvas.classList.toggle("pixels", width <= small);
-      const left = (place % columns) * width;
-      const top = Math.floor(place / columns) * height;
+      const left = (index % columns) * width;
+      const top = Math.floor(index / columns) * height;
       canvas.getContext("2d").drawImage(frame, left, top, width, height, 0, 0, width, height);
     };
     const now = () => frames[Number(slider.value)];
@@ -34,7 +34,7 @@
       await frame.decode();
       if (frame !== now()) return; // the slider has moved on meanwhile
       for (const canvas of tiles) {
-        draw(canvas, frame, Number(canvas.dataset.place));
+        draw(canvas, frame, Number(canvas.dataset.index));
         canvas.setAttribute("aria-label", `${canvas.dataset.name}, iteration ${iterationOf(frame)}`);
       }
       if (large.open) enlarge();
@@ -66,7 +66,7 @@
 
     for (const canvas of document.querySelectorAll("[data-end]")) {
       const frame = canvas.dataset.end === "first" ? frames[0] : frames.at(-1);
-      frame.decode().then(() => draw(canvas, frame, Number(canvas.dataset.place)));
+      frame.decode().then(() => draw(canvas, frame, Number(canvas.dataset.index)));
     }
 
     // --- one image, large ----------------------------------------------------------------------------------
@@ -74,25 +74,25 @@
     const large = find("large");
     let chosen = 0;
     const enlarge = () => {
-      const { place, name } = tiles[chosen].dataset;
+      const { index, name } = tiles[chosen].dataset;
       find("large-name").textContent = name;
       for (const [id, frame] of [["large-first", frames[0]], ["large-now", now()]]) {
         const canvas = find(id);
-        draw(canvas, frame, Number(place));
+        draw(canvas, frame, Number(index));
         canvas.setAttribute("aria-label", `${name}, iteration ${iterationOf(frame)}`);
         canvas.nextElementSibling.textContent = `Iteration ${iterationOf(frame)}`;
       }
       find("large-first").parentElement.hidden = now() === frames[0];
-      find("said").textContent = `${name}, iteration ${iterationOf(now())}`;
+      find("announced").textContent = `${name}, iteration ${iterationOf(now())}`;
     };
-    const choose = (place) => {
-      chosen = (place + tiles.length) % tiles.length;
+    const choose = (index) => {
+      chosen = (index + tiles.length) % tiles.length;
       enlarge();
     };
-    tiles.forEach((canvas, place) => {
+    tiles.forEach((canvas, index) => {
       canvas.parentElement.addEventListener("click", () => {
         large.showModal();
-        choose(place);
+        choose(index);
       });
     });
     find("close").addEventListener("click", () => large.close());
@@ -120,7 +120,7 @@
     show();
   }
 
-  // --- curves: a guide that says the values where it stands ------------------------------------------------
+  // --- curves: a guide line, and the values at it in words ------------------------------------------------
 
   for (const plot of document.querySelectorAll(".plot[data-values]")) {
     const values = JSON.parse(plot.dataset.values);
@@ -130,14 +130,14 @@
     let at = values.length - 1;
     const read = (to) => {
       at = Math.min(values.length - 1, Math.max(0, to));
-      const [place, text] = values[at];
-      guide.setAttribute("transform", `translate(${place} 0)`);
+      const [x, text] = values[at];
+      guide.setAttribute("transform", `translate(${x} 0)`);
       guide.removeAttribute("hidden");
       output.textContent = text;
     };
     plot.addEventListener("pointermove", (event) => {
       const point = new DOMPoint(event.clientX, event.clientY).matrixTransform(svg.getScreenCTM().inverse());
-      const gaps = values.map(([place]) => Math.abs(place - point.x));
+      const gaps = values.map(([x]) => Math.abs(x - point.x));
       read(gaps.indexOf(Math.min(...gaps)));
     });
     plot.addEventListener("keydown", (event) => {
