@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from ld3m.data import prepared as data
-from ld3m.data import sources
+from ld3m.data.known import fashion_mnist
 from ld3m.data.prepared import ImageSet, convert, prepare
 from ld3m.errors import UserError
 from ld3m.images.ranges import bytes_to_unit
@@ -297,7 +297,7 @@ def test_parquet_file_with_a_name_that_looks_like_a_pattern(tmp_path: Path) -> N
 def test_splits_that_number_their_classes_otherwise_are_refused(tmp_path: Path) -> None:
     table([1, 2], [0, 1]).to_parquet(tmp_path / "train.parquet")
     table([1, 2], [0, 1], datasets.ClassLabel(names=["y", "x"])).to_parquet(tmp_path / "test.parquet")
-    with pytest.raises(UserError, match=r"data\.label_column: the test split .* numbers its classes otherwise"):
+    with pytest.raises(UserError, match=r"data\.label_column: the test split .* numbers its classes in another order"):
         prepared(tmp_path)
 
 
@@ -308,7 +308,7 @@ def test_splits_that_number_their_classes_otherwise_are_refused(tmp_path: Path) 
         ({"label": [["a"], ["b"]]}, {}, r"data\.label_column: 'label' holds lists"),
         ({"label": ["a b", "a/b"]}, {}, r"data\.label_column: 'a-b' names two classes"),
         ({"label": ["..", "b"]}, {}, r"data\.label_column: '\.\.' .* cannot name a folder"),
-        ({"kind": ["a", "b"]}, {}, r"data\.label_column: cannot be told; .* has image, kind"),
+        ({"kind": ["a", "b"]}, {}, r"data\.label_column: no column has the type or a usual name; .* has image, kind"),
         ({"label": ["a", "b"]}, {"label_column": "labl"}, r"there is no column 'labl'; .* has image, label"),
         ({"label": [0, 1]}, {"image_column": "label"}, r"data\.image_column: 'label' holds no images"),
     ],
@@ -327,25 +327,25 @@ def test_columns_that_do_not_do(
 def test_the_packaged_subset_of_fashion_mnist() -> None:
     """800 and 200 of ten classes; at 28 pixels, nothing is resized and every pixel is the PNG's."""
     images = prepared("fashion-mnist-small", resolution=28)
-    assert images.classes == list(sources.FASHION_MNIST_CLASSES)
+    assert images.classes == list(fashion_mnist.CLASSES)
     assert images.counts == {"train": [800] * 10, "test": [200] * 10}
     assert not images.mean.sub(0.286).abs().max() > 0.01  # 0.2860 and 0.3530 are those of the 60,000
     assert not images.std.sub(0.353).abs().max() > 0.01
-    rows = pq.read_table(sources.SMALL_FASHION_MNIST / "test.parquet").to_pylist()
+    rows = pq.read_table(fashion_mnist.SMALL / "test.parquet").to_pylist()
     for label in (0, 9):
         pngs = [row["image"]["bytes"] for row in rows if row["label"] == label]
         expected = np.stack([np.asarray(Image.open(io.BytesIO(content))) for content in pngs])
         assert np.array_equal(images.images("test", label)[:, 0], expected)
 
 
-@pytest.mark.skipif(not sources.DEBIAN_FASHION_MNIST.is_dir(), reason="needs Debian's dataset-fashion-mnist")
+@pytest.mark.skipif(not fashion_mnist.DEBIAN.is_dir(), reason="needs Debian's dataset-fashion-mnist")
 def test_the_full_fashion_mnist_of_debian() -> None:
     """6,000 and 1,000 of each class; the first of the training images is an ankle boot."""
     import gzip
 
     images = prepared("fashion-mnist", resolution=28, subset=["Ankle-boot"])
     assert images.counts == {"train": [6000], "test": [1000]}
-    with gzip.open(sources.DEBIAN_FASHION_MNIST / "train-images-idx3-ubyte.gz") as file:
+    with gzip.open(fashion_mnist.DEBIAN / "train-images-idx3-ubyte.gz") as file:
         first = np.frombuffer(file.read(16 + 784)[16:], np.uint8).reshape(28, 28)
     assert np.array_equal(images.images("train", 0)[0, 0], first)
 
@@ -381,7 +381,7 @@ def test_the_validation_split_where_test_labels_are_secret(hub: dict[str, datase
 def test_fashion_mnist_of_the_hub_where_debian_is_not(
     hub: dict[str, datasets.DatasetDict], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(sources, "DEBIAN_FASHION_MNIST", tmp_path / "nowhere")
+    monkeypatch.setattr(fashion_mnist, "DEBIAN", tmp_path / "nowhere")
     names = [str(name) for name in range(10)]
     every = table(list(range(10)), list(range(10)), datasets.ClassLabel(names=names))
     hub["zalando-datasets/fashion_mnist"] = datasets.DatasetDict(train=every, test=every)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ld3m.data import imagenet
+from ld3m.data.known import imagenet
 from ld3m.data.prepared import ImageSet, prepare
 from ld3m.recipe import DataRecipe
 

@@ -16,8 +16,9 @@ from PIL import Image
 
 from ld3m.data import prepared as data
 from ld3m.data.decode import convert_grey
+from ld3m.data.examples import GreyArrays, Source
 from ld3m.data.prepared import ImageSet, convert, prepare
-from ld3m.data.sources import SOURCES, GreyArrays, Source
+from ld3m.data.sources import SOURCES
 from ld3m.recipe import DataRecipe
 
 SIZE = 32

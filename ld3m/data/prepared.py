@@ -20,7 +20,8 @@ from tqdm import tqdm
 
 from ld3m.data.class_choice import choose
 from ld3m.data.decode import convert, convert_grey
-from ld3m.data.sources import Examples, GreyArrays, Source, open_source
+from ld3m.data.examples import Examples, GreyArrays, Source
+from ld3m.data.sources import open_source
 from ld3m.errors import UserError, one_line
 from ld3m.files import ANOTHER_CACHE, cache_folder, cache_key, writable, write_json, write_tensors
 from ld3m.machine.transfer import send

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ld3m.data import imagenet
+from ld3m.data.known import imagenet
 from ld3m.errors import UserError
 from ld3m.priors.lean_layers import freeze
 from ld3m.priors.noise_schedule import NoiseSchedule

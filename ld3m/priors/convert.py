@@ -13,7 +13,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from ld3m.data import imagenet
+from ld3m.data.known import imagenet
 from ld3m.errors import UserError, one_line
 from ld3m.files import write_json
 from ld3m.priors import ClassConditionalLDM, UnconditionalLDM

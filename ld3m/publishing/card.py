@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from ld3m.data import imagenet
+from ld3m.data.known import imagenet
 from ld3m.evaluation.rows import augmented, set_name
 from ld3m.files import ASSETS
 from ld3m.recipe import Recipe

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ld3m.data import prepared as data
 from ld3m.data.class_choice import choose
-from ld3m.data.sources import Source, open_source
+from ld3m.data.examples import Source
+from ld3m.data.sources import open_source
 from ld3m.errors import UserError, one_line
 from ld3m.files import write_folder, write_json, write_tensors, write_text
 from ld3m.images.grids import grid, to_image

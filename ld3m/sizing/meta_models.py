@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ld3m.data import imagenet
 from ld3m.data import prepared as data
 from ld3m.data.class_choice import choose
+from ld3m.data.known import imagenet
 from ld3m.data.sources import open_source
 from ld3m.errors import UserError
 from ld3m.priors import folder as prior_folder

@@ -24,6 +24,7 @@ from PIL import Image, ImageOps
 
 from ld3m.data import prepared as data
 from ld3m.data import sources
+from ld3m.data.known import fashion_mnist
 from ld3m.files import write_tensors
 from ld3m.recipe import DataRecipe
 
@@ -112,7 +113,7 @@ def small_files(root: Path, count: int = 60_000) -> Path:
 def main(rounds: int = 3) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)
-        if sources.DEBIAN_FASHION_MNIST.is_dir():
+        if fashion_mnist.DEBIAN.is_dir():
             compare("Fashion-MNIST", DataRecipe(source="fashion-mnist", resolution=32, channels=1), rounds)
         else:
             source = str(small_files(place / "small"))

@@ -2,14 +2,24 @@
 
 import numpy as np
 
+from ld3m.data.examples import GreyArrays, Source
 from ld3m.errors import UserError
+from ld3m.recipe import DataRecipe
 
 CLASSES = tuple("0123456789")
 TRAIN = 898
-"""How many of the images, from the first on, are the training split, as in scikit-learn's example "Recognizing
+"""How many images, from the first on, are the training split, as in scikit-learn's example "Recognizing
 hand-written digits"; the other 899 are the test split."""
 LARGEST = 16
-"""The most that an image counts: the pixels that are on in a block of 4×4."""
+"""The largest value of an image: each counts the pixels that are on in a block of 4×4."""
+
+
+def source(recipe: DataRecipe) -> Source:
+    """Both splits, in memory."""
+    images, labels = read()
+    halves = {"train": slice(TRAIN), "test": slice(TRAIN, None)}
+    splits = {split: GreyArrays(split, images[half], labels[half]) for split, half in halves.items()}
+    return Source(CLASSES, splits, "digits")
 
 
 def read() -> tuple[np.ndarray, np.ndarray]:
@@ -19,7 +29,7 @@ def read() -> tuple[np.ndarray, np.ndarray]:
     of scikit-learn reads from a file of its own.
 
     Raises:
-        UserError: where scikit-learn is not installed.
+        UserError: if scikit-learn is not installed.
     """
     try:
         from sklearn.datasets import load_digits
