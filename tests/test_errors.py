@@ -264,7 +264,8 @@ def test_a_parquet_file_that_is_none(refused: Refusal, recipe_file: Path, given:
 
 def test_parquet_without_labels(refused: Refusal, recipe_file: Path, given: Path) -> None:
     pq.write_table(pa.table({"image": [b"x"], "caption": ["y"]}), given / "train.parquet")
-    refuse_data(refused, recipe_file, given, "data.label_column: no column has the type or a usual name", "has image, caption")
+    why = "data.label_column: no column has the type or a usual name"
+    refuse_data(refused, recipe_file, given, why, "has image, caption")
 
 
 def test_parquet_with_test_files_only(refused: Refusal, recipe_file: Path, given: Path) -> None:
