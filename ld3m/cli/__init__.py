@@ -1,6 +1,5 @@
-"""The command line: one function a command; whatever is heavy is imported inside."""
+"""The command line: a file per command, and what they share. What a command does is in the other packages."""
 
-from ld3m.cli import ablating, making, results
 from ld3m.cli.app import app
 
-__all__ = ["ablating", "app", "making", "results"]
+__all__ = ["app"]

@@ -1,21 +1,41 @@
-"""The program that commands add themselves to, and what they share."""
+"""The program: its commands, in the panels and the order that `ld3m --help` shows."""
 
 from typing import Annotated
 
 import typer
 
+from ld3m.cli.ablate import ablate
+from ld3m.cli.convert_prior import convert_prior
+from ld3m.cli.distill import distill
+from ld3m.cli.env import env
+from ld3m.cli.evaluate import evaluate
+from ld3m.cli.experts import experts
+from ld3m.cli.plan import plan
+from ld3m.cli.push_to_hub import push_to_hub
+from ld3m.cli.render import render
+from ld3m.cli.report import report
+from ld3m.cli.status import status
+from ld3m.cli.train_prior import train_prior
+
+PANELS = {
+    "Make": (distill, plan, train_prior, experts, convert_prior),
+    "Measure": (evaluate, ablate),
+    "Share": (report, render, push_to_hub),
+    "Inspect": (status, env),
+}
+"""The commands by panel, both in the order of a user's day; underscores in a name become dashes."""
+
 app = typer.Typer(
     name="ld3m",
     help="Distil an image data set into a few images per class through a frozen latent diffusion model.",
     no_args_is_help=True,
-    rich_markup_mode="markdown",  # which flows paragraphs anew, as wide as the terminal is
-    add_completion=False,
+    rich_markup_mode="markdown",  # the other modes keep the line breaks of the docstrings
     pretty_exceptions_enable=False,
 )
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         from ld3m import __version__
 
         typer.echo(f"ld3m {__version__}")
@@ -25,10 +45,12 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def ld3m(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Distil an image data set into a few images per class through a frozen latent diffusion model."""
 
 
-Output = Annotated[str | None, typer.Option("--output", "-o", metavar="DIR", help="Where the result goes.")]
+for panel, commands in PANELS.items():
+    for command in commands:
+        app.command(rich_help_panel=panel)(command)

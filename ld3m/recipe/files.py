@@ -17,17 +17,23 @@ from ld3m.recipe.prior import PriorRecipe
 AnyRecipe = TypeVar("AnyRecipe", Recipe, PriorRecipe)
 
 
+FOLDERS = (Path("recipes"), PACKAGE / "recipes", PACKAGE.parent / "recipes")
+"""Where recipes are found by name: the working folder, the installed package, a checkout of it."""
+
+
 def find(name: str) -> Path:
     """The file that a recipe's name means: a path, or NAME for recipes/NAME.yaml here or in the package."""
-    package = PACKAGE
-    folders = [Path("recipes"), package / "recipes", package.parent / "recipes"]
-    for path in [Path(name), *(folder / f"{name}.yaml" for folder in folders)]:
+    for path in [Path(name), *(folder / f"{name}.yaml" for folder in FOLDERS)]:
         if path.is_file():
             return path
-    known = sorted(
-        {path.relative_to(folder).with_suffix("").as_posix() for folder in folders for path in folder.rglob("*.yaml")}
+    raise UserError(f"{name}: there is no such recipe; give a YAML file or one of {', '.join(shipped())}")
+
+
+def shipped() -> list[str]:
+    """The names by which `find` knows recipes, sorted."""
+    return sorted(
+        {path.relative_to(folder).with_suffix("").as_posix() for folder in FOLDERS for path in folder.rglob("*.yaml")}
     )
-    raise UserError(f"{name}: there is no such recipe; give a YAML file or one of {', '.join(known)}")
 
 
 def load(kind: type[AnyRecipe], name: str, overrides: list[str] | None = None) -> AnyRecipe:
@@ -108,7 +114,7 @@ def _explain(kind: type[BaseModel], mistake: Any) -> str:
         case "missing":
             return f"{key}: is missing"
         case "model_type":
-            known = [name.removeprefix(f"{key}.") for name in _keys(kind) if name.rpartition(".")[0] == key]
+            known = [name.removeprefix(f"{key}.") for name in keys(kind) if name.rpartition(".")[0] == key]
             return f"{key}: {value!r} is not right: give a section with some of {', '.join(known)}"
         case "value_error":  # one of ours; that of a whole section names the key below it
             section = f"{key}." if key and isinstance(value, BaseModel | dict) else f"{key}: " if key else ""
@@ -119,20 +125,20 @@ def _explain(kind: type[BaseModel], mistake: Any) -> str:
 def _right_key(kind: type[BaseModel], key: str) -> str:
     """The nearest key of the same section, or keys of that name in others, or all that the section has."""
     section, dot, last = key.rpartition(".")
-    known = [name.rpartition(".")[2] for name in _keys(kind) if name.rpartition(".")[0] == section]
+    known = [name.rpartition(".")[2] for name in keys(kind) if name.rpartition(".")[0] == section]
     near = [f"{section}{dot}{name}" for name in difflib.get_close_matches(last, known, n=1)]
-    found = near or [name for name in _keys(kind) if name.rpartition(".")[2] == last]
+    found = near or [name for name in keys(kind) if name.rpartition(".")[2] == last]
     return f"did you mean {' or '.join(found)}?" if found else f"known are {', '.join(known)}"
 
 
-def _keys(kind: type[BaseModel], prefix: str = "") -> list[str]:
+def keys(kind: type[BaseModel], prefix: str = "") -> list[str]:
     """Every key of a recipe, with the sections it is in before it."""
-    keys = []
+    names = []
     for name, field in kind.model_fields.items():
-        keys.append(prefix + name)
+        names.append(prefix + name)
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            keys += _keys(field.annotation, f"{prefix}{name}.")
-    return keys
+            names += keys(field.annotation, f"{prefix}{name}.")
+    return names
 
 
 def to_yaml(recipe: Recipe | PriorRecipe) -> str:

@@ -1,0 +1,146 @@
+"""What `import ld3m` offers to programs and notebooks: the commands that make, measure and load, as functions.
+
+`ld3m/__init__.py` opens these names when they are first asked for.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ld3m.recipe import Recipe, SamplerRecipe
+from ld3m.recipe.files import load
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from ld3m.priors import Prior
+
+
+def load_recipe(name: str | Path, *overrides: str) -> Recipe:
+    """Reads a recipe of a distillation.
+
+    Args:
+        name: a YAML file, or the name of a shipped recipe, such as "quickstart".
+        overrides: `KEY=VALUE` as on the command line, such as "distill.iterations=20".
+
+    Raises:
+        UserError: with one line for each mistake.
+    """
+    return load(Recipe, str(name), list(overrides))
+
+
+def distill(
+    recipe: Recipe | str | Path,
+    *overrides: str,
+    output: str | Path | None = None,
+    resume: bool | str | Path = True,
+) -> Path:
+    """Distils a data set, as `ld3m distill` does.
+
+    Args:
+        recipe: a recipe, or what `load_recipe` takes.
+        overrides: `KEY=VALUE`, if `recipe` is a name or a file.
+        output: the run folder; by default the recipe's.
+        resume: whether an unfinished run in that folder is resumed or replaced; or another run's folder or a
+            checkpoint to resume from.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        UserError: for a mistake in the recipe, or a folder that holds something else.
+        TypeError: for overrides of a recipe that is loaded already.
+        SystemExit: after an interrupt, once a checkpoint is saved; the same call resumes from it.
+    """
+    from ld3m.distillation.loop import distill
+
+    if not isinstance(recipe, Recipe):
+        recipe = load_recipe(recipe, *overrides)
+    elif overrides:
+        raise TypeError(f"{overrides[0]}: overrides go to ld3m.load_recipe when the recipe is loaded")
+    if output is not None:
+        recipe = recipe.model_copy(update={"output": str(output)})
+    return distill(recipe, resume is not False, None if isinstance(resume, bool) else Path(resume))
+
+
+def evaluate(
+    run: str | Path | None = None,
+    *overrides: str,
+    recipe: str | Path | None = None,
+    against: Sequence[str | Path] = (),
+    split: str = "test",
+    scores: bool = False,
+) -> dict[str, Any]:
+    """Trains networks on a distilled set and tests them on real images, as `ld3m evaluate` does.
+
+    Args:
+        run: a finished run's folder, by default the newest in runs/; "user/name" on the Hub, a folder of images by
+            class, or a .pt file.
+        overrides: `KEY=VALUE`, such as "evaluate.arch=[convnet,resnet18]" or "evaluate.seeds=2".
+        recipe: the recipe whose data and protocol are used; required for a set that has no recipe of its own.
+        against: baselines ("random", "herding", "k-center", "easy", "hard", "full") and folders of other runs of the
+            same data.
+        split: the images to test on, "test" or "validation".
+        scores: whether to measure what DD-Ranking's scores need.
+
+    Returns:
+        The run's evaluation.json. `results` has a row for each set and architecture: `trained_on`, `arch`, `mean` and
+        `std` in %, and the `accuracies` of the single networks.
+
+    Raises:
+        UserError: for an unknown run, baseline, architecture or split.
+    """
+    from ld3m.evaluation.evaluate import evaluate
+
+    names = [] if run is None else [str(run)]
+    folder, measured_by = set_and_recipe(names, None if recipe is None else str(recipe), list(overrides))
+    report, _ = evaluate(folder, measured_by, [str(name) for name in against], split, scores)
+    return report
+
+
+def set_and_recipe(names: Sequence[str], recipe: str | None, overrides: list[str]) -> tuple[Path, Recipe]:
+    """The folder of a distilled set, and the recipe by which it is measured: its own, unless one is named.
+
+    Args:
+        names: one set, or none for the newest finished run in runs/.
+        recipe: a file, or the name of a shipped recipe.
+        overrides: `KEY=VALUE`, of either recipe.
+
+    Raises:
+        UserError: for an unknown set, or a mistake in the recipe.
+    """
+    from ld3m.runs import folder as run
+    from ld3m.runs import imported
+
+    folder = imported.find(names, recipe, overrides)
+    return folder, load(Recipe, recipe, overrides) if recipe else run.load_recipe(folder, overrides)
+
+
+def load_latents(run: str | Path) -> "dict[str, Tensor]":
+    """The tensors of a finished run.
+
+    Returns:
+        On the CPU: `z`, float32 [N, *latent_shape]; `c`, float32 [N, *conditioning_shape]; `labels`, int64 [N].
+    """
+    from ld3m.runs import folder
+
+    return folder.read_latents(Path(run))[0]
+
+
+def load_prior(source: Recipe | str | Path, device: "str | torch.device" = "cpu") -> "Prior":
+    """Loads a frozen latent diffusion model, which `ld3m.sampling.render` takes.
+
+    Args:
+        source: a recipe, for the prior it names with its settings; or, as `prior.source`, a folder, `hub:<id>`, or the
+            name of a packaged prior.
+        device: where it goes.
+
+    Raises:
+        UserError: if it is not a latent diffusion model in diffusers' layout.
+    """
+    from ld3m import priors
+
+    if isinstance(source, Recipe):
+        return priors.of(source, device)
+    return priors.load(SamplerRecipe(source=str(source)), device)

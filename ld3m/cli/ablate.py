@@ -1,0 +1,79 @@
+"""`ld3m ablate`."""
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ld3m.cli import completion
+from ld3m.cli.arguments import Arch, AsJson, Output, Seeds, Split, evaluation_overrides, names_and_overrides
+
+
+def ablate(
+    arguments: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RECIPE… [KEY=VALUE…]",
+            help="YAML files or names of shipped recipes, and overrides that apply to all of them.",
+            autocompletion=completion.recipes_and_overrides,
+        ),
+    ],
+    axis: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=V1,V2,…",
+            help="A key of the recipe and the values to compare; may be repeated. The values of seed are distillation "
+            "seeds, whose networks are pooled into one row.",
+            autocompletion=completion.overrides,
+        ),
+    ] = None,
+    arch: Arch = None,
+    seeds: Seeds = None,
+    against: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME,…",
+            help="Baselines: as many real images chosen by random, herding, k-center, easy or hard; full for all real "
+            "images. Cells that share a baseline share its measurement.",
+        ),
+    ] = "",
+    split: Split = "test",
+    output: Output = None,
+    as_json: AsJson = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the cells and exit.")] = False,
+) -> None:
+    """Distil and evaluate every combination of settings, and compare them.
+
+    For example: ld3m ablate fashion-mnist --axis prior.skip=none,reference,paper --axis prior.steps=5,10,20 --axis
+    seed=0,1 --against random
+
+    A cell is one combination of a recipe and a value of each axis. Each cell is an ordinary run in
+    `DIR/<recipe>/<key=value,…>`, which ld3m status, report and evaluate accept. DIR is --output, by default
+    `ablations/<name of the first recipe>`.
+
+    With two or more distillation seeds, a second table compares each row with the first, paired by seed, with 95 %
+    intervals; so name first what the others are compared with. Five seeds give much tighter intervals than two.
+
+    DIR/ablation.json, .md and .svg are updated after each cell. Interrupt it at any time: the same command resumes, and
+    finished cells are kept, even if you add values to an axis.
+
+    Several processes share the classes and the networks of each cell: accelerate launch -m ld3m ablate RECIPE …
+    """
+    recipes, overrides = names_and_overrides(arguments)
+    overrides += evaluation_overrides(arch, seeds)
+    from ld3m.ablation.ablate import ablate as run_all
+    from ld3m.ablation.cells import Ablation
+    from ld3m.ablation.table import markdown
+
+    names = [name for name in against.split(",") if name]
+    ablation = Ablation.of(recipes, overrides, axis or [], Path(output) if output else None, names, split)
+    if dry_run:
+        for cell in ablation.cells:
+            typer.echo(f"{cell.recipe.folder}: {cell.name}")
+        raise typer.Exit
+    report, is_main = run_all(ablation, f"ld3m {shlex.join(sys.argv[1:])}")
+    if is_main:
+        typer.echo(json.dumps(report, indent=2, ensure_ascii=False) if as_json else markdown(report), nl=as_json)

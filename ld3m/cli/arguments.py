@@ -1,0 +1,149 @@
+"""Arguments that several commands take, and how they are read."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ld3m.cli import completion
+from ld3m.errors import UserError
+
+if TYPE_CHECKING:
+    from ld3m.recipe import Recipe
+    from ld3m.recipe.files import AnyRecipe
+
+# --- recipes and what is made of them ----------------------------------------------------------------------
+
+RECIPE_HELP, OVERRIDES_HELP = "A YAML file, or the name of a shipped recipe.", "Overrides, such as "
+
+RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help=RECIPE_HELP, autocompletion=completion.recipes)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="KEY=VALUE", help=f"{OVERRIDES_HELP}distill.iterations=200.", autocompletion=completion.overrides
+    ),
+]
+PriorRecipeArgument = Annotated[
+    str, typer.Argument(metavar="RECIPE", help=RECIPE_HELP, autocompletion=completion.prior_recipes)
+]
+PriorOverrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="KEY=VALUE", help=f"{OVERRIDES_HELP}denoiser.steps=2000.", autocompletion=completion.prior_overrides
+    ),
+]
+Output = Annotated[str | None, typer.Option("--output", "-o", metavar="DIR", help="The folder to write the result to.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and exit.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+NoResume = Annotated[
+    bool,
+    typer.Option("--no-resume", help="Start again and replace what is in the folder; by default it is resumed."),
+]
+
+
+def _refuse(given: bool) -> None:
+    """Stops a `--resume` without a path, which is what happens anyway."""
+    if given:
+        raise UserError("--resume: resuming is the default, so leave it out; --no-resume starts again")
+
+
+BareResume = Annotated[bool, typer.Option("--resume", hidden=True, is_eager=True, callback=_refuse)]
+"""`--resume` of commands that resume from nowhere but their own folder; `distill` takes a path with it."""
+
+
+def resolve(
+    kind: "type[AnyRecipe]", recipe: str, overrides: list[str] | None, dry_run: bool = False, output: str | None = None
+) -> "AnyRecipe":
+    """The recipe of a command, with its overrides applied; a dry run prints it and exits.
+
+    Args:
+        kind: `Recipe` or `PriorRecipe`.
+        recipe: a file, or the name of a shipped recipe.
+        overrides: `KEY=VALUE`.
+        dry_run: whether to print the recipe and exit.
+        output: overrides the recipe's `output`.
+
+    Raises:
+        UserError: with one line for each mistake.
+    """
+    from ld3m.recipe import Recipe
+    from ld3m.recipe.files import load, to_yaml
+
+    overrides = list(overrides or [])
+    if output is not None:
+        overrides.append(f"output={json.dumps(output, ensure_ascii=False)}")  # quoted: a folder's name is not YAML
+    resolved = load(kind, recipe, overrides)
+    if dry_run:
+        typer.echo(to_yaml(resolved), nl=False)
+        if isinstance(resolved, Recipe):
+            typer.echo(_weights(resolved))
+        raise typer.Exit
+    return resolved
+
+
+def _weights(recipe: "Recipe") -> str:
+    """The size of the prior's weights, as a YAML comment."""
+    from ld3m.priors.folder import weight_bytes
+
+    try:
+        parameters, size = weight_bytes(recipe.prior)
+    except UserError as error:  # the prior may be on the Hub, and a dry run needs no network
+        return f"# {error}"
+    return f"# The prior: {parameters / 1e6:,.2f} M parameters, {size / 1e6:,.2f} MB on each process"
+
+
+# --- runs, and how they are measured -----------------------------------------------------------------------
+
+RunArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="RUN", help="A finished run; by default the newest in runs/.", autocompletion=completion.runs
+    ),
+]
+SetAndOverrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="RUN KEY=VALUE",
+        help="A distilled set: a finished run (by default the newest in runs/), USER/NAME on the Hub, a folder of "
+        "images by class, or a .pt file; and overrides, such as evaluate.epochs=300.",
+        autocompletion=completion.runs_and_overrides,
+    ),
+]
+MeasuredBy = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe",
+        metavar="RECIPE",
+        help="The recipe whose data and protocol are used; required for a set that has no recipe of its own.",
+        autocompletion=completion.recipes,
+    ),
+]
+Arch = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME,…",
+        help="Networks to train: convnet, resnet18, vgg11, alexnet, vit, `timm/<model>`; by default the recipe's.",
+    ),
+]
+Seeds = Annotated[int | None, typer.Option(metavar="N", help="Networks per architecture; by default the recipe's.")]
+Split = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="The images to test on: test, or validation if the recipe holds some out.",
+        autocompletion=completion.splits,
+    ),
+]
+
+
+def names_and_overrides(arguments: list[str] | None) -> tuple[list[str], list[str]]:
+    """Splits `NAME … KEY=VALUE …` into both; an existing path with a = in it is a name."""
+    names = [argument for argument in arguments or [] if "=" not in argument or Path(argument).exists()]
+    return names, [argument for argument in arguments or [] if argument not in names]
+
+
+def evaluation_overrides(arch: str | None, seeds: int | None) -> list[str]:
+    """`--arch` and `--seeds` as overrides of a recipe."""
+    chosen = [] if arch is None else [f"evaluate.arch=[{arch}]"]
+    return chosen if seeds is None else [*chosen, f"evaluate.seeds={seeds}"]

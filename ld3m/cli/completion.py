@@ -1,0 +1,129 @@
+"""What the shell offers when Tab is pressed: recipes, keys with values, run folders. Nothing here imports PyTorch."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
+
+import typer
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+PRIOR_RECIPES = "prior-"
+"""How the names of recipes for `ld3m train-prior` begin."""
+RUNS = ("runs/*", "imported/*", "ablations/*/*/*")
+"""Where the commands put run folders, below the working folder."""
+
+
+def recipes(incomplete: str) -> list[str]:
+    """Names of recipes of distillations, as far as they begin like the incomplete word."""
+    return [name for name in _shipped(incomplete) if not name.startswith(PRIOR_RECIPES)]
+
+
+def prior_recipes(incomplete: str) -> list[str]:
+    """Names of recipes of priors."""
+    return [name for name in _shipped(incomplete) if name.startswith(PRIOR_RECIPES)]
+
+
+def runs(incomplete: str) -> list[str]:
+    """Run folders, finished or not."""
+    found = (path.parent.as_posix() for place in RUNS for path in Path().glob(f"{place}/recipe.yaml"))
+    return sorted(folder for folder in found if folder.startswith(incomplete))
+
+
+def overrides(ctx: typer.Context, incomplete: str) -> list[str]:
+    """`KEY=VALUE` of a recipe of a distillation."""
+    from ld3m.recipe import Recipe
+
+    return _overrides(Recipe, _previous(ctx), incomplete)
+
+
+def prior_overrides(ctx: typer.Context, incomplete: str) -> list[str]:
+    """`KEY=VALUE` of a recipe of a prior."""
+    from ld3m.recipe.prior import PriorRecipe
+
+    return _overrides(PriorRecipe, _previous(ctx), incomplete)
+
+
+def recipes_and_overrides(ctx: typer.Context, incomplete: str) -> list[str]:
+    """For an argument that takes both."""
+    return recipes(incomplete) + overrides(ctx, incomplete)
+
+
+def runs_and_overrides(ctx: typer.Context, incomplete: str) -> list[str]:
+    """For an argument that takes both."""
+    return runs(incomplete) + overrides(ctx, incomplete)
+
+
+def skips(incomplete: str) -> list[str]:
+    """The decaying skip's placements."""
+    from ld3m.recipe import Recipe
+
+    return _begin(_values(Recipe, "prior.skip"), incomplete)
+
+
+def splits(incomplete: str) -> list[str]:
+    """Images that networks may be tested on."""
+    return _begin(("test", "validation"), incomplete)
+
+
+def _begin(words: Iterable[str], incomplete: str) -> list[str]:
+    return [word for word in words if word.startswith(incomplete)]
+
+
+def _shipped(incomplete: str) -> list[str]:
+    from ld3m.recipe.files import shipped
+
+    return _begin(shipped(), incomplete)
+
+
+def _previous(ctx: typer.Context) -> Sequence[str]:
+    """The words before the incomplete one that belong to the same argument."""
+    return next((value for value in ctx.params.values() if isinstance(value, list | tuple)), ())
+
+
+def _overrides(kind: "type[BaseModel]", previous: Sequence[str], incomplete: str) -> list[str]:
+    """Keys with a = behind them; of the only one that is left, its values too.
+
+    Bash ends a word at each =, so a value may come alone: after the key, or after the key and the =.
+    """
+    from ld3m.recipe.files import keys
+
+    known = keys(kind)
+    sections = {key.rpartition(".")[0] for key in known}
+    known = [key for key in known if key not in sections]
+    key, equals, _ = incomplete.partition("=")
+    before = [word for word in previous[-2:] if word != "="]
+    if before and before[-1] in known:
+        return _begin(_values(kind, before[-1]), incomplete)
+    if equals:
+        return _begin((f"{key}={value}" for value in _values(kind, key)), incomplete) if key in known else []
+    left = _begin(known, incomplete)
+    if len(left) == 1:  # more than one word is offered, so that shells put no blank behind the =
+        return [f"{left[0]}=", *(f"{left[0]}={value}" for value in _values(kind, left[0]))]
+    return [f"{key}=" for key in left]
+
+
+def _values(kind: "type[BaseModel]", key: str) -> list[str]:
+    """The values that a key may have where there are few, else its default if it has one."""
+    *sections, last = key.split(".")
+    for section in sections:
+        kind = kind.model_fields[section].annotation  # type: ignore[assignment]
+    field = kind.model_fields[last]
+    values = list(_named(field.annotation))
+    if isinstance(field.default, str | int | float) and not isinstance(field.default, bool):
+        values.append(str(field.default))
+    return list(dict.fromkeys(values))
+
+
+def _named(annotation: Any) -> Iterator[str]:
+    """The values that a type lists."""
+    if annotation is bool:
+        yield from ("true", "false")
+    elif get_origin(annotation) is Literal:
+        yield from map(str, get_args(annotation))
+    elif get_origin(annotation) in (Union, UnionType):
+        for member in get_args(annotation):
+            if member is not type(None):
+                yield from _named(member)

@@ -1,0 +1,43 @@
+"""`ld3m convert-prior`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def convert_prior(
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT", help="The original's .ckpt or .safetensors, or the name of a KIND.")
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write, for prior.source.")],
+    kind: Annotated[
+        str,
+        typer.Option(
+            metavar="KIND",
+            help="cin256-v2, ffhq256, celebahq256, or auto to recognise it by its tensors.",
+        ),
+    ] = "auto",
+    config: Annotated[
+        Path | None, typer.Option(metavar="YAML", help="The original's configuration, for a model of another kind.")
+    ] = None,
+) -> None:
+    """Convert an original latent-diffusion checkpoint (CompVis) to a prior.
+
+    Writes a folder in diffusers' layout, in safetensors. No code pickled in the checkpoint is run. Every tensor is
+    converted or listed as left out in OUT/provenance.json.
+
+    Given the name of a KIND instead of a file, it writes the configurations alone, which is enough for ld3m plan
+    --device.
+    """
+    from ld3m.priors.convert import KINDS, convert, write_configurations
+
+    if str(checkpoint) in KINDS and not checkpoint.exists():
+        write_configurations(str(checkpoint), out)
+        typer.echo(f"{out}: the configurations of {checkpoint} without weights, for ld3m plan --device")
+        return
+    report = convert(checkpoint, out, kind, config)
+    left_out = len(report["tensors left out"])
+    typer.echo(
+        f"{out}: {report['kind']}, {report['tensors used']} tensors, {left_out} left out, listed in provenance.json"
+    )

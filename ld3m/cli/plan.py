@@ -1,0 +1,45 @@
+"""`ld3m plan`."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from ld3m.cli.arguments import AsJson, Overrides, RecipeArgument, resolve
+
+
+def plan(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    processes: Annotated[
+        int, typer.Option("--processes", metavar="N", min=1, help="Processes that share the classes.")
+    ] = 1,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Look this GPU up in a table instead of measuring this machine: a100-40gb, a100-80gb, h100-80gb, "
+            "h200-141gb, l4-24gb, l40s-48gb.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Predict a run's memory, hours and disk space before you pay for it.
+
+    By default it times part of an iteration on this machine, in about a minute: ld3m plan quickstart
+
+    With --device it needs neither images nor weights, only the JSON files of the prior's folder: ld3m plan imagenet1k
+    prior.source=priors/cin256-v2 --processes 8 --device h100-80gb
+
+    It also counts shards, denoiser calls and communication, warns of what will not fit, and names the override that
+    makes it fit.
+    """
+    from dataclasses import asdict
+
+    from ld3m.recipe import Recipe
+
+    resolved = resolve(Recipe, recipe, overrides)
+    from ld3m.distillation.plan import plan, table
+
+    result = plan(resolved, processes, device)
+    typer.echo(json.dumps(asdict(result), indent=2) if as_json else table(result))
