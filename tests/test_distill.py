@@ -211,7 +211,7 @@ def test_what_no_run_goes_on_from(finished: Path, recipe_file: Path, ld3m: Calla
         ("--resume", "nowhere"): "--resume: nowhere is no checkpoint and no run with one",
         ("--resume", finished, "prior.skip=none"): "is of another recipe",
         ("--resume", finished, "-o", finished.parent / "other"): "distill.iterations: 4, but",
-        ("--resume", finished, "--no-resume"): "give one of the two",
+        ("--resume", finished, "--no-resume"): "--resume and --no-resume are mutually exclusive",
     }
     for arguments, told in cases.items():
         outcome = ld3m("distill", recipe_file, *arguments)

@@ -45,7 +45,7 @@ def ablate(
     as_json: AsJson = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the cells and exit.")] = False,
 ) -> None:
-    """Distil and evaluate every combination of settings, and compare them.
+    """Distil, evaluate and compare combinations of settings.
 
     For example: ld3m ablate fashion-mnist --axis prior.skip=none,reference,paper --axis prior.steps=5,10,20 --axis
     seed=0,1 --against random

@@ -22,10 +22,10 @@ def convert_prior(
         Path | None, typer.Option(metavar="YAML", help="The original's configuration, for a model of another kind.")
     ] = None,
 ) -> None:
-    """Convert an original latent-diffusion checkpoint (CompVis) to a prior.
+    """Convert an original checkpoint (CompVis) to a prior.
 
-    Writes a folder in diffusers' layout, in safetensors. No code pickled in the checkpoint is run. Every tensor is
-    converted or listed as left out in OUT/provenance.json.
+    Writes a latent diffusion model as a folder in diffusers' layout, in safetensors. No code pickled in the checkpoint
+    is run. Every tensor is converted or listed as left out in OUT/provenance.json.
 
     Given the name of a KIND instead of a file, it writes the configurations alone, which is enough for ld3m plan
     --device.

@@ -53,7 +53,7 @@ def evaluate(
     split: Split = "test",
     as_json: AsJson = False,
 ) -> None:
-    """Train networks on a distilled set and test them on real images.
+    """Train networks on a distilled set, test them on real images.
 
     Prints mean ± std over seeds for each architecture, and for the mean over all architectures but the one the set was
     distilled with. For each baseline it prints the mean difference, its 95 % interval and the p-value of a t-test

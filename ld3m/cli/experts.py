@@ -10,9 +10,9 @@ def experts(
     no_resume: NoResume = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Train networks on the real images, which some recipes match.
+    """Train networks on the real images, if a recipe needs them.
 
-    They are needed by distill.objective=mtt, which matches their trajectories, and by distill.networks=experts.
+    A recipe with distill.objective=mtt needs them, as it matches their trajectories; so does distill.networks=experts.
 
     It first says how much disk space they take. Interrupt it at any time: the same command resumes.
 

@@ -24,7 +24,7 @@ def plan(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Predict a run's memory, hours and disk space before you pay for it.
+    """Predict a run's memory, hours and disk space beforehand.
 
     By default it times part of an iteration on this machine, in about a minute: ld3m plan quickstart
 

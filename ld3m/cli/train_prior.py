@@ -11,11 +11,11 @@ def train_prior(
     no_resume: NoResume = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Train a small class-conditional latent diffusion model on your images.
+    """Train a small latent diffusion model on your own images.
 
     For example: ld3m train-prior prior-fashion-mnist name=photos data.source=photos data.channels=3
 
-    The trained model is evaluated at the end. Interrupt it at any time: the same command resumes.
+    The model is class-conditional, and is evaluated at the end. Interrupt it at any time: the same command resumes.
 
     Several processes share each batch: accelerate launch -m ld3m train-prior RECIPE
     """
