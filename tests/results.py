@@ -1,11 +1,12 @@
-"""The tables in the Markdown files, written from the measurements that they come from.
+"""The measured tables in the Markdown pages, generated from their JSON files.
 
     python tests/results.py [NAME RUN COMMAND]
 
-Between `<!-- recipes/results/NAME.json -->` and `<!-- end -->` stands what `ld3m ablate` or `ld3m evaluate` says of
-that file, or a table of the norms of tests/benchmarks/gradient_norms.py; where NAME is `*`, a summary of several.
-Several files of ablations become one table, with differences from the first row of the first. With arguments the
-evaluation of a run's folder becomes recipes/results/NAME.json first, beside the command that made it.
+Between `<!-- recipes/results/NAME.json -->` and `<!-- end -->` stands the table that `ld3m ablate` or `ld3m evaluate`
+prints for that file, or a table of the norms of tests/benchmarks/gradient_norms.py; for `*`, the summary. Command,
+machine and protocol are folded below each table; captions are left to the page, which has each of them once.
+Several files of ablations become one table, with differences from the first row of the first file. With arguments,
+the evaluation in the run folder RUN first becomes recipes/results/NAME.json, with the COMMAND that made it.
 """
 
 import json
@@ -19,49 +20,45 @@ from ld3m.evaluation.tables import accuracy_table
 from ld3m.machine.environment import machine
 
 ROOT = Path(__file__).parent.parent
-PAGES = (ROOT / "README.md", ROOT / "recipes" / "README.md")
 RESULTS = ROOT / "recipes" / "results"
+PAGES = (ROOT / "README.md", ROOT / "recipes" / "SPEED.md", RESULTS / "README.md")
+"""The pages with generated tables."""
 BLOCK = re.compile(r"(<!-- ((?:recipes/results/[\w*-]+\.json )+)-->\n).*?(<!-- end -->)", re.DOTALL)
+CAPTION = re.compile(r"(Accuracy|Difference) in ")
+"""How the captions of an ablation's tables begin."""
 SUMMARY = {
     "random real images": ("baselines random", "whole random"),
-    "herding, real images": ("baselines herding", "whole herding"),
-    "pixel space": ("baselines pixels", "whole pixels"),
-    "pixel space, mean and deviation": ("", "moments moments"),
-    "the autoencoder alone": ("baselines autoencoder", "whole autoencoder"),
-    "full chain, no skip": ("baselines no-skip", ""),
-    "full chain, `paper` skip": ("baselines paper", ""),
-    "full chain, `reference` skip": ("baselines reference", "whole-reference reference"),
-    "four in one: random real images": ("several random", ""),
-    "four in one: the autoencoder alone": ("several autoencoder", ""),
-    "four in one: pixel space, mean and deviation": ("one 2", "ten pixels"),
-    "sixteen in one: random real images": ("one-random random", ""),
-    "sixteen in one: pixel space, mean and deviation": ("one 4", ""),
+    "herded real images": ("baselines herding", "whole herding"),
+    "pixel space, no prior": ("baselines pixels", "whole pixels"),
+    "latents, full chain without the skip": ("baselines no-skip", ""),
+    "latents, full chain with the skip": ("baselines reference", "whole-reference reference"),
+    "best recipe: several small images in each, no prior": ("one 4", "ten pixels"),
 }
 """Rows of the summary: the file, and the recipe or value of its row, at one and at ten images per class."""
 
 SECTIONS = {
     "baselines": "baselines",
-    **dict.fromkeys(["several", "one", "one-random"], "several-images-in-one"),
-    **dict.fromkeys(["whole", "whole-reference", "moments", "ten"], "ten-images-per-class"),
+    "one": "several-images-in-one",
+    **dict.fromkeys(["whole", "whole-reference", "ten"], "ten-images-per-class"),
 }
-"""Where in recipes/README.md the table of each of these files is."""
+"""The section of recipes/results/README.md that has the table of each of these files."""
 
 
 def filled(text: str) -> str:
-    """A page with each of its blocks as its JSON file has it."""
+    """A page with each of its blocks generated from its JSON files."""
 
-    def anew(block: re.Match[str]) -> str:
+    def generate(block: re.Match[str]) -> str:
         if "*" in block[2]:
             return f"{block[1]}\n{summary()}\n{block[3]}"
         report = joined([json.loads((ROOT / name).read_text(encoding="utf-8")) for name in block[2].split()])
-        show = norms if "norms" in report else markdown if "rows" in report else scored
+        show = norms if "norms" in report else ablation if "rows" in report else evaluation
         return f"{block[1]}\n{show(report)}\n{block[3]}"
 
-    return BLOCK.sub(anew, text)
+    return BLOCK.sub(generate, text)
 
 
 def joined(reports: list[dict[str, Any]]) -> dict[str, Any]:
-    """Ablations as one: rows and commands of all of them."""
+    """Ablations as one: the rows and commands of all of them."""
     first, *others = reports
     for other in others:
         axes = [*first["axes"], *(key for key in other["axes"] if key not in first["axes"])]
@@ -72,41 +69,79 @@ def joined(reports: list[dict[str, Any]]) -> dict[str, Any]:
 
 def summary() -> str:
     """Accuracies of the ConvNet by how the images were made, from several files."""
-    lines = ["| ConvNet-3 | one image per class | ten |", "| --- | --: | --: |"]
-    lines += [f"| {name} | {' | '.join(map(accuracy, places))} |" for name, places in SUMMARY.items()]
+    lines = ["| ConvNet-3, accuracy in % | 1 image per class | 10 per class |", "| --- | --: | --: |"]
+    lines += [f"| {name} | {' | '.join(map(accuracy, sources))} |" for name, sources in SUMMARY.items()]
     return "\n".join(lines) + "\n"
 
 
-def accuracy(place: str) -> str:
-    """A file's row as the tables have it, with a link to its table; nothing for nothing."""
-    if not place:
+def accuracy(source: str) -> str:
+    """A row of a file ("FILE ROW") as the tables show it, linked to its table; an empty cell for an empty source."""
+    if not source:
         return ""
-    file, name = place.split()
+    file, name = source.split()
+    return f"[{accuracy_cell(row(file, name)['accuracies']['convnet'])}](recipes/results/README.md#{SECTIONS[file]})"
+
+
+def row(file: str, name: str) -> dict[str, Any]:
+    """The one row of recipes/results/FILE.json whose recipe, or value of an axis, is of that name."""
     rows = json.loads((RESULTS / f"{file}.json").read_text(encoding="utf-8"))["rows"]
-    (row,) = (row for row in rows if name in (row_label(row, rows), *map(str, row["settings"].values())))
-    return f"[{accuracy_cell(row['accuracies']['convnet'])}](recipes/README.md#{SECTIONS[file]})"
+    (only,) = (each for each in rows if name in (row_label(each, rows), *map(str, each["settings"].values())))
+    return dict(only)
+
+
+def ablation(report: dict[str, Any]) -> str:
+    """The tables of an ablation, and folded what `ld3m ablate` writes below them."""
+    paragraphs = [part for part in markdown(report).strip().split("\n\n") if not CAPTION.match(part)]
+    tables = [part for part in paragraphs if part.startswith("|")]
+    notes = [part for part in paragraphs if not part.startswith(("|", "Command: "))]
+    return "\n\n".join([*tables, folded(report["command"], notes)]) + "\n"
+
+
+def captions(report: dict[str, Any]) -> list[str]:
+    """The captions of an ablation's tables."""
+    return [part for part in markdown(report).strip().split("\n\n") if CAPTION.match(part)]
 
 
 def norms(report: dict[str, Any]) -> str:
-    """Gradient norms as shares of that at the fewest steps, a row each skip, and how they were measured."""
+    """Gradient norms as shares of the norm at the fewest steps, one row per skip."""
     rows = {f"{skip} skip": row for skip, row in report["norms"].items()} | {"paper's Table 1": report["paper"]}
     steps = report["steps"]
     lines = [f"| | {' | '.join(f'S = {count}' for count in steps)} | norm at S = {steps[0]} |"]
     lines.append("| --- |" + " --: |" * (len(steps) + 1))
-    for name, row in rows.items():
-        shares = [f"{norm / row[0]:.2f}" for norm in row]
-        lines.append(f"| {name} | {' | '.join(shares)} | {row[0]:.3g} |")
-    return "\n".join(lines) + f"\n\n{made(report)}\n"
+    for name, values in rows.items():
+        shares = [f"{norm / values[0]:.2f}" for norm in values]
+        lines.append(f"| {name} | {' | '.join(shares)} | {values[0]:.3g} |")
+    return "\n".join([*lines, "", folded(report["command"], [made_on(report)])]) + "\n"
 
 
-def scored(report: dict[str, Any]) -> str:
-    """One run's evaluation, as the command prints it."""
-    return f"```\n{accuracy_table(report)}\n```\n\n{made(report)}\n"
+def evaluation(report: dict[str, Any]) -> str:
+    """One run's evaluation as the command prints it; the protocol of its networks is folded."""
+    lines = accuracy_table(report).splitlines()
+    networks = [f"Networks: `{line.split(': ', 1)[1]}`" for line in lines if line.startswith("networks: ")]
+    shown = [line for line in lines if not line.startswith("networks: ")]
+    return "\n".join(["```", *shown, "```", "", folded(report["command"], [*networks, made_on(report)])]) + "\n"
 
 
-def made(report: dict[str, Any]) -> str:
-    """How and where it was measured."""
-    return f"Command: `{report['command']}`\n\nMachine: `{json.dumps(report['machine'])}`"
+def made_on(report: dict[str, Any]) -> str:
+    """The machine of a report as a line."""
+    return f"Machine: `{json.dumps(report['machine'])}`"
+
+
+def folded(command: str, notes: list[str]) -> str:
+    """Commands, one per line, and notes, one per item, behind one line that opens them."""
+    return "\n".join(
+        [
+            "<details><summary>Command, machine, protocol</summary>",
+            "",
+            "```sh",
+            *command.split("; "),
+            "```",
+            "",
+            *(f"- {note}" for note in notes),
+            "",
+            "</details>",
+        ]
+    )
 
 
 def keep(name: str, run: str, command: str) -> None:

@@ -1,5 +1,6 @@
-"""The published results: what the pages say is what was measured."""
+"""The pages: their figures are what was measured, their links, commands and paths lead somewhere."""
 
+import itertools
 import json
 import re
 import statistics
@@ -7,12 +8,17 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from results import BLOCK, PAGES, RESULTS, filled
+import yaml
+from results import BLOCK, PAGES, RESULTS, ROOT, captions, filled, row
 
+from ld3m.ablation.table import seed_difference
 from ld3m.recipe import Recipe
 from ld3m.recipe.files import digest, find, load
 
-SCRIPT = RESULTS.parent.parent / "launch" / "results.sh"
+MARKDOWN = sorted(
+    path for folder in ("", "recipes", "recipes/results", "launch") for path in (ROOT / folder).glob("*.md")
+)
+SCRIPT = ROOT / "launch" / "results.sh"
 ONLY_SAYS = """
 ablate() { echo "$1 ld3m ablate ${*:2} --output ablations/$1"; }
 ld3m() { :; }
@@ -20,39 +26,86 @@ chart() { :; }
 stack() { :; }
 cifar10-parts() { :; }
 """
-"""In the place of the script's own functions."""
+"""Replaces the script's own functions."""
 REPORTS = sorted(RESULTS.glob("*.json"))
 ABLATIONS = [path for path in REPORTS if "rows" in json.loads(path.read_text(encoding="utf-8"))]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name)
+def name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+# --- figures -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
 def test_tables_are_those_of_their_json(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    assert filled(text) == text  # python tests/results.py writes them anew
+    assert filled(text) == text  # python tests/results.py regenerates them
 
 
 def test_every_result_is_shown() -> None:
     blocks = [block[1] for page in PAGES for block in BLOCK.findall(page.read_text(encoding="utf-8"))]
-    shown = {name for names in blocks for name in names.split()}
-    assert shown == {"recipes/results/*.json", *(f"recipes/results/{path.name}" for path in REPORTS)}
+    assert {file for files in blocks for file in files.split()} == {
+        "recipes/results/*.json",
+        *(name(path) for path in REPORTS),
+    }
+
+
+def test_captions_stand_once() -> None:
+    text = (RESULTS / "README.md").read_text(encoding="utf-8")
+    expected = {caption for path in ABLATIONS for caption in captions(json.loads(path.read_text(encoding="utf-8")))}
+    assert len(expected) == 2
+    assert [text.count(caption) for caption in expected] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("claim", "files", "ours", "theirs", "arch"),
+    [
+        ("{:.1f} points over none (95 % interval {:.1f} to {:.1f}", "baselines", "reference", "no-skip", "convnet"),
+        (
+            "{:.1f} points behind with the ConvNet ({:.1f} to {:.1f})",
+            "baselines",
+            "autoencoder",
+            "reference",
+            "convnet",
+        ),
+        ("{:.1f} points behind it ({:.1f} to {:.1f})", "baselines", "pixels", "reference", "convnet"),
+        (
+            "the autoencoder is {:.1f} points ahead with other networks ({:.1f} to {:.1f})",
+            "cifar10-prior-architectures cifar10-architectures",
+            "autoencoder",
+            "pixels",
+            "cross-architecture",
+        ),
+    ],
+)
+def test_the_readmes_claims_are_differences_of_the_json(
+    claim: str, files: str, ours: str, theirs: str, arch: str
+) -> None:
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    names = files.split()
+    measured = seed_difference(row(names[0], ours), row(names[-1], theirs), arch)
+    mean, low, high = map(float, re.findall(r"[+-]\d+\.\d", measured))
+    assert claim.format(mean, low, high) in text
 
 
 @pytest.mark.parametrize("path", ABLATIONS, ids=lambda path: path.stem)
 def test_figures_are_those_of_the_networks(path: Path) -> None:
-    """Means and deviations computed anew from each network's accuracy; and the recipes are there to run again."""
+    """Means and deviations recomputed from each network's accuracy; and the recipes are there to run again."""
     report = json.loads(path.read_text(encoding="utf-8"))
     assert report["done"] == report["cells"]
     assert report["command"].startswith("ld3m ablate ")
-    for row in report["rows"]:
-        for figures in row["accuracies"].values():
+    for measured in report["rows"]:
+        for figures in measured["accuracies"].values():
             networks = [accuracy for run in figures["by_run"] for accuracy in run]
             assert figures["networks"] == len(networks)
             assert figures["mean"] == pytest.approx(statistics.fmean(networks), abs=0.006)
             assert figures["std"] == pytest.approx(statistics.pstdev(networks), abs=0.006)
     words = report["command"].split()[2:]
-    recipes = words[: next((place for place, word in enumerate(words) if "=" in word or word[0] == "-"), len(words))]
+    recipes = list(itertools.takewhile(lambda word: "=" not in word and word[0] != "-", words))
     assert recipes
-    assert {row["recipe"] for row in report["rows"]} <= {find(name).stem for name in recipes}
+    assert {measured["recipe"] for measured in report["rows"]} <= {find(name).stem for name in recipes}
 
 
 @pytest.mark.parametrize(
@@ -77,11 +130,57 @@ def test_the_script_makes_every_ablation_by_its_command() -> None:
     names = re.search(r"set -- (.*?)\nfor name", end, re.DOTALL)[1].replace("\\\n", " ").split()
     elsewhere = {"quickstart", "scores", "precision", "gradient-norms"}
     calls = "\n".join(name for name in names if name not in elsewhere)
-    said = subprocess.run(
+    printed = subprocess.run(
         ["bash", "-euc", defined + ONLY_SAYS + calls], capture_output=True, text=True, check=True
     ).stdout
-    made = dict(line.split(" ", 1) for line in said.splitlines())
+    made = dict(line.split(" ", 1) for line in printed.splitlines())
     commands = {path.stem: json.loads(path.read_text(encoding="utf-8"))["command"] for path in ABLATIONS}
     assert {name: sorted(made[name].split()) for name in made} == {
         name: sorted(command.split()) for name, command in commands.items()
     }
+
+
+# --- links, commands, paths --------------------------------------------------------------------------------
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub gives a page's headings."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", MARKDOWN, ids=name)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if not re.match(r"https?:", link)]
+    for link in links:
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+@pytest.mark.parametrize(("page", "lines"), [("README.md", 130), ("recipes/README.md", 60)])
+def test_pages_for_a_first_look_are_short(page: str, lines: int) -> None:
+    assert len((ROOT / page).read_text(encoding="utf-8").splitlines()) <= lines
+
+
+def test_code_that_begins_with_a_recipes_name_is_that_recipe() -> None:
+    """On the pages a recipe is named in code with its overrides; all recipes are in the index."""
+    paths = sorted((ROOT / "recipes").glob("*.yaml"))
+    names = {path.stem for path in paths if "denoiser" not in yaml.safe_load(path.read_text(encoding="utf-8"))}
+    code = [line for page in MARKDOWN for line in re.findall("`([^`\n]+)`", page.read_text(encoding="utf-8"))]
+    named = [words for line in code if (words := line.split()) and words[0] in names]
+    assert len(named) >= 20
+    for recipe, *overrides in named:
+        load(Recipe, recipe, overrides)
+    index = (ROOT / "recipes" / "README.md").read_text(encoding="utf-8")
+    assert all(f"({path.name})" in index for path in paths)
+
+
+def test_paths_that_contributing_names_exist() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    paths = set(re.findall(r"`(?:\./)?((?:ld3m|tests|recipes|launch|\.ci)/[\w./-]*|[\w-]+\.(?:py|md|toml|cff))`", text))
+    assert len(paths) >= 30
+    assert [path for path in sorted(paths) if not (ROOT / path).exists()] == []
