@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# The published results anew, or those named: launch/results.sh [NAME…], such as launch/results.sh steps starts
-# Each is an ablation in ablations/NAME, whose figures go to recipes/results and into the pages. Interrupted, the
-# same command goes on. Needs full Fashion-MNIST; RUN="accelerate launch --config_file launch/cpu2.yaml -m ld3m" deals the
-# work to two processes.
+# Measures the published results again, or those named: launch/results.sh [NAME…], such as launch/results.sh steps starts
+# Each is an ablation in ablations/NAME, whose JSON goes to recipes/results and its tables into the pages. Interrupt it at any
+# time: the same command resumes. Needs full Fashion-MNIST; RUN="accelerate launch --config_file launch/cpu2.yaml -m ld3m"
+# splits the work over two processes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 ./launch/install.sh report,digits
@@ -23,7 +23,7 @@ ablate() {
   cp "ablations/$name/ablation.json" "recipes/results/$name.json"
 }
 chart() { cp "ablations/$1/ablation.svg" "recipes/results/$1.svg"; }
-# The images of some runs as one picture, a row each: stack NAME RUN…
+# The images of several runs as one picture, one row per run: stack NAME RUN…
 stack() {
   python - "$@" <<'END'
 import sys
@@ -82,7 +82,7 @@ ten() {
     evaluate.batch=64 evaluate.epochs=300 evaluate.ema=0.985 "${seeds[@]}" --seeds 5 --against random
 }
 several() { ablate several baselines/{random,autoencoder} distill.factor=2 distill.lr_latents=1 "${five[@]}" --seeds 5; }
-# The images of CIFAR-10 and a prior of them, where they are not there yet.
+# Fetches CIFAR-10 and trains a prior on it, unless that is done.
 cifar10-parts() {
   [ -f data/cifar10/test.parquet ] || python launch/cifar10.py
   [ -d priors/cifar10 ] || ${RUN:-ld3m} train-prior prior-cifar10 data.source=data/cifar10
