@@ -53,8 +53,10 @@ def test_every_result_is_shown() -> None:
 
 
 def test_captions_stand_once() -> None:
-    text = (RESULTS / "README.md").read_text(encoding="utf-8")
-    expected = {caption for path in ABLATIONS for caption in captions(json.loads(path.read_text(encoding="utf-8")))}
+    """Those of tables without any interval are part of the one that stands."""
+    text = " ".join((RESULTS / "README.md").read_text(encoding="utf-8").split())
+    reports = [json.loads(path.read_text(encoding="utf-8")) for path in ABLATIONS]
+    expected = {caption for report in reports for caption in captions(report) if "no interval: " not in caption}
     assert len(expected) == 2
     assert [text.count(caption) for caption in expected] == [1, 1]
 
@@ -64,7 +66,7 @@ def test_captions_stand_once() -> None:
     [
         ("{:.1f} points over none (95 % interval {:.1f} to {:.1f}", "baselines", "reference", "no-skip", "convnet"),
         (
-            "{:.1f} points behind with the ConvNet ({:.1f} to {:.1f})",
+            "behind with the ConvNet: {:.1f} points ({:.1f} to {:.1f})",
             "baselines",
             "autoencoder",
             "reference",
@@ -183,4 +185,4 @@ def test_paths_that_contributing_names_exist() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     paths = set(re.findall(r"`(?:\./)?((?:ld3m|tests|recipes|launch|\.ci)/[\w./-]*|[\w-]+\.(?:py|md|toml|cff))`", text))
     assert len(paths) >= 30
-    assert [path for path in sorted(paths) if not (ROOT / path).exists()] == []
+    assert [path for path in sorted(paths) if "NAME" not in path and not (ROOT / path).exists()] == []
