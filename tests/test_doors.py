@@ -13,27 +13,21 @@ import pytest
 from conftest import Outcome, distilled
 
 DOORS = {
-    "ld3m.augment": {"draw": "ld3m.images.augment"},
-    "ld3m.formation": {"shown": "ld3m.images.multi_formation"},
-    "ld3m.networks": {
-        "build": "ld3m.networks",
-        "Shape": "ld3m.networks.blocks",
-        "averaged": "ld3m.networks",
-    },
-    "ld3m.recipe": {"NetworkRecipe": "ld3m.recipe.schema"},
-    "ld3m.objectives": {"Objective": "ld3m.objectives.base"},
-    "ld3m.priors": {"ClassConditionalLDM": "ld3m.priors.ldm"},
-    "ld3m.randomness": {"generator": "ld3m.randomness"},
-    "ld3m.sources": {"Example": "ld3m.data.sources", "Source": "ld3m.data.sources"},
+    "ld3m.augment": ["draw"],
+    "ld3m.formation": ["shown"],
+    "ld3m.networks": ["build", "Shape", "averaged"],
+    "ld3m.recipe": ["NetworkRecipe"],
+    "ld3m.objectives": ["Objective"],
+    "ld3m.priors": ["ClassConditionalLDM"],
+    "ld3m.randomness": ["generator"],
+    "ld3m.sources": ["Example", "Source"],
 }
-"""Names that others import, by the module they import them from, with the module that defines them."""
+"""What cards (the first four) and plug-ins import, by module."""
 
 
 @pytest.mark.parametrize(("door", "name"), [(door, name) for door, names in DOORS.items() for name in names])
 def test_doors_open(door: str, name: str) -> None:
-    behind = getattr(importlib.import_module(door), name)
-    assert callable(behind)
-    assert (behind.__module__, behind.__name__) == (DOORS[door][name], name)
+    assert getattr(importlib.import_module(door), name).__name__ == name
 
 
 @pytest.mark.parametrize(("factor", "augment"), [(1, True), (2, True), (1, False)])

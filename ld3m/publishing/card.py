@@ -81,7 +81,7 @@ class Section:
 
     @property
     def licences(self) -> list[str]:
-        """Licences of the result: the recipe's, or those of the real images and of the prior, as far as they are known."""
+        """Licences of the result: the recipe's, or those of the real images and the prior, as far as known."""
         if self.recipe.hub.licence:
             return [self.recipe.hub.licence]
         known = (LICENCES.get(self.recipe.data.source), self.prior.get("licence"))
@@ -287,7 +287,8 @@ def _facts(section: Section) -> dict[str, str]:
         "digest of the recipe": f"`{section.metadata['recipe']}`",
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()) or "not recorded",
         "prior": f"`{_without_folders(recipe.prior.source)}`, {prior.get('kind', 'kind not recorded')}",
-        "revision of the prior": f"`{prior.get('revision') or 'none'}`, SHA-256 `{prior.get('sha256', 'not recorded')}`",
+        "revision of the prior": f"`{prior.get('revision') or 'none'}`",
+        "SHA-256 of the prior": f"`{prior.get('sha256', 'not recorded')}`",
         "licence of the prior": prior.get("licence") or "not known",
         "sampling": f"{recipe.prior.steps} steps, guidance {recipe.prior.guidance:g}, `{recipe.prior.skip}` skip",
         "noise": noise,
@@ -320,13 +321,14 @@ def _classes(section: Section) -> str:
 def _licence(section: Section) -> str:
     """The licences that apply; non-commercial ones are flagged."""
     recipe, prior = section.recipe, section.prior.get("licence")
+    data, prior_source = (_without_folders(source) for source in (recipe.data.source, recipe.prior.source))
     if recipe.hub.licence:
         sentences = [f"`{recipe.hub.licence}`, as stated by its author."]
     else:
         sentences = [
             "The images derive from the real images and from the prior, so the terms of both licences apply to them.",
-            f"Real images (`{_without_folders(recipe.data.source)}`): {_licence_link(LICENCES.get(recipe.data.source))}.",
-            f"Prior (`{_without_folders(recipe.prior.source)}`): {_licence_link(prior)}.",
+            f"Real images (`{data}`): {_licence_link(LICENCES.get(recipe.data.source))}.",
+            f"Prior (`{prior_source}`): {_licence_link(prior)}.",
         ]
     licences = dict.fromkeys([*section.licences, prior])
     if non_commercial := [licence for licence in licences if licence and NON_COMMERCIAL.search(licence)]:

@@ -115,7 +115,7 @@ def _commit(api: Any, repo: str, staged: Path, section: card.Section, destinatio
         repo_type="dataset",
         revision=destination.revision,
         create_pr=destination.create_pr,
-        parent_commit=head.sha,  # so that a card changed meanwhile is not overwritten: the commit fails, and is tried again
+        parent_commit=head.sha,  # a card changed meanwhile is not overwritten: the commit fails, and is tried again
     )
 
 
@@ -173,17 +173,13 @@ def _explained(error: Exception, repo: str, token: str | None) -> UserError:
     if status == 404:
         return UserError(f"--to: {repo} does not exist, or you may not see it; give another name")
     if status in (409, 412):
-        return UserError(
-            f"--to: {repo} is taken, or is being changed by somebody else; give another name, or try again"
-        )
+        return UserError(f"--to: {repo} is taken, or being changed by somebody else; give another name, or try again")
     if status is not None:
         return UserError(f"push-to-hub: the Hub keeps answering {status}; later {again}")
     if "Invalid metadata" in str(error):
         return UserError(f"hub.licence: the Hub rejects the card ({one_line(error)}); give a licence that it knows")
     if isinstance(error, HFValidationError):
-        return UserError(
-            f"--to: {repo!r} is not a valid name for a data set; give USER/NAME of letters, digits, -, _ and ."
-        )
+        return UserError(f"--to: {repo!r} is not a valid name; give USER/NAME of letters, digits, -, _ and .")
     if is_of_the_network(error):
         return UserError(
             f"push-to-hub: cannot reach {constants.ENDPOINT} ({type(error).__name__}); with a network {again}"
