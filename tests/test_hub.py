@@ -141,7 +141,7 @@ def test_what_is_there_is_not_sent_again(ld3m: Ld3m, hub: Hub, run: Path, tmp_pa
     first = len(hub.requests)
     again = ld3m("push-to-hub", run)
     assert again.code == 0, again.err
-    assert "nothing has changed" in again.out
+    assert "nothing changed" in again.out
     assert not [request for request in hub.requests[first:] if re.search("PUT|/commit/", request)]
     assert len(hub.repositories["dataset", REPO].branches["main"]) == 2  # made, and filled
     (run / "evaluation.json").unlink()
@@ -320,9 +320,9 @@ def test_a_hub_that_stays_away_leaves_nothing_half_visible(ld3m: Ld3m, hub: Hub,
         ("hf_wrong", (), "push-to-hub: the Hub does not accept your token; run hf auth login, or set another HF_TOKEN"),
         (READ_TOKEN, (), "may not write to ld3m-shapes; give a token with write access, or another name"),
         (WRITE_TOKEN, ("--to", "them/shapes"), "may not write to them/shapes"),
-        (WRITE_TOKEN, ("--to", "me/a b"), "'me/a b' is not a name for a data set; give USER/NAME"),
-        (WRITE_TOKEN, ("--to", "me/taken"), "me/taken is a data set with files of its own (data.csv, …)"),
-        (WRITE_TOKEN, ("--to", "me/none", "--create-pr"), "me/none is not there, or you may not see it"),
+        (WRITE_TOKEN, ("--to", "me/a b"), "'me/a b' is not a valid name; give USER/NAME"),
+        (WRITE_TOKEN, ("--to", "me/taken"), "me/taken holds other files (data.csv, …) and was not made by ld3m"),
+        (WRITE_TOKEN, ("--to", "me/none", "--create-pr"), "me/none does not exist, or you may not see it"),
     ],
 )
 def test_what_cannot_be_pushed_is_one_line(
@@ -418,7 +418,7 @@ def test_only_what_was_distilled_is_pushed(ld3m: Ld3m, hub: Hub, run: Path, reci
     assert ld3m("evaluate", run / "images", "--recipe", recipe_file, "evaluate.epochs=1", "--seeds", "1").code == 0
     folder = next(Path("imported").iterdir())
     told = ld3m("push-to-hub", folder)
-    assert said(told) == [f"ld3m: RUN: {folder} has no latents; what ld3m distill has made can be pushed"]
+    assert said(told) == [f"ld3m: RUN: {folder} has no latents; only what ld3m distill made can be pushed"]
     assert hub.requests == []
 
 

@@ -50,17 +50,6 @@ def test_shipped_recipes_are_valid_and_say_how_they_are_run(path: Path) -> None:
     assert recipe.name in path.stem
 
 
-def test_every_row_of_the_recipes_readme_is_a_recipe() -> None:
-    """Code that begins with a recipe's name is that recipe with overrides."""
-    text = (RECIPES[0].parent / "README.md").read_text()
-    names = {path.stem for path in RECIPES}
-    rows = [words for code in re.findall("`([^`\n]+)`", text) if (words := code.split())[0] in names]
-    assert len(rows) >= 20
-    for name, *overrides in rows:
-        load(Recipe, name, overrides)
-    assert all(f"({path.name})" in text for path in RECIPES)
-
-
 @pytest.mark.parametrize(("name", "steps", "depth"), [("imagenet128", 10, 5), ("imagenet256", 20, 6)])
 def test_the_imagenet_recipes_have_the_papers_settings(name: str, steps: int, depth: int) -> None:
     """T = 10 and ConvNet-5 at 128 px, T = 20 and ConvNet-6 at 256 px; the rest are the authors' defaults."""

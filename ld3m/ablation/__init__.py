@@ -1,1 +1,1 @@
-"""Ablations: settings compared by a run each, in one table and one chart."""
+"""Ablations: one run per combination of settings, all in one table and one chart. Runs are made by `distillation`."""

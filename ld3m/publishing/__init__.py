@@ -1,1 +1,1 @@
-"""A run on the Hugging Face Hub: the push and its card. What comes back from there is `runs.download`."""
+"""Uploads a run to the Hugging Face Hub, with its card. Downloads are in `runs.download`."""

@@ -10,6 +10,7 @@ import yaml
 
 from ld3m.data.known import imagenet
 from ld3m.evaluation.rows import augmented, set_name
+from ld3m.evaluation.tables import accuracy_text
 from ld3m.files import ASSETS
 from ld3m.recipe import Recipe
 from ld3m.recipe.values import PACKAGED_PRIORS
@@ -30,22 +31,23 @@ LICENCES = {
     "fashion-mnist-small": "mit",
     "imagenet": "imagenet-terms-of-access",
 }
-"""Of the real images, where the source is known by name."""
-NOT_THE_HUBS = {"imagenet-terms-of-access": "https://www.image-net.org/download.php"}
-"""Licences that the Hub has no id for, and where they are."""
-SEVERAL = "\ninputs, targets = formation.shown(inputs, targets, {factor})"
-"""The line that takes several images out of each, in the program that trains on them."""
-PLACES = ("source", "root", "init", "folder")
-"""Keys of recipes, of prior.json and of evaluation.json whose values may be folders of this machine."""
+"""Licences of the real images, for data sources known by name."""
+WITHOUT_HUB_ID = {"imagenet-terms-of-access": "https://www.image-net.org/download.php"}
+"""Licences that the Hub has no id for, and links to them."""
+UNPACK = "\ninputs, targets = formation.shown(inputs, targets, {factor})"
+"""The line of the card's program that cuts each image into the `factor`² that it holds."""
+PATH_KEYS = ("source", "root", "init", "folder")
+"""Keys of recipe.yaml, prior.json and evaluation.json whose values may be folders of this machine."""
 NON_COMMERCIAL = re.compile(r"(^|-)nc(-|$)|imagenet-terms|non-?commercial|research")
+"""Part of the name of any licence that is flagged as non-commercial."""
 
 
 @dataclass(frozen=True)
 class Section:
-    """What the card says of one config: a finished run, read from its folder."""
+    """What the card says about one config, which is a finished run."""
 
     config: str
-    """Its name, `ipc<images per class>-<resolution>px`, or `ipc1-factor2-32px` where each holds several."""
+    """Its name, `ipc<images per class>-<resolution>px`, or `ipc1-factor2-32px` if each image holds several."""
     classes: list[str]
     images: int
     recipe: Recipe
@@ -55,13 +57,13 @@ class Section:
 
     @classmethod
     def of(cls, folder: Path) -> "Section":
-        """That of a run's folder."""
+        """Reads it from a run's folder."""
         recipe, about = load_recipe(folder), metadata(folder)
         classes = json.loads(about["classes"])
         each, factor = recipe.distill.images_per_class, recipe.distill.factor
-        several = f"-factor{factor}" if factor > 1 else ""
+        suffix = f"-factor{factor}" if factor > 1 else ""
         return cls(
-            config=f"ipc{each}{several}-{recipe.data.resolution}px",
+            config=f"ipc{each}{suffix}-{recipe.data.resolution}px",
             classes=classes,
             images=len(classes) * each,
             recipe=recipe,
@@ -79,20 +81,20 @@ class Section:
 
     @property
     def licences(self) -> list[str]:
-        """Of the result: what the recipe says, or those of the real images and of the prior, as far as known."""
+        """Licences of the result: the recipe's, or those of the real images and the prior, as far as known."""
         if self.recipe.hub.licence:
             return [self.recipe.hub.licence]
         known = (LICENCES.get(self.recipe.data.source), self.prior.get("licence"))
-        return list(dict.fromkeys(each for each in known if each))
+        return list(dict.fromkeys(licence for licence in known if licence))
 
 
 def is_ours(text: str | None) -> bool:
-    """Whether a card was written here."""
+    """Whether a card was written by `merge`."""
     return text is not None and "<!-- ld3m:" in text
 
 
 def merge(old: str | None, repo: str, section: Section) -> str:
-    """The card with a config's part new, and with all else as it is: other configs, and what people wrote.
+    """The card with one config's part replaced and all else kept: other configs, and what people wrote.
 
     Args:
         old: the card as it is now, if there is one.
@@ -114,15 +116,15 @@ def merge(old: str | None, repo: str, section: Section) -> str:
 
 def _split(card: str) -> tuple[dict[str, Any], str]:
     """Metadata and text."""
-    found = re.fullmatch(r"---\r?\n(.*?\n)?---\r?\n?(.*)", card, re.DOTALL)
-    if not found:
+    match = re.fullmatch(r"---\r?\n(.*?\n)?---\r?\n?(.*)", card, re.DOTALL)
+    if not match:
         return {}, card
-    meta = yaml.safe_load(found[1] or "")
-    return (meta if isinstance(meta, dict) else {}), found[2]
+    meta = yaml.safe_load(match[1] or "")
+    return (meta if isinstance(meta, dict) else {}), match[2]
 
 
 def _put(text: str, name: str, content: str) -> str:
-    """Replaces the part of a name, or adds it, before the limits."""
+    """Replaces the part of that name, or inserts it before the limits."""
     begin, end = f"<!-- ld3m:begin {name} -->", f"<!-- ld3m:end {name} -->"
     part = f"{begin}\n\n{content.strip()}\n\n{end}"
     if begin in text and end in text:
@@ -133,15 +135,15 @@ def _put(text: str, name: str, content: str) -> str:
 
 
 def _metadata(meta: dict[str, Any], title: str, section: Section) -> dict[str, Any]:
-    """What the Hub indexes; keys that people added stay, and ours are of all configs."""
+    """What the Hub indexes: people's own keys stay, and ours cover all configs."""
     paths = f"{section.config}/*.parquet"
-    config = {"config_name": section.config, "data_files": [{"split": "train", "path": paths}]}
-    others = [each for each in meta.get("configs", []) if each.get("config_name") != section.config]
-    configs = sorted([*others, config], key=lambda each: str(each["config_name"]))
-    for place, each in enumerate(configs):
-        each.pop("default", None)
-        if place == 0 and len(configs) > 1:
-            each["default"] = True
+    ours = {"config_name": section.config, "data_files": [{"split": "train", "path": paths}]}
+    others = [config for config in meta.get("configs", []) if config.get("config_name") != section.config]
+    configs = sorted([*others, ours], key=lambda config: str(config["config_name"]))
+    for config in configs:
+        config.pop("default", None)
+    if len(configs) > 1:
+        configs[0]["default"] = True
     sources = [*meta.get("source_datasets", []), *_source(section)]
     return {
         **meta,
@@ -166,9 +168,9 @@ def _source(section: Section) -> list[str]:
 
 
 def _licence_metadata(licences: list[str], meta: dict[str, Any]) -> dict[str, Any]:
-    """The keys of the licence, of this and of the other configs; what is unknown of one is unknown of all."""
-    if foreign := next((each for each in licences if each in NOT_THE_HUBS), None):
-        return {"license": "other", "license_name": foreign, "license_link": NOT_THE_HUBS[foreign]}
+    """The licence keys for all configs; one that is unknown makes them unknown for all."""
+    if foreign := next((licence for licence in licences if licence in WITHOUT_HUB_ID), None):
+        return {"license": "other", "license_name": foreign, "license_link": WITHOUT_HUB_ID[foreign]}
     if meta.get("license") == "other" and "license_name" in meta:
         return {}
     before = meta.get("license") or []
@@ -210,7 +212,7 @@ def _fill(template: str, **values: object) -> str:
 
 
 def _accuracy(section: Section) -> str:
-    """A row an architecture, a column a training set: mean ± std over networks, and how these were trained."""
+    """A row per architecture, a column per training set: mean ± std over networks, and how these were trained."""
     rows = [row for row in section.evaluation.get("results", []) if row["split"] == "test"]
     if not rows:
         return "Not measured yet; `ld3m evaluate` measures it."
@@ -218,16 +220,16 @@ def _accuracy(section: Section) -> str:
     heads = [_trained_on(row) for row in sets.values()]
     lines = [f"| trained from scratch on | {' | '.join(heads)} |", "| --- |" + " --- |" * len(sets)]
     for arch in dict.fromkeys(row["arch"] for row in rows):
-        lines.append(f"| {arch} | {' | '.join(_cell(rows, each, arch) for each in sets)} |")
+        lines.append(f"| {arch} | {' | '.join(_cell(rows, name, arch) for name in sets)} |")
     means = [row for row in section.evaluation.get("cross_architecture", []) if row["split"] == "test"]
     for row in means[:1]:
-        across = [next((_figure(mean) for mean in means if set_name(mean) == each), "") for each in sets]
+        across = [next((accuracy_text(mean) for mean in means if set_name(mean) == name), "") for name in sets]
         lines.append(f"| mean without {row['without']} | {' | '.join(across)} |")
     tested = max(row["tested_on"] for row in rows)
     protocols = dict.fromkeys(json.dumps(row["protocol"]) for row in rows)
     return "\n".join(
         [
-            f"Test accuracy in % on {tested:,} real images, mean ± standard deviation (networks):",
+            f"Test accuracy in % on {tested:,} real images, mean ± standard deviation (number of networks):",
             "",
             *lines,
             "",
@@ -248,29 +250,25 @@ def _trained_on(row: dict[str, Any]) -> str:
 
 
 def _cell(rows: list[dict[str, Any]], trained_on: str, arch: str) -> str:
-    return next((_figure(row) for row in rows if (set_name(row), row["arch"]) == (trained_on, arch)), "")
-
-
-def _figure(row: dict[str, Any]) -> str:
-    return f"{row['mean']:.1f} ± {row['std']:.1f} ({len(row['accuracies'])})"
+    return next((accuracy_text(row) for row in rows if (set_name(row), row["arch"]) == (trained_on, arch)), "")
 
 
 def _training(repo: str, section: Section) -> str:
-    """A program that trains the first architecture as it was measured; nothing where none was."""
+    """A program that trains the first architecture as it was measured; nothing if none was."""
     rows = [row for row in section.evaluation.get("results", []) if row["trained_on"] == "distilled"]
     if not rows or "normalisation" not in section.evaluation:
         return ""
     protocol, data, factor = rows[0]["protocol"], section.recipe.data, section.recipe.distill.factor
-    drawn = f"augment.draw(draws, {data.resolution}, len(places))(inputs[places])"
+    batch = f"augment.draw(draws, {data.resolution}, len(chosen))(inputs[chosen])"
     return _fill(
         "training",
         repo=repo,
         config=section.config,
         augmented="differentiable Siamese augmentation" if protocol["augment"] else "without augmentation",
         modules="augment, networks" if factor == 1 else "augment, formation, networks",
-        several="" if factor == 1 else SEVERAL.format(factor=factor),
-        held="" if factor == 1 else f"each image cut into the {factor**2} that it holds, these enlarged, ",
-        shown=drawn if protocol["augment"] else "inputs[places]",
+        unpack="" if factor == 1 else UNPACK.format(factor=factor),
+        unpacked="" if factor == 1 else f"each image cut into the {factor**2} that it holds, which are enlarged, ",
+        batch_images=batch if protocol["augment"] else "inputs[chosen]",
         arch=rows[0]["arch"],
         channels=data.channels,
         resolution=data.resolution,
@@ -287,9 +285,10 @@ def _facts(section: Section) -> dict[str, str]:
     return {
         "seed": section.metadata["seed"],
         "digest of the recipe": f"`{section.metadata['recipe']}`",
-        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()) or "not noted",
-        "prior": f"`{_without_folders(recipe.prior.source)}`, {prior.get('kind', 'of a kind not noted')}",
-        "revision of the prior": f"`{prior.get('revision') or 'none'}`, SHA-256 `{prior.get('sha256', 'not noted')}`",
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()) or "not recorded",
+        "prior": f"`{_without_folders(recipe.prior.source)}`, {prior.get('kind', 'kind not recorded')}",
+        "revision of the prior": f"`{prior.get('revision') or 'none'}`",
+        "SHA-256 of the prior": f"`{prior.get('sha256', 'not recorded')}`",
         "licence of the prior": prior.get("licence") or "not known",
         "sampling": f"{recipe.prior.steps} steps, guidance {recipe.prior.guidance:g}, `{recipe.prior.skip}` skip",
         "noise": noise,
@@ -298,21 +297,21 @@ def _facts(section: Section) -> dict[str, str]:
 
 
 def _normalisation(section: Section) -> str:
-    found = section.evaluation.get("normalisation")
-    if not found:
+    real = section.evaluation.get("normalisation")
+    if not real:
         return "none; pixels as they are"
-    mean, std = (", ".join(f"{value:.4f}" for value in found[name]) for name in ("mean", "std"))
+    mean, std = (", ".join(f"{value:.4f}" for value in real[name]) for name in ("mean", "std"))
     return f"none in the files; networks were trained with mean {mean} and std {std} of the real images"
 
 
 def _classes(section: Section) -> str:
     """Labels, names, and their numbers in the source, or WordNet ids."""
-    ids = json.loads(section.metadata.get("class_ids", "null")) or range(len(section.classes))
+    indices = json.loads(section.metadata.get("class_ids", "null")) or range(len(section.classes))
     of_imagenet = section.recipe.data.source == "imagenet"
-    known = [f"`{imagenet.classes()[place].wordnet_id}`" if of_imagenet else str(place) for place in ids]
+    names_there = [f"`{imagenet.classes()[index].wordnet_id}`" if of_imagenet else str(index) for index in indices]
     rows = [
-        f"| {label} | {name} | {place} |"
-        for label, (name, place) in enumerate(zip(section.classes, known, strict=True))
+        f"| {label} | {name} | {known_as} |"
+        for label, (name, known_as) in enumerate(zip(section.classes, names_there, strict=True))
     ]
     return "\n".join(
         [f"| label | class | {'WordNet id' if of_imagenet else 'number in the source'} |", "| --- | --- | --- |", *rows]
@@ -320,43 +319,43 @@ def _classes(section: Section) -> str:
 
 
 def _licence(section: Section) -> str:
-    """Whose licences hold, and whether one forbids commerce."""
+    """The licences that apply; non-commercial ones are flagged."""
     recipe, prior = section.recipe, section.prior.get("licence")
+    data, prior_source = (_without_folders(source) for source in (recipe.data.source, recipe.prior.source))
     if recipe.hub.licence:
-        words = [f"`{recipe.hub.licence}`, as its author says."]
+        sentences = [f"`{recipe.hub.licence}`, as stated by its author."]
     else:
-        words = [
-            "The images derive from the real images and from the prior, and what either licence asks holds for them.",
-            f"Real images (`{_without_folders(recipe.data.source)}`): {_named(LICENCES.get(recipe.data.source))}.",
-            f"Prior (`{_without_folders(recipe.prior.source)}`): {_named(prior)}.",
+        sentences = [
+            "The images derive from the real images and from the prior, so the terms of both licences apply to them.",
+            f"Real images (`{data}`): {_licence_link(LICENCES.get(recipe.data.source))}.",
+            f"Prior (`{prior_source}`): {_licence_link(prior)}.",
         ]
-    if forbidding := [
-        each for each in dict.fromkeys([*section.licences, prior]) if each and NON_COMMERCIAL.search(each)
-    ]:
-        words.append(f"**Not for commercial use**: {', '.join(_named(each) for each in forbidding)}.")
-    return "\n".join(words)
+    licences = dict.fromkeys([*section.licences, prior])
+    if non_commercial := [licence for licence in licences if licence and NON_COMMERCIAL.search(licence)]:
+        sentences.append(f"**Not for commercial use**: {', '.join(map(_licence_link, non_commercial))}.")
+    return "\n".join(sentences)
 
 
-def _named(licence: str | None) -> str:
-    if licence in NOT_THE_HUBS:
-        return f"[{licence}]({NOT_THE_HUBS[licence]})"
-    return f"`{licence}`" if licence else "licence not known; ask whoever published them"
+def _licence_link(licence: str | None) -> str:
+    if licence in WITHOUT_HUB_ID:
+        return f"[{licence}]({WITHOUT_HUB_ID[licence]})"
+    return f"`{licence}`" if licence else "licence unknown; ask the publisher"
 
 
 def without_folders(content: Any) -> Any:
-    """A document with nothing but the names of what lies on this machine, wherever `PLACES` says that one may be."""
+    """A document in which paths of this machine are cut down to their last part, under any of `PATH_KEYS`."""
     if isinstance(content, list):
         return [without_folders(part) for part in content]
     if not isinstance(content, dict):
         return content
     return {
-        key: _without_folders(value) if key in PLACES and isinstance(value, str) else without_folders(value)
+        key: _without_folders(value) if key in PATH_KEYS and isinstance(value, str) else without_folders(value)
         for key, value in content.items()
     }
 
 
 def _without_folders(path: str | None) -> str | None:
-    """A source's name: of an absolute path the last part."""
+    """A source as others may see it: the last part of an absolute path, all else as it is."""
     if not path or path in PACKAGED_PRIORS or path.startswith("hub:") or not PurePath(path).is_absolute():
         return path
     return PurePath(path).name

@@ -1,4 +1,4 @@
-"""A run becomes a data set of the Hugging Face Hub, in one commit."""
+"""Uploads a run as a data set of the Hugging Face Hub, in one commit."""
 
 import io
 import shutil
@@ -15,7 +15,7 @@ from ld3m.runs.download import COPIED
 from ld3m.runs.folder import has_result, image_paths, load_recipe
 
 SHARD_BYTES = 500_000_000
-"""Images of one Parquet file, about."""
+"""Images in one Parquet file, roughly."""
 
 
 @dataclass(frozen=True)
@@ -23,35 +23,33 @@ class Destination:
     """Where and how a run is pushed."""
 
     to: str | None = None
-    """`user/name`, or a name of one's own; None: the recipe's hub.repo_id, else `ld3m-` and the run's name."""
+    """`user/name`, or a name below the login; None: the recipe's hub.repo_id, else `ld3m-` and the run's name."""
     private: bool = False
-    """Of a data set that is made now."""
+    """Whether a data set that does not exist yet is created as a private one."""
     revision: str | None = None
-    """A branch, made where there is none."""
+    """A branch, created if there is none."""
     create_pr: bool = False
+    """Whether to open a pull request instead of pushing to the branch."""
     token: str | None = None
 
 
-# --- out ---------------------------------------------------------------------------------------------------
-
-
 def push(folder: Path, destination: Destination, dry_run: bool = False) -> None:
-    """Makes or updates a data set of the Hub: images, latents, recipe, figures and card of a run, in one commit.
+    """Creates or updates a data set of the Hub: images, latents, recipe, figures and card of a run, in one commit.
 
-    A repository holds a config for each number of images per class and resolution; other configs stay. What is there
-    already is not sent again, and nothing is visible until all of it is.
+    A repository holds a config for each number of images per class and resolution; other configs stay. Files that are
+    already there are not sent again, and nothing is visible until all of it is.
 
     Args:
         folder: a finished run.
-        destination: where to.
-        dry_run: writes what would go to the run's folder hub/, and asks nothing of the Hub.
+        destination: where to, and how.
+        dry_run: writes to the run's folder hub/ what would be sent, and makes no request.
 
     Raises:
-        UserError: for what is not a finished run, without a login or permission, for a name that is taken, or where
-            the Hub cannot be reached.
+        UserError: if the run is not finished, without a login or permission, if the name is taken, or if the Hub cannot
+            be reached.
     """
     if not has_result(folder):
-        raise UserError(f"RUN: {folder} has no latents; what ld3m distill has made can be pushed")
+        raise UserError(f"RUN: {folder} has no latents; only what ld3m distill made can be pushed")
     recipe = load_recipe(folder)
     wanted = destination.to or recipe.hub.repo_id or f"ld3m-{recipe.name}"
     with tempfile.TemporaryDirectory() as temporary:
@@ -82,34 +80,32 @@ def _push(api: Any, staged: Path, section: card.Section, wanted: str, destinatio
     repo = wanted if "/" in wanted else f"{login}/{wanted}"
     if not destination.create_pr:
         patiently(lambda: api.create_repo(repo, repo_type="dataset", private=private or None, exist_ok=True))
-        if destination.revision and not destination.revision.startswith("refs/"):  # an open pull request's is there
+        if destination.revision and not destination.revision.startswith("refs/"):  # an open pull request has its own
             patiently(lambda: api.create_branch(repo, repo_type="dataset", branch=destination.revision, exist_ok=True))
     before = patiently(lambda: api.repo_info(repo, repo_type="dataset", revision=destination.revision).sha)
     commit = patiently(lambda: _commit(api, repo, staged, section, destination))
     if commit.oid == before and not destination.create_pr:
-        print(f"{commit.repo_url}: nothing has changed, nothing was sent")
+        print(f"{commit.repo_url}: nothing changed, nothing was sent")
     else:
         print(f"{commit.pr_url or commit.commit_url}: {section.config}, {section.images} images")
         print(f'load_dataset("{repo}", "{section.config}", split="train")')
 
 
 def _commit(api: Any, repo: str, staged: Path, section: card.Section, destination: Destination) -> Any:
-    """Commits what is staged, and the card as it is there now with our part of it."""
+    """Commits what is staged, and the card as it is now on the Hub with our part replaced."""
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
     head = api.repo_info(repo, repo_type="dataset", revision=destination.revision)
-    there = [file.rfilename for file in head.siblings or []]
+    remote = [file.rfilename for file in head.siblings or []]
     old = None
-    if "README.md" in there:
-        place = api.hf_hub_download(repo, "README.md", repo_type="dataset", revision=head.sha)
-        old = Path(place).read_text(encoding="utf-8")
-    if not card.is_ours(old) and (foreign := sorted(set(there) - {"README.md", ".gitattributes"})):
-        raise UserError(
-            f"--to: {repo} is a data set with files of its own ({foreign[0]}, …) and not of ld3m; give another name"
-        )
+    if "README.md" in remote:
+        path = api.hf_hub_download(repo, "README.md", repo_type="dataset", revision=head.sha)
+        old = Path(path).read_text(encoding="utf-8")
+    if not card.is_ours(old) and (foreign := sorted(set(remote) - {"README.md", ".gitattributes"})):
+        raise UserError(f"--to: {repo} holds other files ({foreign[0]}, …) and was not made by ld3m; give another name")
     write_text(staged / "README.md", card.merge(old, repo, section))
     files = {path.relative_to(staged).as_posix(): path for path in sorted(staged.rglob("*")) if path.is_file()}
-    mine = [path for path in there if path.startswith(f"{section.config}/")]
+    mine = [path for path in remote if path.startswith(f"{section.config}/")]
     operations: list[Any] = [CommitOperationDelete(path_in_repo=path) for path in mine if path not in files]
     operations += [CommitOperationAdd(path_in_repo=name, path_or_fileobj=str(path)) for name, path in files.items()]
     return api.create_commit(
@@ -119,7 +115,7 @@ def _commit(api: Any, repo: str, staged: Path, section: card.Section, destinatio
         repo_type="dataset",
         revision=destination.revision,
         create_pr=destination.create_pr,
-        parent_commit=head.sha,  # somebody else's card is not overwritten: it fails, and is read again
+        parent_commit=head.sha,  # a card changed meanwhile is not overwritten: the commit fails, and is tried again
     )
 
 
@@ -152,7 +148,7 @@ def _stage(folder: Path, section: card.Section, staged: Path) -> None:
 
 
 def _list(staged: Path, repo: str) -> None:
-    print(f"would go to https://huggingface.co/datasets/{repo}, and lies in {staged}:")
+    print(f"for https://huggingface.co/datasets/{repo}, written to {staged}:")
     for path in sorted(staged.rglob("*")):
         if path.is_file():
             print(f"{path.stat().st_size:>12,}  {path.relative_to(staged).as_posix()}")
@@ -162,12 +158,12 @@ def _list(staged: Path, repo: str) -> None:
 
 
 def _explained(error: Exception, repo: str, token: str | None) -> UserError:
-    """One line that says what to do."""
+    """The error of a client as one line that says what to do."""
     from huggingface_hub import constants, get_token
     from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError
 
     status, _ = status_of(error)
-    again = "the same command goes on, and sends nothing twice"
+    again = "the same command resumes, and sends nothing twice"
     if isinstance(error, LocalTokenNotFoundError) or (status == 401 and not (token or get_token())):
         return UserError("push-to-hub: you are not logged in; run hf auth login, or set HF_TOKEN")
     if status == 401:
@@ -175,18 +171,18 @@ def _explained(error: Exception, repo: str, token: str | None) -> UserError:
     if status == 403:
         return UserError(f"--to: your token may not write to {repo}; give a token with write access, or another name")
     if status == 404:
-        return UserError(f"--to: {repo} is not there, or you may not see it; give another name")
+        return UserError(f"--to: {repo} does not exist, or you may not see it; give another name")
     if status in (409, 412):
         return UserError(f"--to: {repo} is taken, or being changed by somebody else; give another name, or try again")
     if status is not None:
-        return UserError(f"push-to-hub: the Hub answers {status} again and again; later {again}")
+        return UserError(f"push-to-hub: the Hub keeps answering {status}; later {again}")
     if "Invalid metadata" in str(error):
-        return UserError(f"hub.licence: the Hub refuses the card ({one_line(error)}); give a licence that it knows")
+        return UserError(f"hub.licence: the Hub rejects the card ({one_line(error)}); give a licence that it knows")
     if isinstance(error, HFValidationError):
-        return UserError(f"--to: {repo!r} is not a name for a data set; give USER/NAME of letters, digits, -, _ and .")
+        return UserError(f"--to: {repo!r} is not a valid name; give USER/NAME of letters, digits, -, _ and .")
     if is_of_the_network(error):
         return UserError(
             f"push-to-hub: cannot reach {constants.ENDPOINT} ({type(error).__name__}); with a network {again}"
         )
-    said = one_line(error)
-    return UserError(f"push-to-hub: {said.replace(token, '…') if token else said}")
+    message = one_line(error)
+    return UserError(f"push-to-hub: {message.replace(token, '…') if token else message}")

@@ -1,1 +1,1 @@
-"""A run for people to look at: its status, its page, its charts. Nothing here changes a run."""
+"""A run as people look at it: its status, its web page, charts. Nothing here changes a run or measures anything."""

@@ -77,7 +77,7 @@ def curves(name: str, title: str, lines: Mapping[str, Points], x_name: str = "it
         f'<figure class="chart" id="{name}"><figcaption id="{name}-name">{escape(title)}</figcaption>'
         f'<div class="plot" tabindex="0" role="group" aria-labelledby="{name}-name" aria-describedby="{name}-value" '
         f'data-values="{escape(json.dumps(_readings(lines, across, x_name)))}">{drawing}</div>'
-        f'<output class="value" id="{name}-value">Point at the chart or use the arrow keys to read values.</output>'
+        f'<output class="value" id="{name}-value">Hover or use arrow keys to read values.</output>'
         "</figure>"
     )
 
