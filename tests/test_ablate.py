@@ -90,17 +90,17 @@ def test_names_depend_on_values_alone(recipe_file: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (axes("prior.stepz=1,2"), "prior.stepz: unknown key; did you mean prior.steps?"),
-        (axes("prior.steps=1,x", "seed=0,1"), "prior.steps: 'x' is not right"),
-        (axes("prior.steps"), "--axis: 'prior.steps' is not right: give KEY=VALUE,VALUE,… such as prior.steps=5,10,20"),
-        (axes("prior.steps=1,,2"), "--axis: 'prior.steps=1,,2' is not right"),
+        (axes("prior.stepz=1,2"), "--axis prior.stepz: unknown key; did you mean prior.steps?"),
+        (axes("prior.steps=1,x", "seed=0,1"), "--axis prior.steps=x: 'x' is invalid"),
+        (axes("prior.steps"), "--axis: 'prior.steps' is invalid: give KEY=VALUE,VALUE,… such as prior.steps=5,10,20"),
+        (axes("prior.steps=1,,2"), "--axis: 'prior.steps=1,,2' is invalid"),
         (axes("prior.steps=1,2", "prior.steps=3"), "--axis: prior.steps is given twice"),
         (["prior.steps=4", *axes("prior.steps=1,2")], "--axis: prior.steps is given twice"),
         (axes("distill.lr_latents=1,1.0"), "--axis: two cells are the same (shapes distill.lr_latents=1.0)"),
         (["output=there"], "output: each cell has a folder of its own"),
         (["--against", "randm"], "--against: 'randm' is not known"),
         (["--arch", "convnut"], "--arch: 'convnut'"),
-        (["--split", "train"], "--split: 'train' is not right: give test or validation"),
+        (["--split", "train"], "--split: 'train' is invalid: give test or validation"),
         (["--split", "validation"], "--split: there is no 'validation'; data.validation_share=0.1 would hold out"),
     ],
 )

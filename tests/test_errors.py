@@ -74,9 +74,9 @@ OVERRIDE = re.compile(r" (?=[\w.]+=)")
     ("override", "parts"),
     [
         # keys
-        ("iteration=5", ("iteration: unknown key",)),
-        ("distill.iteration=5", ("distill.iteration: unknown key", "did you mean distill.iterations?")),
-        ("iterations=5", ("iterations: unknown key", "did you mean distill.iterations?")),
+        ("iteration=5", ("override iteration=5: unknown key",)),
+        ("distill.iteration=5", ("override distill.iteration=5: unknown key", "did you mean distill.iterations?")),
+        ("iterations=5", ("override iterations=5: unknown key", "did you mean distill.iterations?")),
         ("distill.dm.augmentation=no", ("did you mean distill.dm.augment?",)),
         # form
         ("distill.iterations", ("distill.iterations", "KEY=VALUE")),
@@ -85,51 +85,63 @@ OVERRIDE = re.compile(r" (?=[\w.]+=)")
         ("data.subset=[circle", ("data.subset=[circle", "not a YAML value")),
         ("output=2024-13-45", ("2024-13-45", "not a YAML value")),
         # types
-        ("distill=5", ("distill: 5 is not right", "section")),
-        ("distill.iterations=many", ("distill.iterations: 'many' is not right", "integer")),
-        ("distill.iterations=1.5", ("distill.iterations: 1.5 is not right", "integer")),
-        ("distill.iterations=yes", ("distill.iterations: True is not right",)),
-        ("distill.dm.augment=perhaps", ("distill.dm.augment: 'perhaps' is not right", "boolean")),
+        ("distill=5", ("override distill=5: 5 is invalid", "section")),
+        ("distill.iterations=many", ("override distill.iterations=many: 'many' is invalid", "integer")),
+        ("distill.iterations=1.5", ("override distill.iterations=1.5: 1.5 is invalid", "integer")),
+        ("distill.iterations=yes", ("override distill.iterations=yes: True is invalid",)),
+        ("distill.dm.augment=perhaps", ("override distill.dm.augment=perhaps: 'perhaps' is invalid", "boolean")),
         ("data.subset=circle", ("data.subset: 'circle' is not a known subset", "list")),
-        ("prior.micro_batch=some", ("prior.micro_batch: 'some' is not right", "1 or more, or auto")),
-        ("prior.micro_batch=0", ("prior.micro_batch: 0 is not right", "1 or more, or auto")),
-        ("prior.keep_graph_steps=some", ("prior.keep_graph_steps: 'some' is not right", "0 or more, or all")),
+        ("prior.micro_batch=some", ("override prior.micro_batch=some: 'some' is invalid", "1 or more, or auto")),
+        ("prior.micro_batch=0", ("override prior.micro_batch=0: 0 is invalid", "1 or more, or auto")),
+        (
+            "prior.keep_graph_steps=some",
+            ("override prior.keep_graph_steps=some: 'some' is invalid", "0 or more, or all"),
+        ),
         # ranges
-        ("distill.iterations=-1", ("distill.iterations: -1 is not right", "greater than or equal to 0")),
-        ("distill.images_per_class=0", ("distill.images_per_class: 0 is not right", "greater than or equal to 1")),
-        ("distill.real_batch=0", ("distill.real_batch: 0 is not right",)),
-        ("distill.lr_latents=0", ("distill.lr_latents: 0 is not right", "greater than 0")),
-        ("distill.lr_latents=-1.5", ("distill.lr_latents: -1.5 is not right", "greater than 0")),
-        ("distill.lr_latents=.nan", ("distill.lr_latents: nan is not right", "finite")),
-        ("distill.lr_conditioning=inf", ("distill.lr_conditioning: 'inf' is not right", "finite")),
-        ("prior.guidance=.inf", ("prior.guidance: inf is not right", "finite")),
-        ("prior.keep_graph_steps=-1", ("prior.keep_graph_steps: -1 is not right", "0 or more, or all")),
-        ("prior.steps=-1", ("prior.steps: -1 is not right", "greater than or equal to 0")),
-        ("prior.steps=1001", ("prior.steps: 1001 is not right", "less than or equal to 1000")),
-        ("data.resolution=7", ("data.resolution: 7 is not right", "greater than or equal to 8")),
-        ("data.keep=0", ("data.keep: 0 is not right", "greater than 0")),
-        ("data.keep=60", ("data.keep: 60 is not right", "less than or equal to 1")),
-        ("data.scorer.epochs=0", ("data.scorer.epochs: 0 is not right",)),
-        ("data.test_share=1", ("data.test_share: 1 is not right", "less than 1")),
-        ("data.subset=[]", ("data.subset: [] is not right", "at least 1")),
-        ("seed=-1", ("seed: -1 is not right", "greater than or equal to 0")),
-        ("network.depth=9", ("network.depth: 9", "16 pixels", "give 4 or fewer")),
-        ("network.pooling=min", ("network.pooling: 'min' is not right", "'avg', 'max' or 'none'")),
-        ("name=a/b", ("name: 'a/b' is not right", "[A-Za-z0-9]")),
-        ("name=..", ("name: '..' is not right", "[A-Za-z0-9]")),
+        ("distill.iterations=-1", ("override distill.iterations=-1: -1 is invalid", "greater than or equal to 0")),
+        (
+            "distill.images_per_class=0",
+            ("override distill.images_per_class=0: 0 is invalid", "greater than or equal to 1"),
+        ),
+        ("distill.real_batch=0", ("override distill.real_batch=0: 0 is invalid",)),
+        ("distill.lr_latents=0", ("override distill.lr_latents=0: 0 is invalid", "greater than 0")),
+        ("distill.lr_latents=-1.5", ("override distill.lr_latents=-1.5: -1.5 is invalid", "greater than 0")),
+        ("distill.lr_latents=.nan", ("override distill.lr_latents=.nan: nan is invalid", "finite")),
+        ("distill.lr_conditioning=inf", ("override distill.lr_conditioning=inf: 'inf' is invalid", "finite")),
+        ("prior.guidance=.inf", ("override prior.guidance=.inf: inf is invalid", "finite")),
+        ("prior.keep_graph_steps=-1", ("override prior.keep_graph_steps=-1: -1 is invalid", "0 or more, or all")),
+        ("prior.steps=-1", ("override prior.steps=-1: -1 is invalid", "greater than or equal to 0")),
+        ("prior.steps=1001", ("override prior.steps=1001: 1001 is invalid", "less than or equal to 1000")),
+        ("data.resolution=7", ("override data.resolution=7: 7 is invalid", "greater than or equal to 8")),
+        ("data.keep=0", ("override data.keep=0: 0 is invalid", "greater than 0")),
+        ("data.keep=60", ("override data.keep=60: 60 is invalid", "less than or equal to 1")),
+        ("data.scorer.epochs=0", ("override data.scorer.epochs=0: 0 is invalid",)),
+        ("data.test_share=1", ("override data.test_share=1: 1 is invalid", "less than 1")),
+        ("data.subset=[]", ("override data.subset=[]: [] is invalid", "at least 1")),
+        ("seed=-1", ("override seed=-1: -1 is invalid", "greater than or equal to 0")),
+        ("network.depth=9", ("override network.depth=9: 9 blocks", "16 pixels", "give 4 or fewer")),
+        ("network.pooling=min", ("override network.pooling=min: 'min' is invalid", "'avg', 'max' or 'none'")),
+        ("name=a/b", ("override name=a/b: 'a/b' is invalid", "[A-Za-z0-9]")),
+        ("name=..", ("override name=..: '..' is invalid", "[A-Za-z0-9]")),
         # names
-        ("prior.skip=half", ("prior.skip: 'half' is not right", "'paper', 'reference' or 'none'")),
-        ("prior.noise=pink", ("prior.noise: 'pink' is not right", "'fresh' or 'fixed'")),
-        ("prior.dtype=float8", ("prior.dtype: 'float8' is not right", "'float32', 'bfloat16' or 'float16'")),
-        ("distill.init=fake", ("distill.init: 'fake' is not right", "real, noise, prototype")),
-        ("distill.learn=nothing", ("distill.learn: 'nothing' is not right", "'both', 'latents' or 'conditioning'")),
-        ("network.norm=spectral", ("network.norm: 'spectral' is not right", "'instance'")),
-        ("data.keep_order=soft", ("data.keep_order: 'soft' is not right", "'easy', 'hard', 'random'")),
-        ("data.on_corrupt=ignore", ("data.on_corrupt: 'ignore' is not right", "'error' or 'skip'")),
-        ("experts.dtype=int8", ("experts.dtype: 'int8' is not right", "'float32' or 'float16'")),
-        ("evaluate.lr=fast", ("evaluate.lr: 'fast' is not right", "greater than 0, or learnt")),
-        ("distill.dc.outer=0", ("distill.dc.outer: 0 is not right", "greater than or equal to 1")),
-        ("distill.mtt.step_size=0", ("distill.mtt.step_size: 0 is not right", "greater than 0")),
+        ("prior.skip=half", ("override prior.skip=half: 'half' is invalid", "'paper', 'reference' or 'none'")),
+        ("prior.noise=pink", ("override prior.noise=pink: 'pink' is invalid", "'fresh' or 'fixed'")),
+        (
+            "prior.dtype=float8",
+            ("override prior.dtype=float8: 'float8' is invalid", "'float32', 'bfloat16' or 'float16'"),
+        ),
+        ("distill.init=fake", ("distill.init: 'fake' is invalid", "real, noise, prototype")),
+        (
+            "distill.learn=nothing",
+            ("override distill.learn=nothing: 'nothing' is invalid", "'both', 'latents' or 'conditioning'"),
+        ),
+        ("network.norm=spectral", ("override network.norm=spectral: 'spectral' is invalid", "'instance'")),
+        ("data.keep_order=soft", ("override data.keep_order=soft: 'soft' is invalid", "'easy', 'hard', 'random'")),
+        ("data.on_corrupt=ignore", ("override data.on_corrupt=ignore: 'ignore' is invalid", "'error' or 'skip'")),
+        ("experts.dtype=int8", ("override experts.dtype=int8: 'int8' is invalid", "'float32' or 'float16'")),
+        ("evaluate.lr=fast", ("override evaluate.lr=fast: 'fast' is invalid", "greater than 0, or learnt")),
+        ("distill.dc.outer=0", ("override distill.dc.outer=0: 0 is invalid", "greater than or equal to 1")),
+        ("distill.mtt.step_size=0", ("override distill.mtt.step_size=0: 0 is invalid", "greater than 0")),
         ("distill.objective=kip", ("distill.objective: 'kip'", "dm, dc, mtt")),
         ("network.arch=lenet", ("network", "'lenet'", "convnet")),
         # what is not there
@@ -159,11 +171,54 @@ def test_overrides(refused: Refusal, recipe_file: Path, override: str, parts: tu
 
 def test_several_mistakes_are_a_line_each(refused: Refusal, recipe_file: Path) -> None:
     lines = refused("distill", recipe_file, "seed=-1", "prior.skipp=none", "distill.objective=", "name.x=1", "distill")
-    assert lines[0].startswith("ld3m: name.x=1: name is a value")
-    assert lines[1].startswith("ld3m: distill: overrides have the form KEY=VALUE")
-    keys = {line.removeprefix(f"ld3m: {recipe_file}: ").split(": ")[0] for line in lines[2:]}
-    assert keys == {"seed", "prior.skipp", "distill.objective"}
+    assert lines[0].startswith("ld3m: override name.x=1: name is a value")
+    assert lines[1].startswith("ld3m: override distill: must have the form KEY=VALUE")
+    blamed = {line.split(": ")[1] for line in lines[2:]}
+    assert blamed == {"override seed=-1", "override prior.skipp=none", "override distill.objective="}
     assert len(lines) == 5
+
+
+MISSING = ("data.source=/no/data", "prior.source=/no/prior", "distill.init=/no/run")
+"""What a distillation reads and is not there."""
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        (("distill",), ["data.source", "prior.source", "distill.init"]),
+        (("distill", "--dry-run"), ["data.source", "prior.source", "distill.init"]),
+        (("distill", "--profile"), ["data.source", "prior.source", "distill.init"]),
+        (("plan",), ["data.source", "prior.source", "distill.init"]),
+        (("plan", "--device", "a100-40gb"), ["data.source", "prior.source", "distill.init"]),
+        (("ablate",), ["data.source", "prior.source", "distill.init"]),
+        (("ablate", "--dry-run"), ["data.source", "prior.source", "distill.init"]),
+        (("experts",), ["data.source"]),
+        (("experts", "--dry-run"), ["data.source"]),
+    ],
+)
+def test_files_that_are_not_there_are_reported_at_once(
+    refused: Refusal, recipe_file: Path, command: tuple[str, ...], expected: list[str]
+) -> None:
+    """By every command that reads them, a dry run included, before anything is made."""
+    name, *options = command
+    lines = refused(name, recipe_file, *MISSING, *options)
+    assert [line.split(": ")[1] for line in lines] == expected
+
+
+@pytest.mark.parametrize("options", [(), ("--dry-run",)])
+def test_a_prior_is_not_trained_on_images_that_are_not_there(
+    refused: Refusal, given: Path, options: tuple[str, ...]
+) -> None:
+    (given / "prior.yaml").write_text("{name: x, data: {source: /no/data}}")
+    parts = ("ld3m: data.source: '/no/data' is not there; give a folder, Parquet files, hub:<id>, or one of digits",)
+    assert len(refused("train-prior", given / "prior.yaml", *options, parts=parts)) == 1
+
+
+def test_what_contradicts_a_prior_without_denoiser(refused: Refusal, recipe_file: Path) -> None:
+    parts = ("ld3m: distill.learn: 'both', but prior.steps=0 leaves the denoiser out", "set distill.learn=latents")
+    for options in ((), ("--dry-run",)):
+        given = ("distill", recipe_file, "prior.steps=0", "distill.learn=both", *options)
+        assert len(refused(*given, parts=parts)) == 1
 
 
 @pytest.mark.parametrize(
@@ -359,7 +414,9 @@ def test_weights_of_another_network(refused: Refusal, recipe_file: Path, given: 
 
 
 def test_a_prior_is_trained_on_all_images(refused: Refusal, recipe_file: Path) -> None:
-    assert any("data.keep: unknown key" in line for line in refused("train-prior", recipe_file, "data.keep=0.5"))
+    assert any(
+        "override data.keep=0.5: unknown key" in line for line in refused("train-prior", recipe_file, "data.keep=0.5")
+    )
 
 
 # --- the prior ---------------------------------------------------------------------------------------------
@@ -500,10 +557,10 @@ def test_an_output_means_what_it_says_whatever_yaml_makes_of_it(ld3m: Command, r
         ),
         (["--split", "validation"], ("--split", "'validation'", "data.validation_share")),
         (["--split", "holdout"], ("--split", "'holdout'", "train, test")),
-        (["--seeds", "0"], ("evaluate.seeds: 0 is not right", "greater than or equal to 1")),
-        (["--arch", ""], ("evaluate.arch: [] is not right", "at least 1")),
-        (["evaluate.epochs=-1"], ("evaluate.epochs: -1 is not right", "greater than or equal to 1")),
-        (["epochs=5"], ("epochs: unknown key; did you mean data.scorer.epochs or experts.epochs or evaluate.epochs?",)),
+        (["--seeds", "0"], ("override evaluate.seeds=0: 0 is invalid", "greater than or equal to 1")),
+        (["--arch", ""], ("override evaluate.arch=[]: [] is invalid", "at least 1")),
+        (["evaluate.epochs=-1"], ("override evaluate.epochs=-1: -1 is invalid", "greater than or equal to 1")),
+        (["epochs=5"], ("override epochs=5: unknown key; did you mean data.scorer.epochs or experts.epochs",)),
         (["another"], ("RUN: give one run, not 2",)),
     ],
 )
@@ -541,4 +598,4 @@ def test_evaluate_a_run_whose_data_has_gone(refused: Refusal, recipe_file: Path,
     folder = given / "run"
     distill(load(Recipe, str(recipe_file), ["distill.iterations=0", f"data.source={images}", f"output={folder}"]))
     shutil.rmtree(images)
-    refused("evaluate", folder, parts=(str(folder / "recipe.yaml"), f"data.source: '{images}' is not there"))
+    refused("evaluate", folder, parts=(f"ld3m: data.source: '{images}' is not there; give a folder",))

@@ -17,8 +17,7 @@ from ld3m.data import prepared as data
 from ld3m.images import multi_formation as formation
 from ld3m.recipe import Recipe
 from ld3m.recipe.files import load
-from ld3m.runs.folder import load_recipe
-from ld3m.runs.result import read_images
+from ld3m.runs import folder as run
 from ld3m.sampling.noise import draw_noise
 from ld3m.sampling.sampler import Schedule, render
 
@@ -50,7 +49,7 @@ def four_in_one(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def test_each_image_holds_what_its_latents_render_to(four_in_one: Path) -> None:
-    recipe, tensors = load_recipe(four_in_one, []), latents(four_in_one)
+    recipe, tensors = run.load_recipe(four_in_one, []), latents(four_in_one)
     assert tensors["z"].shape == (12, 3, 8, 8)
     assert tensors["labels"].tolist() == [0] * 4 + [1] * 4 + [2] * 4
     prior = priors.load(recipe.prior)
@@ -91,9 +90,9 @@ def test_the_gradient_goes_through_the_enlargement(recipe_file: Path, tmp_path: 
 def test_pixels_start_as_real_images_and_are_kept_exactly(recipe_file: Path, tmp_path: Path) -> None:
     in_pixels = ["prior.source=pixels", "prior.steps=0", "prior.guidance=1", "distill.learn=latents"]
     folder = distilled(recipe_file, tmp_path / "run", *in_pixels, "distill.iterations=0")
-    recipe = load_recipe(folder, [])
+    recipe = run.load_recipe(folder, [])
     real = data.prepare(recipe.data, progress=False)
-    pixels, labels = read_images(folder, real.classes, 1, 16)
+    pixels, labels = run.load_images(folder, real.classes, 1, 16)
     for image, label in zip(pixels, labels.tolist(), strict=True):
         assert (real.images("train", label) == image).flatten(1).all(1).any()
 
@@ -149,10 +148,13 @@ def test_another_recipe_that_measures_it_takes_it_apart_too(
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["distill.factor=3"], "distill.factor: 3 does not divide 16"),
-        (["prior.source=pixels"], "prior.source: pixels has neither denoiser nor size; set prior.steps=0"),
+        (["distill.factor=3"], "override distill.factor=3: 3 does not divide 16"),
+        (
+            ["prior.source=pixels"],
+            "override prior.source=pixels: pixels has neither denoiser nor size; set",
+        ),
         (["distill.images_per_class=4", "distill.factor=2"], "Z starts from 16 images, but class 'circle' has only 12"),
-        (["prior.source=pixels", "prior.steps=0", "prior.guidance=1"], "set distill.learn=latents"),
+        (["prior.source=pixels", "prior.steps=0", "distill.learn=both"], "set distill.learn=latents"),
     ],
 )
 def test_mistakes_are_told(ld3m: Callable[..., Outcome], recipe_file: Path, overrides: list[str], said: str) -> None:

@@ -277,7 +277,7 @@ def test_moments_of_one_image_are_refused(ld3m: Callable[..., Outcome], recipe_f
     one = ("distill.dm.match=moments", "distill.images_per_class=1", "--dry-run")
     outcome = ld3m("distill", recipe_file, *one)
     assert outcome.code == 2
-    assert "distill.dm.match: moments takes the standard deviation" in outcome.err
+    assert "override distill.dm.match=moments: moments takes the standard deviation" in outcome.err
     assert "distill.factor=2" in outcome.err
     assert ld3m("distill", recipe_file, *one, "distill.factor=2").code == 0
     assert ld3m("distill", recipe_file, *one, "distill.objective=dc").code == 0
@@ -389,7 +389,7 @@ def test_the_step_size_stays_positive_whatever_its_slope(
             ["classes circle, cross, square, this recipe cross, square"],
         ),
         (["network.depth=3"], ["experts.folder", "network.depth 2, this recipe 3"]),
-        (["distill.mtt.expert_epochs=4"], ["experts.epochs: 5", "is 6"]),
+        (["distill.mtt.expert_epochs=4"], ["override experts.epochs=5: 5", "is 6"]),
         (["distill.mtt.expert_epochs=4", "experts.epochs=6"], ["have 5 epochs", "is 6"]),
     ],
 )

@@ -11,8 +11,8 @@ from ld3m import priors
 from ld3m.data import prepared as data
 from ld3m.images.ranges import bytes_to_signed, bytes_to_unit, signed_to_unit
 from ld3m.priors import ClassConditionalLDM
+from ld3m.priors.folder import PACKAGED_PRIORS
 from ld3m.recipe import DataRecipe, SamplerRecipe
-from ld3m.recipe.values import PACKAGED_PRIORS
 
 
 @pytest.fixture(scope="module")

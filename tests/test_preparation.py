@@ -27,7 +27,7 @@ PREPARE = """
 import sys
 from ld3m.data import prepare
 from ld3m.recipe import DataRecipe
-prepare(DataRecipe.model_validate_json(sys.argv[1]))
+prepare(DataRecipe.model_validate_json(sys.argv[1]), workers=int(sys.argv[2]))
 """
 
 
@@ -48,9 +48,9 @@ def recipe(source: Path, **settings: Any) -> DataRecipe:
     return DataRecipe.model_validate(content)
 
 
-def prepared(source: Path, cache: Path, **settings: Any) -> ImageSet:
+def prepared(source: Path, cache: Path, workers: int = 2, **settings: Any) -> ImageSet:
     os.environ["LD3M_CACHE"] = str(cache)
-    return prepare(recipe(source, **settings))
+    return prepare(recipe(source, **settings), workers=workers)
 
 
 @pytest.fixture(autouse=True)
@@ -59,9 +59,9 @@ def cache_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LD3M_CACHE", "")
 
 
-def start(source: Path, cache: Path, **settings: Any) -> "subprocess.Popen[bytes]":
+def start(source: Path, cache: Path, workers: int = 2, **settings: Any) -> "subprocess.Popen[bytes]":
     """A process that prepares."""
-    arguments = [sys.executable, "-c", PREPARE, recipe(source, **settings).model_dump_json()]
+    arguments = [sys.executable, "-c", PREPARE, recipe(source, **settings).model_dump_json(), str(workers)]
     return subprocess.Popen(arguments, env={**os.environ, "LD3M_CACHE": str(cache)})
 
 
@@ -171,7 +171,7 @@ def megabytes(kind):
     return int(re.search(kind + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
 
 before = megabytes("VmHWM")
-images = prepare(DataRecipe.model_validate_json(sys.argv[1]))
+images = prepare(DataRecipe.model_validate_json(sys.argv[1]), workers=4)
 preparing = megabytes("VmHWM") - before
 held = megabytes("RssAnon")
 mapped = [images.images("train", label) for label in range(len(images.classes))]
@@ -189,7 +189,7 @@ def test_memory_holds_a_class_at_a_time_and_then_no_more_than_a_batch(tmp_path: 
             (tmp_path / "set" / split / name).mkdir(parents=True)
             for index in range(count):
                 os.link(tmp_path / "one.jpg", tmp_path / "set" / split / name / f"{index}.jpg")
-    given = recipe(tmp_path / "set", resolution=160, validation_share=0, workers=4).model_dump_json()
+    given = recipe(tmp_path / "set", resolution=160, validation_share=0).model_dump_json()
     environment = {**os.environ, "LD3M_CACHE": str(tmp_path / "cache")}
     done = subprocess.run([sys.executable, "-c", MEASURE, given], env=environment, capture_output=True, check=True)
     preparing, using = map(float, done.stdout.split())

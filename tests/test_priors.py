@@ -370,11 +370,11 @@ def test_stable_diffusion_starts_from_the_prompt_of_a_class(tmp_path: Path) -> N
         (save_unconditional, ["prior.guidance=1"], ["distill.learn: 'both'", "unconditional", "learn=latents"]),
         (
             save_class_conditional,
-            ["prior.steps=0"],
+            ["prior.steps=0", "distill.learn=both"],
             ["distill.learn: 'both'", "prior.steps=0", "distill.learn=latents"],
         ),
-        (save_class_conditional, ["prior.prompt=a photo"], ["prior.prompt: 'a photo'", "{}"]),
-        (save_dit, ["data.subset=[circle, cross]", "prior.steps=1001"], ["prior.steps: 1001"]),
+        (save_class_conditional, ["prior.prompt=a photo"], ["override prior.prompt=a photo: 'a photo'", "{}"]),
+        (save_dit, ["data.subset=[circle, cross]", "prior.steps=1001"], ["prior.steps=1001: 1001 is invalid"]),
     ],
 )
 def test_what_a_kind_cannot_do_is_told(

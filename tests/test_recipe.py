@@ -1,6 +1,13 @@
 """Recipes: what is shipped, overrides, mistakes, the resolved form, the digest."""
 
+import builtins
+import importlib.metadata
+import io
+import os
 import re
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +16,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ld3m.distillation.inputs import check_inputs
 from ld3m.errors import UserError
 from ld3m.recipe import Recipe
-from ld3m.recipe.files import digest, find, load, to_yaml
+from ld3m.recipe.files import digest, find_recipe, load, to_yaml
+from ld3m.recipe.keys import described, keys, markdown
 from ld3m.recipe.prior import PriorRecipe
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
@@ -63,14 +72,14 @@ def test_the_imagenet_recipes_have_the_papers_settings(name: str, steps: int, de
 
 def test_a_name_means_the_file_below_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert find("quickstart").samefile(RECIPES[0].parent / "quickstart.yaml")
+    assert find_recipe("quickstart").samefile(RECIPES[0].parent / "quickstart.yaml")
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes" / "quickstart.yaml").write_text("name: mine")
-    assert find("quickstart").samefile(tmp_path / "recipes" / "quickstart.yaml")  # the user's own comes first
+    assert find_recipe("quickstart").samefile(tmp_path / "recipes" / "quickstart.yaml")  # the user's own comes first
     (tmp_path / "quickstart").mkdir()
-    assert find("quickstart").samefile(tmp_path / "recipes" / "quickstart.yaml")  # a folder is no recipe
+    assert find_recipe("quickstart").samefile(tmp_path / "recipes" / "quickstart.yaml")  # a folder is no recipe
     with pytest.raises(UserError, match=r"or one of .*quickstart"):
-        find("quickstar")
+        find_recipe("quickstar")
 
 
 # --- the resolved form -------------------------------------------------------------------------------------
@@ -168,7 +177,7 @@ def test_a_file_of_classes_is_read_into_the_recipe(minimal: str, tmp_path: Path)
     for name, content in (("some.json", "[1,"), ("some.json", "{}"), ("some.txt", "\n")):
         (tmp_path / name).write_text(content)
         (line,) = mistakes(minimal, f"data.subset={tmp_path / name}")
-        assert line.startswith("data.subset: ")
+        assert line.startswith(f"override data.subset={tmp_path / name}: ")
 
 
 def test_an_override_fills_a_section_left_empty(minimal: str) -> None:
@@ -195,67 +204,62 @@ def test_all_mistakes_are_told_at_once_a_line_each(minimal: str) -> None:
         "evaluate.epochs=many",
         "nonsense",
         "name.first=x",
-        "data.source=/no/such/folder",
     )
     assert lines[:2] == [
-        "nonsense: overrides have the form KEY=VALUE, such as distill.iterations=200",
-        "name.first=x: name is a value, not a section with keys of its own",
+        "override nonsense: must have the form KEY=VALUE, such as distill.iterations=200",
+        "override name.first=x: name is a value, not a section with keys of its own",
     ]
-    starts = {line.split(": ")[0] for line in lines[2:]}
-    assert starts == {
-        "steps",
-        "prior.skipp",
-        "prior.keep_graph_steps",
-        "distill.images_per_class",
-        "evaluate.epochs",
-        "data.source",
+    assert {line.split(": ")[0] for line in lines[2:]} == {
+        "override steps=5",
+        "override prior.skipp=paper",
+        "override prior.keep_graph_steps=-1",
+        "override distill.images_per_class=0",
+        "override evaluate.epochs=many",
     }
-    assert len(lines) == 8
+    assert len(lines) == 7
     assert not any("\n" in line for line in lines)
 
 
 @pytest.mark.parametrize(
     ("override", "answer"),
     [
-        ("prior.skipp=none", "prior.skipp: unknown key; did you mean prior.skip?"),
-        ("distill.dm.augmnet=no", "distill.dm.augmnet: unknown key; did you mean distill.dm.augment?"),
-        ("sed=1", "sed: unknown key; did you mean seed?"),
+        ("prior.skipp=none", "unknown key; did you mean prior.skip?"),
+        ("distill.dm.augmnet=no", "unknown key; did you mean distill.dm.augment?"),
+        ("sed=1", "unknown key; did you mean seed?"),
         # in another section: the key is right, its place is not
-        ("iterations=5", "iterations: unknown key; did you mean distill.iterations?"),
-        ("network.resolution=32", "network.resolution: unknown key; did you mean data.resolution or prior.resolution?"),
-        ("epochs=3", "epochs: unknown key; did you mean data.scorer.epochs or experts.epochs or evaluate.epochs?"),
-        ("hub.zzz=1", "hub.zzz: unknown key; known are repo_id, private, licence"),
+        ("iterations=5", "unknown key; did you mean distill.iterations?"),
+        ("network.resolution=32", "unknown key; did you mean data.resolution or prior.resolution?"),
+        ("epochs=3", "unknown key; did you mean data.scorer.epochs or experts.epochs or evaluate.epochs?"),
+        ("hub.zzz=1", "unknown key; known are repo_id, private, licence"),
     ],
 )
 def test_unknown_keys_are_answered_with_the_nearest(minimal: str, override: str, answer: str) -> None:
-    assert mistakes(minimal, override) == [answer]
+    assert mistakes(minimal, override) == [f"override {override}: {answer}"]
 
 
 @pytest.mark.parametrize(
     ("override", "parts"),
     [
-        ("name=a/b", ["name: 'a/b'", "pattern"]),
-        ("seed=-1", ["seed: -1", "greater than or equal to 0"]),
-        ("seed=1.5", ["seed: 1.5", "integer"]),
-        ("distill=5", ["distill: 5", "iterations"]),
-        ("distill.iterations=yes", ["distill.iterations: True"]),
-        ("distill.lr_latents=.inf", ["distill.lr_latents: inf", "finite"]),
-        ("distill.lr_latents=nan", ["distill.lr_latents: 'nan'", "finite"]),
-        ("distill.momentum=1", ["distill.momentum: 1", "less than 1"]),
-        ("distill.dm.augment=maybe", ["distill.dm.augment: 'maybe'", "boolean"]),
-        ("prior.skip=Paper", ["prior.skip: 'Paper'", "'paper', 'reference' or 'none'"]),
-        ("prior.keep_graph_steps=some", ["prior.keep_graph_steps: 'some'", "0 or more, or all"]),
-        ("prior.keep_graph_steps=2.5", ["prior.keep_graph_steps: 2.5", "0 or more, or all"]),
-        ("data.subset=5", ["data.subset: 5", "list of at least 1 class"]),
-        ("data.subset=none.txt", ["data.subset: 'none.txt'", "list of classes", "FileNotFoundError"]),
-        ("data.root=/tmp", ["data.root: '/tmp'", "only for data.source=imagenet"]),
-        ("data.root=/no/such", ["data.root: '/no/such'", "train/ and val/"]),
-        ("data.workers=0", ["data.workers: 0", "greater than or equal to 1"]),
-        ("data.subset=[]", ["data.subset: []", "at least 1"]),
-        ("data.subset=[yes]", ["data.subset: True", "a string or a number"]),
-        ("data.channels=2", ["data.channels: 2", "1 or 3"]),
-        ("evaluate.arch=[]", ["evaluate.arch: []", "at least 1"]),
-        ("network.depth=9", ["network.depth: 9", "32 pixels", "5 or fewer"]),
+        ("name=a/b", ["'a/b'", "pattern"]),
+        ("seed=-1", ["-1", "greater than or equal to 0"]),
+        ("seed=1.5", ["1.5", "integer"]),
+        ("distill=5", ["5", "iterations"]),
+        ("distill.iterations=yes", ["True"]),
+        ("distill.lr_latents=.inf", ["inf", "finite"]),
+        ("distill.lr_latents=nan", ["'nan'", "finite"]),
+        ("distill.momentum=1", ["1", "less than 1"]),
+        ("distill.dm.augment=maybe", ["'maybe'", "boolean"]),
+        ("prior.skip=Paper", ["'Paper'", "'paper', 'reference' or 'none'"]),
+        ("prior.keep_graph_steps=some", ["'some'", "0 or more, or all"]),
+        ("prior.keep_graph_steps=2.5", ["2.5", "0 or more, or all"]),
+        ("data.subset=5", ["5", "list of at least 1 class"]),
+        ("data.subset=none.txt", ["'none.txt'", "list of classes", "FileNotFoundError"]),
+        ("data.root=/tmp", ["'/tmp'", "only for data.source=imagenet"]),
+        ("data.subset=[]", ["[]", "at least 1"]),
+        ("data.subset=[yes]", ["True", "a string or a number"]),
+        ("data.channels=2", ["2", "1 or 3"]),
+        ("evaluate.arch=[]", ["[]", "at least 1"]),
+        ("network.depth=9", ["9", "32 pixels", "5 or fewer"]),
         ("data.source=2024-13-45", ["data.source=2024-13-45", "not a YAML value"]),
         ("data.subset=[a", ["data.subset=[a", "not a YAML value"]),
     ],
@@ -264,30 +268,32 @@ def test_a_wrong_value_is_one_line_with_key_value_and_what_is_right(
     minimal: str, override: str, parts: list[str]
 ) -> None:
     (line,) = mistakes(minimal, override)
+    assert line.startswith(f"override {override}: ")
     assert all(part in line for part in parts), line
 
 
 def test_groups_of_the_norm_divide_the_width(minimal: str) -> None:
     (line,) = mistakes(minimal, "network.norm=group", "network.width=6")
-    assert line == "network.width: 6 is not a multiple of 4, the groups of norm group"
+    assert line == "override network.width=6: 6 is not a multiple of 4, the groups of norm group"
 
 
 @pytest.mark.parametrize(
     ("override", "parts"),
     [
-        ("autoencoder.channels=[0, 32]", ["autoencoder.channels.0: 0", "greater than 0"]),
-        ("autoencoder.channels=[24]", ["autoencoder.channels: 24", "multiple of 16"]),
-        ("denoiser.channels=[64, 100]", ["denoiser.channels: 100", "multiple of 16"]),
-        ("denoiser.attention=[true]", ["denoiser.attention", "1 entries for 2"]),
-        ("denoiser.attention=[false, false]", ["denoiser.attention", "at least one level"]),
-        ("data.resolution=30", ["data.resolution: 30", "halved 3 times"]),
-        ("prior=x", ["prior: unknown key"]),
+        ("autoencoder.channels=[0, 32]", ["autoencoder.channels.0: 0 is invalid", "greater than 0"]),
+        ("autoencoder.channels=[24]", ["24", "multiple of 16"]),
+        ("denoiser.channels=[64, 100]", ["100", "multiple of 16"]),
+        ("denoiser.attention=[true]", ["1 entries for 2"]),
+        ("denoiser.attention=[false, false]", ["at least one level"]),
+        ("data.resolution=30", ["30", "halved 3 times"]),
+        ("prior=x", ["unknown key"]),
     ],
 )
 def test_mistakes_of_a_prior_recipe(tmp_path: Path, override: str, parts: list[str]) -> None:
     path = tmp_path / "prior.yaml"
     path.write_text("{name: x, data: {source: fashion-mnist-small}}")
     (line,) = mistakes(str(path), override, kind=PriorRecipe)
+    assert line.startswith(f"override {override}: ")
     assert all(part in line for part in parts), line
 
 
@@ -295,6 +301,200 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     path = tmp_path / "bare.yaml"
     path.write_text("data: {resolution: 16}")
     assert mistakes(str(path)) == ["name: is missing", "data.source: is missing", "prior: is missing"]
+
+
+def test_a_mistake_is_blamed_on_who_made_it(minimal: str, tmp_path: Path) -> None:
+    """The file that has the key, or the override; also if a key of a file does not fit the override."""
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(MINIMAL | {"network": {"depth": 5}, "seed": -1}))
+    top = tmp_path / "top.yaml"
+    top.write_text("{extends: base, prior: {skipp: none}}")
+    assert mistakes(str(top), "evaluate.seeds=0") == [
+        f"{tmp_path / 'base.yaml'}: seed: -1 is invalid: input should be greater than or equal to 0",
+        "prior.skipp: unknown key; did you mean prior.skip?",  # in top.yaml itself
+        "override evaluate.seeds=0: 0 is invalid: input should be greater than or equal to 1",
+    ]
+    top.write_text("{extends: base, seed: 0}")
+    (line,) = mistakes(str(top), "tf32=true", "data.resolution=16")
+    assert line.startswith("override data.resolution=16: network.depth: 5 blocks halve 16 pixels to nothing")
+    top.write_text("{extends: base, seed: 0, data: {resolution: 16}}")
+    (line,) = mistakes(str(top), "tf32=true")
+    assert line.startswith(f"{tmp_path / 'base.yaml'}: network.depth: 5 blocks halve 16 pixels")
+
+
+# --- purity ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_disk_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks the disk or the network fails; pydantic would take a ValueError for a mistake of the recipe."""
+
+    def refuse(*arguments: Any, **keywords: Any) -> Any:
+        raise RuntimeError("validation asked for a file or the network")
+
+    for module, names in (
+        (os, ("stat", "lstat", "open", "listdir", "scandir", "access", "readlink")),
+        (os.path, ("exists", "isfile", "isdir", "realpath")),
+        (Path, ("stat", "exists", "is_file", "is_dir", "open", "read_text", "read_bytes", "glob", "rglob", "iterdir")),
+        (builtins, ("open",)),
+        (io, ("open",)),
+        (socket, ("socket", "getaddrinfo", "create_connection")),
+        (importlib.metadata, ("entry_points",)),
+    ):
+        for name in names:
+            monkeypatch.setattr(module, name, refuse)
+
+
+def test_validation_asks_neither_disk_nor_network(request: pytest.FixtureRequest) -> None:
+    """Every shipped recipe, and one whose files are nowhere."""
+    contents = [
+        (PriorRecipe if "denoiser" in content else Recipe, content)
+        for content in (resolved_content(path) for path in [*RECIPES, *RECIPES[0].parent.glob("baselines/*.yaml")])
+    ]
+    nowhere = {"source": "imagenet", "root": "/no/such/folder", "subset": "/no/such/list.txt"}
+    contents.append(
+        (
+            Recipe,
+            {
+                "name": "x",
+                "data": nowhere,
+                "prior": {"source": "/no/such/prior"},
+                "distill": {"init": "/no/such/run", "objective": "mine"},
+                "network": {"arch": "theirs"},
+                "experts": {"folder": "/no/such/experts"},
+            },
+        )
+    )
+    assert len(contents) > 20
+    request.getfixturevalue("no_disk_no_network")
+    with pytest.raises(RuntimeError, match="asked for a file"):  # the traps work
+        Path("anything").exists()
+    resolved = [kind.model_validate(content) for kind, content in contents]
+    assert resolved[-1].data.root == "/no/such/folder"
+
+
+def resolved_content(path: Path) -> dict[str, Any]:
+    """A shipped recipe with those it extends, as `model_validate` takes it."""
+    kind = PriorRecipe if "denoiser" in yaml.safe_load(path.read_text()) else Recipe
+    content = yaml.safe_load(path.read_text())
+    return load(kind, str(path)).model_dump(mode="json") if "extends" in content else content
+
+
+def test_a_recipe_loads_whose_files_are_nowhere(minimal: str) -> None:
+    recipe = load(Recipe, minimal, ["data.source=/no/data", "prior.source=/no/prior", "distill.init=/no/run"])
+    assert (recipe.data.source, recipe.prior.source, recipe.distill.init) == ("/no/data", "/no/prior", "/no/run")
+    with pytest.raises(UserError) as caught:
+        check_inputs(recipe)
+    assert [line.split(": ")[0] for line in caught.value.lines] == ["data.source", "prior.source", "distill.init"]
+
+
+# --- what only one value fits ------------------------------------------------------------------------------
+
+
+def test_without_a_denoiser_only_one_value_fits_and_is_written_out(minimal: str) -> None:
+    pixels = load(Recipe, minimal, ["prior.source=pixels"])
+    assert (pixels.prior.steps, pixels.prior.guidance, pixels.distill.learn) == (0, 1.0, "latents")
+    stated = ["prior.source=pixels", "prior.steps=0", "prior.guidance=1", "distill.learn=latents"]
+    assert to_yaml(pixels) == to_yaml(load(Recipe, minimal, stated))
+    alone = load(Recipe, minimal, ["prior.steps=0"])
+    assert (alone.prior.guidance, alone.distill.learn) == (3.0, "latents")
+    assert to_yaml(alone) == to_yaml(load(Recipe, minimal, ["prior.steps=0", "distill.learn=latents"]))
+    assert load(Recipe, minimal).distill.learn == "both"
+    for recipe in (pixels, alone):
+        check_inputs(recipe)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "lines"),
+    [
+        (["prior.steps=0", "distill.learn=both"], ["distill.learn: 'both', but prior.steps=0 leaves the denoiser out"]),
+        (
+            ["prior.source=pixels", "prior.guidance=3", "distill.learn=conditioning"],
+            [
+                "prior.guidance: 3, but prior.source=pixels has no classes to guide to",
+                "distill.learn: 'conditioning', but prior.source=pixels leaves the denoiser out",
+            ],
+        ),
+    ],
+)
+def test_what_contradicts_is_refused_before_anything_is_opened(
+    minimal: str, overrides: list[str], lines: list[str]
+) -> None:
+    with pytest.raises(UserError) as caught:
+        check_inputs(load(Recipe, minimal, overrides))
+    assert len(caught.value.lines) == len(lines)
+    assert all(line.startswith(start) for line, start in zip(caught.value.lines, lines, strict=True))
+
+
+@pytest.mark.parametrize("override", ["prior.steps=5", "prior.resolution=16"])
+def test_pixels_have_neither_steps_nor_size(minimal: str, override: str) -> None:
+    (line,) = mistakes(minimal, "prior.source=pixels", override)
+    assert line.startswith("override prior.source=pixels: pixels has neither denoiser nor size; set prior.steps=0")
+
+
+def test_the_digests_of_runs_in_pixel_space_and_of_the_autoencoder_stay() -> None:
+    """As they were when recipes had to state these keys."""
+    assert digest(load(Recipe, "baselines/pixels")) == "6514871fcdedb178"
+    assert digest(load(Recipe, "baselines/autoencoder")) == "c08a33f3609593ff"
+
+
+# --- keys that went ----------------------------------------------------------------------------------------
+
+
+def test_a_key_that_went_is_ignored_in_old_recipes_and_refused_as_an_override(
+    minimal: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = load(Recipe, minimal)
+    Path(minimal).write_text(yaml.safe_dump(MINIMAL | {"data": {**MINIMAL["data"], "workers": None}}))
+    assert load(Recipe, minimal) == plain
+    assert capsys.readouterr().err == ""  # as every run before wrote it out: nothing that anybody asked for is ignored
+    Path(minimal).write_text(yaml.safe_dump(MINIMAL | {"data": {**MINIMAL["data"], "workers": 4}}))
+    assert load(Recipe, minimal) == plain
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{minimal}: data.workers is ignored: there is no such key any more; as many threads")
+    assert Recipe.model_validate(yaml.safe_load(Path(minimal).read_text())) == plain
+    (line,) = mistakes(minimal, "data.workers=4")
+    assert line.startswith("override data.workers=4: there is no such key any more; as many threads read images as")
+    Path(minimal).write_text("{name: x, data: {source: digits}, evaluate: {classifier_width: 8}}")
+    load(PriorRecipe, minimal)
+    assert "evaluate.classifier_width is ignored" in capsys.readouterr().err
+
+
+# --- the list of keys --------------------------------------------------------------------------------------
+
+
+def test_the_page_of_keys_is_made_of_their_docstrings() -> None:
+    assert (RECIPES[0].parent / "KEYS.md").read_text(encoding="utf-8") == markdown(), "run python tests/keys.py"
+
+
+@pytest.mark.parametrize("kind", [Recipe, PriorRecipe])
+def test_every_key_says_what_it_is(kind: Any) -> None:
+    listed = described(kind)
+    assert [key.name for key in listed if not key.text.endswith(".")] == []
+    assert [key.name for key in listed] == keys(kind)
+    assert len(keys(kind)) > 30
+    assert {name for name in keys(kind, sections=True) if "." not in name} == set(kind.model_fields)
+
+
+def test_a_key_has_type_range_and_default() -> None:
+    by_name = {key.name: key for key in described(Recipe)}
+    rows = {
+        "name": ("text", "", None),
+        "distill.momentum": ("number", "≥ 0, < 1", "0.5"),
+        "prior.skip": ("paper, reference, none", "", "reference"),
+        "prior.micro_batch": ("integer or auto", "≥ 1", "64"),
+        "evaluate.lr": ("number or learnt", "> 0", ""),
+        "evaluate.arch": ("list of text", "", "[convnet]"),
+        "hub.private": ("true or false", "", "false"),
+    }
+    assert {name: (key.type, key.range, key.default) for name, key in by_name.items() if name in rows} == rows
+
+
+def test_listing_keys_does_not_load_torch() -> None:
+    """Shell completion lists them at every key press."""
+    code = "import sys; from ld3m.recipe.keys import keys, Recipe; print(len(keys(Recipe)), 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    count, loaded = done.stdout.split()
+    assert (int(count), loaded) == (len(keys(Recipe)), "False")
 
 
 # --- the digest --------------------------------------------------------------------------------------------
@@ -309,6 +509,7 @@ def test_depth_is_bound_where_blocks_halve(minimal: str, override: str) -> None:
     "override",
     [
         "seed=1",
+        "data.source=fashion-mnist",
         "data.subset=[Bag]",
         "data.resolution=16",
         "data.validation_share=0.1",
@@ -345,10 +546,6 @@ def test_the_digest_changes_with_what_decides_the_result(minimal: str, override:
         "distill.iterations=7",
         "distill.checkpoint_every=7",
         "distill.log_every=7",
-        "data.source=fashion-mnist",
-        "data.scorer.source=weights.safetensors",
-        "prior.source=digits",
-        "data.workers=7",
         "prior.micro_batch=7",
         "prior.keep_graph_steps=0",
         "prior.compile=true",

@@ -13,7 +13,7 @@ from results import BLOCK, PAGES, RESULTS, ROOT, captions, filled, row
 
 from ld3m.ablation.table import seed_difference
 from ld3m.recipe import Recipe
-from ld3m.recipe.files import digest, find, load
+from ld3m.recipe.files import digest, find_recipe, load
 
 MARKDOWN = sorted(
     path for folder in ("", "recipes", "recipes/results", "launch") for path in (ROOT / folder).glob("*.md")
@@ -107,7 +107,7 @@ def test_figures_are_those_of_the_networks(path: Path) -> None:
     words = report["command"].split()[2:]
     recipes = list(itertools.takewhile(lambda word: "=" not in word and word[0] != "-", words))
     assert recipes
-    assert {measured["recipe"] for measured in report["rows"]} <= {find(name).stem for name in recipes}
+    assert {measured["recipe"] for measured in report["rows"]} <= {find_recipe(name).stem for name in recipes}
 
 
 @pytest.mark.parametrize(

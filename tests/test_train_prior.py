@@ -25,7 +25,7 @@ data: {{source: {shapes}, resolution: 16, channels: 1}}
 autoencoder: {{channels: [16, 16], codes: 16, steps: 60, batch: 8}}
 denoiser: {{channels: [16, 32], heads: 2, class_width: 8, steps: 60, batch: 8}}
 checkpoint_every: 10
-evaluate: {{samples: 6, steps: 3, classifier_epochs: 2, classifier_width: 8}}
+evaluate: {{samples: 6, steps: 3, classifier_epochs: 2}}
 """
     )
     return path
@@ -101,7 +101,7 @@ def test_a_folder_of_somebody_elses_is_left_as_it_is(recipe: Path, tmp_path: Pat
     for more in ([], ["--no-resume"]):
         done = subprocess.run([*command(recipe, tmp_path / "project"), *more], capture_output=True, text=True)
         assert done.returncode == 2
-        assert done.stderr.startswith(f"ld3m: output: {tmp_path / 'project'} is not empty and not a prior")
+        assert done.stderr.startswith(f"ld3m: output: {tmp_path / 'project'} is not empty and no prior")
         assert done.stderr.count("\n") == 1
     assert mine.read_bytes() == b"dear"
 

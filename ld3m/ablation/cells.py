@@ -3,18 +3,19 @@
 import hashlib
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ld3m import networks
 from ld3m.ablation.table import value_text
+from ld3m.distillation.inputs import check_inputs
 from ld3m.errors import UserError
 from ld3m.evaluation.training_sets import BASELINES
 from ld3m.recipe import NetworkRecipe, Recipe
-from ld3m.recipe.files import find, load
-from ld3m.runs.resume import check_resumable
+from ld3m.recipe.files import find_recipe, load
+from ld3m.runs import folder as run
 
 PLAIN = re.compile(r"[A-Za-z0-9._-]{1,60}")
 """Values that stand in a folder's name as they are; others have a digest behind them."""
@@ -76,7 +77,7 @@ class Ablation:
         """
         if not recipes:
             raise UserError("RECIPE: name one or more, such as ld3m ablate quickstart --axis prior.steps=2,5")
-        stems = [find(name).stem for name in recipes]
+        stems = [find_recipe(name).stem for name in recipes]
         if again := [stem for stem in stems if stems.count(stem) > 1]:
             raise UserError(f"RECIPE: {again[0]} is named twice, and folders are called as the files are; name it once")
         values = dict(_axis(axis) for axis in axes)
@@ -92,9 +93,11 @@ class Ablation:
             for chosen in itertools.product(*values.values()):
                 pairs = [f"{key}={value}" for key, value in zip(values, chosen, strict=True)]
                 try:
-                    resolved.append((find(name).stem, load(Recipe, name, [*overrides, *pairs])))
+                    recipe = load(Recipe, name, [*overrides, *pairs])
+                    check_inputs(recipe)
+                    resolved.append((find_recipe(name).stem, recipe))
                 except UserError as error:
-                    mistakes += error.lines
+                    mistakes += [_blaming_axes(line, values, chosen) for line in error.lines]
         if mistakes:
             raise UserError(*dict.fromkeys(mistakes))
         folder = folder or Path("ablations") / resolved[0][1].name
@@ -113,7 +116,7 @@ class Ablation:
         if unknown := [name for name in self.against if name not in BASELINES]:
             raise UserError(f"--against: {unknown[0]!r} is not known; known are {', '.join(BASELINES)}")
         if self.split not in ("test", "validation"):
-            raise UserError(f"--split: {self.split!r} is not right: give test or validation")
+            raise UserError(f"--split: {self.split!r} is invalid: give test or validation")
         if self.split == "validation" and not all(cell.recipe.data.validation_share for cell in self.cells):
             raise UserError("--split: there is no 'validation'; data.validation_share=0.1 would hold out some for it")
         folders = [cell.recipe.output for cell in self.cells]
@@ -128,7 +131,7 @@ class Ablation:
             networks.check(arch, shape, NetworkRecipe(), "--arch")
         for cell in self.cells:
             try:
-                check_resumable(cell.recipe)
+                run.check_goes_on(cell.recipe)
             except UserError as error:  # which speaks of an option that is not ours
                 found = str(error).partition(";")[0]
                 raise UserError(f"{found}; give another --output, or remove that folder") from None
@@ -146,8 +149,18 @@ def _axis(given: str) -> tuple[str, list[str]]:
             values[-1] += letter
     values = [value.strip() for value in values]
     if not key or not equals or not all(values):
-        raise UserError(f"--axis: {given!r} is not right: give KEY=VALUE,VALUE,… such as prior.steps=5,10,20")
+        raise UserError(f"--axis: {given!r} is invalid: give KEY=VALUE,VALUE,… such as prior.steps=5,10,20")
     return key, values
+
+
+def _blaming_axes(line: str, axes: Iterable[str], chosen: Iterable[str]) -> str:
+    """A mistake of a cell; what it says of an override that is an axis's, it says of the axis."""
+    for key, value in zip(axes, chosen, strict=True):
+        override = f"override {key}={value}: "
+        if line.startswith(override):
+            text = line.removeprefix(override)
+            return f"--axis {key}: {text}" if text.startswith("unknown key") else f"--axis {key}={value}: {text}"
+    return line
 
 
 def _cell(folder: Path, stem: str, recipe: Recipe, axes: Sequence[str]) -> Cell:

@@ -53,9 +53,14 @@ BareResume = Annotated[bool, typer.Option("--resume", hidden=True, is_eager=True
 
 
 def resolve(
-    kind: "type[AnyRecipe]", recipe: str, overrides: list[str] | None, dry_run: bool = False, output: str | None = None
+    kind: "type[AnyRecipe]",
+    recipe: str,
+    overrides: list[str] | None,
+    dry_run: bool = False,
+    output: str | None = None,
+    data_only: bool = False,
 ) -> "AnyRecipe":
-    """The recipe of a command, with its overrides applied; a dry run prints it and exits.
+    """The recipe of a command, with its overrides applied; a dry run prints it and exits, or refuses as the run would.
 
     Args:
         kind: `Recipe` or `PriorRecipe`.
@@ -63,6 +68,7 @@ def resolve(
         overrides: `KEY=VALUE`.
         dry_run: whether to print the recipe and exit.
         output: overrides the recipe's `output`.
+        data_only: whether the command reads only the data, neither the prior nor what a distillation starts from.
 
     Raises:
         UserError: with one line for each mistake.
@@ -75,6 +81,14 @@ def resolve(
         overrides.append(f"output={json.dumps(output, ensure_ascii=False)}")  # quoted: a folder's name is not YAML
     resolved = load(kind, recipe, overrides)
     if dry_run:
+        if isinstance(resolved, Recipe) and not data_only:
+            from ld3m.distillation.inputs import check_inputs
+
+            check_inputs(resolved)
+        else:
+            from ld3m.data.sources import check_source
+
+            check_source(resolved.data)
         typer.echo(to_yaml(resolved), nl=False)
         if isinstance(resolved, Recipe):
             typer.echo(_weights(resolved))

@@ -88,11 +88,9 @@ def _overrides(kind: "type[BaseModel]", previous: Sequence[str], incomplete: str
 
     Bash ends a word at each =, so a value may come alone: after the key, or after the key and the =.
     """
-    from ld3m.recipe.files import keys
+    from ld3m.recipe.keys import keys
 
     known = keys(kind)
-    sections = {key.rpartition(".")[0] for key in known}
-    known = [key for key in known if key not in sections]
     key, equals, _ = incomplete.partition("=")
     before = [word for word in previous[-2:] if word != "="]
     if before and before[-1] in known:

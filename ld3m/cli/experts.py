@@ -20,7 +20,7 @@ def experts(
     """
     from ld3m.recipe import Recipe
 
-    resolved = resolve(Recipe, recipe, overrides, dry_run)
+    resolved = resolve(Recipe, recipe, overrides, dry_run, data_only=True)
     from ld3m.objectives.train_experts import train_experts
 
     train_experts(resolved, not no_resume)

@@ -24,8 +24,7 @@ def status(
     """
     from dataclasses import asdict
 
-    from ld3m.reporting.status import read, text
-    from ld3m.runs.folder import find_run
+    from ld3m.reporting.status import find, read, text
 
-    progress = read(find_run(run or []))
+    progress = read(find(run or []))
     typer.echo(json.dumps(asdict(progress), indent=2) if as_json else text(progress))

@@ -31,7 +31,7 @@ from ld3m.recipe import DataRecipe
 
 LAYOUT = 2
 """Version of the cache's layout; part of its key."""
-NOT_CONTENT = {"source", "root", "subset", "on_corrupt", "workers", "keep", "keep_order", "scorer"}
+NOT_CONTENT = {"source", "root", "subset", "on_corrupt", "keep", "keep_order", "scorer"}
 """Keys of a data recipe that say where images are, how they are read, and what core-set is taken of them; the chosen
 classes are in the cache's key."""
 MOST_WORKERS = 8
@@ -80,15 +80,6 @@ class ImageSet:
         labels = torch.arange(len(self.classes)).repeat_interleave(torch.tensor(self.counts[split]))
         return torch.cat(images), labels
 
-    def fingerprints(self) -> list[tuple[int, str]]:
-        """Of each class, how many training images were prepared, and 16 hexadecimal digits of their histogram.
-
-        The digits change with how often the images have each value in each channel, and with nothing else.
-        """
-        notes = [self.folder / "classes" / f"{label}.json" for label in range(len(self.classes))]
-        contents = [json.loads(note.read_text(encoding="utf-8")) for note in notes]
-        return [(content["counts"]["train"], cache_key(content["histogram"])[:16]) for content in contents]
-
     def normalise(self, pixels: Tensor) -> Tensor:
         """Pixels [N, channels, H, W] in [0, 1] to what every network sees, real images and synthetic alike."""
         shape = (1, -1, 1, 1)
@@ -115,11 +106,16 @@ class Rows:
         return torch.stack([self.parts[label][place] for label, place in chosen])
 
 
-def prepare(recipe: DataRecipe, progress: bool = True) -> ImageSet:
+def prepare(recipe: DataRecipe, progress: bool = True, workers: int | None = None) -> ImageSet:
     """The recipe's images, from the cache or prepared into it.
 
     Splits are "train", "test" and, where `validation_share` asks for one, "validation". Interrupted at any moment, the
     next call goes on with the class it was at; processes that call it at the same time share the classes.
+
+    Args:
+        recipe: which images, and how they are prepared.
+        progress: whether a bar and a note on unreadable files are shown.
+        workers: threads that read images; None: one for each core that this process may use, 8 at most.
 
     Raises:
         UserError: naming the source, class or file that is wrong.
@@ -131,7 +127,7 @@ def prepare(recipe: DataRecipe, progress: bool = True) -> ImageSet:
     folder = cache_folder() / "data" / key
     prepared = (folder / "index.json").is_file() and all(_is_prepared(folder, place) for place in range(len(chosen)))
     if not prepared:
-        _prepare_into(folder, source, chosen, recipe, progress)
+        _prepare_into(folder, source, chosen, recipe, progress, workers or min(MOST_WORKERS, _cores()))
     index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
     _refuse_corrupt(index["corrupt"], recipe)
     if index["corrupt"] and progress:
@@ -148,7 +144,9 @@ def prepare(recipe: DataRecipe, progress: bool = True) -> ImageSet:
     )
 
 
-def _prepare_into(folder: Path, source: Source, chosen: list[int], recipe: DataRecipe, progress: bool) -> None:
+def _prepare_into(
+    folder: Path, source: Source, chosen: list[int], recipe: DataRecipe, progress: bool, workers: int
+) -> None:
     """Prepares class by class, then writes the index, which makes the folder count.
 
     A class counts once its note is there; it is prepared under a lock, so that other processes take other classes.
@@ -161,7 +159,7 @@ def _prepare_into(folder: Path, source: Source, chosen: list[int], recipe: DataR
     writable(notes[0].parent, ANOTHER_CACHE)
     todo = list(range(len(chosen)))
     with (
-        ThreadPoolExecutor(_workers(recipe)) as pool,
+        ThreadPoolExecutor(workers) as pool,
         tqdm(desc="preparing images", total=sum(sizes), leave=False, disable=None if progress else True) as bar,
     ):
         for wait in (False, True):  # classes that another process is at come last
@@ -175,8 +173,9 @@ def _prepare_into(folder: Path, source: Source, chosen: list[int], recipe: DataR
     _write_index(folder, source, chosen, [json.loads(note.read_text(encoding="utf-8")) for note in notes])
 
 
-def _workers(recipe: DataRecipe) -> int:
-    return recipe.workers or min(MOST_WORKERS, os.cpu_count() or 1)
+def _cores() -> int:
+    """Processor cores that this process may use: what taskset, Slurm or a container leaves of the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _is_prepared(folder: Path, place: int) -> bool:
@@ -272,7 +271,7 @@ def _read(
 ) -> Tensor:
     """Images uint8 [n, channels, H, W]; the unreadable go to `corrupt`, or the first of them is an error."""
     images = np.empty((len(indices), recipe.channels, recipe.resolution, recipe.resolution), np.uint8)
-    at_once = max(1, min(MOST_AT_ONCE, len(indices) // (4 * _workers(recipe))))  # few images keep all threads busy
+    at_once = max(1, min(MOST_AT_ONCE, len(indices) // (4 * MOST_WORKERS)))  # few images keep all threads busy
 
     def read_one(place: int) -> str | None:
         example = examples[indices[place]]

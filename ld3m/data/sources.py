@@ -20,12 +20,31 @@ SOURCES: dict[str, Callable[[DataRecipe], Source]] = {
 `ld3m.sources`, over which a file or folder of the same name takes precedence."""
 
 
+def check_source(recipe: DataRecipe) -> None:
+    """That `data.source` and `data.root` are there; nothing is opened, and the Hub is not asked.
+
+    Raises:
+        UserError: if one is not.
+    """
+    name, root = recipe.source, recipe.root
+    if not (name in SOURCES or name.startswith("hub:") or "*" in name or Path(name).exists()):
+        offered = registry.plugins("ld3m.sources")
+        if name not in offered:
+            known = ", ".join([*SOURCES, *sorted(offered)])
+            raise UserError(
+                f"data.source: {name!r} is not there; give a folder, Parquet files, hub:<id>, or one of {known}"
+            )
+    if root and not root.startswith("hub:") and not Path(root).is_dir():
+        raise UserError(f"data.root: {root!r} is not a folder; give one that has train/ and val/, or hub:<id>")
+
+
 def open_source(recipe: DataRecipe) -> Source:
     """The source that `data.source` names.
 
     Raises:
-        UserError: if it does not hold what the recipe asks of it.
+        UserError: if it is not there, or does not hold what the recipe asks of it.
     """
+    check_source(recipe)
     name = recipe.source
     if name in SOURCES:
         return SOURCES[name](recipe)

@@ -17,6 +17,7 @@ import torch
 
 from ld3m import priors
 from ld3m.distillation import setup as job
+from ld3m.distillation.inputs import check_inputs
 from ld3m.distillation.starts import initial
 from ld3m.images import grids as pictures
 from ld3m.machine import memory
@@ -25,7 +26,8 @@ from ld3m.networks.flat import FlatNetwork
 from ld3m.objectives import draws
 from ld3m.objectives.experts import Trajectories
 from ld3m.recipe import Recipe
-from ld3m.runs import checkpoints, result
+from ld3m.runs import checkpoints
+from ld3m.runs import folder as run
 from ld3m.sizing import devices
 from ld3m.sizing.auto import solve_auto
 from ld3m.sizing.bench import Bench, Counts, Sample, Seconds, timed
@@ -108,6 +110,7 @@ def plan(recipe: Recipe, processes: int, device: str | None = None) -> Plan:
     Raises:
         UserError: for an unknown device, a prior whose configurations are not here, or a mistake that `distill` tells.
     """
+    check_inputs(recipe)
     chosen = devices.find(device) if device else None
     here = None if chosen else _prepare(recipe, processes)
     basis = _measure(*here) if here else None  # before anything else takes memory
@@ -223,8 +226,8 @@ def _measure(bench: Bench, embeddings: torch.Tensor, start: Seconds) -> Basis:
         clock = _now()
         names = [images.classes[label] for label in few]
         for name in names:
-            result.write_images(Path(folder), name, pixels)
-        result.write_result(elsewhere, dict(zip(names, few, strict=True)), states, 0, {})
+            run.write_images(Path(folder), name, pixels)
+        run.write_result(elsewhere, dict(zip(names, few, strict=True)), states, 0, {})
         end = parts["render"] + (_now() - clock) / len(few) * len(bench.own)
     if device.type == "cuda":
         free, available = torch.cuda.mem_get_info(device)

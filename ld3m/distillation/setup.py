@@ -8,6 +8,7 @@ from torch import Tensor
 from ld3m import networks, objectives, priors
 from ld3m.data import coresets
 from ld3m.data import prepared as data
+from ld3m.distillation.inputs import check_inputs
 from ld3m.errors import UserError
 from ld3m.machine import memory
 from ld3m.machine.memory import keep_freed_memory
@@ -44,6 +45,7 @@ class Job:
     @classmethod
     def prepare(cls, processes: Processes, recipe: Recipe) -> "Job":
         """Loads data and prior, deals the classes, and finds what `auto` is here."""
+        check_inputs(recipe)
         keep_freed_memory()
         prior, images, embeddings = materials(recipe, processes)
         own = processes.shard(range(len(images.classes)))
@@ -145,9 +147,11 @@ def _check_learnable(recipe: Recipe, prior: Prior) -> None:
             f"prior.guidance: {sampler.guidance:g}, but {sampler.source} is unconditional and has no classes to guide "
             "to; set prior.guidance=1"
         )
-    if learn != "latents" and not (conditional and sampler.steps):
-        why = "prior.steps=0 leaves the denoiser out" if conditional else f"{sampler.source} is unconditional"
-        raise UserError(f"distill.learn: {learn!r}, but {why} and only Z has a part; set distill.learn=latents")
+    if learn != "latents" and not conditional:
+        raise UserError(
+            f"distill.learn: {learn!r}, but {sampler.source} is unconditional and only Z has a part; "
+            "set distill.learn=latents"
+        )
     (_, first, _), *_ = prior.noise_schedule.walk(sampler.steps or 1)
     if learn != "conditioning" and sampler.steps and sampler.skip != "reference" and first.signal == 0:
         raise UserError(

@@ -17,6 +17,9 @@ from ld3m.randomness import generator
 from ld3m.recipe.prior import PriorRecipe
 from ld3m.sampling.sampler import Schedule, render
 
+CLASSIFIER_WIDTH = 64
+"""Channels of the blocks of the ConvNet that judges samples."""
+
 
 def evaluate_prior(
     recipe: PriorRecipe,
@@ -32,7 +35,7 @@ def evaluate_prior(
     """
     settings = recipe.evaluate
     test, test_labels = images.everything("test")
-    classifier = classifiers.build("convnet", settings.classifier_width, images, recipe.seed)
+    classifier = classifiers.build("convnet", CLASSIFIER_WIDTH, images, recipe.seed)
     classifiers.train(classifier, images, settings.classifier_epochs, recipe.seed, device, "classifier")
     with torch.no_grad():
         rebuilt = torch.cat(

@@ -14,8 +14,9 @@ from torch.nn import functional
 
 from ld3m import priors
 from ld3m.data import prepared as data
+from ld3m.data.sources import check_source
 from ld3m.errors import UserError, user_error_if_damaged
-from ld3m.files import write_json, write_text
+from ld3m.files import writable, write_json, write_text
 from ld3m.images.ranges import bytes_to_signed
 from ld3m.machine import lock
 from ld3m.machine.determinism import repeatable
@@ -43,6 +44,7 @@ def train_prior(processes: Processes, recipe: PriorRecipe, resume: bool = True) 
     Interrupted, it goes on from its newest checkpoint. Under `accelerate launch` each process takes its share of
     every batch.
     """
+    check_source(recipe.data)  # before the folder is made
     main = processes.is_main_process
     folder = recipe.folder
     training = folder / "training"
@@ -92,7 +94,11 @@ def _claim(recipe: PriorRecipe, training: Path, resume: bool) -> Iterator[None]:
             at work in it.
     """
     folder, note = training.parent, training / "digest.json"
-    with lock.claim(folder, mark="training/digest.json", kind="a prior of ld3m train-prior"):
+    writable(folder, "give another --output")
+    foreign = [path for path in folder.iterdir() if path.name != lock.LOCK]
+    if foreign and not note.is_file():
+        raise UserError(f"output: {folder} is not empty and no prior of ld3m train-prior; give another --output")
+    with lock.hold(folder):
         if note.is_file() and resume and _noted(note) != digest(recipe):
             raise UserError(f"output: {folder} holds a prior of another recipe; give another output, or --no-resume")
         if not resume:

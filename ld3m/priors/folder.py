@@ -14,9 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from ld3m.errors import UserError, one_line
+from ld3m.files import ASSETS
 from ld3m.recipe import SamplerRecipe
-from ld3m.recipe.values import PACKAGED_PRIORS
 
+PACKAGED_PRIORS = {
+    "digits": ASSETS / "prior-digits",
+    "fashion-mnist": ASSETS / "prior-fashion-mnist",
+    "pixels": ASSETS / "prior-pixels",
+}
+"""Priors that come with the package, by the name that `prior.source` may give; "pixels" is none at all."""
 DENOISERS = ("unet", "transformer")
 """The parts that have the recipe's precision; the others stay in float32."""
 ON_DEMAND = ("text_encoder",)
@@ -29,13 +35,28 @@ WEIGHTS = re.compile(r"[^/]+/[^./]+\.(safetensors|bin)")
 """Weights of a part; not its variants, such as unet/diffusion_pytorch_model.fp16.safetensors."""
 
 
+def check_source(source: str) -> None:
+    """That `prior.source` is a packaged prior or a folder of one; the Hub is not asked.
+
+    Raises:
+        UserError: if it is not.
+    """
+    if source in PACKAGED_PRIORS or source.startswith("hub:") or (Path(source) / "model_index.json").is_file():
+        return
+    raise UserError(
+        f"prior.source: {source!r} is not a folder with a model_index.json; make one with ld3m train-prior or "
+        f"convert-prior, or give hub:<id> or one of {', '.join(PACKAGED_PRIORS)}"
+    )
+
+
 @functools.cache
 def fetch(source: str) -> Path:
     """The folder of a prior: itself, the package's, or a copy of the files of the Hub's that are read.
 
     Raises:
-        UserError: where the Hub has none of the name or cannot be asked, and there is no copy of it.
+        UserError: if there is no such folder, or the Hub has none of the name or cannot be asked and there is no copy.
     """
+    check_source(source)
     if not source.startswith("hub:"):
         return PACKAGED_PRIORS.get(source, Path(source))
     from huggingface_hub import snapshot_download, try_to_load_from_cache

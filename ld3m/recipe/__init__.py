@@ -1,11 +1,10 @@
-"""What a user may ask for: the keys of a recipe, their ranges and defaults, and the files they are read from.
+"""What a user may ask for: the keys of recipes, their ranges, defaults and meanings, and the files they are read from.
 
-Nothing here looks at data or at a prior.
+Validation is pure, and nothing here opens data, a prior or a run: whoever needs those looks for them first.
 """
 
+from ld3m.recipe.data import DataRecipe, DistilledDataRecipe, ScorerRecipe
 from ld3m.recipe.schema import (
-    DataRecipe,
-    DistilledDataRecipe,
     DistillRecipe,
     EvaluateRecipe,
     ExpertsRecipe,
@@ -13,7 +12,6 @@ from ld3m.recipe.schema import (
     NetworkRecipe,
     Recipe,
     SamplerRecipe,
-    ScorerRecipe,
 )
 
 __all__ = [

@@ -1,43 +1,52 @@
-"""Recipe files: found by name, read with overrides, every mistake told at once; written back, and told apart."""
+"""Recipe files: found by name, read with overrides, with every mistake reported at once; written back; compared."""
 
-import difflib
 import hashlib
 import json
+import os
+import sys
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from ld3m.errors import UserError, one_line
 from ld3m.files import PACKAGE
 from ld3m.recipe import Recipe
+from ld3m.recipe.mistakes import KeyPath, Mistake, Origins, validation_mistakes
 from ld3m.recipe.prior import PriorRecipe
 
 AnyRecipe = TypeVar("AnyRecipe", Recipe, PriorRecipe)
-
 
 FOLDERS = (Path("recipes"), PACKAGE / "recipes", PACKAGE.parent / "recipes")
 """Where recipes are found by name: the working folder, the installed package, a checkout of it."""
 
 
-def find(name: str) -> Path:
-    """The file that a recipe's name means: a path, or NAME for recipes/NAME.yaml here or in the package."""
+def shipped() -> list[str]:
+    """The names that recipes are found by."""
+    found = {path.relative_to(folder).with_suffix("") for folder in FOLDERS for path in folder.rglob("*.yaml")}
+    return sorted(path.as_posix() for path in found)
+
+
+def find_recipe(name: str) -> Path:
+    """The file that a recipe's name means: a path, or NAME for recipes/NAME.yaml here or in the package.
+
+    Raises:
+        UserError: if there is none.
+    """
     for path in [Path(name), *(folder / f"{name}.yaml" for folder in FOLDERS)]:
         if path.is_file():
             return path
     raise UserError(f"{name}: there is no such recipe; give a YAML file or one of {', '.join(shipped())}")
 
 
-def shipped() -> list[str]:
-    """The names by which `find` knows recipes, sorted."""
-    return sorted(
-        {path.relative_to(folder).with_suffix("").as_posix() for folder in FOLDERS for path in folder.rglob("*.yaml")}
-    )
-
-
 def load(kind: type[AnyRecipe], name: str, overrides: list[str] | None = None) -> AnyRecipe:
     """Reads and validates a recipe. One that begins with `extends: NAME` is that other with its own keys over it.
+
+    A file of classes that `data.subset` names is read too, so that the recipe holds its classes. Nothing else is looked
+    for: whether data, prior and start are there is for those to say who use them.
 
     Args:
         kind: `Recipe` or `PriorRecipe`.
@@ -47,98 +56,128 @@ def load(kind: type[AnyRecipe], name: str, overrides: list[str] | None = None) -
     Raises:
         UserError: with one line for each mistake in the file and in the overrides.
     """
-    path = find(name)
-    content = _read(path)
+    path = find_recipe(name)
+    content, files = _read(path)
+    removed = _removed(kind, content)
     mistakes: list[str] = []
+    applied: dict[KeyPath, str] = {}
     for override in overrides or []:
         try:
-            _apply(content, override)
+            applied[_apply(content, override)] = override
         except UserError as error:
             mistakes += error.lines
-    try:
-        recipe = kind.model_validate(content)
-    except ValidationError as error:
-        mistakes += [f"{path}: {_explain(kind, mistake)}" for mistake in error.errors()]
+    for key, (_, why) in _removed(kind, content).items():
+        if key in applied:
+            mistakes.append(f"override {applied[key]}: there is no such key any more; {why}")
+    origins = Origins(path, files, applied)
+    wrong = _read_class_list(content) + validation_mistakes(kind, content)
+
+    @cache
+    def without_overrides() -> list[Mistake]:
+        unchanged, _ = _read(path)
+        return _read_class_list(unchanged) + validation_mistakes(kind, unchanged)
+
+    mistakes += [origins.line(each, without_overrides) for each in wrong]
     if mistakes:
         raise UserError(*mistakes)
-    return recipe
+    for key, (value, why) in removed.items():
+        if _at(content, key) != value and os.environ.get("RANK", "0") == "0":  # a launcher's first process says it
+            print(f"{path}: {'.'.join(key)} is ignored: there is no such key any more; {why}", file=sys.stderr)
+    return kind.model_validate(content)
 
 
-def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The keys of a file and of those that it extends; `above` are those that extend it."""
+def _read(path: Path, extending: tuple[Path, ...] = ()) -> tuple[dict[str, Any], dict[KeyPath, Path]]:
+    """The keys of a file and of those that it extends, and the file that each is from.
+
+    `extending` are the files that extend this one.
+    """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date such as 2024-13-01
         raise UserError(f"{path}: cannot be read as YAML: {one_line(error)}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: has no keys; a recipe is made of lines such as name: my-run")
-    if (base := content.pop("extends", None)) is None:
-        return content
-    found = next((near for name in (base, f"{base}.yaml") if (near := path.parent / str(name)).is_file()), None)
-    found = found or find(str(base))
-    if found.resolve() in (each.resolve() for each in (path, *above)):
+    base = content.pop("extends", None)
+    files = dict.fromkeys(_key_paths(content), path)
+    if base is None:
+        return content, files
+    beside = (path.parent / name for name in (str(base), f"{base}.yaml"))
+    extended = next((file for file in beside if file.is_file()), None) or find_recipe(str(base))
+    if extended.resolve() in (each.resolve() for each in (path, *extending)):
         raise UserError(f"{path}: extends: {base} extends this recipe itself; leave one of the two out")
-    return _merged(_read(found, (path, *above)), content)
+    base_content, base_files = _read(extended, (path, *extending))
+    return _merged(base_content, content), base_files | files
+
+
+def _key_paths(content: Any, prefix: KeyPath = ()) -> Iterator[KeyPath]:
+    """Every key and section of a recipe's content."""
+    if isinstance(content, dict):
+        for name, value in content.items():
+            yield (path := (*prefix, str(name)))
+            yield from _key_paths(value, path)
 
 
 def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Section by section."""
+    """`over` laid over `base`, section by section."""
     sections = [key for key in base if isinstance(base[key], dict) and isinstance(over.get(key), dict)]
     return {**base, **over, **{key: _merged(base[key], over[key]) for key in sections}}
 
 
-def _apply(content: dict[str, Any], override: str) -> None:
+def _apply(content: dict[str, Any], override: str) -> KeyPath:
+    """Writes an override into a recipe's content; the key that it is for."""
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise UserError(f"{override}: overrides have the form KEY=VALUE, such as distill.iterations=200")
+        raise UserError(f"override {override}: must have the form KEY=VALUE, such as distill.iterations=200")
     try:
         value = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError):
-        raise UserError(f"{override}: {text!r} is not a YAML value") from None
+        raise UserError(f"override {override}: {text!r} is not a YAML value") from None
     *sections, last = key.split(".")
     for name in sections:
         if content.get(name) is None:
             content[name] = {}
         content = content[name]
         if not isinstance(content, dict):
-            raise UserError(f"{override}: {name} is a value, not a section with keys of its own")
+            raise UserError(f"override {override}: {name} is a value, not a section with keys of its own")
     content[last] = value
+    return (*sections, last)
 
 
-def _explain(kind: type[BaseModel], mistake: Any) -> str:
-    """One line for one of pydantic's errors: the key, the value, what would be right."""
-    key, value, message = ".".join(map(str, mistake["loc"])), mistake["input"], mistake["msg"]
-    match mistake["type"]:
-        case "extra_forbidden":
-            return f"{key}: unknown key; {_right_key(kind, key)}"
-        case "missing":
-            return f"{key}: is missing"
-        case "model_type":
-            known = [name.removeprefix(f"{key}.") for name in keys(kind) if name.rpartition(".")[0] == key]
-            return f"{key}: {value!r} is not right: give a section with some of {', '.join(known)}"
-        case "value_error":  # one of ours; that of a whole section names the key below it
-            section = f"{key}." if key and isinstance(value, BaseModel | dict) else f"{key}: " if key else ""
-            return section + message.removeprefix("Value error, ")
-    return f"{key}: {value!r} is not right: {message[0].lower()}{message[1:]}"
-
-
-def _right_key(kind: type[BaseModel], key: str) -> str:
-    """The nearest key of the same section, or keys of that name in others, or all that the section has."""
-    section, dot, last = key.rpartition(".")
-    known = [name.rpartition(".")[2] for name in keys(kind) if name.rpartition(".")[0] == section]
-    near = [f"{section}{dot}{name}" for name in difflib.get_close_matches(last, known, n=1)]
-    found = near or [name for name in keys(kind) if name.rpartition(".")[2] == last]
-    return f"did you mean {' or '.join(found)}?" if found else f"known are {', '.join(known)}"
-
-
-def keys(kind: type[BaseModel], prefix: str = "") -> list[str]:
-    """Every key of a recipe, with the sections it is in before it."""
-    names = []
+def _removed(kind: type[BaseModel], content: Any, prefix: KeyPath = ()) -> dict[KeyPath, tuple[Any, str]]:
+    """The keys in a recipe's content that recipes used to have, with what `Section.removed_keys` says of them."""
+    if not isinstance(content, dict):
+        return {}
+    gone = {(*prefix, key): said for key, said in getattr(kind, "removed_keys", {}).items() if key in content}
     for name, field in kind.model_fields.items():
-        names.append(prefix + name)
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            names += keys(field.annotation, f"{prefix}{name}.")
-    return names
+            gone |= _removed(field.annotation, content.get(name), (*prefix, name))
+    return gone
+
+
+def _at(content: Any, key: KeyPath) -> Any:
+    """The value of a key."""
+    for name in key:
+        content = content[name]
+    return content
+
+
+def _read_class_list(content: dict[str, Any]) -> list[Mistake]:
+    """Puts the classes in the file that `data.subset` names, if it names one, in its place; what is wrong with it.
+
+    It is a JSON list, or text with one class per line.
+    """
+    section = content.get("data")
+    subset = section.get("subset") if isinstance(section, dict) else None
+    if not isinstance(section, dict) or not isinstance(subset, str) or not subset.endswith((".txt", ".json")):
+        return []
+    path, section["subset"] = Path(subset), None
+    try:
+        text = path.read_text(encoding="utf-8")
+        lines = [line.strip() for line in text.split("\n") if line.strip()]
+        section["subset"] = json.loads(text) if path.suffix == ".json" else lines
+    except (OSError, ValueError) as error:
+        return [Mistake("data.subset", f"'{path}' cannot be read as a list of classes ({one_line(error)})")]
+    return []
 
 
 def to_yaml(recipe: Recipe | PriorRecipe) -> str:
@@ -146,40 +185,17 @@ def to_yaml(recipe: Recipe | PriorRecipe) -> str:
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def deciding(recipe: Recipe | PriorRecipe) -> dict[str, Any]:
-    """All keys that decide the path of the optimisation, as nested sections.
-
-    Left out is what an unfinished run may resume with other values of: how far it goes, what it saves, logs and draws
-    on the way, how memory and processors are used, what is done with the result, and where data and prior are. If the
-    learning rates fall towards the last iteration, the number of iterations does decide.
-    """
-    content = _without_upkeep(recipe)
-    if isinstance(recipe, Recipe):
-        for section in (content["data"], content["data"]["scorer"], content["prior"]):
-            del section["source"]
-    return content
-
-
 def digest(recipe: Recipe | PriorRecipe) -> str:
-    """A hash of all that decides the path of the optimisation; where data and prior are has no part in it."""
-    return _hash(deciding(recipe))
+    """A hash of all keys that decide the path of the optimisation.
 
-
-def digest_with_paths(recipe: Recipe) -> str:
-    """The digest that older versions noted, of which `data.source` and `prior.source` were a part."""
-    return _hash(_without_upkeep(recipe))
-
-
-def _hash(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _without_upkeep(recipe: Recipe | PriorRecipe) -> dict[str, Any]:
-    """A recipe without the keys that change the result of no run."""
+    Keys that may change when a run resumes do not count: how many iterations there are (unless the learning rates fall
+    towards the last one), what is saved and logged on the way, where ImageNet is, how memory and processors are used,
+    and what is done with the result.
+    """
     path = {"checkpoint_every", "log_every", "pictures"}
     if isinstance(recipe, Recipe) and recipe.distill.schedule == "constant":
         path.add("iterations")
-    return recipe.model_dump(
+    content = recipe.model_dump(
         mode="json",
         exclude={
             "name": True,
@@ -189,8 +205,9 @@ def _without_upkeep(recipe: Recipe | PriorRecipe) -> dict[str, Any]:
             "hub": True,
             "checkpoint_every": True,
             "experts": {"folder", "together"},
-            "data": {"root", "workers"},
+            "data": {"root"},
             "prior": {"micro_batch", "keep_graph_steps", "compile"},
             "distill": path,
         },
     )
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""What a recipe of a distillation may say of each objective, and defaults that depend on which it is."""
+"""The keys of each objective, and the defaults that depend on the objective."""
 
 from typing import Literal
 
@@ -8,53 +8,55 @@ from ld3m.recipe.values import Section
 
 
 class DmRecipe(Section):
-    """Keys of distribution matching."""
+    """Distribution matching (`distill.objective=dm`)."""
 
     augment: bool = True
-    """Differentiable Siamese augmentation of both sides."""
+    """Whether differentiable Siamese augmentation changes real and synthetic images, both alike."""
     match: Literal["mean", "moments"] = "mean"
-    """What real and synthetic features are to have in common: their mean, as published, or mean and standard deviation
-    of each; by the mean alone, images of a class are free to be alike."""
+    """What the features of real and synthetic images should have in common: their mean, as published, or the mean and
+    the standard deviation of each feature. The mean alone leaves the images of a class free to be alike."""
     pool: int | None = Field(None, ge=1)
-    """Networks that take turns, each with real images and an augmentation of its own, passed once: `real_batch` may be
-    large then. Left out: others in every iteration, as published."""
+    """Networks that take turns, each of which sees its real images once, under one augmentation: `distill.real_batch`
+    may be large then. Left out: another network in each iteration, as published."""
 
 
 class DcRecipe(Section):
-    """Keys of gradient matching."""
+    """Gradient matching (`distill.objective=dc`)."""
 
     augment: bool = True
-    """Differentiable Siamese augmentation of both sides, and in the inner loop."""
+    """Whether differentiable Siamese augmentation changes real and synthetic images, and those of the inner loop."""
     outer: int = Field(1, ge=1)
     """Matches that one network goes through; left out: 1 at 1 image per class, 10 at 10, 50 at 50."""
     inner: int = Field(1, ge=0)
-    """Epochs the network trains on the synthetic set between matches; left out: 1, 50, 10."""
+    """Epochs that the network trains on the synthetic set between matches; left out: 1 at 1 image per class, 50 at 10,
+    10 at 50."""
     lr_network: float = Field(0.01, gt=0)
+    """Learning rate of that training."""
     batch: int = Field(256, ge=1)
-    """Synthetic images of one step of the inner loop."""
+    """Synthetic images of a step of the inner loop."""
 
 
 class MttRecipe(Section):
-    """Keys of trajectory matching."""
+    """Trajectory matching (`distill.objective=mtt`)."""
 
     augment: bool = True
-    """Augmentation of the synthetic images, other numbers for each."""
+    """Whether differentiable Siamese augmentation changes the synthetic images, each differently."""
     syn_steps: int = Field(10, ge=1)
-    """Steps of the student on synthetic images."""
+    """Steps that the student network takes on synthetic images."""
     expert_epochs: int = Field(2, ge=1)
-    """Epochs of the expert that these steps are to make up for."""
+    """Epochs of the expert that these steps should make up for."""
     max_start_epoch: int = Field(2, ge=0)
-    """The latest epoch of an expert that a student starts from."""
+    """The latest epoch of an expert from which a student starts."""
     batch_syn: int | None = Field(None, ge=1)
-    """Synthetic images of one step; left out: all."""
+    """Synthetic images of one of these steps; left out: all."""
     step_size: float = Field(0.01, gt=0)
     """The student's step size at the start; it is learnt."""
     lr_step_size: float = Field(1e-6, ge=0)
-    """0 keeps the step size as it is."""
+    """Learning rate of the step size; 0 keeps it as it is."""
 
 
 LEARNING_RATES = {"dm": 1.0, "dc": 0.1, "mtt": 1000.0}
 """The authors' learning rates of Z and c, by objective."""
 
 DC_LOOPS = ((50, 50, 10), (40, 40, 15), (30, 30, 20), (20, 20, 25), (10, 10, 50), (1, 1, 1))
-"""(images per class from which it holds, outer loop, inner loop), of Zhao et al.'s code."""
+"""(fewest images per class, outer loop, inner loop), from the code of Zhao et al."""

@@ -1,6 +1,7 @@
-"""What a recipe of `ld3m train-prior` may say."""
+"""The recipe of `ld3m train-prior`: every key with its type, range, default and meaning."""
 
 from pathlib import Path
+from typing import Any, ClassVar
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -8,19 +9,24 @@ from ld3m.recipe import DataRecipe
 from ld3m.recipe.values import Section
 
 NORM_GROUPS = 16
-"""Normalisation groups of the networks of a prior; their channel counts are multiples of it."""
+"""Normalisation groups in the networks of a prior; their channel counts are multiples of it."""
 
 
 class AutoencoderRecipe(Section):
-    """The VQ autoencoder of a prior and its training."""
+    """The VQ autoencoder of the prior, and its training."""
 
     channels: list[PositiveInt] = Field([32, 64, 64], min_length=1)
-    """Channels of each level; every level but the last halves the resolution."""
+    """Channels of each level, multiples of 16; every level but the last halves the resolution."""
     latent_channels: int = Field(3, ge=1)
+    """Channels of a latent."""
     codes: int = Field(512, ge=2)
+    """Vectors in the codebook that latents are quantised to."""
     steps: int = Field(6000, ge=1)
+    """Training steps; in the first tenth nothing is quantised."""
     batch: int = Field(64, ge=1)
+    """Images of a training step."""
     lr: float = Field(1e-3, gt=0)
+    """Peak learning rate of AdamW."""
 
     @model_validator(mode="after")
     def _groups_divide_channels(self) -> "AutoencoderRecipe":
@@ -30,28 +36,34 @@ class AutoencoderRecipe(Section):
 
 
 class DenoiserRecipe(Section):
-    """The class-conditional UNet of a prior and its training."""
+    """The class-conditional UNet of the prior, and its training."""
 
     channels: list[PositiveInt] = Field([64, 96], min_length=1)
-    """Channels of each level; the latents are halved between levels."""
+    """Channels of each level, multiples of 16 and of `denoiser.heads`; latents are halved between levels."""
     layers: int = Field(1, ge=1)
+    """Residual blocks of each level."""
     attention: list[bool] = Field([False, True])
-    """Whether a level has attention (to itself and to the class); at least one must."""
+    """Whether each level has attention (to itself and to the class); at least one must."""
     heads: int = Field(4, ge=1)
+    """Attention heads of each level that has attention."""
     class_width: int = Field(64, ge=1)
     """Width of the class embedding."""
     null_share: float = Field(0.1, ge=0, lt=1)
-    """How often training sees the null class, which guidance needs."""
+    """The share of training images that are given the null class, which guidance needs."""
     ema: float = Field(0.9995, ge=0, lt=1)
+    """Decay of the running average of the weights, which is what is saved."""
     steps: int = Field(30000, ge=1)
+    """Training steps."""
     batch: int = Field(128, ge=1)
+    """Latents of a training step."""
     lr: float = Field(1e-3, gt=0)
+    """Peak learning rate of AdamW."""
 
     @model_validator(mode="after")
     def _levels_agree(self) -> "DenoiserRecipe":
         if len(self.attention) != len(self.channels):
             raise ValueError(
-                f"attention: has {len(self.attention)} entries for {len(self.channels)} channels; give one a level"
+                f"attention: has {len(self.attention)} entries for {len(self.channels)} channels; give one per level"
             )
         if not any(self.attention):
             raise ValueError("attention: at least one level must attend, or the class would not be seen")
@@ -61,26 +73,36 @@ class DenoiserRecipe(Section):
 
 
 class PriorEvaluateRecipe(Section):
-    """How a trained prior judges itself."""
+    """How a trained prior is judged: by the reconstructions of test images, and by a classifier of its samples."""
+
+    removed_keys: ClassVar[dict[str, tuple[Any, str]]] = {
+        "classifier_width": (64, "the classifier's blocks have 64 channels, which nobody changed; leave it out")
+    }
 
     samples: int = Field(1000, ge=1)
+    """Images to sample with each guidance scale."""
     steps: int = Field(20, ge=1, le=999)
+    """DDIM steps of a sample."""
     guidance: list[float] = Field([1.0, 3.0])
+    """Guidance scales to sample with."""
     classifier_epochs: int = Field(3, ge=1)
-    classifier_width: int = Field(64, ge=1)
+    """Passes over the real images when the classifier, a ConvNet, is trained."""
 
 
 class PriorRecipe(Section):
     """Everything about training a small class-conditional latent diffusion model."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """The name of the prior: letters, digits, and after the first also `.`, `_` and `-`."""
     seed: int = Field(0, ge=0)
+    """Seed of every random draw; the same recipe with the same seed gives the same prior."""
     output: str | None = None
-    """The folder of the prior; left out: priors/<name>."""
+    """The folder of the prior; left out: `priors/<name>`."""
     data: DataRecipe
     autoencoder: AutoencoderRecipe = AutoencoderRecipe()
     denoiser: DenoiserRecipe = DenoiserRecipe()
     checkpoint_every: int = Field(1000, ge=1)
+    """Training steps between checkpoints, from which an interrupted training resumes."""
     evaluate: PriorEvaluateRecipe = PriorEvaluateRecipe()
 
     @model_validator(mode="after")
@@ -92,5 +114,5 @@ class PriorRecipe(Section):
 
     @property
     def folder(self) -> Path:
-        """Where the prior lives."""
+        """The folder of the prior."""
         return Path(self.output or f"priors/{self.name}")

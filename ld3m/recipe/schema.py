@@ -1,4 +1,4 @@
-"""What a recipe of a distillation may say: every key with its type, range and default."""
+"""The recipe of a distillation: every key with its type, range, default and meaning."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -6,101 +6,68 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from ld3m.recipe import values
+from ld3m.recipe.data import DistilledDataRecipe
 from ld3m.recipe.objectives import DC_LOOPS, LEARNING_RATES, DcRecipe, DmRecipe, MttRecipe
 from ld3m.recipe.values import Section
 
 
-class DataRecipe(Section):
-    """Which images, and what becomes of them."""
-
-    source: Annotated[str, AfterValidator(values.existing_data)]
-    """A folder, Parquet files (a folder or pattern), `hub:<id>`, or a known name."""
-    root: Annotated[str, AfterValidator(values.existing_root)] | None = None
-    """Where `source: imagenet` is: a folder, or `hub:<id>`; left out: $LD3M_IMAGENET, else hub:ILSVRC/imagenet-1k."""
-    subset: Annotated[list[str] | str | None, BeforeValidator(values.classes)] = None
-    """The classes to use, in this order; all where left out.
-
-    A list of names, WordNet ids (of ImageNet) or numbers in the source's order, from 0; a .txt or .json file of such a
-    list; or the name of a subset of ImageNet: imagenette, imagewoof, a to e, birds, cats, fruits, yellow, …
-    """
-    resolution: int = Field(32, ge=8, le=1024)
-    """Height and width in pixels: the short side is resized to it, the centre cropped."""
-    channels: Literal[1, 3] = 3
-    """1 for grey, 3 for colour; every image mode is converted."""
-    on_corrupt: Literal["error", "skip"] = "error"
-    """What to do about files that cannot be read; they are named either way."""
-    image_column: str | None = None
-    label_column: str | None = None
-    test_share: float = Field(0.1, gt=0, lt=1)
-    """The share of each class held out for testing where the source has no test split."""
-    validation_share: float = Field(0, ge=0, lt=1)
-    """The share of each class's training images held out, to tune on (`ld3m evaluate --split validation`)."""
-    workers: int | None = Field(None, ge=1)
-    """Threads that read images when they are prepared; left out: one a core, 8 at most."""
-
-    @model_validator(mode="after")
-    def _only_imagenet_has_a_root(self) -> "DataRecipe":
-        if self.root and self.source != "imagenet":
-            raise ValueError(
-                f"root: {self.root!r} is only for data.source=imagenet; give data.source the folder itself"
-            )
-        return self
-
-
-class ScorerRecipe(Section):
-    """The network whose losses order real images and whose features herding and k-center look at."""
-
-    arch: str = "convnet"
-    width: int = Field(64, ge=1)
-    """Channels of a ConvNet; other networks have sizes of their own."""
-    epochs: int = Field(3, ge=1)
-    """Passes over the training images."""
-    seed: int = Field(0, ge=0)
-    """Its own, so that runs with other seeds share its scores."""
-    source: str | None = None
-    """Weights of a given network of this kind, a safetensors file; nothing is trained then."""
-
-
-class DistilledDataRecipe(DataRecipe):
-    """The data of a distillation, and the core-set of it that is distilled ("prune first, distil after")."""
-
-    keep: float = Field(1, gt=0, le=1)
-    """The share of each class's training images that is kept; test and validation images all are."""
-    keep_order: Literal["easy", "hard", "random", "herding", "k-center"] = "easy"
-    """Which are kept: of lowest or highest loss, any, or those that cover the features of the class."""
-    scorer: ScorerRecipe = ScorerRecipe()
-
-
 class SamplerRecipe(Section):
-    """The frozen model and how it is sampled."""
+    """The prior, which is the frozen diffusion model, and how it is sampled."""
 
-    source: Annotated[str, AfterValidator(values.existing_prior)]
-    """A diffusers-style folder, `hub:<id>`, or the name of a packaged prior."""
+    source: str
+    """A folder in diffusers' layout, `hub:<id>`, or a prior of the package: digits, fashion-mnist; or pixels: none,
+    images are learnt pixel by pixel, which implies `prior.steps=0`, `prior.guidance=1`, `distill.learn=latents`."""
     denoiser: Literal["trained", "random"] = "trained"
     """Whether the denoiser has its own weights or random ones, the paper's ablation of what the prior knows."""
     skip: Literal["paper", "reference", "none"] = "reference"
-    """Where the decaying skip enters: Eq. 7 of the paper, the authors' code, or nowhere."""
-    prompt: Annotated[str, AfterValidator(values.with_a_place)] = "a photo of a {}"
-    """Of a prior that is conditioned on text: what each class's c starts as, its name in the place of {}."""
+    """Where the decaying skip enters: as in Eq. 7 of the paper, as in the authors' code, or nowhere."""
+    prompt: Annotated[str, AfterValidator(values.prompt_with_class)] = "a photo of a {}"
+    """For a prior that is conditioned on text: the text that each class's c starts as, with {} for the class's
+    name."""
     resolution: int | None = Field(None, ge=8)
-    """Height and width in pixels of what it renders, which are resized to data.resolution; left out: its own."""
+    """Height and width in pixels of what the prior renders, before images are resized to `data.resolution`; left out:
+    the prior's own."""
     scaling_factor: float | None = Field(None, gt=0)
-    """What encodings are multiplied by to have unit variance; left out: as the autoencoder's configuration says."""
+    """What encodings are multiplied by to have unit variance; left out: the factor in the autoencoder's
+    configuration."""
     steps: int = Field(10, ge=0, le=1000)
-    """DDIM steps S; 0 is the autoencoder alone, without noise or denoiser."""
+    """DDIM steps S. 0 is the autoencoder alone, without noise and denoiser, which implies `distill.learn=latents`;
+    left out with `prior.source=pixels`: 0."""
     guidance: float = 3.0
-    """Classifier-free guidance scale g; at 1 the null class is not evaluated."""
+    """Scale g of classifier-free guidance; 1 leaves the null class out, which takes half as many calls of the denoiser.
+    Left out with `prior.source=pixels`: 1."""
     noise: Literal["fresh", "fixed"] = "fresh"
-    """Whether the noise of an image is drawn anew each iteration or once for the run."""
+    """Whether the noise of an image is drawn in each iteration, or once for the whole run."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    micro_batch: Annotated[int | Literal["auto"], BeforeValidator(values.images_or_auto)] = 64
-    """Images that go through the prior at a time; auto: as many as fit, which may round otherwise where memory is
-    another."""
-    keep_graph_steps: Annotated[int | Literal["all", "auto"], BeforeValidator(values.steps_or_all)] = "all"
-    """How many of the last steps keep their graph: more is faster, fewer saves memory; 0 is flat in S; auto: as many as
-    fit beside the micro-batch."""
+    """Precision of the denoiser's weights and passes; the autoencoder, Z and c are in float32."""
+    micro_batch: Annotated[Annotated[int, Field(ge=1)] | Literal["auto"], BeforeValidator(values.images_or_auto)] = 64
+    """Images that go through the prior at a time; auto: as many as fit, so that rounding may differ between machines
+    with different amounts of memory."""
+    keep_graph_steps: Annotated[
+        Annotated[int, Field(ge=0)] | Literal["all", "auto"], BeforeValidator(values.steps_or_all)
+    ] = "all"
+    """How many of the last steps keep their graph for the gradient: more is faster and takes more memory, which with 0
+    does not grow with S; auto: as many as fit beside the micro-batch."""
     compile: bool = False
-    """Whether torch.compile makes kernels of the denoiser: the first iteration takes minutes, rounding is another."""
+    """Whether torch.compile makes kernels for the denoiser: the first iteration takes minutes, and results round
+    differently."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _what_pixels_imply(cls, content: Any) -> Any:
+        """Writes out what only one value of fits where there is no denoiser."""
+        if isinstance(content, dict) and content.get("source") == "pixels":
+            return {"steps": 0, "guidance": 1, **content}
+        return content
+
+    @model_validator(mode="after")
+    def _pixels_have_no_denoiser(self) -> "SamplerRecipe":
+        if self.source == "pixels" and (self.steps or self.resolution):
+            raise ValueError(
+                "source: pixels has neither denoiser nor size; set prior.steps=0 or leave it out, "
+                "and leave out prior.resolution"
+            )
+        return self
 
     @property
     def images_at_a_time(self) -> int:
@@ -118,42 +85,50 @@ class DistillRecipe(Section):
     """What is learnt, and how."""
 
     objective: str = "dm"
-    """The matching loss."""
+    """The matching loss: dm (distribution matching), dc (gradient matching), mtt (trajectory matching), or one of an
+    installed package."""
     images_per_class: int = Field(1, ge=1)
+    """Synthetic images of each class (IPC)."""
     factor: int = Field(1, ge=1)
-    """Each image holds factor × factor smaller ones side by side, which networks see enlarged (IDC's multi-formation);
-    a latent for each."""
+    """Each image holds factor × factor smaller ones side by side, which networks see enlarged (the multi-formation of
+    IDC); each has a latent of its own. It must divide `data.resolution`."""
     iterations: int = Field(1000, ge=0)
-    init: Annotated[str, AfterValidator(values.known_start)] = "real"
-    """What Z starts as: encodings of random real images of the class (real), standard normal noise, k-means centres of
-    the class's encodings (prototype), encodings of the images that herding, k-center, easy or hard takes; or Z and c
-    of a finished run, its folder or `hub:<id>`."""
+    """Steps of the optimiser; 0 keeps what `distill.init` gives. A finished run resumes if the number is raised."""
+    init: str = "real"
+    """What Z starts as: encodings of random real images of the class (real); standard normal noise; k-means centres of
+    the class's encodings (prototype); encodings of the images that herding, k-center, easy or hard chooses; or Z and c
+    of a finished run, given by its folder or `hub:<id>`."""
     learn: Literal["both", "latents", "conditioning"] = "both"
+    """Whether Z and c are learnt, Z alone (latents), or c alone (conditioning). Left out with `prior.source=pixels` or
+    `prior.steps=0`: latents. A prior without classes needs latents too."""
     lr_latents: float = Field(1.0, gt=0)
-    """Left out: 1 for dm, 0.1 for dc, 1000 for mtt."""
+    """Learning rate of Z; left out: 1 for dm, 0.1 for dc, 1000 for mtt, which are the authors'."""
     lr_conditioning: float = Field(1.0, gt=0)
-    """Left out: 1 for dm, 0.1 for dc, 1000 for mtt."""
+    """Learning rate of c; left out: 1 for dm, 0.1 for dc, 1000 for mtt, which are the authors'."""
     optimiser: Literal["sgd", "adam"] = "sgd"
-    """Of Z and c. Adam's steps are of the rate's own size, whatever the gradient's: rates of 0.01 to 0.1 suit it."""
+    """The optimiser of Z and c. Adam's steps are as large as the learning rate, whatever the gradient is: rates of 0.01
+    to 0.1 suit it."""
     momentum: float = Field(0.5, ge=0, lt=1)
-    """Of SGD, or the first of Adam's two."""
+    """Momentum of SGD, or the first of Adam's two decay rates."""
     schedule: Literal["constant", "cosine"] = "constant"
-    """Of the learning rates: as they are, or falling to 0 at the last iteration, which then cannot be raised later."""
+    """Whether the learning rates stay, or fall to 0 at the last iteration; then `distill.iterations` cannot be raised
+    later."""
     networks: Literal["random", "experts"] = "random"
-    """Which networks dm and dc match in: fresh random ones, as published, or the experts as they were after an epoch
-    that is drawn each time, the trained networks of IDM (Zhao et al., CVPR 2023)."""
+    """Which networks dm and dc match in: fresh random ones, as published, or the experts after a randomly drawn epoch,
+    which are the trained networks of IDM (Zhao et al., CVPR 2023)."""
     real_batch: int = Field(256, ge=1)
-    """Real images per class and iteration."""
+    """Real images of each class in an iteration."""
     checkpoint_every: int = Field(100, ge=1)
+    """Iterations between checkpoints, from which an interrupted run resumes."""
     log_every: int = Field(1, ge=1)
-    """Iterations from one that is logged to the next; a GPU is waited for in these alone."""
+    """Iterations between those that are logged in metrics.jsonl; a GPU is waited for in these alone."""
     pictures: int = Field(20, ge=0)
-    """Pictures of the images on their way, at most, for evolution.gif and the report."""
+    """The most pictures of the images to keep while they are learnt, for evolution.gif and the report."""
     dm: DmRecipe = DmRecipe()
     dc: DcRecipe = DcRecipe()
     mtt: MttRecipe = MttRecipe()
     options: dict[str, Any] = Field(default_factory=dict)
-    """Whatever an objective of another package wants to know."""
+    """Keys of an objective that another package provides, which reads them itself."""
 
     @property
     def latents_per_class(self) -> int:
@@ -185,21 +160,22 @@ class DistillRecipe(Section):
 
 
 class NetworkRecipe(Section):
-    """The network that the objective matches in."""
+    """The matching network, in which the objective compares real and synthetic images."""
 
     arch: str = "convnet"
-    """convnet, resnet18, vgg11, alexnet, vit, timm/<model>, or another package's."""
+    """convnet, resnet18, vgg11, alexnet, vit, `timm/<model>`, or one of an installed package."""
     depth: int | None = Field(None, ge=1)
-    """Blocks of the ConvNet; left out: 3 at 32 px, 5 at 128 px, 6 at 256 px."""
+    """Blocks of the ConvNet, each of which halves the image; left out: 3 at 32 px and one more
+    for each doubling: 5 at 128 px, 6 at 256 px."""
     width: int = Field(128, ge=1)
-    """Channels of the ConvNet's blocks."""
+    """Channels of the ConvNet's blocks; a multiple of 4 with `network.norm=group`."""
     norm: Literal["instance", "batch", "group", "layer", "none"] = "instance"
-    """Of the ConvNet, ResNet18 and VGG11."""
+    """Normalisation in the ConvNet, ResNet18 and VGG11."""
     pooling: Literal["avg", "max", "none"] = "avg"
-    """What halves the images after each block of the ConvNet; "none" keeps the full resolution."""
+    """What halves the images after each block of the ConvNet; none keeps the full resolution."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the network's passes in an objective; weights, losses and what is learnt are float32, experts are trained in
-    it. A CPU without instructions for bfloat16 takes many times longer by it."""
+    """Precision of the network's passes in an objective, and of the training of experts; weights, losses and what is
+    learnt stay in float32. Many times slower on a CPU without instructions for bfloat16."""
 
     @model_validator(mode="after")
     def _groups_divide_width(self) -> "NetworkRecipe":
@@ -209,17 +185,22 @@ class NetworkRecipe(Section):
 
 
 class ExpertsRecipe(Section):
-    """Networks trained on the real images, a snapshot an epoch; for mtt and for `distill.networks: experts`."""
+    """Networks trained on the real images with a snapshot per epoch, for mtt and for `distill.networks=experts`."""
 
     folder: str | None = None
-    """Where they are; left out: experts/<name>."""
+    """The folder they are in; left out: `experts/<name>`."""
     count: int = Field(100, ge=1)
+    """How many there are; a larger number adds to those already trained."""
     epochs: int = Field(15, ge=1)
+    """Passes of each over the real images; at least `distill.mtt.max_start_epoch` + `distill.mtt.expert_epochs`."""
     batch: int = Field(256, ge=1)
+    """Real images of a training step."""
     lr: float = Field(0.01, gt=0)
+    """Learning rate of plain SGD, without momentum."""
     augment: bool = True
+    """Whether differentiable Siamese augmentation changes the real images in training."""
     dtype: Literal["float32", "float16"] = "float32"
-    """Of the snapshots on disk."""
+    """Precision of the snapshots on disk; float16 takes half the space."""
     together: int = Field(1, ge=1)
     """Networks that a process trains at once, as one stack."""
 
@@ -228,40 +209,52 @@ class EvaluateRecipe(Section):
     """How networks are trained on the distilled set; the defaults are GLaD's protocol."""
 
     arch: list[str] = Field(["convnet"], min_length=1)
+    """The architectures to train, as for `network.arch`."""
     seeds: int = Field(5, ge=1)
+    """Networks of each architecture, which differ by their seed alone."""
     epochs: int = Field(1000, ge=1)
+    """Passes over the distilled set."""
     batch: int = Field(256, ge=1)
-    lr: Annotated[float | Literal["learnt"] | None, BeforeValidator(values.rate_or_learnt)] = None
-    """Peak learning rate, or the step size that trajectory matching learnt; left out: 0.001, and 0.0001 for VGG11."""
+    """Images of a training step."""
+    lr: Annotated[Annotated[float, Field(gt=0)] | Literal["learnt"] | None, BeforeValidator(values.rate_or_learnt)] = (
+        None
+    )
+    """Peak learning rate, or the step size that trajectory matching learnt (learnt); left out: 0.001, and 0.0001 for
+    VGG11."""
     ema: float = Field(0.995, ge=0, lt=1)
-    """Decay of the weights' average over epochs, which is what is tested."""
+    """Decay of the running average of the weights, which is updated each epoch and is what is tested."""
     augment: bool = True
+    """Whether differentiable Siamese augmentation changes the images in training."""
     full_epochs: int | None = Field(None, ge=1)
-    """Passes over all real images, of `--against full` and `--scores`; left out: `epochs`."""
+    """Passes over all real images, for `--against full` and `--scores`; left out: `evaluate.epochs`."""
 
 
 class HubRecipe(Section):
     """Where `ld3m push-to-hub` sends the result."""
 
     repo_id: str | None = None
-    """`user/name`; left out: `ld3m-` and the name of the run, of whoever is logged in."""
+    """The data set, `user/name`; left out: `ld3m-` and the name of the run, under whoever is logged in."""
     private: bool = False
+    """Whether only its owner sees the data set; it counts when the data set is created."""
     licence: str | None = None
-    """Of the result, as the Hub names it, such as cc-by-4.0; left out: those of the real images and of the prior."""
+    """Licence of the result as the Hub names it, such as cc-by-4.0; left out: those of the real images and the
+    prior."""
 
 
 class Recipe(Section):
     """Everything about a distillation."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """The name of the run: letters, digits, and after the first also `.`, `_` and `-`."""
     seed: int = Field(0, ge=0)
+    """Seed of every random draw; the same recipe with the same seed gives the same result."""
     output: str | None = None
-    """The run folder; left out: runs/<name>."""
+    """The run folder; left out: `runs/<name>`."""
     log_with: Annotated[list[str], BeforeValidator(values.one_or_more)] = Field(default_factory=list)
     """Trackers that get the numbers and pictures too: tensorboard, trackio, wandb, or another of Accelerate's."""
     tf32: bool = False
-    """Whether NVIDIA's GPUs convolve and multiply float32 in TF32, of 11 significant bits; other devices know no such
-    thing."""
+    """Whether NVIDIA GPUs convolve and multiply float32 numbers in TF32, with 11 significant bits, which is faster;
+    other devices ignore it."""
     data: DistilledDataRecipe
     prior: SamplerRecipe
     distill: DistillRecipe = DistillRecipe()
@@ -270,8 +263,21 @@ class Recipe(Section):
     evaluate: EvaluateRecipe = EvaluateRecipe()
     hub: HubRecipe = HubRecipe()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_denoiser_only_latents_are_learnt(cls, content: Any) -> Any:
+        """Writes out `distill.learn` if it is left out and the denoiser, through which c acts, is too."""
+        prior = content.get("prior") if isinstance(content, dict) else None
+        distill = (content.get("distill") or {}) if isinstance(content, dict) else None
+        if not isinstance(prior, dict) or not isinstance(distill, dict):
+            return content
+        implied = 0 if prior.get("source") == "pixels" else None
+        if prior.get("steps", implied) == 0:
+            return {**content, "distill": {"learn": "latents", **distill}}
+        return content
+
     @model_validator(mode="after")
-    def _blocks_halve(self) -> "Recipe":
+    def _blocks_halve_the_image(self) -> "Recipe":
         depth, resolution = self.network.depth, self.data.resolution
         halves = self.network.arch == "convnet" and self.network.pooling != "none"
         if halves and depth and resolution < 2**depth:
@@ -282,7 +288,7 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _images_fit_side_by_side(self) -> "Recipe":
+    def _factor_divides_the_resolution(self) -> "Recipe":
         factor, resolution = self.distill.factor, self.data.resolution
         if resolution % factor:
             raise ValueError(
@@ -291,15 +297,7 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _pixels_have_no_denoiser(self) -> "Recipe":
-        if self.prior.source == "pixels" and (self.prior.steps or self.prior.resolution):
-            raise ValueError(
-                "prior.source: pixels has neither denoiser nor size; set prior.steps=0, no prior.resolution"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _trajectories_start_from_experts(self) -> "Recipe":
+    def _mtt_has_experts_anyway(self) -> "Recipe":
         if self.distill.objective == "mtt" and self.distill.networks == "experts":
             raise ValueError(
                 "distill.networks: experts is for dm and dc, as mtt matches experts anyway; give no distill.networks"
@@ -324,7 +322,7 @@ class Recipe(Section):
 
     @property
     def folder(self) -> Path:
-        """Where the run lives."""
+        """The run folder."""
         return Path(self.output or f"runs/{self.name}")
 
     @property
@@ -334,5 +332,5 @@ class Recipe(Section):
 
     @property
     def experts_folder(self) -> Path:
-        """Where the experts are."""
+        """The folder of the experts."""
         return Path(self.experts.folder or f"experts/{self.name}")

@@ -1,119 +1,63 @@
-"""What values of a recipe may be: sections of keys, and functions that give a value as recipes keep it.
+"""Building blocks of the schemas: a section of keys, and validators that return a value as a recipe keeps it.
 
-Either says what would be right.
+All are pure: they look at the value alone, never at the disk or the network. Each error says what would be right.
 """
 
-import json
 import math
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
 
-from ld3m import registry
-from ld3m.errors import one_line
-from ld3m.files import ASSETS
-
-PACKAGED_PRIORS = {
-    "digits": ASSETS / "prior-digits",
-    "fashion-mnist": ASSETS / "prior-fashion-mnist",
-    "pixels": ASSETS / "prior-pixels",
-}
-"""Priors that come with the package, by the name a recipe's `prior.source` may give; "pixels" is none at all."""
-
-NAMED_DATA = ("digits", "fashion-mnist", "fashion-mnist-small", "imagenet")
-"""Our data sources known by name; all others are folders, Parquet files, `hub:<id>`, or other packages'."""
+STARTS = ("real", "noise", "prototype", "herding", "k-center", "easy", "hard")
+"""The words that `distill.init` may be; anything else is a finished run."""
 
 
 class Section(BaseModel):
-    """Unknown keys are mistakes, and a validated recipe never changes."""
+    """Keys that belong together. Unknown keys are mistakes, and a validated recipe never changes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
+    removed_keys: ClassVar[dict[str, tuple[Any, str]]] = {}
+    """Keys that this section used to have: what was written out where they were left out, and why they went and what
+    to do instead. Old recipes that have them stay valid, since every run wrote out all its keys."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_removed_keys(cls, content: Any) -> Any:
+        if not isinstance(content, dict):
+            return content
+        return {key: value for key, value in content.items() if key not in cls.removed_keys}
+
     @field_validator("*", mode="before")
     @classmethod
-    def _yes_is_not_1(cls, value: Any, info: ValidationInfo) -> Any:
-        """YAML's `yes`, `on` and `true` are no numbers, although Python counts with them."""
+    def _no_boolean_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML's `yes`, `on` and `true` are not numbers, although Python counts with them."""
         if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
-            raise ValueError(f"{value!r} is not right: this is not a key to switch on and off")
+            raise ValueError(f"{value!r} is invalid: this is not a key to switch on and off")
         return value
 
 
-def existing_data(source: str) -> str:
-    """`data.source`: a known name, a path that is there, `hub:<id>`, or another package's."""
-    if source in NAMED_DATA or source.startswith("hub:") or "*" in source or Path(source).exists():
-        return source
-    offered = registry.plugins("ld3m.sources")
-    if source in offered:
-        return source
-    known = ", ".join([*NAMED_DATA, *sorted(offered)])
-    raise ValueError(f"{source!r} is not there; give a folder, Parquet files, hub:<id>, or one of {known}")
-
-
-def existing_root(root: str) -> str:
-    """`data.root`: a folder, or `hub:<id>`."""
-    if root.startswith("hub:") or Path(root).is_dir():
-        return root
-    raise ValueError(f"{root!r} is not a folder; give one that has train/ and val/, or hub:<id>")
-
-
-def classes(subset: Any) -> Any:
-    """What `data.subset` says, numbers as strings; a file is read here, so that a resolved recipe holds its classes."""
-    if isinstance(subset, str) and subset.endswith((".txt", ".json")):
-        subset = _listed(Path(subset))
+def class_list(subset: Any) -> Any:
+    """`data.subset`: the name of a subset, or a list of classes, whose numbers become strings."""
     if subset is None or isinstance(subset, str):
         return subset
     if not isinstance(subset, list) or not subset:
-        raise ValueError(f"{subset!r} is not right: give a list of at least 1 class, a file of one, or a subset's name")
+        raise ValueError(
+            f"{subset!r} is invalid: give a list of at least 1 class, a .txt or .json file of one, or a subset's name"
+        )
     for entry in subset:
         if isinstance(entry, bool) or not isinstance(entry, str | int | float):
-            raise ValueError(f"{entry!r} is not right: a class is a string or a number")
+            raise ValueError(f"{entry!r} is invalid: a class is a string or a number")
     return [str(entry) for entry in subset]
 
 
-def _listed(path: Path) -> Any:
-    """The classes in a file: a JSON list, or one a line."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        return (
-            json.loads(text) if path.suffix == ".json" else [line.strip() for line in text.split("\n") if line.strip()]
-        )
-    except (OSError, ValueError) as error:
-        raise ValueError(f"'{path}' cannot be read as a list of classes ({one_line(error)})") from None
-
-
-def existing_prior(source: str) -> str:
-    """`prior.source`: a packaged prior, a folder with a model_index.json, or `hub:<id>`."""
-    if source in PACKAGED_PRIORS or source.startswith("hub:"):
-        return source
-    if (Path(source) / "model_index.json").is_file():
-        return source
-    raise ValueError(
-        f"{source!r} is not a folder with a model_index.json; make one with ld3m train-prior or convert-prior, "
-        f"or give hub:<id> or one of {', '.join(PACKAGED_PRIORS)}"
-    )
-
-
-STARTS = ("real", "noise", "prototype", "herding", "k-center", "easy", "hard")
-"""What `distill.init` may be besides a finished run."""
-
-
-def known_start(init: str) -> str:
-    """`distill.init`: one of `STARTS`, a finished run, or `hub:<id>`."""
-    if init in STARTS or init.startswith("hub:") or (Path(init) / "latents.safetensors").is_file():
-        return init
-    raise ValueError(
-        f"{init!r} is not right: give one of {', '.join(STARTS)}, the folder of a finished run, or hub:<id>"
-    )
-
-
-def with_a_place(prompt: str) -> str:
+def prompt_with_class(prompt: str) -> str:
     """`prior.prompt`: a text with one {} for the name of the class."""
     try:
-        named = prompt.format("\0")
+        filled = prompt.format("\0")
     except (LookupError, ValueError):
-        named = ""
-    if named.count("\0") != 1:
+        filled = ""
+    if filled.count("\0") != 1:
         raise ValueError(f"{prompt!r} has not one {{}} for the name of the class, as in 'a photo of a {{}}'")
     return prompt
 
@@ -122,18 +66,18 @@ def steps_or_all(value: Any) -> Any:
     """`prior.keep_graph_steps`: a number, all, or auto."""
     if value in ("all", "auto") or (isinstance(value, int) and value >= 0):
         return value
-    raise ValueError(f"{value!r} is not right: give a number of steps, 0 or more, or all, or auto")
+    raise ValueError(f"{value!r} is invalid: give a number of steps, 0 or more, or all, or auto")
 
 
 def images_or_auto(value: Any) -> Any:
     """`prior.micro_batch`: a number, or auto."""
     if value == "auto" or (isinstance(value, int) and value >= 1):
         return value
-    raise ValueError(f"{value!r} is not right: give a number of images, 1 or more, or auto")
+    raise ValueError(f"{value!r} is invalid: give a number of images, 1 or more, or auto")
 
 
 def rate_or_learnt(value: Any) -> Any:
-    """`evaluate.lr`: a number, learnt, or nothing for the protocol's."""
+    """`evaluate.lr`: a number, learnt, or None for the protocol's."""
     if value is None or value == "learnt":
         return value
     try:
@@ -142,9 +86,9 @@ def rate_or_learnt(value: Any) -> Any:
         rate = math.nan
     if 0 < rate < math.inf:
         return rate
-    raise ValueError(f"{value!r} is not right: give a number greater than 0, or learnt")
+    raise ValueError(f"{value!r} is invalid: give a number greater than 0, or learnt")
 
 
 def one_or_more(names: Any) -> Any:
-    """A list, also of a single name."""
+    """A list; a single name becomes a list of one."""
     return [names] if isinstance(names, str) else names

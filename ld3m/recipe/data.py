@@ -1,0 +1,80 @@
+"""The `data` section of a recipe: which real images, how they are prepared, and which share of them is distilled."""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from ld3m.recipe import values
+from ld3m.recipe.values import Section
+
+
+class DataRecipe(Section):
+    """The real images, and how they are prepared."""
+
+    removed_keys: ClassVar[dict[str, tuple[Any, str]]] = {
+        "workers": (None, "as many threads read images as there are processor cores to use, 8 at most; leave it out")
+    }
+
+    source: str
+    """Where the images are: a folder (`train/<class>/…` and `test/<class>/…`, or `<class>/…` alone), Parquet files (a
+    file, folder or pattern), `hub:<id>`, or one of digits, fashion-mnist, fashion-mnist-small, imagenet; installed
+    packages may add names."""
+    root: str | None = None
+    """Where `data.source=imagenet` is: a folder with `train/` and `val/`, or `hub:<id>`; left out: $LD3M_IMAGENET, else
+    `hub:ILSVRC/imagenet-1k`."""
+    subset: Annotated[list[str] | str | None, BeforeValidator(values.class_list)] = None
+    """The classes to use, in this order; left out: all. A list of names, WordNet ids (of ImageNet) or numbers in the
+    source's order, from 0; a .txt file (one class per line) or .json file of such a list, which the resolved recipe
+    holds in its place; or the name of a subset of ImageNet: imagenette, imagewoof, a to e, birds, cats, fruits,
+    yellow and others."""
+    resolution: int = Field(32, ge=8, le=1024)
+    """Height and width in pixels: the short side is resized to it, then the centre is cropped."""
+    channels: Literal[1, 3] = 3
+    """1 for grey, 3 for colour; images of any mode are converted."""
+    on_corrupt: Literal["error", "skip"] = "error"
+    """What to do about files that cannot be read: stop, or leave them out. They are named either way."""
+    image_column: str | None = None
+    """The column of images in Parquet files or a Hub data set; left out: the first that holds images, or is called
+    image or img."""
+    label_column: str | None = None
+    """The column of classes in Parquet files or a Hub data set; left out: the first of type ClassLabel, or one called
+    label, labels, class or fine_label."""
+    test_share: float = Field(0.1, gt=0, lt=1)
+    """The share of each class's images that is held out for testing if the source has no test split."""
+    validation_share: float = Field(0, ge=0, lt=1)
+    """The share of each class's training images that is held out for tuning (`ld3m evaluate --split validation`)."""
+
+    @model_validator(mode="after")
+    def _only_imagenet_has_a_root(self) -> "DataRecipe":
+        if self.root and self.source != "imagenet":
+            raise ValueError(
+                f"root: {self.root!r} is only for data.source=imagenet; give data.source the folder itself"
+            )
+        return self
+
+
+class ScorerRecipe(Section):
+    """The network that orders real images by its losses, and whose features herding and k-center use."""
+
+    arch: str = "convnet"
+    """Its architecture, as for `network.arch`."""
+    width: int = Field(64, ge=1)
+    """Channels of a ConvNet; other architectures have sizes of their own."""
+    epochs: int = Field(3, ge=1)
+    """Passes over the training images."""
+    seed: int = Field(0, ge=0)
+    """Seed of its weights and batches, apart from the recipe's `seed`, so that runs with other seeds share its
+    scores."""
+    source: str | None = None
+    """A safetensors file with weights of this architecture, which are used as they are; left out: it is trained."""
+
+
+class DistilledDataRecipe(DataRecipe):
+    """The real images, how they are prepared, and which share of them is distilled ("prune first, distil after")."""
+
+    keep: float = Field(1, gt=0, le=1)
+    """The share of each class's training images that is distilled; test and validation images are all kept."""
+    keep_order: Literal["easy", "hard", "random", "herding", "k-center"] = "easy"
+    """Which of them: those of lowest loss (easy) or highest (hard), random ones, or those that herding or k-center
+    chooses to cover the features of the class."""
+    scorer: ScorerRecipe = ScorerRecipe()

@@ -1,0 +1,164 @@
+"""The keys of a recipe as data: their names, types, ranges, defaults and meanings; recipes/KEYS.md is made of them."""
+
+import types
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from ld3m.recipe.prior import PriorRecipe
+from ld3m.recipe.schema import Recipe
+
+SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+"""How bounds are written, by their name in pydantic."""
+NAMES = {bool: "true or false", int: "integer", float: "number", str: "text", dict: "mapping"}
+"""How types are called."""
+HEAD = """# Keys of a recipe
+
+Every key with its values, its default and its meaning. A file gives them as sections (`distill:` and below it
+`iterations: 200`), a command line as `distill.iterations=200`; `ld3m distill RECIPE --dry-run` prints a recipe with all
+of them. This page is made from the docstrings of `ld3m/recipe/` by `python tests/keys.py`.
+"""
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key of a recipe."""
+
+    name: str
+    """With the sections it is in: `distill.dm.pool`."""
+    type: str
+    """What its value may be, such as `integer or auto`; the words of a choice are separated by commas."""
+    range: str
+    """Bounds of a number, such as `≥ 0, < 1`; empty if there are none."""
+    default: str | None
+    """As YAML; None if the key must be given, empty if it may be left out and `text` says what holds then."""
+    text: str
+    """Its docstring, in one line."""
+
+
+def keys(kind: type[BaseModel], sections: bool = False) -> list[str]:
+    """The names of all keys of a kind of recipe, in the order in which a resolved recipe has them.
+
+    Args:
+        kind: `Recipe`, `PriorRecipe`, or a section of one.
+        sections: whether the sections themselves are listed too, each before its keys.
+    """
+    names = []
+    for name, field in kind.model_fields.items():
+        section = _section(field)
+        if section is None or sections:
+            names.append(name)
+        names += [f"{name}.{key}" for key in keys(section, sections)] if section else []
+    return names
+
+
+def described(kind: type[BaseModel], prefix: str = "") -> list[Key]:
+    """All keys of a kind of recipe with what a user must know of each.
+
+    Args:
+        kind: `Recipe`, `PriorRecipe`, or a section of one.
+        prefix: what stands before the names, such as `distill.`.
+    """
+    listed = []
+    for name, field in kind.model_fields.items():
+        if section := _section(field):
+            listed += described(section, f"{prefix}{name}.")
+        else:
+            bounds = _bounds(field.metadata) or _inner_bounds(field.annotation)
+            text = " ".join((field.description or "").split())
+            listed.append(Key(prefix + name, _type(field.annotation), bounds, _default(field), text))
+    return listed
+
+
+def markdown() -> str:
+    """recipes/KEYS.md: a table for each section of both kinds of recipe."""
+    distillation, prior = described(Recipe), described(PriorRecipe)
+    common = [key for key in prior if key in distillation]
+    shared = ", ".join(f"`{key.name}`" for key in common)
+    return "".join(
+        [
+            HEAD,
+            "\n## Distillation\n",
+            "\nFor `ld3m distill` and most other commands.\n",
+            *_tables(Recipe, distillation),
+            "\n## Training a prior\n",
+            f"\nFor `ld3m train-prior`. As above: {shared}.\n",
+            *_tables(PriorRecipe, [key for key in prior if key not in common]),
+        ]
+    )
+
+
+def _tables(kind: type[BaseModel], listed: list[Key], section: str = "") -> list[str]:
+    """The Markdown of a section's own keys, and then of the sections in it."""
+    own = [key for key in listed if key.name.rpartition(".")[0] == section]
+    parts = []
+    if own:
+        about = " ".join((kind.__doc__ or "").split())
+        parts.append(f"\n### {f'`{section}`' if section else 'The recipe'}\n\n{about}\n\n")
+        parts.append("| key | values | default | meaning |\n| --- | --- | --- | --- |\n")
+        parts += [_row(key) for key in own]
+    for name, field in kind.model_fields.items():
+        if below := _section(field):
+            parts += _tables(below, listed, f"{section}.{name}".removeprefix("."))
+    return parts
+
+
+def _row(key: Key) -> str:
+    values = ", ".join(part for part in (key.type, key.range) if part)
+    default = "required" if key.default is None else f"`{key.default}`" if key.default else ""
+    cells = [f"`{key.name}`", values, default, key.text]
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
+
+
+def _section(field: FieldInfo) -> type[BaseModel] | None:
+    """The section that a field is, if it is one."""
+    kind = field.annotation
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+
+
+def _type(annotation: Any) -> str:
+    """A type in words."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _type(arguments[0])
+    if origin is Literal:
+        return ", ".join(map(str, arguments))
+    if origin in (Union, types.UnionType):
+        return " or ".join(_type(each).replace(", ", " or ") for each in arguments if each is not type(None))
+    if origin is list:
+        return f"list of {_type(arguments[0])}"
+    return NAMES[origin or annotation]
+
+
+def _bounds(metadata: list[Any] | tuple[Any, ...]) -> str:
+    """Bounds in a type's or a field's metadata, in words."""
+    bounds = []
+    for each in metadata:
+        inner = each.metadata if isinstance(each, FieldInfo) else [each]
+        bounds += [
+            f"{sign} {getattr(bound, name):g}"
+            for bound in inner
+            for name, sign in SIGNS.items()
+            if hasattr(bound, name)
+        ]
+    return ", ".join(bounds)
+
+
+def _inner_bounds(annotation: Any) -> str:
+    """Bounds of the members of a union or a list."""
+    if get_origin(annotation) is Annotated:
+        return _bounds(get_args(annotation)[1:])
+    return ", ".join(filter(None, map(_inner_bounds, get_args(annotation))))
+
+
+def _default(field: FieldInfo) -> str | None:
+    value = field.get_default(call_default_factory=True)
+    if value is PydanticUndefined:
+        return None
+    if value is None:
+        return ""
+    return yaml.safe_dump(value, default_flow_style=True).removesuffix("\n").removesuffix("\n...")
