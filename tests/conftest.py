@@ -6,9 +6,10 @@ import offline  # noqa: F401 - before the libraries
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -26,12 +27,43 @@ CLASSES = ["circle", "cross", "square"]
 DATA = Path(__file__).parent / "data"
 
 LONGEST = ["test_processes", "test_sharding", "test_launch", "test_memory", "test_distill", "test_hub", "test_ablate"]
-"""Files that take minutes: first, so that no core is left with one of them alone at the end."""
+"""Files that take longest run first, so that no core is left with one of them alone at the end."""
+
+LEFT_OUT = pytest.StashKey[Counter[str]]()
+"""How many tests of each file were deselected: by this process, or by any worker of pytest-xdist."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first, the others as they were."""
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
+
+def pytest_deselected(items: list[pytest.Item]) -> None:
+    """Counts what markers leave out: `launch/test.sh fast` ends with the list."""
+    for item in items:
+        item.config.stash.setdefault(LEFT_OUT, Counter())[item.path.stem] += 1
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker of pytest-xdist passes its counts on, since only workers collect tests."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["left out"] = dict(session.config.stash.get(LEFT_OUT, Counter()))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Takes over a worker's counts; all workers collect the same tests."""
+    if counts := getattr(node, "workeroutput", {}).get("left out"):
+        node.config.stash[LEFT_OUT] = Counter(counts)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """What was left out, and what runs it."""
+    if counts := config.stash.get(LEFT_OUT, None):
+        files = ", ".join(f"{name} {count}" for name, count in counts.most_common())
+        terminalreporter.section(f"{counts.total()} tests left out")
+        terminalreporter.line(f"tests of each file: {files}")
+        terminalreporter.line("launch/test.sh runs the ones marked long, launch/test.sh -m slow those marked slow")
 
 
 def make_prior(classes: list[str] | None = None, size: int = 16, channels: int = 1) -> ClassConditionalLDM:

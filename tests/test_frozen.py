@@ -11,7 +11,7 @@ from diffusers.models.activations import GEGLU
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
-from ld3m.priors import frozen
+from ld3m.priors import lean_layers as frozen
 from ld3m.priors.ldm import attend_to_one_token
 
 

@@ -16,13 +16,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import draw_shape, latents, make_prior, relative
+from conftest import distilled, draw_shape, latents, make_prior, relative
 from processes import command_line, finish, spawn
 
 from ld3m.files import cache_folder
 from ld3m.machine import heartbeat
 from ld3m.machine.processes import Processes, watched_command
 
+pytestmark = pytest.mark.long
 TEN = [f"class {number}" for number in range(10)]
 
 
@@ -47,7 +48,7 @@ name: ten
 data: {{source: {folder / "data"}, resolution: 16, channels: 1}}
 prior: {{source: {folder / "prior"}, steps: 2, guidance: 1, micro_batch: 2}}
 distill:
-  {{images_per_class: 2, iterations: 30, real_batch: 8, checkpoint_every: 30, lr_latents: 0.1, lr_conditioning: 0.1}}
+  {{images_per_class: 2, iterations: 3, real_batch: 8, checkpoint_every: 3, lr_latents: 0.1, lr_conditioning: 0.1}}
 network: {{width: 8, depth: 2}}
 experts: {{count: 3, epochs: 3, batch: 16, folder: {folder / "experts"}}}
 """
@@ -113,27 +114,34 @@ def test_more_processes_than_classes(recipe_file: Path, tmp_path: Path) -> None:
     assert torch.equal(latents(tmp_path / "2")["z"], latents(tmp_path / "1")["z"])
 
 
-def test_evaluation_on_any_number_of_processes_is_that_of_one(recipe_file: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("counts", [(3,), pytest.param((2, 4), marks=pytest.mark.slow)], ids=str)
+def test_evaluation_on_any_number_of_processes_is_that_of_one(
+    counts: tuple[int, ...], recipe_file: Path, tmp_path: Path
+) -> None:
     """Four networks: a process each at most, and one of three has two."""
-    run(1, "distill", recipe_file, "-o", tmp_path / "1")
-    for count in (2, 3, 4):
+    distilled(recipe_file, tmp_path / "1")
+    for count in counts:
         shutil.copytree(tmp_path / "1", tmp_path / str(count))
-    for count in (1, 2, 3, 4):
+    results = {}
+    for count in (1, *counts):
         shutil.rmtree(cache_folder() / "baselines", ignore_errors=True)
         run(count, "evaluate", tmp_path / str(count), "--against", "random")
-    found = [json.loads((tmp_path / str(count) / "evaluation.json").read_text())["results"] for count in (1, 2, 3, 4)]
-    assert len(found[0]) == 2
-    assert found == [found[0]] * 4
+        results[count] = json.loads((tmp_path / str(count) / "evaluation.json").read_text())["results"]
+    assert len(results[1]) == 2
+    assert all(results[count] == results[1] for count in counts)
 
 
-def test_experts_of_any_number_of_processes_are_those_of_one(recipe_file: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("counts", [(4,), pytest.param((2, 3), marks=pytest.mark.slow)], ids=str)
+def test_experts_of_any_number_of_processes_are_those_of_one(
+    counts: tuple[int, ...], recipe_file: Path, tmp_path: Path
+) -> None:
     """Three experts: on four processes one has none."""
-    for count in (1, 2, 3, 4):
+    for count in (1, *counts):
         settings = ("experts.count=3", "experts.epochs=4", f"experts.folder={tmp_path / str(count)}")
         run(count, "experts", recipe_file, "distill.objective=mtt", *settings)
     alone = {path.name: path.read_bytes() for path in (tmp_path / "1").glob("*.safetensors")}
     assert len(alone) == 3
-    for count in (2, 3, 4):
+    for count in counts:
         assert {path.name: path.read_bytes() for path in (tmp_path / str(count)).glob("*.safetensors")} == alone
 
 
@@ -141,7 +149,7 @@ def test_experts_of_any_number_of_processes_are_those_of_one(recipe_file: Path, 
 
 
 def killed_in_a_write(rank: int, flushes: int, *arguments: object) -> None:
-    """A command in which one process is killed before its so-manieth flush of a file or folder."""
+    """A command in which one process is killed before its n-th flush of a file or folder."""
     if int(os.environ.get("RANK", "0")) == rank:
         flush, left = os.fsync, iter(range(flushes, 0, -1))
 
@@ -155,7 +163,7 @@ def killed_in_a_write(rank: int, flushes: int, *arguments: object) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2])
-@pytest.mark.parametrize("kills", [4, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [2, pytest.param(30, marks=pytest.mark.slow)])
 def test_killed_at_random_moments_it_ends_where_an_undisturbed_run_ends(
     count: int, kills: int, recipe_file: Path, tmp_path: Path
 ) -> None:
@@ -165,7 +173,6 @@ def test_killed_at_random_moments_it_ends_where_an_undisturbed_run_ends(
     """
     iterations = f"distill.iterations={3 * kills + 10}"  # a kill comes three iterations after the last one at most
     recipe = ("distill", recipe_file, iterations, "distill.checkpoint_every=1", "prior.micro_batch=2")
-    run(1, *recipe, "-o", tmp_path / "undisturbed")
     folder = tmp_path / "run"
     moments = random.Random(count)
     for number in range(kills):
@@ -182,9 +189,10 @@ def test_killed_at_random_moments_it_ends_where_an_undisturbed_run_ends(
         assert -signal.SIGKILL in finish(processes)
     assert not (folder / "latents.safetensors").exists()
     run(count, *recipe, "-o", folder)
-    ended, undisturbed = latents(folder), latents(tmp_path / "undisturbed")
+    whole = distilled(recipe_file, tmp_path / "undisturbed", *recipe[2:])
+    ended, undisturbed = latents(folder), latents(whole)
     assert all(torch.equal(ended[name], undisturbed[name]) for name in undisturbed)
-    assert losses(folder) == losses(tmp_path / "undisturbed")
+    assert losses(folder) == losses(whole)
     assert len(list((folder / "checkpoints").iterdir())) == 2
 
 
@@ -273,8 +281,8 @@ def test_a_full_disk_is_one_line_and_loses_nothing(count: int, recipe_file: Path
         assert "process 0 of 2 on" in (tmp_path / "1.txt").read_text()
     assert newest(tmp_path / "run") == 2
     run(count, *recipe, "-o", tmp_path / "run")
-    run(1, *recipe, "-o", tmp_path / "undisturbed")
-    assert torch.equal(latents(tmp_path / "run")["z"], latents(tmp_path / "undisturbed")["z"])
+    undisturbed = distilled(recipe_file, tmp_path / "undisturbed", *recipe[2:])
+    assert torch.equal(latents(tmp_path / "run")["z"], latents(undisturbed)["z"])
 
 
 def test_prepared_images_that_vanish_are_prepared_again(recipe_file: Path, tmp_path: Path) -> None:
@@ -303,8 +311,8 @@ main()
     environment = {"LC_ALL": "POSIX", "TZ": "Pacific/Kiritimati"}
     arguments = ("distill", recipe_file, "-o", tmp_path / "grün")
     subprocess.run([sys.executable, "-c", odd, *map(str, arguments)], env=os.environ | environment, check=True)
-    run(1, "distill", recipe_file, "-o", tmp_path / "plain")
-    assert torch.equal(latents(tmp_path / "grün")["z"], latents(tmp_path / "plain")["z"])
+    plain = distilled(recipe_file, tmp_path / "plain")
+    assert torch.equal(latents(tmp_path / "grün")["z"], latents(plain)["z"])
 
 
 def newest(folder: Path) -> int:
