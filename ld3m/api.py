@@ -110,11 +110,11 @@ def set_and_recipe(names: Sequence[str], recipe: str | None, overrides: list[str
     Raises:
         UserError: for an unknown set, or a mistake in the recipe.
     """
-    from ld3m.runs import folder as run
-    from ld3m.runs import imported
+    from ld3m.runs.folder import load_recipe
+    from ld3m.runs.imported import find_set
 
-    folder = imported.find(names, recipe, overrides)
-    return folder, load(Recipe, recipe, overrides) if recipe else run.load_recipe(folder, overrides)
+    folder = find_set(names, recipe, overrides)
+    return folder, load(Recipe, recipe, overrides) if recipe else load_recipe(folder, overrides)
 
 
 def load_latents(run: str | Path) -> "dict[str, Tensor]":
@@ -123,9 +123,9 @@ def load_latents(run: str | Path) -> "dict[str, Tensor]":
     Returns:
         On the CPU: `z`, float32 [N, *latent_shape]; `c`, float32 [N, *conditioning_shape]; `labels`, int64 [N].
     """
-    from ld3m.runs import folder
+    from ld3m.runs.result import read_latents
 
-    return folder.read_latents(Path(run))[0]
+    return read_latents(Path(run))[0]
 
 
 def load_prior(source: Recipe | str | Path, device: "str | torch.device" = "cpu") -> "Prior":

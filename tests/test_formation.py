@@ -17,7 +17,8 @@ from ld3m.data import prepared as data
 from ld3m.images import multi_formation as formation
 from ld3m.recipe import Recipe
 from ld3m.recipe.files import load
-from ld3m.runs import folder as run
+from ld3m.runs.folder import load_recipe
+from ld3m.runs.result import read_images
 from ld3m.sampling.noise import draw_noise
 from ld3m.sampling.sampler import Schedule, render
 
@@ -49,7 +50,7 @@ def four_in_one(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def test_each_image_holds_what_its_latents_render_to(four_in_one: Path) -> None:
-    recipe, tensors = run.load_recipe(four_in_one, []), latents(four_in_one)
+    recipe, tensors = load_recipe(four_in_one, []), latents(four_in_one)
     assert tensors["z"].shape == (12, 3, 8, 8)
     assert tensors["labels"].tolist() == [0] * 4 + [1] * 4 + [2] * 4
     prior = priors.load(recipe.prior)
@@ -90,9 +91,9 @@ def test_the_gradient_goes_through_the_enlargement(recipe_file: Path, tmp_path: 
 def test_pixels_start_as_real_images_and_are_kept_exactly(recipe_file: Path, tmp_path: Path) -> None:
     in_pixels = ["prior.source=pixels", "prior.steps=0", "prior.guidance=1", "distill.learn=latents"]
     folder = distilled(recipe_file, tmp_path / "run", *in_pixels, "distill.iterations=0")
-    recipe = run.load_recipe(folder, [])
+    recipe = load_recipe(folder, [])
     real = data.prepare(recipe.data, progress=False)
-    pixels, labels = run.load_images(folder, real.classes, 1, 16)
+    pixels, labels = read_images(folder, real.classes, 1, 16)
     for image, label in zip(pixels, labels.tolist(), strict=True):
         assert (real.images("train", label) == image).flatten(1).all(1).any()
 

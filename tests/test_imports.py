@@ -17,8 +17,9 @@ from PIL import Image
 from ld3m.data import prepared as data
 from ld3m.recipe import Recipe
 from ld3m.recipe.files import load
-from ld3m.runs import folder as run
-from ld3m.runs import imported as imports
+from ld3m.runs.folder import EXACT_PIXELS
+from ld3m.runs.imported import find_set
+from ld3m.runs.result import read_images
 
 RECIPE = ["evaluate.epochs=2", "evaluate.seeds=1"]
 
@@ -37,8 +38,8 @@ def real(recipe_file: Path) -> data.ImageSet:
 
 
 def brought(name: object, recipe_file: Path, *overrides: str) -> tuple[Path, torch.Tensor, torch.Tensor]:
-    folder = imports.find([str(name)], str(recipe_file), [*RECIPE, *overrides])
-    return folder, *run.load_images(folder, CLASSES, 1, 16)
+    folder = find_set([str(name)], str(recipe_file), [*RECIPE, *overrides])
+    return folder, *read_images(folder, CLASSES, 1, 16)
 
 
 # --- tensors -----------------------------------------------------------------------------------------------
@@ -51,7 +52,7 @@ def test_a_dictionary_of_bytes(
     folder, found, labels = brought("set.pt", recipe_file)
     assert labels.tolist() == [0, 0, 1, 1, 2, 2]
     assert torch.equal(found, images[0][[0, 3, 1, 4, 2, 5]])
-    assert not (folder / run.EXACT_PIXELS).exists()
+    assert not (folder / EXACT_PIXELS).exists()
     assert json.loads((folder / "origin.json").read_text())["source"] == "set"
 
 

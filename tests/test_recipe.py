@@ -509,7 +509,6 @@ def test_depth_is_bound_where_blocks_halve(minimal: str, override: str) -> None:
     "override",
     [
         "seed=1",
-        "data.source=fashion-mnist",
         "data.subset=[Bag]",
         "data.resolution=16",
         "data.validation_share=0.1",
@@ -546,6 +545,9 @@ def test_the_digest_changes_with_what_decides_the_result(minimal: str, override:
         "distill.iterations=7",
         "distill.checkpoint_every=7",
         "distill.log_every=7",
+        "data.source=fashion-mnist",
+        "data.scorer.source=weights.safetensors",
+        "prior.source=digits",
         "prior.micro_batch=7",
         "prior.keep_graph_steps=0",
         "prior.compile=true",

@@ -70,7 +70,7 @@ def test_a_finished_run(finished: Path, ld3m: Callable[..., Outcome]) -> None:
     lines = ld3m("status", finished).out.splitlines()
     assert lines[0] == f"{finished}: finished, iteration 6 of 6 (100 %)"
     assert f"{first['loss']:.5g} → {last['loss']:.5g}" in lines[1]
-    assert not any("to go on" in line or "time left" in line for line in lines)
+    assert not any("to resume" in line or "time left" in line for line in lines)
 
 
 def test_status_writes_nothing(finished: Path, tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_a_running_run(running: tuple[Path, subprocess.Popen], ld3m: Callable[..
     shown = ld3m("status", folder).out
     assert f"{folder}: running, iteration {len(rows(folder)):,} of 100,000 (0 %)" in shown
     assert "time left" in shown
-    assert "to go on" not in shown
+    assert "to resume" not in shown
 
 
 def test_a_killed_run_can_go_on(
@@ -123,9 +123,9 @@ def test_a_killed_run_can_go_on(
     assert said["iteration"] == len(rows(folder))
     assert 0 < said["checkpoint"] <= said["iteration"]
     assert said["checkpoint"] % 5 == 0
-    told = next(line for line in ld3m("status", folder).out.splitlines() if "to go on" in line)
-    assert told.endswith(f"goes on from iteration {said['checkpoint']}")
-    given = told.partition(", or ")[2].partition(", goes on")[0].split()
+    told = next(line for line in ld3m("status", folder).out.splitlines() if "to resume" in line)
+    assert told.endswith(f"resumes from iteration {said['checkpoint']}")
+    given = told.partition(", or ")[2].partition(", resumes")[0].split()
     more = f"distill.iterations={said['iteration'] + 2}"
     assert ld3m(*given[1:], more, "distill.pictures=0").code == 0  # the command that it tells
     assert len(rows(folder)) == said["iteration"] + 2
@@ -145,13 +145,14 @@ def test_a_run_that_has_logged_nothing_and_one_whose_last_line_was_cut(finished:
     metrics = folder / "metrics.jsonl"
     metrics.write_text(metrics.read_text()[:-20])
     assert read(folder).loss == rows(finished)[-2]["loss"]
+    assert "damaged" not in text(read(folder))
     for name in ("checkpoints", "images"):
         shutil.rmtree(folder / name)
     for name in ("latents.safetensors", "metrics.jsonl"):
         (folder / name).unlink()
     status = read(folder)
     assert (status.state, status.iteration, status.loss, status.iterations_per_second) == ("stopped", 0, None, None)
-    assert "goes on from the beginning" in text(status)
+    assert "resumes from the beginning" in text(status)
 
 
 def test_the_rate_is_that_of_recent_iterations(finished: Path, tmp_path: Path) -> None:
@@ -197,7 +198,7 @@ def test_mistakes_are_one_line(finished: Path, tmp_path: Path, ld3m: Callable[..
         (): "RUN: there is no run below runs/",
         ("nowhere",): "RUN: nowhere is not a run (it has no recipe.yaml)",
         (finished, finished): "RUN: give one run, not 2",
-        (broken,): f"RUN: {broken}/recipe.yaml is not a run's recipe (ParserError",
+        (broken,): f"{broken}/recipe.yaml: cannot be read as YAML: ParserError",
     }
     for arguments, told in cases.items():
         done = ld3m("status", *arguments)
@@ -208,7 +209,15 @@ def test_mistakes_are_one_line(finished: Path, tmp_path: Path, ld3m: Callable[..
 
 @pytest.mark.parametrize(
     ("seconds", "said"),
-    [(0.4, "0 s"), (59.6, "1 min 0 s"), (3599, "59 min 59 s"), (18720, "5 h 12 min"), (2e5, "2 d 7 h")],
+    [
+        (0.4, "0.4 s"),
+        (41.96, "42 s"),
+        (59.6, "59.6 s"),
+        (59.96, "1 min 0 s"),
+        (3599, "59 min 59 s"),
+        (18720, "5 h 12 min"),
+        (2e5, "2 d 7 h"),
+    ],
 )
 def test_durations(seconds: float, said: str) -> None:
     assert duration(seconds) == said
@@ -235,7 +244,7 @@ def test_a_second_command_on_one_folder_is_refused(
 def test_all_processes_of_a_second_launch_end(recipe_file: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
-    with lock.hold(folder):
+    with lock.claim(folder):
         codes = finish(spawn(2, command_line, "distill", recipe_file, "-o", folder, output=tmp_path / "said"), 90)
     assert codes[0] == 2
     assert codes[1] != 0
@@ -269,6 +278,6 @@ def test_a_lock_that_may_not_be_looked_at(finished: Path, monkeypatch: pytest.Mo
     assert read(finished).state == "finished"
     with (
         pytest.raises(lock.UserError, match=r"^output: cannot lock .*\.lock \(Permission denied\)"),
-        lock.hold(finished),
+        lock.claim(finished),
     ):
         pass

@@ -101,7 +101,7 @@ def test_a_folder_of_somebody_elses_is_left_as_it_is(recipe: Path, tmp_path: Pat
     for more in ([], ["--no-resume"]):
         done = subprocess.run([*command(recipe, tmp_path / "project"), *more], capture_output=True, text=True)
         assert done.returncode == 2
-        assert done.stderr.startswith(f"ld3m: output: {tmp_path / 'project'} is not empty and no prior")
+        assert done.stderr.startswith(f"ld3m: output: {tmp_path / 'project'} is not empty and not a prior")
         assert done.stderr.count("\n") == 1
     assert mine.read_bytes() == b"dear"
 

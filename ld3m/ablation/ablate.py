@@ -17,11 +17,12 @@ from ld3m.evaluation import protocol
 from ld3m.evaluation.cross_architecture import cross_architecture
 from ld3m.evaluation.evaluate import evaluate, found
 from ld3m.evaluation.rows import Row, results
-from ld3m.files import writable, write_json, write_text
+from ld3m.files import write_json, write_text
 from ld3m.machine import environment, lock
 from ld3m.machine.memory import keep_freed_memory
 from ld3m.machine.processes import Processes, watched_command
-from ld3m.runs import folder as run
+from ld3m.runs import metrics
+from ld3m.runs.folder import iterations_done
 
 CROSSED = "cross-architecture"
 """The name of the mean over all networks but the matching one, where it stands beside architectures."""
@@ -56,7 +57,7 @@ def ablate(processes: Processes, ablation: Ablation, command: str) -> tuple[dict
     with ExitStack() as entered:
         entered.enter_context(_ending_on_signals())
         if main:
-            entered.enter_context(_claimed(ablation.folder))
+            entered.enter_context(lock.claim(ablation.folder))
         machines = _earlier_machines(ablation.folder / "ablation.json")
         parts = {  # what was done before stands in the table from the first
             number: _parts(ablation, cell, ["distilled"], machines[cell.place])
@@ -114,13 +115,6 @@ def _ending_on_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-@contextmanager
-def _claimed(folder: Path) -> Iterator[None]:
-    """Makes the folder, and keeps other ablations out of it."""
-    with lock.hold(writable(folder, "give another --output")):
-        yield
-
-
 def _measure(cell: Cell, against: Sequence[str], split: str) -> None:
     """Distils and evaluates what is missing of a cell."""
     recipe = cell.recipe
@@ -131,7 +125,7 @@ def _measure(cell: Cell, against: Sequence[str], split: str) -> None:
 
 
 def _is_distilled(cell: Cell) -> bool:
-    return run.iterations_done(cell.recipe.folder) == cell.recipe.distill.iterations
+    return iterations_done(cell.recipe.folder) == cell.recipe.distill.iterations
 
 
 def _missing(cell: Cell, sets: Sequence[str], split: str) -> bool:
@@ -201,10 +195,8 @@ def _spent(cell: Cell) -> dict[str, Any]:
         times the iterations; what lies between iterations does not count), and `peak_memory` in bytes, of the process
         that made it: on CPUs not less than that of the cells before it.
     """
-    path, iterations = cell.recipe.folder / "metrics.jsonl", cell.recipe.distill.iterations
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    rows = [json.loads(line) for line in lines]
-    laps = [sum(row["seconds"].values()) for row in rows]
+    rows, iterations = metrics.read(cell.recipe.folder).rows, cell.recipe.distill.iterations
+    laps = [metrics.seconds(row) for row in rows]
     return {
         "iterations": iterations,
         "loss": rows[-1]["loss"] if rows else None,

@@ -15,7 +15,7 @@ from ld3m.errors import UserError
 from ld3m.evaluation.training_sets import BASELINES
 from ld3m.recipe import NetworkRecipe, Recipe
 from ld3m.recipe.files import find_recipe, load
-from ld3m.runs import folder as run
+from ld3m.runs.resume import check_resumable
 
 PLAIN = re.compile(r"[A-Za-z0-9._-]{1,60}")
 """Values that stand in a folder's name as they are; others have a digest behind them."""
@@ -131,7 +131,7 @@ class Ablation:
             networks.check(arch, shape, NetworkRecipe(), "--arch")
         for cell in self.cells:
             try:
-                run.check_goes_on(cell.recipe)
+                check_resumable(cell.recipe)
             except UserError as error:  # which speaks of an option that is not ours
                 found = str(error).partition(";")[0]
                 raise UserError(f"{found}; give another --output, or remove that folder") from None

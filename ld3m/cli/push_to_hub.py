@@ -39,7 +39,7 @@ def push_to_hub(
     number of images per class or another resolution become further configs of the same data set.
     """
     from ld3m.publishing import push
-    from ld3m.runs import imported
+    from ld3m.runs.imported import find_set
 
-    folder = imported.find([name] if name else [])
+    folder = find_set([name] if name else [])
     push.push(folder, push.Destination(to, private, revision, create_pr, token), dry_run)

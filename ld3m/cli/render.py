@@ -37,8 +37,8 @@ def render(
         if value is not None:
             overrides.append(f"prior.{key}={value}")
     from ld3m.distillation.render import render_again
-    from ld3m.runs import folder as run
-    from ld3m.runs import imported
+    from ld3m.runs.folder import load_recipe
+    from ld3m.runs.imported import find_set
 
-    folder = imported.find(names)
-    render_again(folder, run.load_recipe(folder, overrides), Path(output) if output else None)
+    folder = find_set(names)
+    render_again(folder, load_recipe(folder, overrides), Path(output) if output else None)

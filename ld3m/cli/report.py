@@ -24,7 +24,7 @@ def report(
     """
     names, overrides = names_and_overrides(arguments)
     from ld3m.reporting.report import report
-    from ld3m.runs import imported
+    from ld3m.runs.imported import find_set
 
     run = Path(names[0]) if len(names) == 1 and (Path(names[0]) / "recipe.yaml").is_file() else None
-    typer.echo(report(run or imported.find(names, recipe, overrides), output))
+    typer.echo(report(run or find_set(names, recipe, overrides), output))

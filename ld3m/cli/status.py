@@ -24,7 +24,8 @@ def status(
     """
     from dataclasses import asdict
 
-    from ld3m.reporting.status import find, read, text
+    from ld3m.reporting.status import read, text
+    from ld3m.runs.folder import find_run
 
-    progress = read(find(run or []))
+    progress = read(find_run(run or []))
     typer.echo(json.dumps(asdict(progress), indent=2) if as_json else text(progress))

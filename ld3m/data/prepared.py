@@ -80,6 +80,15 @@ class ImageSet:
         labels = torch.arange(len(self.classes)).repeat_interleave(torch.tensor(self.counts[split]))
         return torch.cat(images), labels
 
+    def fingerprints(self) -> list[tuple[int, str]]:
+        """Of each class, how many training images were prepared, and 16 hexadecimal digits of their histogram.
+
+        The digits change with how often the images have each value in each channel, and with nothing else.
+        """
+        notes = [self.folder / "classes" / f"{label}.json" for label in range(len(self.classes))]
+        contents = [json.loads(note.read_text(encoding="utf-8")) for note in notes]
+        return [(content["counts"]["train"], cache_key(content["histogram"])[:16]) for content in contents]
+
     def normalise(self, pixels: Tensor) -> Tensor:
         """Pixels [N, channels, H, W] in [0, 1] to what every network sees, real images and synthetic alike."""
         shape = (1, -1, 1, 1)

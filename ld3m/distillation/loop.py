@@ -31,8 +31,10 @@ from ld3m.machine.out_of_memory import ran_out
 from ld3m.machine.processes import Processes, watched_command
 from ld3m.machine.timing import Clock
 from ld3m.recipe import Recipe
-from ld3m.runs import checkpoints
-from ld3m.runs import folder as run
+from ld3m.runs import checkpoints, metrics, result
+from ld3m.runs.folder import iterations_done, note_classes
+from ld3m.runs.resume import claim
+from ld3m.runs.sources import Sources, describe_data
 from ld3m.sampling.noise import draw_noise
 from ld3m.sampling.room import RetryingPullBack
 from ld3m.sampling.sampler import PullBack, render
@@ -63,10 +65,11 @@ def distill(processes: Processes, recipe: Recipe, resume: bool = True, start: Pa
         job = Job.prepare(processes, recipe)
         with job.processes.main_process_first():
             if main:
-                claimed.enter_context(run.claim(recipe, resume, start))
-                run.note_prior(recipe, priors.provenance(recipe.prior.source))
-                run.note_classes(recipe.folder, job.classes)
-        if run.iterations_done(recipe.folder) == recipe.distill.iterations:
+                data = describe_data(job.images, recipe.data)
+                made_from = Sources(priors.provenance(recipe.prior.source), data)
+                claimed.enter_context(claim(recipe, made_from, resume, start))
+                note_classes(recipe.folder, job.classes)
+        if iterations_done(recipe.folder) == recipe.distill.iterations:
             done = f"{recipe.folder} is finished; raise distill.iterations to go on, or give --no-resume"
             job.processes.print(done)
             return recipe.folder
@@ -106,12 +109,12 @@ def once(job: Job, iteration: int, learnt: Learnt, tracked: Trackers, bar: tqdm,
         clock.begin("logging")
         stop = max(job.processes.gather([max(received, default=0)]))
         if logged or stop:
-            metrics = _metrics(job, losses, grad_z, grad_c)
-            if not all(math.isfinite(value) for value in metrics.values()):
+            numbers = _metrics(job, losses, grad_z, grad_c)
+            if not all(math.isfinite(value) for value in numbers.values()):
                 _give_up(job, learnt, iteration)
-            metrics |= job.objective.learnt()
-            metrics["peak_memory"] = max(job.processes.gather([memory.peak(device)]))
-            _log(job, bar, tracked, {"iteration": iteration, **metrics, "seconds": clock.seconds})
+            numbers |= job.objective.learnt()
+            numbers["peak_memory"] = max(job.processes.gather([memory.peak(device)]))
+            _log(job, bar, tracked, {"iteration": iteration, **numbers, "seconds": clock.seconds})
         clock.begin("optimiser")
         learnt.step(iteration, grad_z, grad_c, settings)
         bar.update()
@@ -129,13 +132,13 @@ def begin(job: Job) -> tuple[int, Learnt]:
     device = job.processes.device
     checkpoint = checkpoints.newest(job.recipe.folder, job.processes.print)
     if checkpoint:
-        first, states, objective = checkpoints.load(checkpoint, labels, device)
+        first, states, objective = checkpoints.read_states(checkpoint, labels, device)
         job.objective.restore(first, objective)
     else:
         first = 0
         states = [initial(job.recipe, job.images, job.prior, job.embeddings[label], label, device) for label in labels]
     if job.processes.is_main_process:
-        run.cut_metrics(job.recipe.folder, first)
+        metrics.cut(job.recipe.folder, first)
     return first, Learnt.stack(states, count=len(job.own))
 
 
@@ -212,16 +215,16 @@ def _finish(job: Job, learnt: Learnt, tracked: Trackers) -> None:
     moment = last if recipe.prior.noise == "fresh" else 0
     pixels = _render(job, learnt, moment)[0]
     if job.processes.is_main_process:
-        run.begin_images(recipe.folder)
+        result.begin_images(recipe.folder)
     job.processes.wait_for_everyone()
     for label, images in zip(job.own, _stored(job, pixels), strict=True):
-        run.write_images(recipe.folder, job.images.classes[label], images)
+        result.write_images(recipe.folder, job.images.classes[label], images)
     _draw(job, pixels, last, tracked)
     job.processes.wait_for_everyone()
     if job.processes.is_main_process:
         pictures.write_animation(recipe.folder)
-        _, states, _ = checkpoints.load(checkpoints.place(recipe.folder, last), range(len(classes)), "cpu")
-        run.write_result(recipe, classes, states, moment, job.objective.learnt())
+        _, states, _ = checkpoints.read_states(checkpoints.path_of(recipe.folder, last), range(len(classes)), "cpu")
+        result.write_result(recipe, classes, states, moment, job.objective.learnt())
         count = len(classes) * recipe.distill.images_per_class
         print(f"{recipe.folder}: {count} images in images/, a look at them in grid.png and evolution.gif")
     job.processes.wait_for_everyone()
@@ -301,7 +304,7 @@ def _tell_where_to_look(job: Job) -> None:
 def _log(job: Job, bar: tqdm, tracked: Trackers, row: dict[str, object]) -> None:
     if job.processes.is_main_process:
         bar.set_postfix(loss=f"{row['loss']:.4g}", refresh=False)
-        run.append_metrics(job.recipe.folder, row)
+        metrics.append(job.recipe.folder, row)
         tracked.log(row)
 
 

@@ -26,8 +26,7 @@ from ld3m.networks.flat import FlatNetwork
 from ld3m.objectives import draws
 from ld3m.objectives.experts import Trajectories
 from ld3m.recipe import Recipe
-from ld3m.runs import checkpoints
-from ld3m.runs import folder as run
+from ld3m.runs import checkpoints, result
 from ld3m.sizing import devices
 from ld3m.sizing.auto import solve_auto
 from ld3m.sizing.bench import Bench, Counts, Sample, Seconds, timed
@@ -226,8 +225,8 @@ def _measure(bench: Bench, embeddings: torch.Tensor, start: Seconds) -> Basis:
         clock = _now()
         names = [images.classes[label] for label in few]
         for name in names:
-            run.write_images(Path(folder), name, pixels)
-        run.write_result(elsewhere, dict(zip(names, few, strict=True)), states, 0, {})
+            result.write_images(Path(folder), name, pixels)
+        result.write_result(elsewhere, dict(zip(names, few, strict=True)), states, 0, {})
         end = parts["render"] + (_now() - clock) / len(few) * len(bench.own)
     if device.type == "cuda":
         free, available = torch.cuda.mem_get_info(device)

@@ -1,21 +1,24 @@
-"""The latents of a finished run rendered otherwise: with other steps, another skip, guidance or prior."""
+"""The latents of a finished run rendered differently: with other steps, another skip, guidance or prior."""
 
 import json
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from ld3m import priors
 from ld3m.errors import UserError
 from ld3m.files import write_text
-from ld3m.images import grids as pictures
+from ld3m.images import grids
 from ld3m.images.multi_formation import pack
 from ld3m.images.ranges import unit_to_bytes
 from ld3m.machine.determinism import repeatable
 from ld3m.machine.processes import Processes, watched_command
+from ld3m.priors import Prior
 from ld3m.recipe import Recipe
 from ld3m.recipe.files import to_yaml
-from ld3m.runs import folder as run
+from ld3m.runs import result
+from ld3m.runs.folder import has_result, note_classes
 from ld3m.sampling.noise import draw_noise
 from ld3m.sampling.room import MemoryBudget
 from ld3m.sampling.sampler import Schedule, render
@@ -25,71 +28,93 @@ from ld3m.sampling.sampler import Schedule, render
 def render_again(processes: Processes, folder: Path, recipe: Recipe, output: Path | None = None) -> Path:
     """Renders the latents of a run as another recipe's `prior` says, with the noise that its images have.
 
-    Under `accelerate launch` the classes are dealt to the processes.
+    Needs the prior and no data. Under `accelerate launch` the classes are dealt to the processes.
 
     Args:
         folder: a finished run.
         recipe: its recipe, with overrides.
-        output: where images/, grid.png and the recipe go; None: the run's rendered/<steps, skip and guidance>.
+        output: for images/, grid.png and the recipe; None: rendered/<steps, skip and guidance> in the run's folder.
 
     Returns:
         The folder, which `ld3m evaluate` takes.
 
     Raises:
-        UserError: where the prior's latents or conditioning have other shapes, or `output` holds something else than
-            what this wrote before.
+        UserError: if the prior's latents or conditioning have other shapes, or `output` holds something that this
+            function did not write.
     """
-    if not (folder / "latents.safetensors").is_file():
+    if not has_result(folder):
         raise UserError(f"RUN: {folder} has no latents to render, only images")
     if processes.is_main_process and output and output.exists():
-        _check(output)
-    settings = recipe.prior
+        _check_replaceable(output)
     prior = priors.of(recipe, processes.device)
-    tensors, metadata = run.read_latents(folder)
-    for name, wanted in (("z", prior.latent_shape), ("c", prior.conditioning_shape)):
-        if tuple(tensors[name].shape[1:]) != tuple(wanted):
-            raise UserError(
-                f"prior.source: {settings.source} takes {name} of shape {list(wanted)}, "
-                f"but {folder} has {list(tensors[name].shape[1:])}"
-            )
-    output = output or folder / "rendered" / f"steps{settings.steps}-{settings.skip}-guidance{settings.guidance:g}"
-    names, each = json.loads(metadata["classes"]), recipe.distill.images_per_class
+    tensors, metadata = result.read_latents(folder)
+    _check_shapes(folder, tensors, recipe, prior)
+    names, numbers = json.loads(metadata["classes"]), json.loads(metadata.get("class_ids", "null"))
     own = processes.shard(range(len(names)))
-    ours = torch.isin(tensors["labels"], torch.tensor(own))
-    schedule = Schedule.of(prior.noise_schedule, settings.steps, settings.skip, settings.guidance)
-    z, c = (tensors[name][ours].to(processes.device) for name in ("z", "c"))
-    noise = draw_noise(recipe, prior, own, int(metadata["noise_iteration"]), processes.device)
-    room = MemoryBudget.of(recipe, len(z), process=processes.label)
-    room.keep_graph_steps = 0
-    with repeatable(processes.device, recipe.tf32):
-        pixels, _ = room.render(
-            lambda micro_batch, _: render(
-                prior, schedule, z, c, noise, resolution=recipe.rendered_size, micro_batch=micro_batch
-            )
-        )
-    images = pack(unit_to_bytes(pixels), recipe.distill.factor).unflatten(0, (len(own), each))
+    images = _render_classes(own, tensors, int(metadata["noise_iteration"]), recipe, prior, processes)
+    output = output or folder / "rendered" / _folder_name(recipe)
     if processes.is_main_process:
-        run.begin_images(output)
+        result.begin_images(output)
     processes.wait_for_everyone()
     for label, of_class in zip(own, images, strict=True):
-        run.write_images(output, names[label], of_class)
-    classes, seen = pictures.shown(len(names), each)
-    mine = [(label, of_class[:seen]) for label, of_class in zip(own, images, strict=True) if label < classes]
-    everyone = sorted(processes.gather(mine), key=lambda item: item[0])
+        result.write_images(output, names[label], of_class)
+    classes, each = grids.shown(len(names), recipe.distill.images_per_class)
+    seen = [(label, of_class[:each]) for label, of_class in zip(own, images, strict=True) if label < classes]
+    everyone = sorted(processes.gather(seen), key=lambda item: item[0])
     if processes.is_main_process:
-        run.place_images(output)
-        places = json.loads(metadata.get("class_ids", "null")) or range(len(names))
-        run.note_classes(output, dict(zip(names, places, strict=True)))
-        pictures.write_grid(output, torch.stack([of_class for _, of_class in everyone]))
+        result.replace_images(output)
+        note_classes(output, dict(zip(names, numbers or range(len(names)), strict=True)))
+        grids.write_grid(output, torch.stack([of_class for _, of_class in everyone]))
         write_text(output / "recipe.yaml", to_yaml(recipe.model_copy(update={"output": str(output)})))
-        print(f"{output}: {len(names) * each} images in images/, a look at them in grid.png")
+        print(f"{output}: {len(tensors['labels']) // recipe.distill.factor**2} images in images/, shown in grid.png")
     processes.wait_for_everyone()
     return output
 
 
-def _check(output: Path) -> None:
-    """That nothing is lost where the images go."""
+def _render_classes(
+    own: list[int],
+    tensors: dict[str, Tensor],
+    noise_iteration: int,
+    recipe: Recipe,
+    prior: Prior,
+    processes: Processes,
+) -> Tensor:
+    """Images of some classes, uint8 [classes, images per class, channels, H, W]."""
+    rows = torch.isin(tensors["labels"], torch.tensor(own))
+    z, c = (tensors[name][rows].to(processes.device) for name in ("z", "c"))
+    noise = draw_noise(recipe, prior, own, noise_iteration, processes.device)
+    settings = recipe.prior
+    schedule = Schedule.of(prior.noise_schedule, settings.steps, settings.skip, settings.guidance)
+    budget = MemoryBudget.of(recipe, len(z), process=processes.label)
+    budget.keep_graph_steps = 0
+    with repeatable(processes.device, recipe.tf32):
+        pixels, _ = budget.render(
+            lambda micro_batch, _: render(
+                prior, schedule, z, c, noise, resolution=recipe.rendered_size, micro_batch=micro_batch
+            )
+        )
+    packed = pack(unit_to_bytes(pixels), recipe.distill.factor)
+    return packed.unflatten(0, (len(own), recipe.distill.images_per_class))
+
+
+def _folder_name(recipe: Recipe) -> str:
+    settings = recipe.prior
+    return f"steps{settings.steps}-{settings.skip}-guidance{settings.guidance:g}"
+
+
+def _check_shapes(folder: Path, tensors: dict[str, Tensor], recipe: Recipe, prior: Prior) -> None:
+    """Checks that a run's latents and conditioning are those of a prior."""
+    for name, shape in (("z", prior.latent_shape), ("c", prior.conditioning_shape)):
+        if tuple(tensors[name].shape[1:]) != tuple(shape):
+            raise UserError(
+                f"prior.source: {recipe.prior.source} takes {name} of shape {list(shape)}, "
+                f"but {folder} has {list(tensors[name].shape[1:])}; give the prior that the run was made with"
+            )
+
+
+def _check_replaceable(output: Path) -> None:
+    """Checks that a folder is empty, or holds nothing but what `render_again` wrote."""
     if not output.is_dir() or (any(output.iterdir()) and not (output / "recipe.yaml").is_file()):
-        raise UserError(f"--output: {output} is there and is not what ld3m render wrote; give another folder")
-    if (output / "checkpoints").exists() or (output / "latents.safetensors").exists():
+        raise UserError(f"--output: {output} was not written by ld3m render; give another folder")
+    if (output / "checkpoints").exists() or has_result(output):
         raise UserError(f"--output: {output} holds a run; give another folder")

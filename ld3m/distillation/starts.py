@@ -18,7 +18,7 @@ from ld3m.randomness import generator
 from ld3m.recipe import Recipe
 from ld3m.recipe.values import STARTS
 from ld3m.runs import download as hub
-from ld3m.runs import folder as run
+from ld3m.runs.result import read_latents
 
 
 @torch.no_grad()
@@ -55,7 +55,7 @@ def _published(init: str, name: str, count: int, prior: Prior) -> tuple[Tensor, 
     folder = hub.fetch(init.removeprefix("hub:")) if init.startswith("hub:") else Path(init)
     if folder is None:
         raise UserError(f"distill.init: {init} has no latents; give a data set that ld3m push-to-hub made")
-    tensors, metadata = run.read_latents(folder)
+    tensors, metadata = read_latents(folder)
     classes = json.loads(metadata["classes"])
     if name not in classes:
         raise UserError(f"distill.init: {init} has no class {name!r}; its classes are {', '.join(classes[:20])}")

@@ -27,7 +27,7 @@ from ld3m.machine.determinism import repeatable
 from ld3m.machine.memory import keep_freed_memory
 from ld3m.machine.processes import Processes, watched_command
 from ld3m.recipe import NetworkRecipe, Recipe
-from ld3m.runs import folder as run
+from ld3m.runs.folder import load_recipe
 
 LAYOUT = 1
 """Version of how networks are trained and tested; part of the key under which accuracies are kept."""
@@ -226,7 +226,7 @@ def _others(against: Sequence[str], recipe: Recipe) -> dict[str, Path | None]:
         if not (folder / "recipe.yaml").is_file() or not (folder / "images").is_dir():
             known = ", ".join(BASELINES)
             raise UserError(f"--against: {name!r} is not known; known are {known}, and the folder of a finished run")
-        theirs = run.load_recipe(folder, []).data
+        theirs = load_recipe(folder).data
         for key, value in recipe.data.model_dump(exclude=NOT_THE_SPLIT).items():
             if (other := getattr(theirs, key)) != value:
                 raise UserError(f"--against: {name} has data.{key}={other}, not {value}; give a run of the same data")

@@ -19,7 +19,7 @@ from ld3m.networks.quick import quick_on_cpus
 from ld3m.networks.training import train_epoch
 from ld3m.randomness import generator
 from ld3m.recipe import EvaluateRecipe, NetworkRecipe, Recipe
-from ld3m.runs import folder as run
+from ld3m.runs.folder import learnt
 
 LEARNING_RATE = 1e-3
 LEARNING_RATES = {"vgg11": 1e-4}
@@ -50,7 +50,7 @@ def said(recipe: Recipe, arch: str) -> dict[str, Any]:
 
 def with_learnt_rate(recipe: Recipe, folder: Path) -> Recipe:
     """The recipe with the step size that the run learnt in the place of `evaluate.lr: learnt`."""
-    step_size = run.learnt(folder).get("step_size")
+    step_size = learnt(folder).get("step_size")
     if step_size is None:
         raise UserError(f"evaluate.lr: {folder} has learnt no step size (objective mtt does); give a number")
     return recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update={"lr": step_size})})

@@ -13,7 +13,8 @@ from ld3m.images.multi_formation import shown
 from ld3m.images.ranges import bytes_to_unit
 from ld3m.randomness import generator
 from ld3m.recipe import Recipe
-from ld3m.runs import folder as run
+from ld3m.runs.folder import load_recipe
+from ld3m.runs.result import read_images
 
 BASELINES = ("random", *coresets.SELECTIONS, "full")
 """As many real images of each class, taken from all training images, or all of them."""
@@ -50,11 +51,11 @@ class TrainingSets:
         """
         folders = {"distilled": folder, **{name: other for name, other in others.items() if other}}
         shape = images.classes, recipe.data.channels, recipe.data.resolution
-        stored = {name: run.load_images(path, *shape) for name, path in folders.items()}
+        stored = {name: read_images(path, *shape) for name, path in folders.items()}
         baselines = {name for name, other in others.items() if other is None}
         real = coresets.open_whole(images, recipe.data, baselines, device)
         labels = stored["distilled"][1]
-        fixed = {name: _seen(*stored[name], run.factor(path)) for name, path in folders.items()}
+        fixed = {name: _seen(*stored[name], load_recipe(path).distill.factor) for name, path in folders.items()}
         fixed |= {name: real_images(name, real, labels, recipe, 0) for name in baselines - {"random"}}
         return cls(stored, fixed, real, recipe)
 

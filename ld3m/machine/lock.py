@@ -1,4 +1,4 @@
-"""The lock of a run folder: one command at a time works in it, and others can see that one does."""
+"""The claim on a folder: one command at a time works in it, and others can see that one does."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,30 +7,47 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ld3m.errors import UserError
+from ld3m.files import writable
 
 LOCK = ".lock"
-"""Its file; empty, and left there. The system lets go of it when the process that holds it ends, however it ends."""
-PATIENCE = 2.0
-"""Seconds to wait for it: who only looks whether it is free holds it for a moment."""
+"""The lock's file; empty, and left behind. The system releases the lock when the process that holds it ends."""
+TIMEOUT = 2.0
+"""Seconds to wait for the lock: `is_held` takes it for a moment."""
 
 
 @contextmanager
-def hold(folder: Path) -> Iterator[None]:
-    """Keeps other commands out of a run's folder.
+def claim(
+    folder: Path,
+    mark: str | None = None,
+    kind: str = "",
+    key: str = "output",
+    instead: str = "give another --output",
+) -> Iterator[None]:
+    """Makes a folder and keeps other commands out of it until the context ends; call it on one process.
+
+    Args:
+        folder: to work in.
+        mark: a file that every folder of this kind holds; None if the folder may hold anything.
+        kind: what such a folder is, for the error: "a run".
+        key: of the recipe or of the command line that gave the folder; errors begin with it.
+        instead: what to give instead; errors end with it.
 
     Raises:
-        UserError: where another process is at work in it.
+        UserError: if the folder cannot be written to, is not empty and of another kind, or another process works in it.
     """
+    writable(folder, instead)
+    if mark and not (folder / mark).is_file() and any(path.name != LOCK for path in folder.iterdir()):
+        raise UserError(f"{key}: {folder} is not empty and not {kind}; {instead}")
     lock = FileLock(folder / LOCK)
     try:
-        lock.acquire(timeout=PATIENCE)
+        lock.acquire(timeout=TIMEOUT)
     except Timeout:
+        status = f"ld3m status {folder} shows its progress; " if (folder / "recipe.yaml").is_file() else ""
         raise UserError(
-            f"output: another process is at work in {folder}; ld3m status {folder} says how far it is. "
-            "Wait for its end, or give another --output"
+            f"{key}: another process is at work in {folder}; {status}wait until it ends, or {instead}"
         ) from None
     except OSError as error:
-        raise UserError(f"output: cannot lock {folder / LOCK} ({error.strerror}); give another --output") from None
+        raise UserError(f"{key}: cannot lock {folder / LOCK} ({error.strerror}); {instead}") from None
     try:
         yield
     finally:
@@ -38,13 +55,13 @@ def hold(folder: Path) -> Iterator[None]:
 
 
 def is_held(folder: Path) -> bool | None:
-    """Whether a process is at work in a run's folder; None where the system does not let us see it."""
-    if not (folder / LOCK).exists():  # made by an older version, or on its way from elsewhere: nothing is written here
+    """Whether a process is at work in a folder; None if the system does not let us see it."""
+    if not (folder / LOCK).exists():  # made by an older version, or copied from elsewhere: nothing is written here
         return False
     try:
         with FileLock(folder / LOCK).acquire(blocking=False):
             return False
     except Timeout:
         return True
-    except OSError:  # another user's, or on a disk that is only read
+    except OSError:  # another user's, or on a read-only disk
         return None

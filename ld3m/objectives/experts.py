@@ -6,6 +6,8 @@ before training. Reading a snapshot reads its row alone.
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from torch import Tensor
 from ld3m.data.prepared import ImageSet
 from ld3m.errors import UserError, user_error_if_damaged
 from ld3m.files import write_json, write_tensors
+from ld3m.machine import lock
 from ld3m.recipe import Recipe
 
 FORMAT = "ld3m-experts-1"
@@ -70,11 +73,18 @@ class Trajectories:
                 "give another folder, or --no-resume to replace them"
             )
 
-    def claim(self, resume: bool) -> None:
-        """Makes the folder that of these experts, without those that are there unless training resumes."""
-        for path in [] if resume else self._held():
-            path.unlink()
-        write_json(self.folder / "index.json", {"format": FORMAT, "about": self.about, "training": self.training})
+    @contextmanager
+    def claim(self, resume: bool) -> Iterator[None]:
+        """Claims the folder for these experts, and removes those it holds unless training resumes.
+
+        Raises:
+            UserError: if the folder holds something else, or another process is at work in it.
+        """
+        with lock.claim(self.folder, "index.json", "a folder of experts", "experts.folder", "give another folder"):
+            for path in [] if resume else self._held():
+                path.unlink()
+            write_json(self.folder / "index.json", {"format": FORMAT, "about": self.about, "training": self.training})
+            yield
 
     def require(self, count: int, epochs: int, needed_by: str) -> None:
         """Checks that the first `count` experts are there, of this network and data and so many epochs.

@@ -1,6 +1,7 @@
 """Training the experts of trajectory matching: networks on all real images, a snapshot of the weights an epoch."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -38,12 +39,20 @@ def train_experts(processes: Processes, recipe: Recipe, resume: bool = True) -> 
     images = data.prepare(recipe.data, progress=main)
     parameters = sum(p.numel() for p in _network(recipe, images, 0).parameters())
     trajectories = Trajectories(recipe, images, parameters)
-    with processes.main_process_first():
-        if main:
-            if resume:
-                trajectories.check_training()
-            _tell_size(trajectories, settings.count, resume)
-            trajectories.claim(resume)
+    with ExitStack() as claimed:
+        with processes.main_process_first():
+            if main:
+                if resume:
+                    trajectories.check_training()
+                _tell_size(trajectories, settings.count, resume)
+                claimed.enter_context(trajectories.claim(resume))
+        _train_missing(recipe, images, trajectories, processes)
+    return trajectories.folder
+
+
+def _train_missing(recipe: Recipe, images: data.ImageSet, trajectories: Trajectories, processes: Processes) -> None:
+    """Trains the experts that the folder does not hold yet, dealt to the processes."""
+    settings, main = recipe.experts, processes.is_main_process
     missing = [expert for expert in range(settings.count) if not trajectories.path(expert).is_file()]
     processes.wait_for_everyone()  # all have looked before any expert is finished
     own = processes.shard(missing)
@@ -58,7 +67,6 @@ def train_experts(processes: Processes, recipe: Recipe, resume: bool = True) -> 
     processes.wait_for_everyone()
     if main:
         print(f"{trajectories.folder}: {settings.count} experts of {settings.epochs} epochs")
-    return trajectories.folder
 
 
 def _network(recipe: Recipe, images: data.ImageSet, expert: int) -> torch.nn.Module:

@@ -16,7 +16,7 @@ from ld3m import priors
 from ld3m.data import prepared as data
 from ld3m.data.sources import check_source
 from ld3m.errors import UserError, user_error_if_damaged
-from ld3m.files import writable, write_json, write_text
+from ld3m.files import write_json, write_text
 from ld3m.images.ranges import bytes_to_signed
 from ld3m.machine import lock
 from ld3m.machine.determinism import repeatable
@@ -94,11 +94,7 @@ def _claim(recipe: PriorRecipe, training: Path, resume: bool) -> Iterator[None]:
             at work in it.
     """
     folder, note = training.parent, training / "digest.json"
-    writable(folder, "give another --output")
-    foreign = [path for path in folder.iterdir() if path.name != lock.LOCK]
-    if foreign and not note.is_file():
-        raise UserError(f"output: {folder} is not empty and no prior of ld3m train-prior; give another --output")
-    with lock.hold(folder):
+    with lock.claim(folder, mark="training/digest.json", kind="a prior of ld3m train-prior"):
         if note.is_file() and resume and _noted(note) != digest(recipe):
             raise UserError(f"output: {folder} holds a prior of another recipe; give another output, or --no-resume")
         if not resume:

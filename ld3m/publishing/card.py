@@ -14,7 +14,7 @@ from ld3m.evaluation.tables import accuracy_text
 from ld3m.files import ASSETS
 from ld3m.priors.folder import PACKAGED_PRIORS
 from ld3m.recipe import Recipe
-from ld3m.runs import folder as run
+from ld3m.runs.folder import load_recipe, metadata
 
 TEMPLATES = ASSETS / "card"
 TAGS = ("dataset-distillation", "ld3m", "synthetic", "diffusion", "arxiv:2403.03881")
@@ -58,8 +58,8 @@ class Section:
     @classmethod
     def of(cls, folder: Path) -> "Section":
         """Reads it from a run's folder."""
-        recipe, metadata = run.load_recipe(folder, []), run.metadata(folder)
-        classes = json.loads(metadata["classes"])
+        recipe, about = load_recipe(folder), metadata(folder)
+        classes = json.loads(about["classes"])
         each, factor = recipe.distill.images_per_class, recipe.distill.factor
         suffix = f"-factor{factor}" if factor > 1 else ""
         return cls(
@@ -69,7 +69,7 @@ class Section:
             recipe=recipe,
             prior=without_folders(_json(folder / "prior.json")),
             evaluation=without_folders(_json(folder / "evaluation.json")),
-            metadata=metadata,
+            metadata=about,
         )
 
     @property

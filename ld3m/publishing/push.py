@@ -11,8 +11,8 @@ from ld3m.errors import UserError, one_line
 from ld3m.files import write_bytes, write_json, write_text
 from ld3m.machine.hub import is_of_the_network, patiently, status_of
 from ld3m.publishing import card
-from ld3m.runs import folder as run
 from ld3m.runs.download import COPIED
+from ld3m.runs.folder import has_result, image_paths, load_recipe
 
 SHARD_BYTES = 500_000_000
 """Images in one Parquet file, roughly."""
@@ -48,9 +48,9 @@ def push(folder: Path, destination: Destination, dry_run: bool = False) -> None:
         UserError: if the run is not finished, without a login or permission, if the name is taken, or if the Hub cannot
             be reached.
     """
-    if not (folder / "latents.safetensors").is_file():
+    if not has_result(folder):
         raise UserError(f"RUN: {folder} has no latents; only what ld3m distill made can be pushed")
-    recipe = run.load_recipe(folder, [])
+    recipe = load_recipe(folder)
     wanted = destination.to or recipe.hub.repo_id or f"ld3m-{recipe.name}"
     with tempfile.TemporaryDirectory() as temporary:
         staged = folder / "hub" if dry_run else Path(temporary)
@@ -125,7 +125,7 @@ def _stage(folder: Path, section: card.Section, staged: Path) -> None:
 
     datasets.disable_progress_bars()
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=section.classes)})
-    paths = [(label, path) for label, name in enumerate(section.classes) for path in run.image_paths(folder, name)]
+    paths = [(label, path) for label, name in enumerate(section.classes) for path in image_paths(folder, name)]
     shards = 1 + sum(path.stat().st_size for _, path in paths) // SHARD_BYTES
     for shard in range(shards):
         part = paths[shard * len(paths) // shards : (shard + 1) * len(paths) // shards]

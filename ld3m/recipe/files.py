@@ -185,17 +185,40 @@ def to_yaml(recipe: Recipe | PriorRecipe) -> str:
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def digest(recipe: Recipe | PriorRecipe) -> str:
-    """A hash of all keys that decide the path of the optimisation.
+def deciding(recipe: Recipe | PriorRecipe) -> dict[str, Any]:
+    """All keys that decide the path of the optimisation, as nested sections.
 
-    Keys that may change when a run resumes do not count: how many iterations there are (unless the learning rates fall
-    towards the last one), what is saved and logged on the way, where ImageNet is, how memory and processors are used,
-    and what is done with the result.
+    Left out is what an unfinished run may resume with other values of: how far it goes, what it saves, logs and draws
+    on the way, how memory and processors are used, what is done with the result, and where data and prior are. If the
+    learning rates fall towards the last iteration, the number of iterations does decide.
     """
+    content = _without_upkeep(recipe)
+    if isinstance(recipe, Recipe):
+        for section in (content["data"], content["data"]["scorer"], content["prior"]):
+            del section["source"]
+    return content
+
+
+def digest(recipe: Recipe | PriorRecipe) -> str:
+    """A hash of all that decides the path of the optimisation; where data and prior are has no part in it."""
+    return _hash(deciding(recipe))
+
+
+def digest_with_paths(recipe: Recipe) -> str:
+    """The digest that older versions noted, of which `data.source` and `prior.source` were a part."""
+    return _hash(_without_upkeep(recipe))
+
+
+def _hash(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _without_upkeep(recipe: Recipe | PriorRecipe) -> dict[str, Any]:
+    """A recipe without the keys that change the result of no run."""
     path = {"checkpoint_every", "log_every", "pictures"}
     if isinstance(recipe, Recipe) and recipe.distill.schedule == "constant":
         path.add("iterations")
-    content = recipe.model_dump(
+    return recipe.model_dump(
         mode="json",
         exclude={
             "name": True,
@@ -210,4 +233,3 @@ def digest(recipe: Recipe | PriorRecipe) -> str:
             "distill": path,
         },
     )
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

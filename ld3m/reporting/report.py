@@ -14,15 +14,15 @@ import yaml
 from markupsafe import Markup
 from PIL import Image
 
-from ld3m.errors import UserError, one_line, user_error_if_damaged
+from ld3m.errors import user_error_if_damaged
 from ld3m.evaluation.rows import set_name
 from ld3m.evaluation.tables import accuracy_text, difference_caption, difference_text, score_text
 from ld3m.files import write_text
 from ld3m.images import grids
 from ld3m.reporting import charts, svg, webp
 from ld3m.reporting.status import duration
-from ld3m.runs import checkpoints
-from ld3m.runs import folder as run
+from ld3m.runs import metrics
+from ld3m.runs.folder import classes, image_paths, iterations_done, load_recipe, progress
 
 LARGEST = 5_000_000
 """Bytes that a page has at most."""
@@ -30,8 +30,6 @@ MOST_PAIRS = 20
 """Images that are shown side by side as they were first and last."""
 TABLE_ROWS = 25
 """Iterations in the table of a page's curves."""
-COMMON_KEYS = ("iteration", "loss", "grad_z", "grad_c", "peak_memory", "seconds")
-"""Keys of metrics.jsonl that every objective writes; others are numbers that one learns."""
 GRADIENTS = {"latents Z": "grad_z", "conditioning c": "grad_c"}
 """Keys of gradient norms, by the name in the legend."""
 
@@ -49,29 +47,28 @@ def report(folder: Path, output: Path | None = None) -> Path:
     Raises:
         UserError: if the folder is not a run, or a file in it cannot be read.
     """
-    recipe_text, recipe = _recipe(folder)
-    metrics, evaluation = _metrics(folder), _json(folder / "evaluation.json")
-    last = metrics[-1]["iteration"] + 1 if metrics else 0
-    wanted, finished = recipe["distill"]["iterations"], run.iterations_done(folder)
-    done = wanted if finished == wanted else max(last, checkpoints.saved(folder), finished or 0)
+    recipe = load_recipe(folder).model_dump(mode="json")
+    logged, evaluation = metrics.read(folder), _json(folder / "evaluation.json")
+    wanted, done = recipe["distill"]["iterations"], progress(folder, logged)
     content: dict[str, Any] = {
         "folder": folder.name or str(folder.resolve()),
         "recipe": recipe,
-        "recipe_text": recipe_text,
+        "recipe_text": (folder / "recipe.yaml").read_text(encoding="utf-8"),
         "done": done,
-        "finished": finished == wanted,
-        "curves": _curves(metrics),
-        "table": _logged_iterations(metrics),
-        "logged": len(metrics),
+        "finished": iterations_done(folder) == wanted,
+        "curves": _curves(logged.rows),
+        "table": _logged_iterations(logged.rows),
+        "logged": len(logged.rows),
+        "damaged": logged.damaged,
         "accuracies": _accuracies(evaluation),
-        "cost": _cost(metrics, done),
+        "cost": _cost(logged.rows, done),
         "prior": _json(folder / "prior.json"),
         "origin": _json(folder / "origin.json"),
         "images": None,
     }
-    sheets, classes = _sheets(folder, recipe, wanted), run.classes(folder)
-    if sheets and classes:
-        content["images"] = images = Images.first(classes, recipe["distill"]["images_per_class"])
+    sheets, names = _sheets(folder, recipe, wanted), classes(folder)
+    if sheets and names:
+        content["images"] = images = Images.first(names, recipe["distill"]["images_per_class"])
         room = LARGEST - len(_page(content).encode()) - 200 * len(sheets)  # an image's element without its content
         shrunk = webp.fit(sheets, images.columns, room * 3 // 4)  # base64 takes four characters for three bytes
         images.frames.extend(Frame(iteration, _data_uri(picture)) for iteration, picture in shrunk.items())
@@ -90,7 +87,7 @@ def _page(content: Mapping[str, Any]) -> str:
         "accuracy": accuracy_text,
         "difference": difference_text,
         "difference_caption": difference_caption,
-        "duration": _duration,
+        "duration": duration,
         "number": svg.number,
         "score": score_text,
     }
@@ -99,31 +96,6 @@ def _page(content: Mapping[str, Any]) -> str:
 
 
 # --- what the run folder holds -----------------------------------------------------------------------------
-
-
-def _recipe(folder: Path) -> tuple[str, dict[str, Any]]:
-    """The recipe as it was resolved; its data and prior need not be here, so it is not checked again."""
-    path = folder / "recipe.yaml"
-    if not path.is_file():
-        raise UserError(f"RUN: {folder} is not a run (it has no recipe.yaml)")
-    try:
-        text = path.read_text(encoding="utf-8")
-        recipe = yaml.safe_load(text)
-        int(recipe["distill"]["iterations"]), int(recipe["distill"]["images_per_class"])
-        _ = recipe["name"], recipe["data"]["source"], recipe["prior"]["source"]
-    except (OSError, ValueError, TypeError, LookupError, yaml.YAMLError) as error:
-        raise UserError(f"RUN: {path} is not the resolved recipe of a run ({one_line(error)})") from None
-    return text, recipe
-
-
-def _metrics(folder: Path) -> list[dict[str, Any]]:
-    """Rows of metrics.jsonl; a last line that is still being written does not count."""
-    path = folder / "metrics.jsonl"
-    if not path.is_file():
-        return []
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-    with user_error_if_damaged(f"RUN: {path}", "move it away to do without"):
-        return [json.loads(line) for line in lines]
 
 
 def _json(path: Path) -> Any:
@@ -138,13 +110,13 @@ def _sheets(folder: Path, recipe: Mapping[str, Any], last: int) -> dict[int, Pat
     """The pictures of all images by iteration; if none were drawn, the run's images as the picture of the last."""
     if drawn := grids.frames(folder):
         return dict(drawn)
-    names = run.classes(folder)
+    names = classes(folder)
     if not (folder / "images").is_dir() or not names:
         return {}
     count, each = grids.shown(len(names), recipe["distill"]["images_per_class"])
     columns, images = grids.columns(each), []
     for name in names[:count]:
-        for path in run.image_paths(folder, name)[:each]:
+        for path in image_paths(folder, name)[:each]:
             with Image.open(path) as image:
                 images.append(image.convert("RGB"))
     if len(images) != count * each:
@@ -204,47 +176,47 @@ def _data_uri(content: bytes) -> str:
     return f"data:image/webp;base64,{base64.b64encode(content).decode()}"
 
 
-def _curves(metrics: Sequence[Mapping[str, Any]]) -> list[Markup]:
+def _curves(rows: Sequence[Mapping[str, Any]]) -> list[Markup]:
     """Loss, gradient norms, time, and the numbers that the objective learns, each over iterations."""
-    if not metrics:
+    if not rows:
         return []
     drawings = [
-        ("loss", "Loss", {"loss": _line(metrics, "loss")}),
-        ("gradients", "Gradient norms", {name: _line(metrics, key) for name, key in GRADIENTS.items()}),
-        ("seconds", "Seconds per iteration", _seconds_by_part(metrics)),
+        ("loss", "Loss", {"loss": _line(rows, "loss")}),
+        ("gradients", "Gradient norms", {name: _line(rows, key) for name, key in GRADIENTS.items()}),
+        ("seconds", "Seconds per iteration", _seconds_by_part(rows)),
     ]
-    for number, key in enumerate(key for key in metrics[-1] if key not in COMMON_KEYS):
+    for number, key in enumerate(key for key in rows[-1] if key not in metrics.COMMON):
         name = key.replace("_", " ")
-        drawings.append((f"learnt-{number}", name.capitalize(), {name: _line(metrics, key)}))
+        drawings.append((f"learnt-{number}", name.capitalize(), {name: _line(rows, key)}))
     kept = [(name, title, {label: line for label, line in lines.items() if line}) for name, title, lines in drawings]
     return [charts.curves(name, title, lines) for name, title, lines in kept if lines]
 
 
-def _line(metrics: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
+def _line(rows: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
     """A number over iterations, or nothing if a row lacks it."""
-    values = [row.get(key) for row in metrics]
+    values = [row.get(key) for row in rows]
     if not all(isinstance(value, int | float) and math.isfinite(value) for value in values):
         return []
-    return [(row["iteration"], float(row[key])) for row in metrics]
+    return [(row["iteration"], float(row[key])) for row in rows]
 
 
-def _seconds_by_part(metrics: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[float, float]]]:
+def _seconds_by_part(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[float, float]]]:
     """Seconds over iterations: of each part of an iteration that all rows have, and their sum as "all"."""
-    rows = [row.get("seconds", {}) for row in metrics]
-    names = [part for part in rows[0] if all(part in row for row in rows)] if rows else []
-    seconds = {part.replace("_", " "): [(row["iteration"], row["seconds"][part]) for row in metrics] for part in names}
+    timed = [row.get("seconds", {}) for row in rows]
+    names = [part for part in timed[0] if all(part in seconds for seconds in timed)] if timed else []
+    seconds = {part.replace("_", " "): [(row["iteration"], row["seconds"][part]) for row in rows] for part in names}
     if names:
-        seconds["all"] = [(row["iteration"], sum(row["seconds"][part] for part in names)) for row in metrics]
+        seconds["all"] = [(row["iteration"], sum(row["seconds"][part] for part in names)) for row in rows]
     return seconds
 
 
-def _logged_iterations(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _logged_iterations(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Some logged iterations as rows of names and numbers."""
-    rows = []
-    for index in webp.evenly(range(len(metrics)), TABLE_ROWS):
-        row = {key: value for key, value in metrics[index].items() if isinstance(value, int | float)}
-        rows.append(row | {f"{part}, s": seconds for part, seconds in metrics[index].get("seconds", {}).items()})
-    return rows
+    table = []
+    for index in webp.evenly(range(len(rows)), TABLE_ROWS):
+        row = {key: value for key, value in rows[index].items() if isinstance(value, int | float)}
+        table.append(row | {f"{part}, s": seconds for part, seconds in rows[index].get("seconds", {}).items()})
+    return table
 
 
 def _accuracies(evaluation: Any) -> dict[str, Any] | None:
@@ -281,9 +253,9 @@ def _set_label(row: Mapping[str, Any]) -> str:
     return set_name(row) if row["split"] == "test" else f"{set_name(row)} ({row['split']})"
 
 
-def _cost(metrics: Sequence[Mapping[str, Any]], done: int) -> dict[str, Any] | None:
+def _cost(rows: Sequence[Mapping[str, Any]], done: int) -> dict[str, Any] | None:
     """Mean seconds per iteration by part, and of all iterations done at that rate; the peak memory in GiB."""
-    seconds = _seconds_by_part(metrics)
+    seconds = _seconds_by_part(rows)
     if not seconds:
         return None
     means = {part: statistics.fmean(y for _, y in points) for part, points in seconds.items()}
@@ -294,11 +266,6 @@ def _cost(metrics: Sequence[Mapping[str, Any]], done: int) -> dict[str, Any] | N
         "iteration": whole,
         "rate": rate,
         "total": whole * done,
-        "measured": len(metrics),
-        "memory": max(row.get("peak_memory", 0) for row in metrics) / 2**30,
+        "measured": len(rows),
+        "memory": max(row.get("peak_memory", 0) for row in rows) / 2**30,
     }
-
-
-def _duration(seconds: float) -> str:
-    """Seconds as `status` says them; short times with their fractions, as an iteration may take milliseconds."""
-    return f"{seconds:.3g} s" if seconds < 120 else duration(seconds)

@@ -11,7 +11,7 @@ from typing import TypeVar
 from ld3m.errors import UserError, one_line
 from ld3m.files import write_folder
 from ld3m.machine.hub import patiently
-from ld3m.runs import folder as run
+from ld3m.runs.folder import IMPORTED, classes
 
 T = TypeVar("T")
 NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(:(?P<config>[\w.-]+))?(@(?P<revision>[\w./-]+))?")
@@ -49,7 +49,7 @@ def fetch(name: str) -> Path | None:
     copy = Path(
         _asked(name, lambda: snapshot_download(repo, repo_type="dataset", revision=revision, allow_patterns=wanted))
     )
-    folder = run.IMPORTED / f"{repo.replace('/', '-')}-{config}-{copy.name[:8]}"
+    folder = IMPORTED / f"{repo.replace('/', '-')}-{config}-{copy.name[:8]}"
     if not folder.is_dir():
         write_folder(folder, functools.partial(_unpack, copy, config))
     return folder
@@ -64,18 +64,18 @@ def _unpack(copy: Path, config: str, target: Path) -> None:
     import pyarrow.parquet
 
     shutil.copyfile(copy / "latents" / f"{config}.safetensors", target / "latents.safetensors")
-    classes, counts = run.classes(target), Counter[str]()
-    if bad := [name for name in classes if not name.strip(".") or "/" in name or "\\" in name]:
+    names, counts = classes(target), Counter[str]()
+    if bad := [name for name in names if not name.strip(".") or "/" in name or "\\" in name]:
         raise UserError(f"{config}: the class {bad[0]!r} cannot name a folder; nothing of this data set is kept")
     for part in sorted((copy / config).glob("*.parquet")):
         table = pyarrow.parquet.read_table(part)
-        if datasets.Features.from_arrow_schema(table.schema)["label"].names != classes:
+        if datasets.Features.from_arrow_schema(table.schema)["label"].names != names:
             raise UserError(f"{config}: {part.name} has other classes than the latents; nothing of it is kept")
         for image, label in zip(table["image"].to_pylist(), table["label"].to_pylist(), strict=True):
-            place = target / "images" / classes[label]
+            place = target / "images" / names[label]
             place.mkdir(parents=True, exist_ok=True)
-            (place / f"{counts[classes[label]]}.png").write_bytes(image["bytes"])
-            counts[classes[label]] += 1
+            (place / f"{counts[names[label]]}.png").write_bytes(image["bytes"])
+            counts[names[label]] += 1
     for name in (*COPIED, *WRITTEN):
         if (copy / config / name).is_file():
             shutil.copyfile(copy / config / name, target / name)

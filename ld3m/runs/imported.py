@@ -23,7 +23,7 @@ from ld3m.images.ranges import bytes_to_unit, unit_to_bytes
 from ld3m.recipe import DataRecipe, Recipe
 from ld3m.recipe.files import load, to_yaml
 from ld3m.runs import download
-from ld3m.runs import folder as run
+from ld3m.runs.folder import EXACT_PIXELS, IMPORTED, is_run, newest, note_classes
 
 IMAGES, LABELS = ("images", "image", "x", "data"), ("labels", "label", "targets", "y")
 """Names by which older projects keep tensors in a dictionary."""
@@ -31,7 +31,7 @@ LARGEST = 50
 """Beyond this no image is normalised; distilled ones may go far beyond what real ones reach."""
 
 
-def find(names: Sequence[str], recipe: str | None = None, overrides: Sequence[str] = ()) -> Path:
+def find_set(names: Sequence[str], recipe: str | None = None, overrides: Sequence[str] = ()) -> Path:
     """The folder of the distilled set that RUN means, which has images/, recipe.yaml and what is known about it.
 
     Args:
@@ -46,9 +46,9 @@ def find(names: Sequence[str], recipe: str | None = None, overrides: Sequence[st
     if len(names) > 1:
         raise UserError(f"RUN: give one run, not {len(names)}: {', '.join(names)}")
     if not names:
-        return run.newest()
+        return newest(finished=True)
     name, path = names[0], Path(names[0])
-    if (path / "recipe.yaml").is_file():
+    if is_run(path):
         if (path / "images").is_dir():
             return path
         raise UserError(f"RUN: {path} is not a finished run (it has no images); ld3m distill goes on with it")
@@ -201,7 +201,7 @@ def _bring(name: str, recipe: Recipe, classes: list[str], images: Tensor, labels
     images, labels = images[order], labels[order]
     content = images.numpy().tobytes() + json.dumps([classes, labels.tolist()]).encode()
     digest = hashlib.sha256(content).hexdigest()[:8]
-    folder = run.IMPORTED / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name).strip('-._') or 'set'}-{digest}"
+    folder = IMPORTED / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name).strip('-._') or 'set'}-{digest}"
 
     def fill(target: Path) -> None:
         shown = images if images.dtype == torch.uint8 else unit_to_bytes(images)
@@ -210,9 +210,9 @@ def _bring(name: str, recipe: Recipe, classes: list[str], images: Tensor, labels
             for index, image in enumerate(shown[labels == label]):
                 to_image(image).save(target / "images" / each / f"{index}.png")
         if not torch.equal(bytes_to_unit(images), bytes_to_unit(shown)):
-            write_tensors(target / run.EXACT_PIXELS, {"images": images})
+            write_tensors(target / EXACT_PIXELS, {"images": images})
         grid(shown[:100], columns=10).save(target / "grid.png")
-        run.note_classes(target, {each: label for label, each in enumerate(classes)})
+        note_classes(target, {each: label for label, each in enumerate(classes)})
         write_json(target / "origin.json", {"source": name, "sha256": hashlib.sha256(content).hexdigest()})
 
     if not folder.is_dir():

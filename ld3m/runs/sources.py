@@ -1,0 +1,126 @@
+"""What a run is made from, noted in its folder by content: prior.json and data.json.
+
+Folders of data and priors move, and runs go to other machines; what decides whether a run may be resumed is what is in
+them. This module does not import torch.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ld3m.errors import UserError, user_error_if_damaged
+from ld3m.files import write_json
+from ld3m.recipe import DistilledDataRecipe, Recipe
+
+if TYPE_CHECKING:
+    from ld3m.data.prepared import ImageSet
+
+Note = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What the notes of a run say of its prior and of its data."""
+
+    prior: Note
+    """As `priors.provenance` gives it; its `sha256` is that of the prior's files."""
+    data: Note
+    """As `describe_data` gives it."""
+
+
+def describe_data(images: "ImageSet", recipe: DistilledDataRecipe) -> dict[str, Any]:
+    """The content of data.json: classes in their order, with the number and a fingerprint of their training images.
+
+    The fingerprint is of the histogram of pixel values of each channel, after resizing, which preparing the images
+    counts anyway. It sees any other image, and not the order of images, what is arranged differently within them, or
+    test images. Where images lie, their names and dates have no part in it.
+
+    Args:
+        images: prepared, all or a core-set of them.
+        recipe: of the data.
+    """
+    scorer = Path(recipe.scorer.source) if recipe.scorer.source else None
+    return {
+        "source": recipe.source,
+        "classes": {
+            name: {"images": count, "pixels": digest}
+            for name, (count, digest) in zip(images.classes, images.fingerprints(), strict=True)
+        },
+        "scorer": hashlib.sha256(scorer.read_bytes()).hexdigest() if scorer and scorer.is_file() else None,
+    }
+
+
+def read(folder: Path) -> tuple[Note | None, Note | None]:
+    """The notes on prior and data in a run's folder; None for one that an older version did not write."""
+    return _read(folder / "prior.json"), _read(folder / "data.json")
+
+
+def write(folder: Path, sources: Sources) -> None:
+    """Writes both notes into a run's folder."""
+    write_json(folder / "prior.json", dict(sources.prior))
+    write_json(folder / "data.json", dict(sources.data))
+
+
+def _read(path: Path) -> Note | None:
+    if not path.is_file():
+        return None
+    with user_error_if_damaged(path, "move it away to resume without it"):
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+def digests(prior: Note | None, data: Note | None) -> dict[str, str | None]:
+    """What a checkpoint keeps of both notes, so that it can be resumed without its run's folder."""
+    return {"prior": prior["sha256"] if prior else None, "data": data_digest(data) if data else None}
+
+
+def data_digest(data: Note) -> str:
+    """16 hexadecimal digits of what `describe_data` gives, wherever the data is."""
+    content = json.dumps([list(data["classes"].items()), data["scorer"]], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def data_difference(before: Note, now: Note) -> str | None:
+    """The first difference between two notes on data, as part of an error; None if their content is the same."""
+    old, new = before["classes"], now["classes"]
+    if list(old) != list(new):
+        return f"its classes are {_short(new)}, not {_short(old)}"
+    for name, was in old.items():
+        count = new[name]["images"]
+        if count != was["images"]:
+            return f"class {name!r} has {count} training images, not {was['images']}"
+        if new[name]["pixels"] != was["pixels"]:
+            return f"class {name!r} has other training images"
+    return "data.scorer.source holds other weights" if before["scorer"] != now["scorer"] else None
+
+
+def _short(names: Mapping[str, Any]) -> str:
+    text = ", ".join(names)
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def check(recipe: Recipe, sources: Sources, prior: Note | None, data: Note | None, run: Path, instead: str) -> None:
+    """Compares a recipe's prior and data, by content, with the notes of a run that is to be resumed.
+
+    Args:
+        recipe: by which it is resumed.
+        sources: of that recipe.
+        prior: the run's note, if it has one.
+        data: the run's note, if it has one.
+        run: its folder, for the error.
+        instead: what to give instead; errors end with it.
+
+    Raises:
+        UserError: naming what differs.
+    """
+    if prior and prior["sha256"] != sources.prior["sha256"]:
+        raise UserError(
+            f"prior.source: {recipe.prior.source} has other weights than when the run in {run} began; {instead}"
+        )
+    if data and (difference := data_difference(data, sources.data)):
+        raise UserError(
+            f"data.source: {recipe.data.source} is not the data with which the run in {run} began: {difference}; "
+            f"{instead}"
+        )
