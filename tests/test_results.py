@@ -163,6 +163,12 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors(target), link
 
 
+def test_every_launch_file_has_a_row() -> None:
+    text = (ROOT / "launch" / "README.md").read_text(encoding="utf-8")
+    rows = set(re.findall(r"^\| \[([\w-]+\.yaml)\]", text, re.MULTILINE))
+    assert rows == {path.name for path in (ROOT / "launch").glob("*.yaml")}
+
+
 @pytest.mark.parametrize(("page", "lines"), [("README.md", 130), ("recipes/README.md", 60)])
 def test_pages_for_a_first_look_are_short(page: str, lines: int) -> None:
     assert len((ROOT / page).read_text(encoding="utf-8").splitlines()) <= lines
