@@ -15,7 +15,7 @@ from ld3m.distillation.loop import SIGNALS, distill
 from ld3m.errors import UserError, user_error_if_damaged
 from ld3m.evaluation import protocol
 from ld3m.evaluation.cross_architecture import cross_architecture
-from ld3m.evaluation.evaluate import evaluate, found
+from ld3m.evaluation.evaluate import evaluate, matching_row
 from ld3m.evaluation.rows import Row, results
 from ld3m.files import write_json, write_text
 from ld3m.machine import environment, lock
@@ -139,7 +139,7 @@ def _result(cell: Cell, trained_on: str, arch: str, split: str) -> Row | None:
     if rows and recipe.evaluate.lr == "learnt":
         recipe = protocol.with_learnt_rate(recipe, recipe.folder)
     how = protocol.training(recipe, trained_on, recipe.evaluate.augment)
-    return found(rows, how, trained_on, arch, split)
+    return matching_row(rows, how, trained_on, arch, split)
 
 
 def _baseline(cell: Cell, name: str) -> str:

@@ -1,7 +1,7 @@
 """Evaluation: other networks, trained from scratch on the distilled set only, tested on real images."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,21 +27,28 @@ from ld3m.machine.determinism import repeatable
 from ld3m.machine.memory import keep_freed_memory
 from ld3m.machine.processes import Processes, watched_command
 from ld3m.recipe import NetworkRecipe, Recipe
-from ld3m.runs.folder import load_recipe
+from ld3m.runs import sources
+from ld3m.runs.folder import is_run, load_recipe
 
 LAYOUT = 1
 """Version of how networks are trained and tested; part of the key under which accuracies are kept."""
-NOT_THE_SPLIT = {"root", "on_corrupt", "keep", "keep_order", "scorer"}
-"""Keys of a data recipe in which two runs may differ and still have the same training and test images."""
+NOT_THE_SPLIT = {"source", "root", "on_corrupt", "keep", "keep_order", "scorer"}
+"""Keys of a data recipe in which two runs may differ and still have the same training and test images; `data.source`
+is compared by content."""
 
 
-class Job(NamedTuple):
+class Training(NamedTuple):
     """One network to train and to test."""
 
     trained_on: str
     augment: bool
     arch: str
     seed: int
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other evaluations use its accuracy too: that of real images does not depend on the run."""
+        return self.trained_on in BASELINES
 
 
 @dataclass(frozen=True)
@@ -54,35 +61,49 @@ class Evaluation:
     split: str
     """Of the images, to test on."""
     sets: TrainingSets
-    trainings: dict[tuple[str, bool], Recipe]
-    """By set and augmentation, the recipe that says how networks are trained."""
+    recipes: dict[tuple[str, bool], Recipe]
+    """The recipe that says how networks are trained, by training set and augmentation."""
     device: torch.device
 
-    def accuracy(self, job: Job, path: Path, bar: tqdm) -> float:
-        """In percent; of a network that was trained already it is found where it is kept, at its `place`."""
-        how = self.trainings[job[:2]]
-        shared = job.trained_on in BASELINES and not path.is_file()
-        with FileLock(path.with_suffix(".lock")) if shared else nullcontext():  # others wait for it, and find it there
-            if path.is_file():
-                bar.update(how.evaluate.epochs)
-                return float(json.loads(path.read_text(encoding="utf-8"))["accuracy"])
-            chosen = self.sets.seen(job.trained_on, job.seed)
-            network = train(job.arch, *chosen, self.images, how, job.seed, self.device, bar)
-            share = accuracy(network, self.images, self.split, self.device)
-            write_json(path, {"accuracy": share})
-            return share
+    def recipe(self, training: Training) -> Recipe:
+        """The recipe that says how a network is trained."""
+        return self.recipes[training.trained_on, training.augment]
 
-    def place(self, job: Job) -> Path:
-        """The file in which the accuracy is kept: until all are there in the run's folder, or a baseline's for good."""
-        how, (pixels, _) = self.trainings[job[:2]], self.sets.seen(job.trained_on, job.seed)
-        trained = [LAYOUT, how.seed, self.images.folder.name, protocol.settings(how), *job[:1], *job[2:], self.split]
-        digest = cache_key(trained, pixels.numpy().tobytes())
-        folder = cache_folder() / "baselines" if job.trained_on in BASELINES else self.folder / "evaluating"
-        return folder / f"{digest}.json"
+    def path(self, training: Training) -> Path:
+        """The file that keeps a network's accuracy: in the cache if it is shared, else in the run's folder."""
+        recipe, (pixels, _) = self.recipe(training), self.sets.seen(training.trained_on, training.seed)
+        description = [
+            LAYOUT,
+            recipe.seed,
+            self.images.folder.name,
+            protocol.settings(recipe),
+            training.trained_on,
+            training.arch,
+            training.seed,
+            self.split,
+        ]
+        folder = cache_folder() / "baselines" if training.is_shared else self.folder / "evaluating"
+        return folder / f"{cache_key(description, pixels.numpy().tobytes())}.json"
+
+    def accuracy(self, training: Training, path: Path, bar: tqdm) -> float:
+        """A network's accuracy in percent: read from its file, or measured and written there."""
+        recipe = self.recipe(training)
+        others_wait = (
+            FileLock(path.with_suffix(".lock")) if training.is_shared and not path.is_file() else nullcontext()
+        )
+        with others_wait:
+            if path.is_file():
+                bar.update(recipe.evaluate.epochs)
+                return float(json.loads(path.read_text(encoding="utf-8"))["accuracy"])
+            chosen = self.sets.seen(training.trained_on, training.seed)
+            network = train(training.arch, *chosen, self.images, recipe, training.seed, self.device, bar)
+            percent = accuracy(network, self.images, self.split, self.device)
+            write_json(path, {"accuracy": percent})
+            return percent
 
     def row(self, trained_on: str, augment: bool, arch: str, accuracies: Sequence[float]) -> dict[str, Any]:
-        """What evaluation.json says of networks that differ by nothing but their seed."""
-        how = self.trainings[trained_on, augment]
+        """The row of evaluation.json for networks that differ by their seeds alone."""
+        recipe = self.recipes[trained_on, augment]
         row = {
             "trained_on": trained_on,
             "arch": arch,
@@ -90,9 +111,9 @@ class Evaluation:
             **figures(accuracies),
             "images": self.sets.size(trained_on),
             "tested_on": sum(self.images.counts[self.split]),
-            "protocol": protocol.said(how, arch),
+            "protocol": protocol.said(recipe, arch),
         }
-        return row | {"scorer": how.data.scorer.model_dump()} if trained_on in coresets.SELECTIONS else row
+        return row | {"scorer": recipe.data.scorer.model_dump()} if trained_on in coresets.SELECTIONS else row
 
 
 @watched_command
@@ -107,49 +128,68 @@ def evaluate(
 ) -> tuple[dict[str, Any], bool]:
     """Trains `recipe.evaluate.seeds` networks of each architecture on a run's images and on the baselines.
 
-    Networks are dealt to the processes of an `accelerate launch`. Each accuracy is kept until all are there, so that an
-    interrupted evaluation goes on with the network it was at: the baselines' for good, with the prepared data, where
-    other runs of the same data and seed find them; the others' in the run's `evaluating/`. The outcome is added to the
-    run's `evaluation.json`, where it replaces earlier figures of the same set, architecture, split and augmentation.
+    Networks are dealt to the processes of an `accelerate launch`. Each accuracy is kept until all are measured, so that
+    an interrupted evaluation resumes with the network that it was training: those of baselines for good, in the cache,
+    for other runs of the same data and seed; the others in the run's `evaluating/`. The results are added to the run's
+    `evaluation.json`, and replace earlier ones of the same set, architecture, split and augmentation.
 
-    A network is tested once, after its last epoch: nothing is chosen by the images it is tested on.
+    A network is tested once, after its last epoch: nothing is chosen by the images it is tested on. No prior is needed.
 
     Args:
         folder: a finished run.
         recipe: its recipe; `evaluate` says how networks are trained.
-        against: names of `BASELINES`, and folders of other finished runs of the same data, trained on alike.
-        split: "test", or "validation" where the recipe holds out a share of the training images.
+        against: names of `BASELINES`, and folders of other finished runs of the same data; trained in the same way.
+        split: "test", or "validation" if the recipe holds out a share of the training images.
         with_scores: whether to measure all that DD-Ranking's scores need: "random" and "full", and the distilled and
             the random images with and without augmentation.
-        again: whether what evaluation.json has by the same protocol is measured again.
+        again: whether to measure again what evaluation.json has by the same protocol.
 
     Returns:
-        The figures, and whether this process is the one to print them.
+        The report, and whether this process is the one to print it.
 
     Raises:
         UserError: for an unknown architecture, baseline or split, an architecture that does not fit the images, or
             another run of other data.
     """
+    others = _others(against, recipe, folder)
+    _check_archs(recipe)  # mistakes are reported before data is prepared
+    keep_freed_memory()
     with repeatable(processes.device, recipe.tf32, warn_only=True):  # networks of other packages may not be repeatable
-        return _evaluate(processes, folder, recipe, against, split, with_scores, again)
+        evaluation = _prepare(processes, folder, recipe, others, split, with_scores)
+        groups = _groups(evaluation, recipe, again)
+        trainings = [Training(*group, seed) for group in groups for seed in range(recipe.evaluate.seeds)]
+        own = {training: evaluation.path(training) for training in processes.shard(trainings)}
+        accuracies = _measure(processes, evaluation, own)
+    rows = [
+        evaluation.row(*group, [accuracies[Training(*group, seed)] for seed in range(recipe.evaluate.seeds)])
+        for group in groups
+    ]
+    report = _report(evaluation, recipe, rows)
+    processes.wait_for_everyone()  # all have read the earlier rows
+    if processes.is_main_process:
+        write_json(folder / "evaluation.json", {"run": recipe.name, **report})
+    processes.wait_for_everyone()
+    _clean_up(folder, own)
+    return {"run": str(folder), **report}, processes.is_main_process
 
 
-def _evaluate(
+def _check_archs(recipe: Recipe) -> None:
+    """Checks that networks of all architectures can be built; the number of classes does not matter."""
+    shape = networks.Shape(recipe.data.channels, recipe.data.resolution, 2)
+    for arch in recipe.evaluate.arch:
+        networks.check(arch, shape, NetworkRecipe(), "--arch")
+
+
+def _prepare(
     processes: Processes,
     folder: Path,
     recipe: Recipe,
-    against: Sequence[str],
+    others: Mapping[str, Path | None],
     split: str,
     with_scores: bool,
-    again: bool,
-) -> tuple[dict[str, Any], bool]:
-    others = _others(against, recipe)
-    archs = list(dict.fromkeys(recipe.evaluate.arch))
-    for arch in archs:  # any number of classes shows the mistakes, and they are told before data is prepared
-        networks.check(arch, networks.Shape(recipe.data.channels, recipe.data.resolution, 2), NetworkRecipe(), "--arch")
-    main = processes.is_main_process
-    keep_freed_memory()
-    images = data.prepare(recipe.data, progress=main)
+) -> Evaluation:
+    """Prepares the real images, and everything that networks are trained on."""
+    images = data.prepare(recipe.data, progress=processes.is_main_process)
     if split not in images.counts:
         raise UserError(
             f"--split: there is no {split!r}, only {', '.join(images.counts)}; "
@@ -157,88 +197,109 @@ def _evaluate(
         )
     if recipe.evaluate.lr == "learnt":
         recipe = protocol.with_learnt_rate(recipe, folder)
-    trainings = _trainings(recipe, others, with_scores)
-    compared = {name: others.get(name) for name, _ in trainings if name != "distilled"}
+    recipes = _recipes(recipe, others, with_scores)
+    compared = {name: others.get(name) for name, _ in recipes if name != "distilled"}
     sets = TrainingSets.of(recipe, folder, compared, images, processes.device)
-    evaluation = Evaluation(folder, images, split, sets, trainings, processes.device)
-    earlier = results(folder)
-    lines = [
-        (*training, arch)
-        for training, how in trainings.items()
-        for arch in archs
-        if again or not found(earlier, how, training[0], arch, split)
+    return Evaluation(folder, images, split, sets, recipes, processes.device)
+
+
+def _groups(evaluation: Evaluation, recipe: Recipe, again: bool) -> list[tuple[str, bool, str]]:
+    """Training set, augmentation and architecture of the networks to train, for each of several seeds."""
+    earlier = results(evaluation.folder)
+    return [
+        (trained_on, augment, arch)
+        for (trained_on, augment), how in evaluation.recipes.items()
+        for arch in dict.fromkeys(recipe.evaluate.arch)
+        if again or not matching_row(earlier, how, trained_on, arch, evaluation.split)
     ]
-    own = processes.shard([Job(*line, seed) for line in lines for seed in range(recipe.evaluate.seeds)])
-    epochs = sum(trainings[job[:2]].evaluate.epochs for job in own)
-    places = {job: evaluation.place(job) for job in own}
-    for job, place in places.items():  # before hours of training
-        if not place.is_file():
-            shared = job.trained_on in BASELINES
-            writable(place.parent, ANOTHER_CACHE if shared else "copy the run to where it can be measured")
-    with tqdm(desc="evaluating", total=epochs, unit="epoch", disable=not main) as bar:
-        done = [(job, evaluation.accuracy(job, place, bar)) for job, place in places.items()]
-    measured = dict(processes.gather(done))
-    rows = [
-        evaluation.row(*line, [measured[Job(*line, seed)] for seed in range(recipe.evaluate.seeds)]) for line in lines
-    ]
-    fresh = {(set_of(row), row["arch"]) for row in rows}
-    rows = [row for row in results(folder) if (set_of(row), row["arch"]) not in fresh] + rows
-    crossed = cross_architecture(rows, recipe.network.arch)
-    report = {
-        "results": rows,
+
+
+def _measure(processes: Processes, evaluation: Evaluation, own: Mapping[Training, Path]) -> dict[Training, float]:
+    """Trains and tests this process's networks; the accuracies of all processes' networks, in percent."""
+    for training, path in own.items():  # before hours of training
+        if not path.is_file():
+            writable(path.parent, ANOTHER_CACHE if training.is_shared else "copy the run to a folder that is writable")
+    epochs = sum(evaluation.recipe(training).evaluate.epochs for training in own)
+    with tqdm(desc="evaluating", total=epochs, unit="epoch", disable=not processes.is_main_process) as bar:
+        measured = [(training, evaluation.accuracy(training, path, bar)) for training, path in own.items()]
+    return dict(processes.gather(measured))
+
+
+def _report(evaluation: Evaluation, recipe: Recipe, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """What evaluation.json holds once rows are added: they replace earlier ones of the same networks."""
+    replaced = {(set_of(row), row["arch"]) for row in rows}
+    kept = [row for row in results(evaluation.folder) if (set_of(row), row["arch"]) not in replaced]
+    everything = [*kept, *rows]
+    crossed = cross_architecture(everything, recipe.network.arch)
+    images = evaluation.images
+    return {
+        "results": everything,
         "cross_architecture": crossed,
-        "differences": differences([*rows, *crossed]),
-        "scores": scores(rows),
+        "differences": differences([*everything, *crossed]),
+        "scores": scores(everything),
         "normalisation": {"mean": images.mean.tolist(), "std": images.std.tolist()},
     }
-    processes.wait_for_everyone()  # all have read what was there before
-    if main:
-        write_json(folder / "evaluation.json", {"run": recipe.name, **report})
-    processes.wait_for_everyone()
-    for job, place in places.items():  # its own only: another evaluation of the run may be under way
-        if job.trained_on not in BASELINES:
-            place.unlink(missing_ok=True)
+
+
+def _clean_up(folder: Path, own: Mapping[Training, Path]) -> None:
+    """Removes this process's accuracies from the run's folder; another evaluation of the run may be under way."""
+    for training, path in own.items():
+        if not training.is_shared:
+            path.unlink(missing_ok=True)
     with suppress(OSError):  # not empty, or another process was first
         (folder / "evaluating").rmdir()
-    return {"run": str(folder), **report}, main
 
 
-def found(rows: Iterable[Row], how: Recipe, trained_on: str, arch: str, split: str) -> Row | None:
-    """The row of a set's networks, if as many as a recipe asks for were trained as it says."""
-    scorer = how.data.scorer.model_dump()
-    asked = trained_on, arch, split, protocol.said(how, arch), how.evaluate.seeds, scorer
+def matching_row(rows: Iterable[Row], recipe: Recipe, trained_on: str, arch: str, split: str) -> Row | None:
+    """The row of a training set, if as many networks as a recipe asks for were trained as it says."""
+    scorer = recipe.data.scorer.model_dump()
+    wanted = trained_on, arch, split, protocol.said(recipe, arch), recipe.evaluate.seeds, scorer
     for row in rows:
-        count = len(row["accuracies"])
-        said = row["trained_on"], row["arch"], row["split"], row["protocol"], count, row.get("scorer", scorer)
-        if said == asked:
+        seeds = len(row["accuracies"])
+        if wanted == (row["trained_on"], row["arch"], row["split"], row["protocol"], seeds, row.get("scorer", scorer)):
             return row
     return None
 
 
-def _others(against: Sequence[str], recipe: Recipe) -> dict[str, Path | None]:
-    """What to compare with, by the name that it has in the results: baselines, and the folders of other runs."""
+def _others(against: Sequence[str], recipe: Recipe, run: Path) -> dict[str, Path | None]:
+    """What to compare with, by its name in the results: baselines (None), and the folders of other runs."""
     others: dict[str, Path | None] = {}
     for name in dict.fromkeys(against):
         if name in BASELINES:
             others[name] = None
             continue
         folder = Path(name)
-        if not (folder / "recipe.yaml").is_file() or not (folder / "images").is_dir():
+        if not is_run(folder) or not (folder / "images").is_dir():
             known = ", ".join(BASELINES)
             raise UserError(f"--against: {name!r} is not known; known are {known}, and the folder of a finished run")
-        theirs = load_recipe(folder).data
-        for key, value in recipe.data.model_dump(exclude=NOT_THE_SPLIT).items():
-            if (other := getattr(theirs, key)) != value:
-                raise UserError(f"--against: {name} has data.{key}={other}, not {value}; give a run of the same data")
-        label = f"run {folder.resolve().name}"  # its path is nobody else's business
+        _check_same_data(folder, recipe, run)
+        label = f"run {folder.resolve().name}"  # without the path, which says something of this machine
         if label in others:
             raise UserError(f"--against: two runs are called {folder.name}; give one at a time")
         others[label] = folder
     return others
 
 
-def _trainings(recipe: Recipe, others: Iterable[str], with_scores: bool) -> dict[tuple[str, bool], Recipe]:
-    """By set and augmentation, the recipe that says how its networks are trained."""
+def _check_same_data(other: Path, recipe: Recipe, run: Path) -> None:
+    """Checks that another run is of the same data: by content if both runs note it, else by `data.source`.
+
+    Raises:
+        UserError: naming the key in which they differ.
+    """
+    theirs = load_recipe(other).data
+    values = recipe.data.model_dump(exclude=NOT_THE_SPLIT)
+    (_, our_note), (_, their_note) = sources.read(run), sources.read(other)
+    if not our_note or not their_note or our_note["classes"] != their_note["classes"]:
+        values["source"] = recipe.data.source
+    for key, value in values.items():
+        if (their_value := getattr(theirs, key)) != value:
+            raise UserError(
+                f"--against: {other} has data.{key}={their_value}, not {value}; give a run of the same data"
+            )
+
+
+def _recipes(recipe: Recipe, others: Iterable[str], with_scores: bool) -> dict[tuple[str, bool], Recipe]:
+    """The recipe that says how networks are trained, by training set and augmentation."""
     augment = recipe.evaluate.augment
     wanted = [(name, augment) for name in ("distilled", *others)]
     if with_scores:
