@@ -10,11 +10,15 @@ from ld3m.recipe import Recipe
 from ld3m.recipe.values import STARTS
 
 
-def check_inputs(recipe: Recipe) -> None:
+def check_inputs(recipe: Recipe, resumes: bool = False) -> None:
     """Looks for the files that a distillation reads; it opens none of them and does not ask the Hub.
 
     Commands that distil, or plan or print a distillation, call it first. What only the opened prior or data show is
     checked when they are loaded.
+
+    Args:
+        recipe: of the distillation.
+        resumes: whether it resumes from a checkpoint, which has what `distill.init` gave it.
 
     Raises:
         UserError: with one line for each mistake: in data.source or data.root, prior.source, distill.init, and in keys
@@ -23,7 +27,7 @@ def check_inputs(recipe: Recipe) -> None:
     checks: list[Callable[[], None]] = [
         lambda: sources.check_source(recipe.data),
         lambda: prior_folder.check_source(recipe.prior.source),
-        lambda: _check_start(recipe.distill.init),
+        lambda: None if resumes else _check_start(recipe.distill.init),
         lambda: _check_without_denoiser(recipe),
     ]
     mistakes: list[str] = []

@@ -32,7 +32,7 @@ from ld3m.machine.processes import Processes, watched_command
 from ld3m.machine.timing import Clock
 from ld3m.recipe import Recipe
 from ld3m.runs import checkpoints, metrics, result
-from ld3m.runs.folder import iterations_done, note_classes
+from ld3m.runs.folder import iterations_done, iterations_saved, note_classes
 from ld3m.runs.resume import claim
 from ld3m.runs.sources import Sources, describe_data
 from ld3m.sampling.noise import draw_noise
@@ -62,7 +62,8 @@ def distill(processes: Processes, recipe: Recipe, resume: bool = True, start: Pa
     trackers.check(recipe.log_with)  # first: what is missing should not cost the reading of the data
     main = processes.is_main_process
     with repeatable(processes.device, recipe.tf32), ExitStack() as claimed:
-        job = Job.prepare(processes, recipe)
+        resumes = start is not None or (resume and iterations_saved(recipe.folder) is not None)
+        job = Job.prepare(processes, recipe, resumes)
         with job.processes.main_process_first():
             if main:
                 data = describe_data(job.images, recipe.data)

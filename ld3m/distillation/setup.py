@@ -43,9 +43,15 @@ class Job:
     """How many images go through the prior at a time."""
 
     @classmethod
-    def prepare(cls, processes: Processes, recipe: Recipe) -> "Job":
-        """Loads data and prior, deals the classes, and finds what `auto` is here."""
-        check_inputs(recipe)
+    def prepare(cls, processes: Processes, recipe: Recipe, resumes: bool = False) -> "Job":
+        """Loads data and prior, deals the classes, and finds what `auto` is here.
+
+        Args:
+            processes: of this launch.
+            recipe: of the run.
+            resumes: whether the run resumes from a checkpoint, and needs no start.
+        """
+        check_inputs(recipe, resumes)
         keep_freed_memory()
         prior, images, embeddings = materials(recipe, processes)
         own = processes.shard(range(len(images.classes)))

@@ -18,7 +18,7 @@ from ld3m.images.grids import to_image
 from ld3m.recipe import Recipe
 from ld3m.recipe.files import digest
 from ld3m.runs import checkpoints
-from ld3m.runs.folder import EXACT_PIXELS, image_paths, metadata
+from ld3m.runs.folder import EXACT_PIXELS, has_result, image_paths, metadata
 
 NEW_IMAGES = ".images"
 """Folder in which the processes of a run write its images until all are there."""
@@ -86,8 +86,10 @@ def read_latents(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors of a finished run (`z` and `c`, float32 [N, …], `labels`, int64 [N]) and their metadata.
 
     Raises:
-        UserError: if the file is damaged.
+        UserError: if there are none, or the file is damaged.
     """
+    if not has_result(folder):
+        raise UserError(f"{folder} has no latents.safetensors; give the folder of a finished run")
     about = metadata(folder)
     return safetensors.torch.load_file(folder / "latents.safetensors"), about
 
