@@ -142,5 +142,5 @@ def load_prior(source: Recipe | str | Path, device: "str | torch.device" = "cpu"
     from ld3m import priors
 
     if isinstance(source, Recipe):
-        return priors.of(source, device)
+        return priors.for_images(source.prior, source.data.channels, source.rendered_size, device)
     return priors.load(SamplerRecipe(source=str(source)), device)

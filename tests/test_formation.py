@@ -100,7 +100,7 @@ def test_pixels_start_as_real_images_and_are_kept_exactly(recipe_file: Path, tmp
 
 def test_a_pixel_beyond_the_range_comes_back(recipe_file: Path) -> None:
     recipe = load(Recipe, str(recipe_file), ["prior.source=pixels", "prior.steps=0"])
-    prior = priors.of(recipe)
+    prior = priors.for_images(recipe.prior, 1, 16)
     z = torch.tensor([-3.0, -1.0, 0.5, 2.0]).view(4, 1, 1, 1).expand(4, 1, 16, 16)
     schedule = Schedule.of(prior.noise_schedule, 0, "reference", 1.0)
     pixels, pull_back = render(prior, schedule, z, torch.zeros(4, 0), torch.zeros_like(z))

@@ -25,7 +25,7 @@ SIZE = 32
 CLASSES = "abcdef"
 PREPARE = """
 import sys
-from ld3m.data import prepare
+from ld3m.data.prepared import prepare
 from ld3m.recipe import DataRecipe
 prepare(DataRecipe.model_validate_json(sys.argv[1]), workers=int(sys.argv[2]))
 """
@@ -164,7 +164,7 @@ def test_a_class_that_another_process_is_at_comes_last(photos: Path, tmp_path: P
 MEASURE = """
 import re, sys
 from pathlib import Path
-from ld3m.data import prepare
+from ld3m.data.prepared import prepare
 from ld3m.recipe import DataRecipe
 
 def megabytes(kind):

@@ -119,7 +119,7 @@ def test_zero3_refuses_kept_graphs() -> None:
 def test_what_cannot_be_sharded_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = SamplerRecipe(source="fashion-mnist", keep_graph_steps=0)
     with pytest.raises(UserError, match="a SimpleNamespace has no denoiser to shard"):
-        shard_denoiser(SimpleNamespace(), recipe, accelerator(3))  # type: ignore[arg-type]
+        shard_denoiser(SimpleNamespace(denoiser=None), recipe, accelerator(3))  # type: ignore[arg-type]
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     monkeypatch.setenv("FSDP_VERSION", "1")
     with pytest.raises(UserError, match=r"^fsdp_version: 1, .* launch/fsdp2\.yaml"):

@@ -46,7 +46,7 @@ def render_again(processes: Processes, folder: Path, recipe: Recipe, output: Pat
         raise UserError(f"RUN: {folder} has no latents to render, only images")
     if processes.is_main_process and output and output.exists():
         _check_replaceable(output)
-    prior = priors.of(recipe, processes.device)
+    prior = priors.for_images(recipe.prior, recipe.data.channels, recipe.rendered_size, processes.device)
     tensors, metadata = result.read_latents(folder)
     _check_shapes(folder, tensors, recipe, prior)
     names, numbers = json.loads(metadata["classes"]), json.loads(metadata.get("class_ids", "null"))

@@ -90,7 +90,10 @@ def materials(recipe: Recipe, processes: Processes) -> tuple[Prior, coresets.Cor
     """The prior, the images and the embeddings of their classes, checked to fit each other and the recipe."""
     # First: a mistake here should not cost hours of reading. What is to be sharded may be too large for a device.
     sharded = sharding.wanted(processes.accelerator)
-    prior = priors.of(recipe, processes.device, "cpu" if sharded else processes.device)
+    denoiser_device = "cpu" if sharded else processes.device
+    prior = priors.for_images(
+        recipe.prior, recipe.data.channels, recipe.rendered_size, processes.device, denoiser_device
+    )
     if sharded:
         sharding.shard_denoiser(prior, recipe.prior, processes.accelerator)
     prepared = data.prepare(recipe.data, progress=processes.is_main_process)

@@ -6,21 +6,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ld3m.machine.transfer import send
 
-def sample_bilinear(images: Tensor, places: Tensor) -> Tensor:
+
+def sample_bilinear(images: Tensor, points: Tensor) -> Tensor:
     """`functional.grid_sample` with corners aligned and zeros outside, whose gradient PyTorch adds up repeatably.
 
     Args:
         images: [N, channels, H, W].
-        places: [N, h, w, 2], column and row of each value of the answer, from -1 to 1.
+        points: [N, h, w, 2], column and row of each value of the result, from -1 to 1.
 
     Returns:
         [N, channels, h, w]
     """
     height, width = images.shape[2:]
-    across, down = ((places + 1) / 2).unbind(-1)
+    across, down = ((points + 1) / 2).unbind(-1)
     columns, rows = _beside(across * (width - 1), width), _beside(down * (height - 1), height)
-    flat, shape = images.flatten(2), places.shape[1:3]
+    flat, shape = images.flatten(2), points.shape[1:3]
     corners = []
     for row, high in rows:
         for column, wide in columns:
@@ -29,10 +31,10 @@ def sample_bilinear(images: Tensor, places: Tensor) -> Tensor:
     return corners[0] + corners[1] + corners[2] + corners[3]
 
 
-def _beside(place: Tensor, size: int) -> list[tuple[Tensor, Tensor]]:
-    """The two whole numbers around each place, kept in [0, size), and their weights, 0 where they were outside."""
-    first = place.floor()
-    beyond = place - first
+def _beside(position: Tensor, size: int) -> list[tuple[Tensor, Tensor]]:
+    """The two whole numbers around each position, clamped to [0, size), and their weights, 0 if they were outside."""
+    first = position.floor()
+    beyond = position - first
     return [
         (whole.clamp(0, size - 1).long(), weight * ((whole >= 0) & (whole < size)))
         for whole, weight in ((first, 1 - beyond), (first + 1, beyond))
@@ -40,19 +42,22 @@ def _beside(place: Tensor, size: int) -> list[tuple[Tensor, Tensor]]:
 
 
 def resize(images: Tensor, resolution: int) -> Tensor:
-    """Bilinear, smoothed where it shrinks, as `functional.interpolate` has it; its gradient is repeatable.
+    """Bilinear, antialiased when it shrinks, as `functional.interpolate` does it, but with a repeatable gradient.
 
     Args:
         images: [N, channels, H, W].
-        resolution: height and width of the answer.
+        resolution: height and width of the result.
+
+    Returns:
+        [N, channels, resolution, resolution]
     """
-    rows, columns = (_resizing(size, resolution, images.dtype, images.device) for size in images.shape[2:])
+    rows, columns = (send(_resizing(size, resolution, images.dtype), images.device) for size in images.shape[2:])
     return rows @ images @ columns.T
 
 
 @cache
-def _resizing(size: int, resolution: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The matrix [resolution, size] that resizes a line; kept on the device, which would be waited for."""
-    lines = torch.eye(size, dtype=torch.float64).view(1, 1, size, size)
+def _resizing(size: int, resolution: int, dtype: torch.dtype) -> Tensor:
+    """The matrix [resolution, size] that resizes a line, on the CPU."""
+    lines = torch.eye(size, dtype=torch.float64, device="cpu").view(1, 1, size, size)
     matrix = functional.interpolate(lines, size=(resolution, size), mode="bilinear", antialias=True)[0, 0]
-    return matrix.to(device, dtype)
+    return matrix.to(dtype)

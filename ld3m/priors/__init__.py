@@ -15,7 +15,7 @@ from ld3m.priors.ldm import ClassConditionalLDM, UnconditionalLDM
 from ld3m.priors.loading import Parts
 from ld3m.priors.pixels import Pixels
 from ld3m.priors.stable_diffusion import StableDiffusion
-from ld3m.recipe import Recipe, SamplerRecipe
+from ld3m.recipe import SamplerRecipe
 
 __all__ = [
     "PRIORS",
@@ -27,8 +27,8 @@ __all__ = [
     "StableDiffusion",
     "UnconditionalLDM",
     "compile_denoiser",
+    "for_images",
     "load",
-    "of",
     "provenance",
     "weight_bytes",
 ]
@@ -44,11 +44,17 @@ group `ld3m.priors`."""
 FLOWS = ("StableDiffusion3Pipeline", "FluxPipeline", "SanaPipeline", "LuminaPipeline", "AuraFlowPipeline")
 
 
-def of(recipe: Recipe, device: torch.device | str = "cpu", denoiser_device: torch.device | str | None = None) -> Prior:
-    """The prior of a recipe: what `load` gives, or for "pixels" none, Z being the images themselves."""
-    if recipe.prior.source == "pixels":
-        return Pixels(recipe.data.channels, recipe.rendered_size, device)
-    return load(recipe.prior, device, denoiser_device)
+def for_images(
+    recipe: SamplerRecipe,
+    channels: int,
+    size: int,
+    device: torch.device | str = "cpu",
+    denoiser_device: torch.device | str | None = None,
+) -> Prior:
+    """The prior that `prior.source` names, as `load` has it; "pixels" is `Pixels` of so many channels and pixels."""
+    if recipe.source == "pixels":
+        return Pixels(channels, size, device)
+    return load(recipe, device, denoiser_device)
 
 
 def load(
@@ -77,21 +83,20 @@ def load(
             raise UserError(f"prior.resolution: a prior of kind {kind!r} has one size; leave the key out")
         prior.render_at(recipe.resolution)
     if recipe.denoiser == "random":
-        denoiser = getattr(prior, "denoiser", None)
-        if not isinstance(denoiser, nn.Module):
-            raise UserError(f"prior.denoiser: random, but a prior of kind {kind!r} has no denoiser to draw anew")
-        draw_weights(denoiser)
+        if prior.denoiser is None:
+            raise UserError(f"prior.denoiser: random, but a prior of kind {kind!r} has no denoiser")
+        draw_weights(prior.denoiser)
     return prior
 
 
 def compile_denoiser(prior: Prior, device: torch.device, sharded: bool = False) -> None:
-    """Has torch.compile make kernels of a prior's denoiser as it is first called with and without a graph.
+    """Compiles a prior's denoiser, which happens when it is first called with and without a graph.
 
     Raises:
-        UserError: where torch.compile does not work here, or the prior has no denoiser that is one process's own.
+        UserError: if torch.compile does not work here, or this process has no denoiser, or not all of it.
     """
-    denoiser = getattr(prior, "denoiser", None)
-    if sharded or not isinstance(denoiser, nn.Module):
+    denoiser = prior.denoiser
+    if sharded or denoiser is None:
         why = "under ZeRO-3 and FSDP its layers come and go" if sharded else f"a {type(prior).__name__} has none"
         raise UserError(f"prior.compile: true, but a denoiser must be there as a whole, and {why}; leave the key out")
     try:  # on something small first: a compiler that is missing should not show after minutes

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ld3m.data.known import imagenet
 from ld3m.errors import UserError
@@ -26,6 +26,8 @@ class Prior(Protocol):
     conditioning_shape: tuple[int, ...]
     """Of no elements, (0,), where the prior is unconditional."""
     noise_schedule: NoiseSchedule
+    denoiser: nn.Module | None
+    """What `denoise` calls, to be compiled, sharded or given random weights; None if there is no such module."""
     null_embedding: Tensor
     """[1, *conditioning_shape], what guidance contrasts with."""
 

@@ -15,7 +15,7 @@ class DiT(LatentDiffusion):
     """`transformer/` (DiTTransformer2DModel), `vae/` (AutoencoderKL), `scheduler/`, class names in model_index.json.
 
     Each block adds a row of the same table of class embeddings to its time embedding; conditioning c is that row, and
-    is given to all blocks. The half of the answer that is a learnt variance is dropped: DDIM at η = 0 has none.
+    is given to all blocks. The half of the output that is a learnt variance is dropped: DDIM at η = 0 has none.
     """
 
     def __init__(
@@ -35,16 +35,13 @@ class DiT(LatentDiffusion):
                 "one row; those of facebook/DiT-XL-2-256 and -512 are the same"
             )
         self.table = self.table.to(next(autoencoder.parameters()).device)  # the denoiser may be elsewhere
-        self.embedding = _Given()
         for each in embedders:
-            each.class_embedder = self.embedding
+            each.class_embedder = nn.Identity()  # the denoiser is given c itself in the place of class numbers
         self.conditioning_shape: tuple[int, ...] = tuple(self.table.shape[1:])
         self.null_embedding = self.table[-1:]
 
     def denoise(self, z: Tensor, t: int, c: Tensor) -> Tensor:
-        self.embedding.value = c.to(self.dtype)
-        answer = self.denoiser(z.to(self.dtype), self.times(z, t), self.times(z, 0)).sample
-        self.embedding.value = None
+        answer = self.denoiser(z.to(self.dtype), self.times(z, t), c.to(self.dtype)).sample
         return answer[:, : self.latent_shape[0]].to(z.dtype)
 
     def class_embeddings(self, classes: Sequence[str]) -> Tensor:
@@ -59,13 +56,3 @@ class DiT(LatentDiffusion):
         names = {name.strip(): int(number) for number, label in labels.items() for name in label.split(",")}
         autoencoder, denoiser = parts.autoencoder(), parts.denoiser(DiTTransformer2DModel, "transformer")
         return cls(autoencoder, denoiser, names, parts.scheduler())
-
-
-class _Given(nn.Module):
-    """A class embedder that gives what it was told, [N, width], whatever the labels."""
-
-    value: Tensor | None = None
-
-    def forward(self, labels: Tensor) -> Tensor:
-        assert self.value is not None
-        return self.value

@@ -1,8 +1,8 @@
 """Layers of a frozen network that keep less for the gradient than those for training do, with the same gradient.
 
-Where no weight learns, a convolution's gradient needs the weight alone, while torch keeps the input too; and what lies
-between a norm and its activation, or in a gate, is made again for less than keeping it costs. Without them the graph of
-a UNet's step holds little more than half as much.
+If no weight learns, a convolution's gradient needs the weight alone, while torch keeps the input too; and what lies
+between a norm and its activation, or in a gate, is computed again for less than keeping it costs. With these layers the
+graph of a UNet's step holds little more than half as much.
 """
 
 from typing import Any, TypeVar
@@ -15,30 +15,37 @@ from torch.nn import functional
 Network = TypeVar("Network", bound=nn.Module)
 Nothing = tuple[None, ...]
 LEAST = 2**13
-"""Elements that a layer is given of one image from which on it keeps less; of fewer, Python costs more than it saves.
-
-Not of a batch: memory stays in proportion to the images, which "auto" counts on."""
+"""Elements of one image in a layer's input from which on the layer keeps less; for fewer, Python costs more than it
+saves. They are not counted over the batch: memory stays in proportion to the images, which "auto" counts on."""
 
 
 def freeze(network: Network) -> Network:
-    """The network itself, for inference and for gradients of its input; names and values of its weights stay.
+    """A network for inference and for gradients of its input; names and values of its weights stay.
 
-    Its convolutions, diffusers' GEGLU, and in diffusers' residual blocks each norm with the SiLU behind it become
-    layers that keep less. Their answers and gradients are the same to the bit, and can be differentiated once.
+    Inside it, convolutions, diffusers' GEGLU, and in diffusers' residual blocks each norm with the SiLU behind it are
+    replaced by layers that keep less. Their results and gradients are the same to the bit, and can be differentiated
+    once. The network given is changed, and is the one returned unless it is itself a layer to replace.
     """
     from diffusers.models.activations import GEGLU
     from diffusers.models.resnet import ResnetBlock2D
 
-    network.eval().requires_grad_(False)
-    for layer in list(network.modules()):
-        if type(layer) is nn.Conv2d and layer.padding_mode == "zeros" and not isinstance(layer.padding, str):
-            layer.__class__ = _Convolution
-        elif type(layer) is ResnetBlock2D:
-            _join_norms(layer)
-        for name, child in list(layer.named_children()):
-            if type(child) is GEGLU:
-                setattr(layer, name, _GatedLinear(child.proj))  # type: ignore[arg-type]
-    return network
+    lean: dict[nn.Module, nn.Module] = {}
+    for name, layer in list(network.named_modules(remove_duplicate=False)):  # diffusers has some under two names
+        if layer in lean:
+            pass
+        elif type(layer) is nn.Conv2d and layer.padding_mode == "zeros" and not isinstance(layer.padding, str):
+            lean[layer] = _Convolution(layer)
+        elif type(layer) is GEGLU:
+            lean[layer] = _GatedLinear(layer.proj)
+        else:
+            if type(layer) is ResnetBlock2D:
+                _join_norms(layer)
+            continue
+        parent, _, child = name.rpartition(".")
+        if child:
+            setattr(network.get_submodule(parent), child, lean[layer])
+    frozen: Network = lean.get(network, network)  # type: ignore[assignment]
+    return frozen.eval().requires_grad_(False)
 
 
 def _keeps_less(input: Tensor) -> bool:
@@ -49,16 +56,32 @@ def _keeps_less(input: Tensor) -> bool:
 
 
 class _Convolution(nn.Conv2d):
+    """With the settings and the weights of a convolution."""
+
+    def __init__(self, layer: nn.Conv2d) -> None:
+        super().__init__(
+            layer.in_channels,
+            layer.out_channels,
+            layer.kernel_size,  # type: ignore[arg-type]
+            layer.stride,  # type: ignore[arg-type]
+            layer.padding,  # type: ignore[arg-type]
+            layer.dilation,  # type: ignore[arg-type]
+            layer.groups,
+            layer.bias is not None,
+            device="meta",
+        )
+        self.weight, self.bias = layer.weight, layer.bias
+
     def forward(self, input: Tensor) -> Tensor:
         if not _keeps_less(input):
             return super().forward(input)
         settings = (self.stride, self.padding, self.dilation, self.groups)
-        answer: Tensor = _Convolved.apply(input, self.weight, self.bias, *settings)
-        return answer
+        output: Tensor = _Convolved.apply(input, self.weight, self.bias, *settings)
+        return output
 
 
 class _Convolved(torch.autograd.Function):
-    """An input [N, channels, H, W], of which shape and strides are kept."""
+    """Keeps the shape and the strides of an input [N, channels, H, W]."""
 
     @staticmethod
     def forward(ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, *settings: Any) -> Tensor:
@@ -70,7 +93,7 @@ class _Convolved(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, *Nothing]:
         (weight,) = ctx.saved_tensors
-        input = gradient.new_empty_strided(*ctx.layout)  # what is in it plays no part
+        input = gradient.new_empty_strided(*ctx.layout)  # its values do not matter
         stride, padding, dilation, groups = ctx.settings
         settings = (None, stride, padding, dilation, False, [0, 0], groups, [True, False, False])
         return torch.ops.aten.convolution_backward(gradient, input, weight, *settings)[0], *[None] * 6
@@ -80,32 +103,37 @@ class _Convolved(torch.autograd.Function):
 
 
 def _join_norms(block: Any) -> None:
-    """Has both norms of a diffusers ResnetBlock2D apply its activation, where that is SiLU and follows at once."""
+    """Has both norms of a diffusers ResnetBlock2D apply its activation, if that is SiLU and follows at once."""
     norms = (block.norm1, block.norm2)
     follows = block.time_embedding_norm == "default" and isinstance(block.nonlinearity, nn.SiLU)
     if not follows or any(type(norm) is not nn.GroupNorm or not norm.affine for norm in norms):
         return
-    for norm in norms:
-        norm.__class__ = _NormThenSiLU
+    block.norm1, block.norm2 = (_NormThenSiLU(norm) for norm in norms)
     if block.time_emb_proj is not None and not block.skip_time_act:  # the time embedding goes through it too
-        block.time_emb_proj.__class__ = _SiLUThenLinear
+        block.time_emb_proj = _SiLUThenLinear(block.time_emb_proj)
     block.nonlinearity = nn.Identity()
 
 
 class _NormThenSiLU(nn.GroupNorm):
+    """With the settings and the weights of a norm."""
+
+    def __init__(self, norm: nn.GroupNorm) -> None:
+        super().__init__(norm.num_groups, norm.num_channels, norm.eps, device="meta")
+        self.weight, self.bias = norm.weight, norm.bias
+
     def forward(self, input: Tensor) -> Tensor:
         if not _keeps_less(input):
             return functional.silu(super().forward(input))
-        answer: Tensor = _NormedActivated.apply(
+        output: Tensor = _NormedActivated.apply(
             input.contiguous(memory_format=_order(input)), self.weight, self.bias, self.num_groups, self.eps
         )
-        return answer
+        return output
 
 
 def _order(input: Tensor) -> torch.memory_format:
-    """In which torch's kernels of group norm take input and gradient; only those of a CPU know channels last.
+    """The memory format in which torch's kernels of group norm take input and gradient: on CPUs also channels last.
 
-    They go by the strides, also by that of a batch of one, of which `is_contiguous` takes no notice.
+    They look at all strides, also at that of the batch if it is of one image, which `is_contiguous` ignores.
     """
     _, channels, height, width = input.shape
     last = input.stride() == (height * width * channels, 1, width * channels, channels)
@@ -113,7 +141,7 @@ def _order(input: Tensor) -> torch.memory_format:
 
 
 class _NormedActivated(torch.autograd.Function):
-    """An input [N, channels, H, W], and of its groups mean and deviation, are kept; what SiLU is given is not."""
+    """Keeps an input [N, channels, H, W] and its groups' means and deviations, but not what SiLU is given."""
 
     @staticmethod
     def forward(ctx: Any, input: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
@@ -137,6 +165,12 @@ class _NormedActivated(torch.autograd.Function):
 
 
 class _SiLUThenLinear(nn.Linear):
+    """With the weights of a linear layer."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
+        self.weight, self.bias = layer.weight, layer.bias
+
     def forward(self, input: Tensor) -> Tensor:
         return super().forward(functional.silu(input))
 
@@ -156,12 +190,12 @@ class _GatedLinear(nn.Module):
         if not _keeps_less(both):
             value, gate = both.chunk(2, -1)
             return value * functional.gelu(gate)
-        answer: Tensor = _Gated.apply(both)
-        return answer
+        output: Tensor = _Gated.apply(both)
+        return output
 
 
 class _Gated(torch.autograd.Function):
-    """The first half of the last dimension times GELU of the second; both are kept, the activation is not."""
+    """The first half of the last dimension times GELU of the second; keeps both, but not the activation."""
 
     @staticmethod
     def forward(ctx: Any, both: Tensor) -> Tensor:

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ld3m.priors.noise_schedule import NoiseSchedule
 
 
 class Pixels:
-    """Z is the images themselves, in [-1, 1]; there is no denoiser, so that a recipe wants `prior.steps: 0`."""
+    """Z is the images themselves, in [-1, 1]; there is no denoiser, so that `prior.steps` is 0."""
 
     def __init__(self, channels: int, size: int, device: torch.device | str = "cpu") -> None:
         self.image_channels = channels
@@ -17,6 +17,7 @@ class Pixels:
         self.latent_shape = (channels, size, size)
         self.conditioning_shape: tuple[int, ...] = (0,)
         self.noise_schedule = NoiseSchedule(torch.ones(1, dtype=torch.float64), offset=0)
+        self.denoiser: nn.Module | None = None
         self.null_embedding = torch.empty(1, 0, device=device)
 
     def encode(self, images: Tensor) -> Tensor:

@@ -47,8 +47,8 @@ def shard_denoiser(prior: Prior, recipe: SamplerRecipe, accelerator: Accelerator
         UserError: for FSDP's first version; where the recipe keeps graphs, with which ZeRO-3 keeps every layer whole;
             where the prior has no denoiser to shard.
     """
-    denoiser = getattr(prior, "denoiser", None)
-    if not isinstance(denoiser, nn.Module):
+    denoiser = prior.denoiser
+    if denoiser is None:
         raise UserError(
             f"prior.source: a {type(prior).__name__} has no denoiser to shard; launch without ZeRO-3 and FSDP"
         )

@@ -1,4 +1,4 @@
-"""Layers of frozen networks: what they answer, their gradient, and what they keep for it."""
+"""Lean layers: their results, their gradients, and what they keep for them."""
 
 import copy
 from collections.abc import Callable
@@ -11,14 +11,14 @@ from diffusers.models.activations import GEGLU
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
-from ld3m.priors import lean_layers as frozen
+from ld3m.priors import lean_layers
 from ld3m.priors.ldm import attend_to_one_token
 
 
 @pytest.fixture(autouse=True)
 def however_small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests' layers are smaller than those that keep less."""
-    monkeypatch.setattr(frozen, "LEAST", 0)
+    monkeypatch.setattr(lean_layers, "LEAST", 0)
 
 
 def plain(network: Any) -> Any:
@@ -81,7 +81,7 @@ def test_an_autoencoder_has_the_same_answers_and_gradients() -> None:
 
 @pytest.mark.parametrize("settings", [{}, {"stride": 2}, {"dilation": 2, "padding": (2, 1)}, {"groups": 4}])
 def test_a_convolution_keeps_its_weight_alone(settings: dict[str, Any]) -> None:
-    convolution = frozen.freeze(nn.Conv2d(8, 4, 3, **settings))
+    convolution = lean_layers.freeze(nn.Conv2d(8, 4, 3, **settings))
     own = nn.Conv2d(8, 4, 3, **settings).requires_grad_(False)
     own.load_state_dict(convolution.state_dict())
     images = torch.randn(2, 8, 9, 7)
@@ -96,7 +96,7 @@ def test_a_residual_block_keeps_what_its_norms_are_given() -> None:
     """Two tensors of an image's size, where torch's layers keep six."""
     torch.manual_seed(0)
     own = ResnetBlock2D(in_channels=8, temb_channels=5, groups=4).eval().requires_grad_(False)
-    block = frozen.freeze(copy.deepcopy(own))
+    block = lean_layers.freeze(copy.deepcopy(own))
     inputs = torch.randn(2, 8, 6, 6), torch.randn(2, 5)
     found, expected = (there_and_back(layer, *inputs) for layer in (block, own))
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
@@ -112,7 +112,7 @@ def test_a_norm_takes_images_and_gradients_in_any_order(
     """torch's kernel reads the gradient as the input lies; attention hands on tokens, channels last."""
     torch.manual_seed(0)
     own = ResnetBlock2D(in_channels=8, temb_channels=None, groups=4).eval().requires_grad_(False)
-    norm = frozen.freeze(copy.deepcopy(own)).norm1
+    norm = lean_layers.freeze(copy.deepcopy(own)).norm1
     images = torch.randn(count, 8, 6, 5)
     if across:
         images = torch.randn(count, 30, 8).transpose(1, 2).reshape(count, 8, 6, 5)
@@ -130,7 +130,7 @@ def test_a_gate_keeps_what_it_is_given() -> None:
     """Both halves as one tensor, where torch keeps them and the activation of one."""
     torch.manual_seed(0)
     own = nn.Sequential(GEGLU(6, 10)).requires_grad_(False)
-    gate = frozen.freeze(copy.deepcopy(own))
+    gate = lean_layers.freeze(copy.deepcopy(own))
     tokens = torch.randn(2, 7, 6)
     found, expected = (there_and_back(layer, tokens) for layer in (gate, own))
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
@@ -141,14 +141,14 @@ def test_a_gate_keeps_what_it_is_given() -> None:
 def test_a_block_whose_norm_and_activation_lie_apart_stays_as_it_is() -> None:
     """One that scales and shifts by the time embedding in between."""
     own = ResnetBlock2D(in_channels=8, temb_channels=5, groups=4, time_embedding_norm="scale_shift").eval()
-    block = frozen.freeze(copy.deepcopy(own))
+    block = lean_layers.freeze(copy.deepcopy(own))
     inputs = torch.randn(2, 8, 6, 6), torch.randn(2, 5)
     assert all(torch.equal(a, b) for a, b in zip(*(there_and_back(n, *inputs) for n in (block, own)), strict=True))
 
 
 def test_a_second_derivative_is_refused() -> None:
     """The first is all that a pull-back takes; a wrong second one would be worse than none."""
-    convolution = frozen.freeze(nn.Conv2d(2, 2, 3))
+    convolution = lean_layers.freeze(nn.Conv2d(2, 2, 3))
     images = torch.randn(1, 2, 5, 5, requires_grad=True)
     direction = torch.ones(1, 2, 3, 3, requires_grad=True)
     (first,) = torch.autograd.grad(convolution(images), images, direction, create_graph=True)
@@ -158,8 +158,8 @@ def test_a_second_derivative_is_refused() -> None:
 
 def test_small_layers_stay_with_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     """By their size of one image, whatever the batch, so that memory is in proportion to the images."""
-    monkeypatch.setattr(frozen, "LEAST", 8 * 5 * 5)
-    convolution = frozen.freeze(nn.Conv2d(8, 4, 3))
+    monkeypatch.setattr(lean_layers, "LEAST", 8 * 5 * 5)
+    convolution = lean_layers.freeze(nn.Conv2d(8, 4, 3))
     for count in (1, 6):
         assert kept(convolution, torch.randn(count, 8, 5, 5)) == [(4, 8, 3, 3)]
         assert (count, 8, 5, 4) in kept(convolution, torch.randn(count, 8, 5, 4))
