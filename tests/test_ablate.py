@@ -73,7 +73,7 @@ def test_names_depend_on_values_alone(recipe_file: Path, tmp_path: Path) -> None
     """Neither the order of axes nor how a value is written; lists, long values and slashes are safe and differ."""
 
     def names(*axes: str) -> list[str]:
-        return [cell.place for cell in Ablation.of([str(recipe_file)], [], axes, tmp_path).cells]
+        return [cell.subfolder for cell in Ablation.of([str(recipe_file)], [], axes, tmp_path).cells]
 
     assert names("prior.steps=5", "seed=3") == names("seed=3", "prior.steps=5") == ["shapes/prior.steps=5,seed=3"]
     assert names("distill.lr_latents=1e-3") == names("distill.lr_latents=0.001") == names("distill.lr_latents=1.0e-03")

@@ -22,7 +22,7 @@ from ld3m.reporting.report import report
 
 FULL, DISTILLED, RANDOM = [87.0, 88.0, 86.0], [70.0, 71.0, 68.5], [52.0, 50.0, 55.0]
 PLAIN_DISTILLED, PLAIN_RANDOM = [66.0, 65.5, 67.0], [49.0, 51.0, 50.0]
-# What ddranking 0.2.0 (PyPI) makes of these, as shares: compute_metrics of LabelRobustScoreHard, by lrs_lambda, and of
+# What ddranking 0.2.0 makes of these, as shares: compute_metrics of LabelRobustScoreHard, by lrs_lambda, and of
 # AugmentationRobustScore, by ars_lambda, with the accuracies in the place of its training.
 LRS = {0.5: (0.26970902528073915, 0.007014902111128184), 0.25: (0.23428881102259333, 0.003649066252188309)}
 ARS = {0.5: (0.34697298731026943, 0.005638542381091838), 0.25: (0.3452729149420655, 0.0026661171460980095)}

@@ -60,17 +60,17 @@ def ablate(processes: Processes, ablation: Ablation, command: str) -> tuple[dict
             entered.enter_context(lock.claim(ablation.folder))
         machines = _earlier_machines(ablation.folder / "ablation.json")
         parts = {  # what was done before stands in the table from the first
-            number: _parts(ablation, cell, ["distilled"], machines[cell.place])
+            number: _parts(ablation, cell, ["distilled"], machines[cell.subfolder])
             for number, cell in enumerate(ablation.cells)
-            if cell.place in machines and _is_distilled(cell) and not _missing(cell, ["distilled"], ablation.split)
+            if cell.subfolder in machines and _is_distilled(cell) and not _missing(cell, ["distilled"], ablation.split)
         }
         for number, cell in enumerate(ablation.cells):
             if main:
                 print(f"cell {number + 1} of {len(ablation.cells)}: {cell.name}", file=sys.stderr, flush=True)
             own = {name: _baseline(cell, name) for name in ablation.against}
             against = [name for name, key in own.items() if key not in measured]
-            if not _is_distilled(cell) or cell.place not in machines:
-                machines[cell.place] = here
+            if not _is_distilled(cell) or cell.subfolder not in machines:
+                machines[cell.subfolder] = here
             try:
                 with redirect_stdout(sys.stderr):  # standard output is for the table
                     _measure(cell, against, ablation.split)
@@ -78,10 +78,10 @@ def ablate(processes: Processes, ablation: Ablation, command: str) -> tuple[dict
                 if not alone:  # the others may not know
                     raise
                 print(f"ld3m: {cell.name}: {error}", file=sys.stderr, flush=True)
-                failed.append({"cell": cell.name, "folder": cell.place, "why": str(error)})
+                failed.append({"cell": cell.name, "folder": cell.subfolder, "why": str(error)})
             else:
                 measured |= {own[name] for name in against}
-                parts[number] = _parts(ablation, cell, ["distilled", *against], machines[cell.place])
+                parts[number] = _parts(ablation, cell, ["distilled", *against], machines[cell.subfolder])
             report = {
                 "command": command,
                 "axes": [key for key in ablation.axes if key != "seed"],
@@ -157,7 +157,10 @@ def _baseline(cell: Cell, name: str) -> str:
 
 def _parts(ablation: Ablation, cell: Cell, sets: Sequence[str], machine: Any) -> list[dict[str, Any]]:
     """What a finished cell measured of some training sets, as `table.pooled` takes it."""
-    recipe, spent = cell.recipe, {"folder": cell.place, "seed": cell.recipe.seed, **_spent(cell), "machine": machine}
+    recipe, spent = (
+        cell.recipe,
+        {"folder": cell.subfolder, "seed": cell.recipe.seed, **_spent(cell), "machine": machine},
+    )
     parts = []
     for trained_on in sets:
         measured = [_result(cell, trained_on, arch, ablation.split) for arch in dict.fromkeys(recipe.evaluate.arch)]

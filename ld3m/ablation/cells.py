@@ -18,9 +18,9 @@ from ld3m.recipe.files import find_recipe, load
 from ld3m.runs.resume import check_resumable
 
 PLAIN = re.compile(r"[A-Za-z0-9._-]{1,60}")
-"""Values that stand in a folder's name as they are; others have a digest behind them."""
+"""Values that are written into a folder's name unchanged; others get a digest."""
 LONGEST = 200
-"""Characters of a folder's name that say its cell; file systems end at 255."""
+"""Characters of a folder's name before it is cut; file systems allow 255."""
 
 
 @dataclass(frozen=True)
@@ -28,22 +28,22 @@ class Cell:
     """One run of an ablation."""
 
     stem: str
-    """Of its recipe's file."""
+    """The name of its recipe's file."""
     settings: dict[str, Any]
-    """Values of the axes as the recipe resolves them; that of the axis `seed` is among them."""
+    """Values of the axes, `seed` included, as the recipe resolves them."""
     recipe: Recipe
-    place: str
-    """Its folder below the ablation's: `<recipe>/<key=value,…>`."""
+    subfolder: str
+    """Its run's folder, relative to the ablation's: `<recipe>/<key=value,…>`."""
 
     @property
     def name(self) -> str:
-        """What it is called where people read."""
+        """The name that people read: recipe and settings."""
         return " ".join([self.stem, *(f"{key}={value_text(value)}" for key, value in self.settings.items())])
 
 
 @dataclass(frozen=True)
 class Ablation:
-    """What is to be compared: cells, the baselines beside them, the split to test on."""
+    """What to compare: cells and baselines, and the split to test on."""
 
     folder: Path
     axes: list[str]
@@ -62,13 +62,13 @@ class Ablation:
         against: Sequence[str] = (),
         split: str = "test",
     ) -> "Ablation":
-        """Resolves every cell and looks for all mistakes that do not need the data; nothing is written.
+        """Resolves every cell and reports all mistakes that can be found without the data; writes nothing.
 
         Args:
             recipes: files or names.
             overrides: `KEY=VALUE` for all of them.
-            axes: `KEY=VALUE,VALUE…`; a list in brackets is one value, and `seed` the seeds to pool.
-            folder: of the results; `ablations/<name of the first recipe>` where left out.
+            axes: `KEY=VALUE,VALUE…`; a list in brackets is one value; seeds of the axis `seed` are pooled.
+            folder: for the results; None: `ablations/<name of the first recipe>`.
             against: names of `BASELINES`.
             split: as `evaluate` takes it.
 
@@ -78,13 +78,12 @@ class Ablation:
         if not recipes:
             raise UserError("RECIPE: name one or more, such as ld3m ablate quickstart --axis prior.steps=2,5")
         stems = [find_recipe(name).stem for name in recipes]
-        if again := [stem for stem in stems if stems.count(stem) > 1]:
-            raise UserError(f"RECIPE: {again[0]} is named twice, and folders are called as the files are; name it once")
+        if repeated := [stem for stem in stems if stems.count(stem) > 1]:
+            raise UserError(f"RECIPE: {repeated[0]} is the name of two recipes, and of their folders; name each once")
         values = dict(_axis(axis) for axis in axes)
-        keys = [key for key in values if [_axis(axis)[0] for axis in axes].count(key) > 1]
-        taken = keys + [key for key in values if any(override.startswith(f"{key}=") for override in overrides)]
-        if taken:
-            raise UserError(f"--axis: {taken[0]} is given twice; give all its values to one --axis")
+        given = [word.partition("=")[0] for word in (*axes, *overrides)]
+        if repeated := [key for key in values if given.count(key) > 1]:
+            raise UserError(f"--axis: {repeated[0]} is given twice; give all its values to one --axis")
         if "output" in values or any(override.startswith("output=") for override in overrides):
             raise UserError("output: each cell has a folder of its own; give --output DIR for the folder of them all")
         mistakes: list[str] = []
@@ -112,13 +111,13 @@ class Ablation:
         return ablation
 
     def check(self) -> None:
-        """That folders can go on, networks are known and fit the images, and there are such baselines and a split."""
+        """Checks that runs can be resumed, networks are known and fit the images, and baselines and the split exist."""
         if unknown := [name for name in self.against if name not in BASELINES]:
             raise UserError(f"--against: {unknown[0]!r} is not known; known are {', '.join(BASELINES)}")
         if self.split not in ("test", "validation"):
             raise UserError(f"--split: {self.split!r} is invalid: give test or validation")
         if self.split == "validation" and not all(cell.recipe.data.validation_share for cell in self.cells):
-            raise UserError("--split: there is no 'validation'; data.validation_share=0.1 would hold out some for it")
+            raise UserError("--split: there is no 'validation'; data.validation_share=0.1 would hold out images for it")
         folders = [cell.recipe.output for cell in self.cells]
         if same := [cell for cell in self.cells if folders.count(cell.recipe.output) > 1]:
             raise UserError(f"--axis: two cells are the same ({same[0].name}); give each value once")
@@ -132,14 +131,14 @@ class Ablation:
         for cell in self.cells:
             try:
                 check_resumable(cell.recipe)
-            except UserError as error:  # which speaks of an option that is not ours
-                found = str(error).partition(";")[0]
-                raise UserError(f"{found}; give another --output, or remove that folder") from None
+            except UserError as error:  # its advice names an option that ablate does not have
+                mistake = str(error).partition(";")[0]
+                raise UserError(f"{mistake}; give another --output, or remove that folder") from None
 
 
-def _axis(given: str) -> tuple[str, list[str]]:
-    """KEY=V1,V2,… as a key and values; commas in brackets or braces divide nothing."""
-    key, equals, listed = given.partition("=")
+def _axis(option: str) -> tuple[str, list[str]]:
+    """KEY=V1,V2,… as a key and values; commas in brackets or braces do not separate."""
+    key, equals, listed = option.partition("=")
     values, depth = [""], 0
     for letter in listed:
         depth += (letter in "[{") - (letter in "]}")
@@ -149,7 +148,7 @@ def _axis(given: str) -> tuple[str, list[str]]:
             values[-1] += letter
     values = [value.strip() for value in values]
     if not key or not equals or not all(values):
-        raise UserError(f"--axis: {given!r} is invalid: give KEY=VALUE,VALUE,… such as prior.steps=5,10,20")
+        raise UserError(f"--axis: {option!r} is invalid: give KEY=VALUE,VALUE,… such as prior.steps=5,10,20")
     return key, values
 
 
@@ -164,7 +163,7 @@ def _blaming_axes(line: str, axes: Iterable[str], chosen: Iterable[str]) -> str:
 
 
 def _cell(folder: Path, stem: str, recipe: Recipe, axes: Sequence[str]) -> Cell:
-    """A cell and its folder, whose name depends on nothing but the recipe's file and the axes' values."""
+    """A cell; its folder's name depends only on the recipe's file and the axes' values."""
     resolved = recipe.model_dump(mode="json")
     settings = {}
     for key in axes:
@@ -172,20 +171,20 @@ def _cell(folder: Path, stem: str, recipe: Recipe, axes: Sequence[str]) -> Cell:
         for name in key.split("."):
             value = value[name]
         settings[key] = value
-    name = ",".join(f"{key}={_part(settings[key])}" for key in sorted(settings)) or "default"
+    name = ",".join(f"{key}={_in_folder_name(settings[key])}" for key in sorted(settings)) or "default"
     if len(name) > LONGEST:
         name = f"{name[:LONGEST]}-{_digest(name)}"
-    placed = recipe.model_copy(update={"output": str(folder / stem / name)})
-    return Cell(stem, settings, placed, f"{stem}/{name}")
+    in_folder = recipe.model_copy(update={"output": str(folder / stem / name)})
+    return Cell(stem, settings, in_folder, f"{stem}/{name}")
 
 
-def _part(value: Any) -> str:
-    """A value of an axis as a part of a folder's name; no two values have the same."""
+def _in_folder_name(value: Any) -> str:
+    """A value of an axis as a part of a folder's name, different for each value."""
     if isinstance(value, list) and all(PLAIN.fullmatch(value_text(entry)) for entry in value):
         return "+".join(value_text(entry) for entry in value)
-    said = value_text(value)
-    return said if PLAIN.fullmatch(said) else f"{re.sub('[^A-Za-z0-9._]+', '-', said)[:40]}-{_digest(said)}"
+    text = value_text(value)
+    return text if PLAIN.fullmatch(text) else f"{re.sub('[^A-Za-z0-9._]+', '-', text)[:40]}-{_digest(text)}"
 
 
-def _digest(said: str) -> str:
-    return hashlib.sha256(said.encode()).hexdigest()[:8]
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

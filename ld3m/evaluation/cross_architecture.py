@@ -1,4 +1,4 @@
-"""How a set trains architectures that it was not matched in: means over these, as GLaD and LD3M report them."""
+"""Cross-architecture means: accuracy over architectures that a set was not matched in, as GLaD and LD3M report it."""
 
 import statistics
 from collections.abc import Sequence
@@ -9,16 +9,16 @@ from ld3m.evaluation.rows import Row, figures, set_of
 
 
 def cross_architecture(rows: Sequence[Row], matching: str) -> list[dict[str, Any]]:
-    """How a set trains architectures that it was not matched in: means over these, as GLaD and LD3M report them.
+    """The mean accuracy over all architectures but the matching network's, for each training set.
 
     Args:
         rows: results as in `evaluation.json`, the newest last.
-        matching: the architecture of the matching network, which is left out.
+        matching: the architecture of the matching network.
 
     Returns:
-        A row for each training set, split and kind of augmentation that has two other architectures or more measured
-        in the way of the newest of them: of as many seeds under the same protocol. Its accuracies are, seed by seed,
-        the means over these architectures; `mean` and `std` are over seeds; its protocol is what theirs share.
+        A row for each training set, split and kind of augmentation that has at least two other architectures measured
+        like the newest of them: with as many seeds under the same protocol. Its accuracies are, seed by seed, the means
+        over these architectures; `mean` and `std` are over seeds; its protocol is what theirs share.
     """
     means = []
     for same in dict.fromkeys(map(set_of, rows)):
@@ -42,7 +42,7 @@ def cross_architecture(rows: Sequence[Row], matching: str) -> list[dict[str, Any
 
 
 def _measured_alike(one: Row, other: Row) -> bool:
-    """Whether two rows may be averaged: learning rates may differ where each is its architecture's own."""
+    """Whether two rows may be averaged: learning rates may differ if each is its architecture's own."""
 
     def how(row: Row) -> list[Any]:
         protocol = {key: value for key, value in row["protocol"].items() if key != "lr"}

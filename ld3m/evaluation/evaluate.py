@@ -111,7 +111,7 @@ class Evaluation:
             **figures(accuracies),
             "images": self.sets.size(trained_on),
             "tested_on": sum(self.images.counts[self.split]),
-            "protocol": protocol.said(recipe, arch),
+            "protocol": protocol.row_protocol(recipe, arch),
         }
         return row | {"scorer": recipe.data.scorer.model_dump()} if trained_on in coresets.SELECTIONS else row
 
@@ -253,7 +253,7 @@ def _clean_up(folder: Path, own: Mapping[Training, Path]) -> None:
 def matching_row(rows: Iterable[Row], recipe: Recipe, trained_on: str, arch: str, split: str) -> Row | None:
     """The row of a training set, if as many networks as a recipe asks for were trained as it says."""
     scorer = recipe.data.scorer.model_dump()
-    wanted = trained_on, arch, split, protocol.said(recipe, arch), recipe.evaluate.seeds, scorer
+    wanted = trained_on, arch, split, protocol.row_protocol(recipe, arch), recipe.evaluate.seeds, scorer
     for row in rows:
         seeds = len(row["accuracies"])
         if wanted == (row["trained_on"], row["arch"], row["split"], row["protocol"], seeds, row.get("scorer", scorer)):

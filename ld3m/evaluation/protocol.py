@@ -1,4 +1,4 @@
-"""How a network is trained from scratch on a few images, and tested: GLaD's protocol, or what a recipe makes of it.
+"""How a network is trained from scratch on a few images, and tested: GLaD's protocol, with a recipe's changes.
 
 Cazenavette et al., CVPR 2023; LD3M uses the same.
 """
@@ -23,33 +23,33 @@ from ld3m.runs.folder import learnt
 
 LEARNING_RATE = 1e-3
 LEARNING_RATES = {"vgg11": 1e-4}
-"""The protocol's rate, and the rates of architectures that have another."""
+"""The protocol's learning rate, and that of architectures with another."""
 TEST_CHUNK = 100
-"""Images tested at a time; larger activations are slower on CPUs, where each is mapped and unmapped anew."""
+"""Images tested at a time; larger activations are slower on CPUs, where each is mapped and unmapped every time."""
 
 
 def training(recipe: Recipe, trained_on: str, augment: bool) -> Recipe:
     """The recipe that says how networks are trained on a set; only "full" has epochs of its own."""
     settings = recipe.evaluate
     changes: dict[str, Any] = {"augment": augment}
-    if trained_on == "full" and settings.full_epochs:  # the average reaches back over as much of the training
+    if trained_on == "full" and settings.full_epochs:  # the average covers the same share of the training
         decay = round(settings.ema ** (settings.epochs / settings.full_epochs), 6)
         changes |= {"epochs": settings.full_epochs, "ema": decay}
     return recipe.model_copy(update={"evaluate": settings.model_copy(update=changes)})
 
 
 def settings(recipe: Recipe) -> dict[str, Any]:
-    """All of a recipe that decides how a network of any architecture is trained."""
+    """All settings of a recipe that decide how a network of any architecture is trained."""
     return recipe.evaluate.model_dump(exclude={"arch", "seeds", "full_epochs"})
 
 
-def said(recipe: Recipe, arch: str) -> dict[str, Any]:
-    """How networks of an architecture are trained, as rows of results say it."""
+def row_protocol(recipe: Recipe, arch: str) -> dict[str, Any]:
+    """How networks of an architecture are trained: `protocol` in rows of results."""
     return settings(recipe) | {"lr": learning_rate(arch, recipe.evaluate)}
 
 
 def with_learnt_rate(recipe: Recipe, folder: Path) -> Recipe:
-    """The recipe with the step size that the run learnt in the place of `evaluate.lr: learnt`."""
+    """The recipe with the step size that the run learnt in place of `evaluate.lr: learnt`."""
     step_size = learnt(folder).get("step_size")
     if step_size is None:
         raise UserError(f"evaluate.lr: {folder} has learnt no step size (objective mtt does); give a number")
@@ -67,7 +67,7 @@ def own_rate(arch: str) -> float:
 
 
 def rate_factor(epoch: int, epochs: int) -> float:
-    """The share of the learning rate in an epoch: linear warm-up over the first half, cosine decay over the second.
+    """The factor of the learning rate in an epoch: linear warm-up over the first half, cosine decay over the second.
 
     As the reference's LinearLR(1e-7) over half the epochs and CosineAnnealingLR from the epoch after.
     """
@@ -91,18 +91,21 @@ def train(
 
     Args:
         arch: as `networks.build` takes it.
-        pixels: uint8, or float32 in units of [0, 1], [N, channels, H, W].
+        pixels: [N, channels, H, W], uint8, or float32 in [0, 1].
         labels: int64 [N].
         images: the set they stand for, which normalises them.
-        recipe: its `evaluate` section counts; a ConvNet is the literature's, whatever the set was matched in.
+        recipe: its seed and `evaluate` section count; a ConvNet is the literature's, whatever the set was matched in.
         seed: of the initial weights, the order of images, the augmentation and dropout.
         device: where to train.
-        bar: is moved on by each epoch.
+        bar: advances by one each epoch.
+
+    Returns:
+        The averaged network in evaluation mode, on the device.
     """
     settings = recipe.evaluate
     weights = generator(recipe.seed, "evaluation network", seed)
     network = networks.build(arch, images.shape, NetworkRecipe(), weights).to(device)
-    if device.type == "cpu" and isinstance(network, networks.ConvNet):  # it does not pay for the others
+    if device.type == "cpu" and isinstance(network, networks.ConvNet):  # it is not faster for the others
         network = quick_on_cpus(network)
     average = networks.averaged(network, settings.ema)
     rate = learning_rate(arch, settings)
@@ -122,10 +125,10 @@ def train(
 
 @torch.no_grad()
 def accuracy(network: nn.Module, images: data.ImageSet, split: str, device: torch.device) -> float:
-    """Percent of a split's images that the network puts in the right class; only a chunk of them is in memory."""
-    right = 0
+    """Percent of a split's images that the network classifies correctly; a chunk of them is in memory at a time."""
+    correct = 0
     for label in range(len(images.classes)):
         for chunk in images.images(split, label).split(TEST_CHUNK):
             logits = network(images.normalise(bytes_to_unit(chunk.to(device))))
-            right += int((logits.argmax(1) == label).sum())
-    return 100 * right / sum(images.counts[split])
+            correct += int((logits.argmax(1) == label).sum())
+    return 100 * correct / sum(images.counts[split])

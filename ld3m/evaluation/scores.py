@@ -1,4 +1,4 @@
-"""DD-Ranking's scores, which tell what a distilled set adds from what soft labels and augmentation add.
+"""DD-Ranking's scores, which separate what a distilled set adds from what soft labels and augmentation add.
 
 Li et al., "DD-Ranking: Rethinking the Evaluation of Dataset Distillation" (arXiv 2505.13300). All labels are hard here,
 and `full` is trained as the others are, augmentation included.
@@ -12,14 +12,14 @@ from typing import Any
 from ld3m.evaluation.rows import Row, alike, augmented, own_training
 
 WEIGHT = 0.5
-"""Of the first of the two figures that a score weighs, as on the leaderboard."""
+"""Of the first of a score's two figures; the leaderboard's."""
 
 
 def label_robust(hlr: float, ior: float, weight: float = WEIGHT) -> float:
-    """The label-robust score LRS, in [0, 1]; 0.269 where the set is as good as all real images, and as random ones.
+    """The label-robust score LRS, in [0, 1]; 0.269 if distilled, random and all real images are equally good.
 
     (e^α − e^−1) / (e − e^−1) with α = w·IOR − (1 − w)·HLR. Accuracies are shares, for which α is in [−1, 1]; version
-    0.2.0 of the package `ddranking` has the same formula, but puts percents into it.
+    0.2.0 of the package `ddranking` has the same formula, but applies it to percents.
 
     Args:
         hlr: hard label recovery, accuracy of all real images − of the synthetic ones, in [−1, 1].
@@ -30,7 +30,7 @@ def label_robust(hlr: float, ior: float, weight: float = WEIGHT) -> float:
 
 
 def augmentation_robust(gain: float, gain_unaugmented: float, weight: float = WEIGHT) -> float:
-    """The augmentation-robust score ARS, in [0, 1]; 0.269 where the set is as good as random real images.
+    """The augmentation-robust score ARS, in [0, 1]; 0.269 for a set as good as random real images.
 
     Args:
         gain: accuracy of the synthetic images − of as many random real ones, with augmentation, in [−1, 1].
@@ -46,17 +46,17 @@ def _normalised(value: float) -> float:
 
 
 def scores(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """The scores that results have all figures for, an architecture and split at a time.
+    """The scores that results have all figures for, for each architecture and split.
 
     Args:
         rows: results, as in `evaluation.json`. LRS takes "distilled", "random" and "full"; ARS takes "distilled" and
             "random", each with and without augmentation.
 
     Returns:
-        A row a score: `mean` and `std` (population) over seeds and the `values`, in [0, 1]; and the means of what they
-        come from, in points of accuracy: `hlr` and `ior`, or `gain` and `gain_unaugmented`.
+        A row per score: `mean` and `std` (population) over seeds and the `values`, in [0, 1]; and the means of what
+        they come from, in points of accuracy: `hlr` and `ior`, or `gain` and `gain_unaugmented`.
     """
-    found: list[dict[str, Any]] = []
+    computed: list[dict[str, Any]] = []
     for arch, split in dict.fromkeys((row["arch"], row["split"]) for row in rows):
         sets = {(r["trained_on"], augmented(r)): r for r in rows if (r["arch"], r["split"]) == (arch, split)}
         for augment in (True, False):
@@ -64,19 +64,19 @@ def scores(rows: Sequence[Row]) -> list[dict[str, Any]]:
             if gains and lacks:
                 values = [label_robust(*pair) for pair in zip(lacks, gains, strict=True)]
                 parts = {"augment": augment, "hlr": _points(lacks), "ior": _points(gains)}
-                found.append({"score": "LRS", "arch": arch, "split": split, **_figures(values), **parts})
+                computed.append({"score": "LRS", "arch": arch, "split": split, **_figures(values), **parts})
         gains, plain = (_gains(sets, "distilled", "random", augment) for augment in (True, False))
         if gains and plain and alike(sets["distilled", True], sets["distilled", False], ("augment",)):
             values = [augmentation_robust(*pair) for pair in zip(gains, plain, strict=True)]
             parts = {"gain": _points(gains), "gain_unaugmented": _points(plain)}
-            found.append({"score": "ARS", "arch": arch, "split": split, **_figures(values), **parts})
-    return found
+            computed.append({"score": "ARS", "arch": arch, "split": split, **_figures(values), **parts})
+    return computed
 
 
 def _gains(sets: dict[tuple[str, bool], Row], better: str, worse: str, augment: bool) -> list[float]:
-    """Seed by seed, how much more of the images one set's networks get right than the other's, as shares.
+    """Seed by seed, the accuracy of one set's networks minus that of the other's, as shares.
 
-    Empty where one was not measured, or not in the same way.
+    Empty if one was not measured, or not in the same way.
     """
     one, other = sets.get((better, augment)), sets.get((worse, augment))
     if not one or not other or not alike(one, other, own_training(better)):

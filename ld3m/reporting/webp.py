@@ -1,4 +1,4 @@
-"""Pictures of many images side by side, made small enough to lie inside a web page."""
+"""Compresses sheets, pictures of many images side by side, so that a web page can contain them."""
 
 import io
 import math
@@ -10,33 +10,33 @@ from PIL import Image
 from ld3m.errors import UserError, one_line
 
 SMALL = 64
-"""Pixels of an image's edge up to which its pixels are to be seen as they are, so that nothing may blur them."""
+"""Edge in pixels up to which an image is shown pixel by pixel, so that nothing may blur it."""
 MOST = 40
-"""Pictures of a run's evolution in a page, where they are small."""
+"""Sheets in a page, if their images are small."""
 FEWEST = 8
-"""Pictures that are kept before quality is given up for size."""
+"""Sheets that are kept before quality is reduced to save bytes."""
 ON_SCREEN = 128
-"""Pixels of an image's edge in a page's overview; pictures between the first and the last need no more."""
+"""Edge in pixels of an image in the page's overview; sheets between the first and the last need no more."""
 ENDS = 0.6
-"""Share of the room for the first and the last picture, which are looked at closely, where it is scarce."""
+"""Share of the bytes for the first and the last sheet, which are looked at closely."""
 QUALITY = 82
 LONGEST = 16_000
-"""Pixels of a picture's side; WebP ends at 16,383."""
+"""Edge in pixels of a sheet; WebP ends at 16,383."""
 
 
 def fit(sheets: Mapping[int, Path | Image.Image], columns: int, room: int) -> dict[int, bytes]:
-    """WebP pictures that take no more than `room` bytes in all; the first and the last are always among them.
+    """Sheets as WebP, as many as `room` bytes can hold; the first and the last are always among them.
 
-    Small images stay as they are, to the pixel, as long as `FEWEST` pictures of them fit. Larger ones are compressed,
-    those between the first and the last more, and scaled down where that is not enough.
+    Small images are kept lossless if at least `FEWEST` sheets of them fit. Larger ones are compressed, those between
+    the first and the last more, and scaled down if that is not enough.
 
     Args:
-        sheets: pictures by iteration, in order, each of square images in rows of `columns` without gaps.
+        sheets: by iteration, in order, each of square images in rows of `columns` without gaps.
         columns: images in a row.
-        room: bytes for all.
+        room: bytes for all sheets.
 
     Raises:
-        UserError: where a picture cannot be read.
+        UserError: if a sheet cannot be read.
     """
     iterations = list(sheets)
     if not iterations:
@@ -54,18 +54,18 @@ def fit(sheets: Mapping[int, Path | Image.Image], columns: int, room: int) -> di
     chosen = evenly(iterations, max(FEWEST, min(MOST // 2, 2 + int(between / usual))))
     shares = {iteration: between / max(1, len(chosen) - 2) for iteration in chosen}
     shares |= dict.fromkeys((chosen[0], chosen[-1]), ENDS * room / 2)
-    hopeful = {share: math.ceil(1.3 * small * math.sqrt(share / usual)) for share in set(shares.values())}
+    largest = {share: math.ceil(1.3 * small * math.sqrt(share / usual)) for share in set(shares.values())}
     return {
-        iteration: _within(_open(sheets[iteration]), columns, share, hopeful[share])
+        iteration: _within(_open(sheets[iteration]), columns, share, largest[share])
         for iteration, share in shares.items()
     }
 
 
 def evenly(values: Sequence[int], count: int) -> list[int]:
-    """At most `count` of the values, two or more, at even distances; the first and the last are among them."""
+    """At most `count` (2 or more) of the values, evenly spaced, the first and the last among them."""
     if len(values) <= count:
         return list(values)
-    return [values[round(place * (len(values) - 1) / (count - 1))] for place in range(count)]
+    return [values[round(step * (len(values) - 1) / (count - 1))] for step in range(count)]
 
 
 def _open(source: Path | Image.Image) -> Image.Image:
@@ -75,11 +75,11 @@ def _open(source: Path | Image.Image) -> Image.Image:
         with Image.open(source) as picture:
             return picture.convert("RGB")
     except OSError as error:
-        raise UserError(f"RUN: cannot read {source} ({one_line(error)}); remove it to do without") from None
+        raise UserError(f"RUN: cannot read {source} ({one_line(error)}); remove it to leave it out") from None
 
 
 def _within(picture: Image.Image, columns: int, size: float, largest: int) -> bytes:
-    """A picture as large as `size` bytes allow, its images with at most `largest` pixels a side."""
+    """A sheet as large as `size` bytes allow, its images with edges of at most `largest` pixels."""
     edge = picture.width // columns
     target = min(edge, largest, LONGEST // max(columns, picture.height // edge))
     while True:
@@ -90,7 +90,7 @@ def _within(picture: Image.Image, columns: int, size: float, largest: int) -> by
 
 
 def _scaled(picture: Image.Image, columns: int, edge: int, target: int) -> Image.Image:
-    """A picture whose images have `target` pixels a side in the place of `edge`."""
+    """A sheet whose images have edges of `target` pixels instead of `edge`."""
     if target == edge:
         return picture
     return picture.resize((columns * target, picture.height // edge * target), Image.Resampling.LANCZOS)
