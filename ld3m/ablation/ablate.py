@@ -25,32 +25,32 @@ from ld3m.runs import metrics
 from ld3m.runs.folder import iterations_done
 
 CROSSED = "cross-architecture"
-"""The name of the mean over all networks but the matching one, where it stands beside architectures."""
+"""The column of the mean over all networks but the matching one, beside those of architectures."""
 NOT_OF_BASELINES = {"keep", "keep_order"}
-"""Keys of `data` that baselines, which take all real images, do not depend on."""
+"""Keys of `data` that do not change the accuracies of baselines, which take all real images."""
 
 
 @watched_command
 def ablate(processes: Processes, ablation: Ablation, command: str) -> tuple[dict[str, Any], bool]:
-    """Distils and evaluates every cell, and writes `ablation.json`, `.md` and `.svg` anew after each.
+    """Distils and evaluates every cell, and rewrites `ablation.json`, `.md` and `.svg` after each.
 
-    What is there already is not made again: finished runs, and accuracies in their `evaluation.json` that were
-    measured by the same protocol. Baselines are measured with the first cell whose images, number of images and
-    protocol are theirs. On one process a cell that fails, as by a loss that is not finite, does not stop the others.
+    Finished runs are not made again, nor are accuracies in their `evaluation.json` measured again by the same protocol.
+    Baselines are measured with the first cell that has their images, number of images and protocol. On one process, a
+    cell that fails, for example with a loss that is not finite, does not stop the others.
 
     Args:
-        ablation: of which all mistakes have been told.
-        command: the command line, which stands with the results.
+        ablation: a checked one.
+        command: the command line, which is recorded with the results.
 
     Returns:
         What `ablation.json` holds, and whether this process is the one to print it.
 
     Raises:
-        UserError: once all is done, a line for each cell that failed.
+        UserError: after the last cell, a line for each cell that failed.
         SystemExit: with 128 + the signal's number after SIGINT, SIGTERM or SIGUSR1.
     """
     main, alone = processes.is_main_process, processes.num_processes == 1
-    keep_freed_memory()  # as evaluation does: from the first cell on, so that the seconds of all may be compared
+    keep_freed_memory()  # as evaluation does, but from the first cell on, so that the seconds of all are comparable
     here = environment.machine() | {"processes": processes.num_processes}
     measured: set[str] = set()
     failed: list[dict[str, str]] = []
@@ -59,37 +59,37 @@ def ablate(processes: Processes, ablation: Ablation, command: str) -> tuple[dict
         if main:
             entered.enter_context(lock.claim(ablation.folder))
         machines = _earlier_machines(ablation.folder / "ablation.json")
-        parts = {  # what was done before stands in the table from the first
-            number: _parts(ablation, cell, ["distilled"], machines[cell.subfolder])
+        measurements = {  # the table has what was done before from the start
+            number: _measurements(ablation, cell, ["distilled"], machines[cell.subfolder])
             for number, cell in enumerate(ablation.cells)
             if cell.subfolder in machines and _is_distilled(cell) and not _missing(cell, ["distilled"], ablation.split)
         }
         for number, cell in enumerate(ablation.cells):
             if main:
                 print(f"cell {number + 1} of {len(ablation.cells)}: {cell.name}", file=sys.stderr, flush=True)
-            own = {name: _baseline(cell, name) for name in ablation.against}
-            against = [name for name, key in own.items() if key not in measured]
+            baselines = {name: _baseline_key(cell, name) for name in ablation.against}
+            against = [name for name, key in baselines.items() if key not in measured]
             if not _is_distilled(cell) or cell.subfolder not in machines:
                 machines[cell.subfolder] = here
             try:
                 with redirect_stdout(sys.stderr):  # standard output is for the table
                     _measure(cell, against, ablation.split)
             except UserError as error:
-                if not alone:  # the others may not know
+                if not alone:  # other processes may not have failed
                     raise
                 print(f"ld3m: {cell.name}: {error}", file=sys.stderr, flush=True)
                 failed.append({"cell": cell.name, "folder": cell.subfolder, "why": str(error)})
             else:
-                measured |= {own[name] for name in against}
-                parts[number] = _parts(ablation, cell, ["distilled", *against], machines[cell.subfolder])
+                measured |= {baselines[name] for name in against}
+                measurements[number] = _measurements(ablation, cell, ["distilled", *against], machines[cell.subfolder])
             report = {
                 "command": command,
                 "axes": [key for key in ablation.axes if key != "seed"],
                 "split": ablation.split,
                 "cells": len(ablation.cells),
-                "done": len(parts),
+                "done": len(measurements),
                 "failed": failed,
-                "rows": table.pooled([part for number in sorted(parts) for part in parts[number]]),
+                "rows": table.pooled([each for number in sorted(measurements) for each in measurements[number]]),
             }
             if main:
                 write_json(ablation.folder / "ablation.json", report)
@@ -116,7 +116,7 @@ def _ending_on_signals() -> Iterator[None]:
 
 
 def _measure(cell: Cell, against: Sequence[str], split: str) -> None:
-    """Distils and evaluates what is missing of a cell."""
+    """Distils and evaluates a cell as far as that has not been done."""
     recipe = cell.recipe
     if not _is_distilled(cell):
         distill(recipe)
@@ -129,12 +129,12 @@ def _is_distilled(cell: Cell) -> bool:
 
 
 def _missing(cell: Cell, sets: Sequence[str], split: str) -> bool:
-    """Whether an architecture has not yet been trained on all of some training sets."""
+    """Whether an accuracy of a cell's architectures on these training sets is still to be measured."""
     return not all(_result(cell, name, arch, split) for name in sets for arch in cell.recipe.evaluate.arch)
 
 
 def _result(cell: Cell, trained_on: str, arch: str, split: str) -> Row | None:
-    """The row of a run's evaluation.json, if it was measured as the cell asks for."""
+    """The row of a run's evaluation.json, if it was measured as the cell asks."""
     recipe, rows = cell.recipe, results(cell.recipe.folder)
     if rows and recipe.evaluate.lr == "learnt":
         recipe = protocol.with_learnt_rate(recipe, recipe.folder)
@@ -142,77 +142,75 @@ def _result(cell: Cell, trained_on: str, arch: str, split: str) -> Row | None:
     return matching_row(rows, how, trained_on, arch, split)
 
 
-def _baseline(cell: Cell, name: str) -> str:
-    """What a baseline's accuracies depend on beside the seed; cells of one such key share them."""
+def _baseline_key(cell: Cell, name: str) -> str:
+    """All that a baseline's accuracies depend on besides the seed: cells with the same key share them."""
     recipe = cell.recipe
-    on = [
+    depends_on = [
         name,
         recipe.data.model_dump(mode="json", exclude=NOT_OF_BASELINES),
         recipe.distill.images_per_class if name != "full" else None,
         recipe.evaluate.model_dump(),
         recipe.output if recipe.evaluate.lr == "learnt" else None,
     ]
-    return json.dumps(on)
+    return json.dumps(depends_on)
 
 
-def _parts(ablation: Ablation, cell: Cell, sets: Sequence[str], machine: Any) -> list[dict[str, Any]]:
-    """What a finished cell measured of some training sets, as `table.pooled` takes it."""
-    recipe, spent = (
-        cell.recipe,
-        {"folder": cell.subfolder, "seed": cell.recipe.seed, **_spent(cell), "machine": machine},
-    )
-    parts = []
+def _measurements(ablation: Ablation, cell: Cell, sets: Sequence[str], machine: Any) -> list[dict[str, Any]]:
+    """What was measured in a finished cell for each of these training sets, as `table.pooled` takes it."""
+    recipe = cell.recipe
+    run = {"folder": cell.subfolder, "seed": recipe.seed, **_cost(cell), "machine": machine}
+    measurements = []
     for trained_on in sets:
-        measured = [_result(cell, trained_on, arch, ablation.split) for arch in dict.fromkeys(recipe.evaluate.arch)]
-        rows = [row for row in measured if row]
+        expected = [_result(cell, trained_on, arch, ablation.split) for arch in dict.fromkeys(recipe.evaluate.arch)]
+        rows = [row for row in expected if row]
         crossed = [{**row, "arch": CROSSED} for row in cross_architecture(rows, recipe.network.arch)]
         settings = {key: value for key, value in cell.settings.items() if key != "seed"}
         if trained_on != "distilled":
-            settings = {key: value for key, value in settings.items() if _counts(key, trained_on)}
-        parts.append(
+            settings = {key: value for key, value in settings.items() if _changes_baseline(key, trained_on)}
+        measurements.append(
             {
                 "trained_on": trained_on,
                 "recipe": cell.stem,
                 "settings": settings,
                 "images_per_class": recipe.distill.images_per_class if trained_on != "full" else None,
                 "images": rows[0]["images"],
-                "run": spent,
+                "run": run,
                 "results": rows + crossed,
             }
         )
-    return parts
+    return measurements
 
 
-def _counts(key: str, baseline: str) -> bool:
-    """Whether a key of the recipe has a part in a baseline's accuracies; `_baseline` says the same of values."""
+def _changes_baseline(key: str, baseline: str) -> bool:
+    """Whether a baseline's accuracies depend on a key of the recipe; `_baseline_key` has the same keys' values."""
     if key == "distill.images_per_class":
         return baseline != "full"
     return key.startswith(("data.", "evaluate.")) and key.removeprefix("data.") not in NOT_OF_BASELINES
 
 
-def _spent(cell: Cell) -> dict[str, Any]:
-    """What a finished distillation took, as its metrics.jsonl says.
+def _cost(cell: Cell) -> dict[str, Any]:
+    """What a finished distillation took, from its metrics.jsonl.
 
     Returns:
         iterations, the last logged loss, `seconds_per_iteration` (the median of those logged), `seconds` (their mean
-        times the iterations; what lies between iterations does not count), and `peak_memory` in bytes, of the process
-        that made it: on CPUs not less than that of the cells before it.
+        times the iterations, without what happens between iterations), and `peak_memory` of the process in bytes, which
+        on CPUs includes the cells before it.
     """
     rows, iterations = metrics.read(cell.recipe.folder).rows, cell.recipe.distill.iterations
-    laps = [metrics.seconds(row) for row in rows]
+    seconds = [metrics.seconds(row) for row in rows]
     return {
         "iterations": iterations,
         "loss": rows[-1]["loss"] if rows else None,
-        "seconds_per_iteration": round(statistics.median(laps), 5) if laps else None,
-        "seconds": round(statistics.fmean(laps) * iterations, 2) if laps else 0.0,
+        "seconds_per_iteration": round(statistics.median(seconds), 5) if seconds else None,
+        "seconds": round(statistics.fmean(seconds) * iterations, 2) if seconds else 0.0,
         "peak_memory": max(row["peak_memory"] for row in rows) if rows else None,
     }
 
 
 def _earlier_machines(path: Path) -> dict[str, Any]:
-    """Where the runs of an ablation that is gone on with were made, by their folders."""
+    """The machines on which the runs of a resumed ablation were made, by the runs' folders."""
     if not path.is_file():
         return {}
-    with user_error_if_damaged(path, "move it away to do without"):
+    with user_error_if_damaged(path, "move it away to continue without it"):
         rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
-        return {spent["folder"]: spent["machine"] for row in rows for spent in row["runs"]}
+        return {run["folder"]: run["machine"] for row in rows for run in row["runs"]}

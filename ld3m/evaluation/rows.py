@@ -20,7 +20,7 @@ def results(folder: Path) -> list[dict[str, Any]]:
     path = folder / "evaluation.json"
     if not path.is_file():
         return []
-    with user_error_if_damaged(path, "move it away to do without"):
+    with user_error_if_damaged(path, "move it away to continue without it"):
         return list(json.loads(path.read_text(encoding="utf-8"))["results"])
 
 

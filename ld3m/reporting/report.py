@@ -99,10 +99,10 @@ def _page(content: Mapping[str, Any]) -> str:
 
 
 def _json(path: Path) -> Any:
-    """What a JSON file of the run says, or None where there is none."""
+    """The content of a JSON file of the run, or None if it does not exist."""
     if not path.is_file():
         return None
-    with user_error_if_damaged(f"RUN: {path}", "move it away to do without"):
+    with user_error_if_damaged(f"RUN: {path}", "move it away to continue without it"):
         return json.loads(path.read_text(encoding="utf-8"))
 
 
