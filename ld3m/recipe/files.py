@@ -26,8 +26,8 @@ FOLDERS = (Path("recipes"), PACKAGE / "recipes", PACKAGE.parent / "recipes")
 
 def shipped() -> list[str]:
     """The names that recipes are found by."""
-    found = {path.relative_to(folder).with_suffix("") for folder in FOLDERS for path in folder.rglob("*.yaml")}
-    return sorted(path.as_posix() for path in found)
+    names = {path.relative_to(folder).with_suffix("") for folder in FOLDERS for path in folder.rglob("*.yaml")}
+    return sorted(name.as_posix() for name in names)
 
 
 def find_recipe(name: str) -> Path:
@@ -43,10 +43,10 @@ def find_recipe(name: str) -> Path:
 
 
 def load(kind: type[AnyRecipe], name: str, overrides: list[str] | None = None) -> AnyRecipe:
-    """Reads and validates a recipe. One that begins with `extends: NAME` is that other with its own keys over it.
+    """Reads and validates a recipe. The keys of one that begins with `extends: NAME` are laid over those of NAME.
 
-    A file of classes that `data.subset` names is read too, so that the recipe holds its classes. Nothing else is looked
-    for: whether data, prior and start are there is for those to say who use them.
+    If `data.subset` names a file of classes, that is read too, so that the recipe holds the classes. Nothing else is
+    looked for: those who use the data, the prior or a start check whether it exists.
 
     Args:
         kind: `Recipe` or `PriorRecipe`.
@@ -124,7 +124,7 @@ def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 
 def _apply(content: dict[str, Any], override: str) -> KeyPath:
-    """Writes an override into a recipe's content; the key that it is for."""
+    """Writes an override into a recipe's content, and returns its key."""
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise UserError(f"override {override}: must have the form KEY=VALUE, such as distill.iterations=200")
@@ -144,14 +144,14 @@ def _apply(content: dict[str, Any], override: str) -> KeyPath:
 
 
 def _removed(kind: type[BaseModel], content: Any, prefix: KeyPath = ()) -> dict[KeyPath, tuple[Any, str]]:
-    """The keys in a recipe's content that recipes used to have, with what `Section.removed_keys` says of them."""
+    """The removed keys in a recipe's content: their former default, and why they went (`Section.removed_keys`)."""
     if not isinstance(content, dict):
         return {}
-    gone = {(*prefix, key): said for key, said in getattr(kind, "removed_keys", {}).items() if key in content}
+    removed = {(*prefix, key): was for key, was in getattr(kind, "removed_keys", {}).items() if key in content}
     for name, field in kind.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            gone |= _removed(field.annotation, content.get(name), (*prefix, name))
-    return gone
+            removed |= _removed(field.annotation, content.get(name), (*prefix, name))
+    return removed
 
 
 def _at(content: Any, key: KeyPath) -> Any:
@@ -162,9 +162,9 @@ def _at(content: Any, key: KeyPath) -> Any:
 
 
 def _read_class_list(content: dict[str, Any]) -> list[Mistake]:
-    """Puts the classes in the file that `data.subset` names, if it names one, in its place; what is wrong with it.
+    """If `data.subset` names a file, replaces the name by the classes in it; returns what is wrong with the file.
 
-    It is a JSON list, or text with one class per line.
+    The file is a JSON list, or text with one class per line.
     """
     section = content.get("data")
     subset = section.get("subset") if isinstance(section, dict) else None

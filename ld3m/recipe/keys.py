@@ -1,4 +1,4 @@
-"""The keys of a recipe as data: their names, types, ranges, defaults and meanings; recipes/KEYS.md is made of them."""
+"""The keys of a recipe as data: names, types, ranges, defaults and meanings, from which recipes/KEYS.md is made."""
 
 import types
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ class Key:
     range: str
     """Bounds of a number, such as `≥ 0, < 1`; empty if there are none."""
     default: str | None
-    """As YAML; None if the key must be given, empty if it may be left out and `text` says what holds then."""
+    """As YAML; None if the key must be given, empty if `text` says what holds when it is left out."""
     text: str
     """Its docstring, in one line."""
 
@@ -93,14 +93,14 @@ def markdown() -> str:
 
 
 def _tables(kind: type[BaseModel], listed: list[Key], section: str = "") -> list[str]:
-    """The Markdown of a section's own keys, and then of the sections in it."""
-    own = [key for key in listed if key.name.rpartition(".")[0] == section]
+    """The Markdown of the keys that are directly in a section, and then of the sections in it."""
+    direct = [key for key in listed if key.name.rpartition(".")[0] == section]
     parts = []
-    if own:
+    if direct:
         about = " ".join((kind.__doc__ or "").split())
         parts.append(f"\n### {f'`{section}`' if section else 'The recipe'}\n\n{about}\n\n")
         parts.append("| key | values | default | meaning |\n| --- | --- | --- | --- |\n")
-        parts += [_row(key) for key in own]
+        parts += [_row(key) for key in direct]
     for name, field in kind.model_fields.items():
         if below := _section(field):
             parts += _tables(below, listed, f"{section}.{name}".removeprefix("."))

@@ -1,4 +1,4 @@
-"""What is wrong with a recipe, in a line each: the key, the value, what would be right, and who said so."""
+"""What is wrong with a recipe, one line per mistake: the key, the value, what would be right, and where it came from."""
 
 import difflib
 from collections.abc import Callable, Mapping
@@ -26,12 +26,12 @@ class Mistake:
 
 @dataclass(frozen=True)
 class Origins:
-    """Who said what: the files and the overrides that a recipe's content is of."""
+    """Where the content of a recipe came from: files and overrides."""
 
     path: Path
     """The recipe's own file."""
     files: Mapping[KeyPath, Path]
-    """The file that each key and section is from, if not all are of one."""
+    """The file that each key and section came from, which differs with `extends`."""
     overrides: Mapping[KeyPath, str]
     """Overrides as the user typed them, by their keys."""
 

@@ -55,7 +55,7 @@ class SamplerRecipe(Section):
     @model_validator(mode="before")
     @classmethod
     def _what_pixels_imply(cls, content: Any) -> Any:
-        """Writes out what only one value of fits where there is no denoiser."""
+        """Writes out the keys for which only one value fits without a denoiser."""
         if isinstance(content, dict) and content.get("source") == "pixels":
             return {"steps": 0, "guidance": 1, **content}
         return content
