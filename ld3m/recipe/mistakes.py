@@ -1,4 +1,4 @@
-"""What is wrong with a recipe, one line per mistake: the key, the value, what would be right, and where it came from."""
+"""What is wrong with a recipe, one line per mistake: the key, the value, what would be right, and its origin."""
 
 import difflib
 from collections.abc import Callable, Mapping
