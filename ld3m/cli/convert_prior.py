@@ -30,7 +30,8 @@ def convert_prior(
     Given the name of a KIND instead of a file, it writes the configurations alone, which is enough for ld3m plan
     --device.
     """
-    from ld3m.priors.convert import KINDS, convert, write_configurations
+    from ld3m.priors.convert import convert, write_configurations
+    from ld3m.priors.original import KINDS
 
     if str(checkpoint) in KINDS and not checkpoint.exists():
         write_configurations(str(checkpoint), out)

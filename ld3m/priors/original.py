@@ -1,0 +1,281 @@
+"""The networks of the original latent diffusion code (Rombach et al., CVPR 2022) as diffusers builds and names them.
+
+Modules and their names are those of github.com/CompVis/latent-diffusion; most are renamed by diffusers' own functions.
+Reading checkpoints is `convert`.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ld3m.data.known import imagenet
+from ld3m.errors import UserError, one_line
+from ld3m.priors import ClassConditionalLDM, UnconditionalLDM
+
+UNET = "model.diffusion_model."
+FIRST_STAGE = "first_stage_model."
+TABLE = "cond_stage_model.embedding.weight"
+EMA = "model_ema."
+Weights = Mapping[str, Tensor]
+TRAINING_ONLY = (f"{FIRST_STAGE}loss.", f"{FIRST_STAGE}model_ema.", f"{EMA}decay", f"{EMA}num_updates")
+
+
+def _original(unet: dict[str, Any]) -> dict[str, Any]:
+    """The configuration of a model of 256-pixel images with the VQ autoencoder that halves them twice."""
+    shared = {
+        "image_size": 64,
+        "in_channels": 3,
+        "out_channels": 3,
+        "num_res_blocks": 2,
+        "attention_resolutions": [8, 4, 2],
+    }
+    encoder = {
+        "double_z": False,
+        "z_channels": 3,
+        "resolution": 256,
+        "in_channels": 3,
+        "out_ch": 3,
+        "ch": 128,
+        "ch_mult": [1, 2, 4],
+        "num_res_blocks": 2,
+        "attn_resolutions": [],
+    }
+    return {
+        "linear_start": 0.0015,
+        "linear_end": 0.0195,
+        "timesteps": 1000,
+        "unet_config": {"params": shared | unet},
+        "first_stage_config": {"params": {"embed_dim": 3, "n_embed": 8192, "ddconfig": encoder}},
+    }
+
+
+CLASSES = {
+    "model_channels": 192,
+    "channel_mult": [1, 2, 3, 5],
+    "num_heads": 1,
+    "use_spatial_transformer": True,
+    "transformer_depth": 1,
+    "context_dim": 512,
+}
+FACES = {"model_channels": 224, "channel_mult": [1, 2, 3, 4], "num_head_channels": 32}
+KINDS = {"cin256-v2": _original(CLASSES), "ffhq256": _original(FACES), "celebahq256": _original(FACES)}
+"""The originals' configurations: the weights alone tell neither the number of heads nor the noise schedule."""
+
+
+def untrained(kind: str) -> ClassConditionalLDM | UnconditionalLDM:
+    """A prior of one of the `KINDS` with random weights, on the default device; of ImageNet's classes if of any."""
+    params = KINDS[kind]
+    unet = params["unet_config"]["params"]
+    denoiser = _denoiser(unet)
+    autoencoder = _autoencoder(params["first_stage_config"]["params"], params, {})
+    if "context_dim" not in unet:
+        return UnconditionalLDM(autoencoder, denoiser, _scheduler(params))
+    classes = [each.name for each in imagenet.classes()]
+    table = torch.randn(len(classes) + 1, unet["context_dim"])
+    return ClassConditionalLDM(autoencoder, denoiser, table, classes, _scheduler(params))
+
+
+# --- building ----------------------------------------------------------------------------------------------
+
+
+def build(params: dict[str, Any], weights: Weights) -> tuple[ClassConditionalLDM | UnconditionalLDM, set[str]]:
+    """The prior of an original's `model.params` and weights, and the names of the tensors that it took.
+
+    Raises:
+        UserError: if the configuration lacks a key or asks for what diffusers has not, or the weights do not fit it.
+    """
+    try:
+        unet, first_stage = params["unet_config"]["params"], params["first_stage_config"]["params"]
+        with torch.device("meta"):  # shapes alone: the checkpoint's tensors take their places
+            denoiser = _denoiser(unet)
+            autoencoder = _autoencoder(first_stage, params, weights)
+        scheduler = _scheduler(params)
+    except KeyError as error:
+        raise UserError(f"the configuration has no {error}") from None
+    plain = {name: name for name in weights if name.startswith(UNET)}
+    # The average has the names of the trained weights, without their dots.
+    averages = {name: EMA + name.removeprefix("model.").replace(".", "") for name in plain}
+    names = averages if all(name in weights for name in averages.values()) else plain
+    sources = {name: weights[stored] for name, stored in names.items()}
+    used = {names[name] for name in _load(denoiser, lambda given: _rename_unet(given, denoiser), sources, "the UNet")}
+    first_stage_weights = {name: value for name, value in weights.items() if name.startswith(FIRST_STAGE)}
+    used |= _load(
+        autoencoder,
+        lambda given: _rename_first_stage(given, autoencoder),
+        first_stage_weights,
+        "the autoencoder",
+    )
+    if TABLE not in weights:
+        return UnconditionalLDM(autoencoder, denoiser, scheduler), used
+    table = weights[TABLE].float()
+    known = imagenet.classes()
+    count = len(table) - 1
+    classes = [each.name for each in known] if count == len(known) else [str(number) for number in range(count)]
+    return ClassConditionalLDM(autoencoder, denoiser, table, classes, scheduler), used | {TABLE}
+
+
+def _denoiser(config: dict[str, Any]) -> Any:
+    """The UNet of a configuration, as diffusers has it."""
+    from diffusers import UNet2DConditionModel, UNet2DModel
+
+    widths = _widths(config["model_channels"], config["channel_mult"], "unet_config.channel_mult")
+    attended = [2**level in config["attention_resolutions"] for level in range(len(widths))]
+    conditional = config.get("use_spatial_transformer", False)
+    kind = "CrossAttn" if conditional else "Attn"
+    shared = {
+        "sample_size": config["image_size"],
+        "in_channels": config["in_channels"],
+        "out_channels": config["out_channels"],
+        "layers_per_block": config["num_res_blocks"],
+        "block_out_channels": widths,
+        "down_block_types": [f"{kind if here else ''}DownBlock2D" for here in attended],
+        "up_block_types": [f"{kind if here else ''}UpBlock2D" for here in reversed(attended)],
+    }
+    heads, width = config.get("num_heads", -1), config.get("num_head_channels", -1)
+    if conditional:
+        return UNet2DConditionModel(
+            **shared,
+            cross_attention_dim=config["context_dim"],
+            transformer_layers_per_block=config.get("transformer_depth", 1),
+            # diffusers takes the number of heads by this name
+            attention_head_dim=[channels // width for channels in widths] if width != -1 else heads,
+        )
+    if width == -1 and heads != 1:
+        raise UserError(
+            f"unet_config.num_heads: {heads}, but diffusers' unconditional UNet takes num_head_channels, or one head"
+        )
+    return UNet2DModel(**shared, attention_head_dim=None if width == -1 else width)
+
+
+def _autoencoder(config: dict[str, Any], params: dict[str, Any], weights: Weights) -> Any:
+    """The first stage of a configuration, as diffusers has it: VQ where it has codes, KL where it has moments."""
+    from diffusers import AutoencoderKL, VQModel
+
+    encoder = config["ddconfig"]
+    levels = range(len(encoder["ch_mult"]))
+    attended = [f"{FIRST_STAGE}encoder.down.{level}.attn.0.q.weight" in weights for level in levels]
+    shared = {
+        "in_channels": encoder["in_channels"],
+        "out_channels": encoder["out_ch"],
+        "down_block_types": [f"{'Attn' if here else ''}DownEncoderBlock2D" for here in attended],
+        "up_block_types": [f"{'Attn' if here else ''}UpDecoderBlock2D" for here in reversed(attended)],
+        "block_out_channels": _widths(encoder["ch"], encoder["ch_mult"], "first_stage_config.ddconfig.ch_mult"),
+        "layers_per_block": encoder["num_res_blocks"],
+        "latent_channels": encoder["z_channels"],
+        "sample_size": encoder["resolution"],
+        # Where the original scaled by the deviation of its first batch, it kept the factor with the weights.
+        "scaling_factor": float(weights.get("scale_factor", params.get("scale_factor", 1.0))),
+    }
+    if encoder["double_z"]:
+        if config["embed_dim"] != encoder["z_channels"]:
+            raise UserError(
+                f"first_stage_config.embed_dim: {config['embed_dim']}, but diffusers' KL autoencoder has z_channels, "
+                f"{encoder['z_channels']}"
+            )
+        return AutoencoderKL(**shared)
+    return VQModel(**shared, num_vq_embeddings=config["n_embed"], vq_embed_dim=config["embed_dim"])
+
+
+def _widths(width: int, factors: list[int], key: str) -> list[int]:
+    """Channels of each resolution."""
+    if factors[0] != 1:
+        raise UserError(
+            f"{key}: begins with {factors[0]}, but diffusers' networks begin with as many channels as come in"
+        )
+    return [width * factor for factor in factors]
+
+
+def _scheduler(params: dict[str, Any]) -> Any:
+    """The noise schedule, with the steps of the original's DDIM sampler."""
+    from diffusers import DDIMScheduler
+
+    schedule = params.get("beta_schedule", "linear")
+    if schedule != "linear" or params.get("parameterization", "eps") != "eps":
+        raise UserError(f"beta_schedule: {schedule!r}, {params.get('parameterization')!r}; known are linear and eps")
+    return DDIMScheduler(
+        num_train_timesteps=params["timesteps"],
+        beta_start=params["linear_start"],
+        beta_end=params["linear_end"],
+        beta_schedule="scaled_linear",  # the original's "linear" is linear in the square roots
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+
+
+# --- names -------------------------------------------------------------------------------------------------
+
+
+def _rename_unet(weights: Weights, denoiser: Any) -> dict[str, Tensor]:
+    """The UNet's weights by diffusers' names."""
+    from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
+
+    renamed = convert_ldm_unet_checkpoint(dict(weights), dict(denoiser.config))
+    if "encoder_hid_dim" in denoiser.config:  # of UNet2DConditionModel alone, whose attention keeps its names
+        return renamed
+    result = {}
+    for name, value in renamed.items():
+        block, attention, rest = name.rpartition(".attentions.")
+        number, _, weight = rest.partition(".")
+        layer = f"{block}.attentions.{number}"
+        if attention and weight.startswith("qkv."):
+            width = denoiser.config.attention_head_dim or value.shape[0] // 3
+            # The original keeps query, key and value of a head together, diffusers those of all heads.
+            parts = value.reshape(-1, 3, width, *value.shape[1:2]).unbind(1)
+            for part, each in zip(("to_q", "to_k", "to_v"), parts, strict=True):
+                result[f"{layer}.{part}.{weight.removeprefix('qkv.')}"] = each.flatten(0, 1)
+        elif attention:
+            weight = weight.replace("proj_out.", "to_out.0.").replace("norm.", "group_norm.")
+            result[f"{layer}.{weight}"] = value[..., 0] if value.dim() == 3 else value
+        else:
+            result[name] = value
+    return result
+
+
+def _rename_first_stage(weights: Weights, autoencoder: Any) -> dict[str, Tensor]:
+    """The autoencoder's weights by diffusers' names."""
+    from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+
+    weights = {name: value for name, value in weights.items() if not name.startswith(TRAINING_ONLY)}
+    attentions = {name: value for name, value in weights.items() if ".attn." in name}
+    rest = {name: value for name, value in weights.items() if name not in attentions}
+    renamed = convert_ldm_vae_checkpoint(rest, dict(autoencoder.config))
+    if (codes := f"{FIRST_STAGE}quantize.embedding.weight") in weights:
+        renamed["quantize.embedding.weight"] = weights[codes]
+    last = len(autoencoder.config.block_out_channels) - 1
+    for name, value in attentions.items():  # first_stage_model.encoder.down.2.attn.0.q.weight
+        _, part, way, level, _, number, layer, kind = name.split(".")
+        block = f"down_blocks.{level}" if way == "down" else f"up_blocks.{last - int(level)}"
+        layer = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}[layer]
+        renamed[f"{part}.{block}.attentions.{number}.{layer}.{kind}"] = value.flatten(1) if value.dim() == 4 else value
+    return renamed
+
+
+def _load(module: nn.Module, rename: Callable[[Weights], dict[str, Tensor]], weights: Weights, what: str) -> set[str]:
+    """Loads all of a module's weights, and returns the names of the given tensors that it took.
+
+    Raises:
+        UserError: if one is missing, has another shape, or is one too many.
+    """
+    names = list(weights)
+    try:
+        renamed = rename(weights)
+        # Renamed once more, each tensor filled with its number, which tells where it went.
+        numbered = {name: torch.tensor(i).expand(weights[name].shape) for i, name in enumerate(names)}
+        used = {names[int(value.flatten()[0])] for value in rename(numbered).values()}
+    except (KeyError, AttributeError, IndexError, RuntimeError, ValueError) as error:
+        raise UserError(f"{what}: the weights are not those of its configuration ({one_line(error)})") from None
+    expected = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    shapes = {name: tuple(value.shape) for name, value in renamed.items()}
+    another = "the checkpoint is of another kind"
+    for name, shape in expected.items():
+        if name not in shapes:
+            raise UserError(f"{what}: the checkpoint has nothing for {name}; {another}")
+        if shapes[name] != shape:
+            raise UserError(f"{what}: {name} is {shapes[name]} in the checkpoint, not {shape}; {another}")
+    if surplus := [name for name in shapes if name not in expected]:
+        raise UserError(f"{what}: the checkpoint has {surplus[0]}, which the network has not; {another}")
+    module.load_state_dict({name: value.contiguous() for name, value in renamed.items()}, assign=True)
+    return used
