@@ -1,4 +1,4 @@
-"""The one exception that means: the user can mend this. What each room checks is its own business."""
+"""The one exception that means: the user can fix this."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -16,7 +16,7 @@ def generator(seed: int, purpose: str, *key: int) -> torch.Generator:
     Args:
         seed: the recipe's seed.
         purpose: what the draw is for, such as "noise" or "real batch".
-        key: iteration, class, image: whatever tells this draw from the others of its purpose.
+        key: iteration, class, image: whatever distinguishes this draw from others of the same purpose.
     """
     digest = hashlib.blake2b(repr((seed, purpose, *key)).encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
@@ -26,7 +26,7 @@ def generator(seed: int, purpose: str, *key: int) -> torch.Generator:
 def global_draws(source: torch.Generator) -> Iterator[None]:
     """Makes what is drawn without a generator, such as initial weights and dropout, a function of `source` alone.
 
-    It seeds torch's global generators, of every device, for what runs inside; the CPU's is put back at the end.
+    Seeds torch's global generators, of every device, for what runs inside; the CPU's is restored at the end.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch.randint(2**62, (), generator=source)))

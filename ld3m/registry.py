@@ -29,10 +29,10 @@ def find(group: str, builtin: Mapping[str, Thing], name: str, key: str) -> Thing
         group: the entry-point group.
         builtin: ours, which no other package can replace.
         name: what the user gave.
-        key: where they gave it, for messages: a recipe's key or an option.
+        key: the recipe's key or the option that gave it, for messages.
 
     Raises:
-        UserError: where nobody has the name, or the package that has it cannot be imported.
+        UserError: if nobody has the name, or the package that has it cannot be imported.
     """
     if name in builtin:
         return builtin[name]

@@ -349,7 +349,7 @@ def imagenet(given: Path) -> Path:
 @pytest.mark.parametrize(
     ("subset", "parts"),
     [
-        ("[1000]", ("data.subset: 1000 is not the number of a class; they go from 0 to 999",)),
+        ("[1000]", ("data.subset: 1000 is not the number of a class; numbers are 0 to 999",)),
         ("[-1]", ("data.subset: -1", "0 to 999")),
         ("[tench, 0]", ("data.subset: names the class 'tench' twice",)),
         ("[n01440764, tench]", ("data.subset: names the class 'tench' twice",)),

@@ -1,1 +1,4 @@
-"""Real images: their sources, their classes, and their prepared form on disk. How networks see them is `images`."""
+"""Real images: where they come from, their classes, their prepared form on disk, and the best of them (core-sets).
+
+What networks do to images (augment, resize, pack) is `images`; synthetic images are `sampling` and `distillation`.
+"""

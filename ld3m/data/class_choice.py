@@ -13,10 +13,10 @@ def choose(
     aliases: Mapping[str, int] | None = None,
     subsets: Mapping[str, Sequence[int]] | None = None,
 ) -> list[int]:
-    """The classes that `data.subset` means, as places in `classes`, in the order it gives.
+    """The classes that `data.subset` means, by their numbers in `classes`, in the order it gives.
 
     Each entry of a list is the name of a class, else another name of it, else its number in the source's order, from
-    0; where the names are numbers themselves (10, 20, …), a number is a name and nothing else.
+    0; if the names are numbers themselves (10, 20, …), a number is a name and nothing else.
 
     Raises:
         UserError: for a subset, name or number that is not known, or a class named twice.
@@ -36,7 +36,7 @@ def choose(
         if entry in known:
             continue
         if numbered and entry.removeprefix("-").isdigit():
-            raise UserError(f"data.subset: {entry} is not the number of a class; they go from 0 to {len(classes) - 1}")
+            raise UserError(f"data.subset: {entry} is not the number of a class; numbers are 0 to {len(classes) - 1}")
         near = difflib.get_close_matches(entry, classes, n=3) if len(classes) > 20 else []
         advice = f"did you mean {' or '.join(near)}?" if near else f"the classes are {', '.join(_some(classes))}"
         raise UserError(f"data.subset: {entry!r} is not a class; {advice}")

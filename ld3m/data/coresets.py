@@ -17,7 +17,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from ld3m import networks
-from ld3m.data import scorer as classifier
+from ld3m.data import scorer
 from ld3m.data.prepared import ImageSet
 from ld3m.errors import UserError, one_line
 from ld3m.files import ANOTHER_CACHE, cache_folder, cache_key, writable, write_folder
@@ -42,7 +42,7 @@ def easy(losses: Tensor, count: int) -> Tensor:
 
     Args:
         losses: [n].
-        count: how many; all where there are not as many.
+        count: how many; all if there are fewer.
 
     Returns:
         int64 [min(count, n)].
@@ -62,7 +62,7 @@ def herding(features: Tensor, count: int) -> Tensor:
 
     Args:
         features: [n, d].
-        count: how many; all where there are not as many.
+        count: how many; all if there are fewer.
 
     Returns:
         int64 [min(count, n)].
@@ -71,7 +71,7 @@ def herding(features: Tensor, count: int) -> Tensor:
     total = torch.zeros_like(mean)
     chosen: list[int] = []
     for taken in range(1, min(count, len(features)) + 1):
-        # ‖mean − (total + f) / taken‖² is least where 2 f·(taken · mean − total) − ‖f‖² is largest
+        # ‖mean − (total + f) / taken‖² is least if 2 f·(taken · mean − total) − ‖f‖² is largest
         gain = 2 * (features @ (taken * mean - total)) - squares
         gain[chosen] = -torch.inf
         chosen.append(int(gain.argmax()))
@@ -91,7 +91,7 @@ def k_center(features: Tensor, count: int) -> Tensor:
     for _ in range(1, min(count, len(features))):
         newest = chosen[-1]
         distances = torch.minimum(distances, squares - 2 * (features @ features[newest]) + squares[newest])
-        distances[chosen] = -torch.inf  # an image is not taken twice, even where it is one of several equal ones
+        distances[chosen] = -torch.inf  # an image is not taken twice, even if others equal it
         chosen.append(int(distances.argmax()))
     return torch.tensor(chosen)
 
@@ -112,13 +112,13 @@ SELECTIONS: dict[str, tuple[str, Callable[[Tensor, int], Tensor]]] = {
 class Coreset(ImageSet):
     """Prepared images of which some or all training images are kept; mean and std stay those of all of them.
 
-    `images("train", label)` holds the kept images of a class in memory, and maps them where all are kept.
+    `images("train", label)` holds the kept images of a class in memory, and maps them if all are kept.
     """
 
     kept: Callable[[int], Tensor | slice]
     """The indices of the kept training images of a class."""
     scores: Path | None
-    """The folder of losses and features of all training images, where something looks at them."""
+    """The folder of losses and features of all training images, if a selection looks at them."""
 
     def images(self, split: str, label: int) -> Tensor:
         images = super().images(split, label)
@@ -130,7 +130,7 @@ class Coreset(ImageSet):
         Args:
             name: "random", "full" for all, or one of `SELECTIONS` if the set was opened for it.
             label: the class.
-            count: how many; all where there are not as many.
+            count: how many; all if there are fewer.
             draws: decides "random"; the others draw nothing.
         """
         if name == "random":
@@ -146,7 +146,7 @@ class Coreset(ImageSet):
 def open_whole(
     images: ImageSet, recipe: DistilledDataRecipe, selections: Iterable[str], device: torch.device
 ) -> Coreset:
-    """All images, ready for selections by these names; scores them where that was not done before."""
+    """All images, ready for selections by these names; scores them if that was not done before."""
     scores = score(images, recipe.scorer, device) if any(name in SELECTIONS for name in selections) else None
     return Coreset(**vars(images), kept=lambda label: slice(None), scores=scores)
 
@@ -154,7 +154,7 @@ def open_whole(
 def open_kept(
     images: ImageSet, recipe: DistilledDataRecipe, seed: int, selections: Iterable[str], device: torch.device
 ) -> Coreset:
-    """What the recipe keeps, in the order of the prepared images; else as `open_whole`."""
+    """The images that the recipe keeps, in the order of the prepared ones; else as `open_whole`."""
     if recipe.keep == 1:
         return open_whole(images, recipe, selections, device)
     whole = open_whole(images, recipe, [recipe.keep_order, *selections], device)
@@ -179,10 +179,10 @@ def kept_count(recipe: DistilledDataRecipe, count: int) -> int:
 def score(images: ImageSet, recipe: ScorerRecipe, device: torch.device) -> Path:
     """The cached folder of scores of all training images, made if it is not there.
 
-    Of each class `<label>.safetensors` holds `losses` float32 [n], cross-entropies of the unaugmented images, and
-    `features` float32 [n, d], what the network's classifier sees; those of one class are held at a time. The weights,
-    `scorer.safetensors`, may be another recipe's `source`. Of processes that want the same scores, one makes them and
-    the others wait.
+    For each class `<label>.safetensors` holds `losses` float32 [n], cross-entropies of the unaugmented images, and
+    `features` float32 [n, d], what the network's classifier sees; one class is in memory at a time. The weights,
+    `scorer.safetensors`, may be another recipe's `source`. If several processes want the same scores, one makes them
+    and the others wait.
 
     Raises:
         UserError: for an unknown network, or given weights that are not its.
@@ -196,21 +196,21 @@ def score(images: ImageSet, recipe: ScorerRecipe, device: torch.device) -> Path:
     writable(folder.parent, ANOTHER_CACHE)
     with FileLock(folder.with_suffix(".lock")):
         if not folder.is_dir():
-            scorer = _scorer(images, recipe, device)
-            write_folder(folder, lambda target: _score_into(target, scorer, images, device))
+            network = _scorer(images, recipe, device)
+            write_folder(folder, lambda target: _score_into(target, network, images, device))
     return folder
 
 
 def _scorer(images: ImageSet, recipe: ScorerRecipe, device: torch.device) -> Any:
     """The given network, or one trained on all training images."""
-    scorer = classifier.build(recipe.arch, recipe.width, images, recipe.seed)
+    network = scorer.build(recipe.arch, recipe.width, images, recipe.seed)
     if recipe.source is None:
-        classifier.train(scorer, images, recipe.epochs, recipe.seed, device, "training the scorer of real images")
-        return scorer
+        scorer.train(network, images, recipe.epochs, recipe.seed, device, "training the scorer of real images")
+        return network
     try:
         with safetensors.safe_open(recipe.source, "pt") as file:
             classes = json.loads((file.metadata() or {}).get("classes", "null"))
-            scorer.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+            network.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     except (RuntimeError, ValueError, safetensors.SafetensorError) as error:
         width = f" of data.scorer.width={recipe.width}" if recipe.arch == "convnet" else ""
         raise UserError(
@@ -222,7 +222,7 @@ def _scorer(images: ImageSet, recipe: ScorerRecipe, device: torch.device) -> Any
             f"data.scorer.source: {recipe.source} tells {', '.join(classes)} apart, not {', '.join(images.classes)}; "
             "give weights for these classes in this order"
         )
-    return scorer.to(device).eval()
+    return network.to(device).eval()
 
 
 def _read(source: str) -> bytes:
@@ -235,21 +235,21 @@ def _read(source: str) -> bytes:
 
 
 @torch.no_grad()
-def _score_into(target: Path, scorer: Any, images: ImageSet, device: torch.device) -> None:
+def _score_into(target: Path, network: Any, images: ImageSet, device: torch.device) -> None:
     def look(chunk: Tensor, label: int) -> Tensor:
-        """Of each image the loss, and the features beside it."""
-        seen = scorer.embed(images.normalise(bytes_to_unit(chunk.to(device))))
+        """[n, 1 + d], the loss and the features of each image."""
+        features = network.embed(images.normalise(bytes_to_unit(chunk.to(device))))
         targets = torch.full((len(chunk),), label, device=device)
-        losses = functional.cross_entropy(scorer.classifier(seen), targets, reduction="none")
-        return torch.cat([losses[:, None], seen], 1).float().cpu()
+        losses = functional.cross_entropy(network.classifier(features), targets, reduction="none")
+        return torch.cat([losses[:, None], features], 1).float().cpu()
 
     advice = (
-        "data.scorer.width: memory ran out as a single image was scored; give a smaller network or data.resolution, "
+        "data.scorer.width: memory ran out while scoring a single image; give a smaller network or data.resolution, "
         "or more memory"
     )
     for label in tqdm(range(len(images.classes)), "scoring real images"):
-        found = in_parts(partial(look, label=label), images.images("train", label), CHUNK, advice)
-        scores = {"losses": found[:, 0].contiguous(), "features": found[:, 1:].contiguous()}
+        rows = in_parts(partial(look, label=label), images.images("train", label), CHUNK, advice)
+        scores = {"losses": rows[:, 0].contiguous(), "features": rows[:, 1:].contiguous()}
         safetensors.torch.save_file(scores, target / f"{label}.safetensors")
     metadata = {"classes": json.dumps(images.classes)}
-    safetensors.torch.save_file(scorer.state_dict(), target / "scorer.safetensors", metadata)
+    safetensors.torch.save_file(network.state_dict(), target / "scorer.safetensors", metadata)

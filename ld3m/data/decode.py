@@ -12,7 +12,7 @@ def convert(image: Image.Image, resolution: int, channels: int) -> np.ndarray:
     """
     image.load()  # some formats have their EXIF after the pixels
     if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
-        image = ImageOps.exif_transpose(image)  # copies the image even where there is nothing to turn
+        image = ImageOps.exif_transpose(image)  # copies the image even if there is nothing to turn
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         image = _to_8_bits(image)
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
@@ -48,7 +48,7 @@ def convert_grey(images: np.ndarray, resolution: int) -> np.ndarray:
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
-    """Scales by the mode's largest value; 32-bit modes have none, so that it is told from the image's own."""
+    """Scales by the mode's largest value; 32-bit modes have none, so that the image's own values decide."""
     values = np.asarray(image).astype(np.float64)
     if not np.isfinite(values).all():
         raise ValueError("holds values that are not finite")

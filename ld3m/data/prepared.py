@@ -32,10 +32,10 @@ from ld3m.recipe import DataRecipe
 LAYOUT = 2
 """Version of the cache's layout; part of its key."""
 NOT_CONTENT = {"source", "root", "subset", "on_corrupt", "keep", "keep_order", "scorer"}
-"""Keys of a data recipe that say where images are, how they are read, and what core-set is taken of them; the chosen
-classes are in the cache's key."""
+"""Keys of a data recipe that say where images are, how they are read, and which core-set is taken of them; the cache's
+key has the chosen classes instead."""
 MOST_WORKERS = 8
-"""Threads by default: decoding and resizing go side by side, but a fifth of an image's time is Python's, one by one."""
+"""Threads by default: decoding and resizing run in parallel, but a fifth of an image's time is Python's, one by one."""
 MOST_AT_ONCE = 64
 """Images that a thread is given at a time: handing over one costs as much as converting a small image does."""
 
@@ -52,7 +52,7 @@ class ImageSet:
     counts: dict[str, list[int]]
     """Images of each class, by split."""
     ids: list[int]
-    """The place of each class among all of the source, by which a prior may know it: ImageNet's numbers, 0 to 999."""
+    """The number of each class in the source, by which a prior may know it: for ImageNet 0 to 999."""
     folder: Path
     resolution: int
     """Height and width of every image."""
@@ -66,7 +66,7 @@ class ImageSet:
         """The images of one class, uint8 [n, channels, H, W]; memory-mapped, so only what is used is read.
 
         Raises:
-            UserError: where the file has gone since it was prepared.
+            UserError: if the file has vanished since it was prepared.
         """
         path = self.folder / split / f"{label}.safetensors"
         try:
@@ -81,7 +81,7 @@ class ImageSet:
         return torch.cat(images), labels
 
     def fingerprints(self) -> list[tuple[int, str]]:
-        """Of each class, how many training images were prepared, and 16 hexadecimal digits of their histogram.
+        """For each class, how many training images were prepared, and 16 hexadecimal digits of their histogram.
 
         The digits change with how often the images have each value in each channel, and with nothing else.
         """
@@ -104,22 +104,22 @@ class Rows:
         sizes = torch.tensor([len(part) for part in self.parts])
         self.labels = torch.arange(len(sizes)).repeat_interleave(sizes)
         """int64 [N]."""
-        self.places = torch.cat([torch.arange(len(part)) for part in self.parts])
+        self.positions = torch.cat([torch.arange(len(part)) for part in self.parts])
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, indices: Tensor) -> Tensor:
         """Images uint8 [n, channels, H, W] by their indices [n]."""
-        chosen = zip(self.labels[indices].tolist(), self.places[indices].tolist(), strict=True)
-        return torch.stack([self.parts[label][place] for label, place in chosen])
+        chosen = zip(self.labels[indices].tolist(), self.positions[indices].tolist(), strict=True)
+        return torch.stack([self.parts[label][position] for label, position in chosen])
 
 
 def prepare(recipe: DataRecipe, progress: bool = True, workers: int | None = None) -> ImageSet:
     """The recipe's images, from the cache or prepared into it.
 
-    Splits are "train", "test" and, where `validation_share` asks for one, "validation". Interrupted at any moment, the
-    next call goes on with the class it was at; processes that call it at the same time share the classes.
+    Splits are "train", "test" and, if `validation_share` asks for one, "validation". Interrupt it at any time; the next
+    call resumes with the class it was at. Processes that call it at the same time share the classes.
 
     Args:
         recipe: which images, and how they are prepared.
@@ -134,14 +134,14 @@ def prepare(recipe: DataRecipe, progress: bool = True, workers: int | None = Non
     settings = recipe.model_dump(exclude=NOT_CONTENT)
     key = cache_key([LAYOUT, source.identity, list(source.classes), chosen, settings])
     folder = cache_folder() / "data" / key
-    prepared = (folder / "index.json").is_file() and all(_is_prepared(folder, place) for place in range(len(chosen)))
+    prepared = (folder / "index.json").is_file() and all(_is_prepared(folder, index) for index in range(len(chosen)))
     if not prepared:
         _prepare_into(folder, source, chosen, recipe, progress, workers or min(MOST_WORKERS, _cores()))
     index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
     _refuse_corrupt(index["corrupt"], recipe)
     if index["corrupt"] and progress:
-        shown = [*index["corrupt"][:5], *["…"] * (len(index["corrupt"]) > 5)]
-        print(f"skipped {len(index['corrupt'])} unreadable images: {', '.join(shown)}", file=sys.stderr)
+        names = [*index["corrupt"][:5], *["…"] * (len(index["corrupt"]) > 5)]
+        print(f"skipped {len(index['corrupt'])} unreadable images: {', '.join(names)}", file=sys.stderr)
     return ImageSet(
         classes=index["classes"],
         mean=torch.tensor(index["mean"]),
@@ -161,10 +161,10 @@ def _prepare_into(
     A class counts once its note is there; it is prepared under a lock, so that other processes take other classes.
     """
     members = _members(source, chosen)
-    sizes = [sum(map(len, places.values())) for places in members]
-    for label, places in zip(chosen, members, strict=True):  # an empty class is told before hours of reading
-        _sizes({split: len(indices) for split, indices in places.items()}, source.classes[label], recipe)
-    notes = [folder / "classes" / f"{place}.json" for place in range(len(chosen))]
+    sizes = [sum(map(len, by_split.values())) for by_split in members]
+    for label, by_split in zip(chosen, members, strict=True):  # an empty class is reported before hours of reading
+        _sizes({split: len(indices) for split, indices in by_split.items()}, source.classes[label], recipe)
+    notes = [folder / "classes" / f"{class_index}.json" for class_index in range(len(chosen))]
     writable(notes[0].parent, ANOTHER_CACHE)
     todo = list(range(len(chosen)))
     with (
@@ -172,13 +172,13 @@ def _prepare_into(
         tqdm(desc="preparing images", total=sum(sizes), leave=False, disable=None if progress else True) as bar,
     ):
         for wait in (False, True):  # classes that another process is at come last
-            for place in list(todo):
-                with suppress(Timeout), FileLock(notes[place].with_suffix(".lock")).acquire(blocking=wait):
-                    if _is_prepared(folder, place):
-                        bar.update(sizes[place])
+            for index in list(todo):
+                with suppress(Timeout), FileLock(notes[index].with_suffix(".lock")).acquire(blocking=wait):
+                    if _is_prepared(folder, index):
+                        bar.update(sizes[index])
                     else:
-                        _prepare_class(folder, place, source, chosen[place], members[place], recipe, pool, bar)
-                    todo.remove(place)
+                        _prepare_class(folder, index, source, chosen[index], members[index], recipe, pool, bar)
+                    todo.remove(index)
     _write_index(folder, source, chosen, [json.loads(note.read_text(encoding="utf-8")) for note in notes])
 
 
@@ -187,30 +187,30 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _is_prepared(folder: Path, place: int) -> bool:
-    """Whether a class's note is there, and the images that it notes."""
-    note = folder / "classes" / f"{place}.json"
+def _is_prepared(folder: Path, class_index: int) -> bool:
+    """Whether a class's note is there, and the files of images that it lists."""
+    note = folder / "classes" / f"{class_index}.json"
     if not note.is_file():
         return False
     counts = json.loads(note.read_text(encoding="utf-8"))["counts"]
-    return all((folder / split / f"{place}.safetensors").is_file() for split in counts)
+    return all((folder / split / f"{class_index}.safetensors").is_file() for split in counts)
 
 
 def _members(source: Source, chosen: list[int]) -> Sequence[Mapping[str, Sequence[int]]]:
-    """Of each chosen class, the places of its examples in each split."""
+    """For each chosen class, the indices of its examples in each split."""
     members = [{split: array("l") for split in source.splits} for _ in chosen]  # 1.3 million, in a few megabytes
-    place_of = {label: place for place, label in enumerate(chosen)}
+    index_of = {label: class_index for class_index, label in enumerate(chosen)}
     for split, examples in source.splits.items():
         for index in range(len(examples)):
-            place = place_of.get(examples[index].label)
-            if place is not None:
-                members[place][split].append(index)
+            class_index = index_of.get(examples[index].label)
+            if class_index is not None:
+                members[class_index][split].append(index)
     return members
 
 
 def _prepare_class(
     folder: Path,
-    place: int,
+    class_index: int,
     source: Source,
     label: int,
     members: Mapping[str, Sequence[int]],
@@ -219,22 +219,22 @@ def _prepare_class(
     bar: tqdm,
 ) -> None:
     """Reads, splits and writes the images of one class, then its note: counts, corrupt files, histogram of pixels."""
-    for left in folder.glob(f"*/.{place}.*.tmp"):  # by a process that was killed
+    for left in folder.glob(f"*/.{class_index}.*.tmp"):  # by a process that was killed
         left.unlink()
     corrupt: list[str] = []
     stacked = {
         split: _read(source.splits[split], indices, recipe, corrupt, pool, bar) for split, indices in members.items()
     }
-    found = {split: len(images) for split, images in stacked.items()}
-    for split, size in _sizes(found, source.classes[label], recipe).items():
-        if split not in found:
+    read = {split: len(images) for split, images in stacked.items()}
+    for split, size in _sizes(read, source.classes[label], recipe).items():
+        if split not in read:
             stacked["train"], stacked[split] = _hold_out(stacked["train"], split, label, size)
     for split, images in stacked.items():
-        write_tensors(folder / split / f"{place}.safetensors", {"images": images})
+        write_tensors(folder / split / f"{class_index}.safetensors", {"images": images})
     histogram = sum(pool.map(_histogram, stacked["train"].split(16)), torch.tensor(0))
     counts = {split: len(images) for split, images in stacked.items()}
     note = {"counts": counts, "corrupt": corrupt, "histogram": histogram.tolist()}
-    write_json(folder / "classes" / f"{place}.json", note)
+    write_json(folder / "classes" / f"{class_index}.json", note)
 
 
 def _write_index(folder: Path, source: Source, chosen: list[int], notes: list[dict[str, Any]]) -> None:
@@ -250,19 +250,19 @@ def _write_index(folder: Path, source: Source, chosen: list[int], notes: list[di
     write_json(folder / "index.json", index)
 
 
-def _sizes(found: dict[str, int], name: str, recipe: DataRecipe) -> dict[str, int]:
-    """Images of a class in each split once the splits that the source has not are held out of "train".
+def _sizes(read: dict[str, int], name: str, recipe: DataRecipe) -> dict[str, int]:
+    """How many images of a class each split gets, splits that the source lacks being held out of "train".
 
     Raises:
-        UserError: where a split would have none.
+        UserError: if a split would have none.
     """
-    sizes = dict(found)
+    sizes = dict(read)
     for split, share in (("test", recipe.test_share), ("validation", recipe.validation_share)):
         if share and split not in sizes:
             sizes[split] = max(1, round(share * sizes["train"]))
             sizes["train"] -= sizes[split]
     if min(sizes.values()) < 1:
-        counts = ", ".join(f"{count} {split}" for split, count in found.items())
+        counts = ", ".join(f"{count} {split}" for split, count in read.items())
         raise UserError(
             f"data.source: class {name!r} has too few images in {recipe.source} ({counts}); "
             f"it needs at least one for each of {', '.join(sizes)}"
@@ -282,50 +282,50 @@ def _read(
     images = np.empty((len(indices), recipe.channels, recipe.resolution, recipe.resolution), np.uint8)
     at_once = max(1, min(MOST_AT_ONCE, len(indices) // (4 * MOST_WORKERS)))  # few images keep all threads busy
 
-    def read_one(place: int) -> str | None:
-        example = examples[indices[place]]
+    def read_one(position: int) -> str | None:
+        example = examples[indices[position]]
         try:
-            images[place] = convert(example.read(), recipe.resolution, recipe.channels)
+            images[position] = convert(example.read(), recipe.resolution, recipe.channels)
         except Exception as error:  # a broken file can raise nearly anything in a decoder
             return f"{example.name} ({one_line(error)})"
         return None
 
     def read(start: int) -> list[str | None]:
-        """What is wrong with each of the images from there on; None where nothing is."""
-        places = range(start, min(start + at_once, len(indices)))
+        """What is wrong with each of the images from `start` on; None if nothing is."""
+        positions = range(start, min(start + at_once, len(indices)))
         if isinstance(examples, GreyArrays):
-            chosen = [indices[place] for place in places]
-            images[places.start : places.stop] = convert_grey(examples.pixels[chosen], recipe.resolution)
-            return [None] * len(places)
-        return [read_one(place) for place in places]
+            chosen = [indices[position] for position in positions]
+            images[positions.start : positions.stop] = convert_grey(examples.pixels[chosen], recipe.resolution)
+            return [None] * len(positions)
+        return [read_one(position) for position in positions]
 
     readable: list[int] = []
-    seen = 0
+    done = 0
     for mistakes in pool.map(read, range(0, len(indices), at_once)):
-        for place, mistake in enumerate(mistakes, seen):
+        for position, mistake in enumerate(mistakes, done):
             if mistake is None:
-                readable.append(place)
+                readable.append(position)
             else:
                 corrupt.append(mistake)
                 _refuse_corrupt(corrupt, recipe)
-        seen += len(mistakes)
+        done += len(mistakes)
         bar.update(len(mistakes))
     return torch.from_numpy(images if len(readable) == len(images) else images[readable])
 
 
 def _refuse_corrupt(corrupt: list[str], recipe: DataRecipe) -> None:
     if corrupt and recipe.on_corrupt == "error":
-        raise UserError(f"data.source: cannot read {corrupt[0]}; mend or remove it, or set data.on_corrupt=skip")
+        raise UserError(f"data.source: cannot read {corrupt[0]}; repair or remove it, or set data.on_corrupt=skip")
 
 
 def _hold_out(images: Tensor, split: str, label: int, count: int) -> tuple[Tensor, Tensor]:
-    """The images without `count` of them, and these; `label` is the source's, so that a subset holds out the same."""
+    """The images without `count` of them, and those; `label` is the source's, so that a subset holds out the same."""
     order = torch.randperm(len(images), generator=generator(0, split, label))
     return images[order[count:].sort().values], images[order[:count].sort().values]
 
 
 def _histogram(images: Tensor) -> Tensor:
-    """How often each channel has each value, [channels, 256]; of few images: counting takes eight times their size."""
+    """How often each channel has each value, [channels, 256]; counting takes eight times the images' memory."""
     return torch.stack([pixels.flatten().bincount(minlength=256) for pixels in images.unbind(1)])
 
 

@@ -25,7 +25,7 @@ def build(arch: str, width: int, images: ImageSet, seed: int) -> Any:
 
     Args:
         arch: a name of `networks.NETWORKS`.
-        width: channels of a ConvNet; other networks have sizes of their own.
+        width: channels of a ConvNet; other networks have fixed sizes.
         images: its training images.
         seed: keys the draw.
     """

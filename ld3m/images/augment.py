@@ -1,6 +1,6 @@
 """Differentiable Siamese augmentation (Zhao and Bilen, ICML 2021): one of six operations per call.
 
-A draw is separate from its application, so that real and synthetic images can share one and tests can give their own.
+A draw is separate from its application, so that real and synthetic images can share one and tests can choose it.
 """
 
 import math
@@ -35,9 +35,9 @@ class Augmentation:
             return _shift(images, *(int(values) for values in self.draws))
         return OPERATIONS[self.operation](images, *(send(values, images.device) for values in self.draws))
 
-    def of(self, places: Tensor) -> "Augmentation":
-        """That of some of the images, by their places [n] among all."""
-        return Augmentation(self.operation, tuple(values[places] for values in self.draws))
+    def of(self, indices: Tensor) -> "Augmentation":
+        """The same for some of the images, by their indices [n]."""
+        return Augmentation(self.operation, tuple(values[indices] for values in self.draws))
 
 
 def draw(generator: torch.Generator, resolution: int, count: int = 1) -> Augmentation:
@@ -68,7 +68,7 @@ def _color(x: Tensor, brightness: Tensor, saturation: Tensor, contrast: Tensor) 
 
 
 def _crop(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Shifts each image by its own numbers, zero outside."""
+    """Shifts each image by another number of rows and columns, zero outside."""
     height, width = x.shape[2:]
     padded, pad = _padded(x)
     image = torch.arange(len(x), device=x.device).view(-1, 1, 1)
@@ -78,7 +78,7 @@ def _crop(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def _shift(x: Tensor, rows: int, columns: int) -> Tensor:
-    """Shifts all images alike, zero outside; by numbers that the CPU knows, for which it need not wait."""
+    """Shifts all images alike, zero outside; the numbers are on the CPU, which need not wait for a GPU."""
     height, width = x.shape[2:]
     padded, pad = _padded(x)
     return padded[:, :, rows + pad : rows + pad + height, columns + pad : columns + pad + width]

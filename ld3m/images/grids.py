@@ -15,10 +15,10 @@ from ld3m.files import write_bytes, write_image
 MOST_SHOWN = 100
 """Images in a run's grid.png and in each picture of its evolution."""
 WIDTH = 400
-"""Pixels of an animation's width, about: small images are enlarged, and what has twice as many is made smaller."""
+"""An animation's width in pixels, roughly: smaller images are enlarged, those twice as wide are reduced."""
 SECONDS_A_FRAME = 0.25
 LAST_FRAME = 2.0
-"""Seconds that an animation stays at its end."""
+"""Seconds that the last frame of an animation stays."""
 
 
 def to_image(pixels: Tensor) -> Image.Image:
@@ -39,27 +39,27 @@ def grid(pixels: Tensor, columns: int, scale: int = 2, gap: int = 2) -> Image.Im
     return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
 
 
-# --- a run's images, of which no more are shown than people look at ----------------------------------------
+# --- a run's images, no more of them than people look at ---------------------------------------------------
 
 
 def shown(classes: int, images_per_class: int) -> tuple[int, int]:
-    """The first so many classes, and of each the first so many images, that pictures of a run show."""
+    """How many classes, and how many images of each, pictures of a run show: always the first ones."""
     each = max(1, min(images_per_class, 10, MOST_SHOWN // classes))
     return min(classes, MOST_SHOWN // each), each
 
 
 def columns(images_per_class: int) -> int:
-    """Columns of a run's pictures: a row a class, or ten classes in a row."""
+    """Columns of a run's pictures: one class per row, or ten classes per row if they have one image each."""
     return images_per_class if images_per_class > 1 else 10
 
 
 def write_grid(folder: Path, pixels: Tensor) -> None:
-    """A run's `grid.png` of uint8 pixels [classes, images per class, channels, H, W], those that are `shown`."""
+    """A run's `grid.png` of uint8 pixels [classes, images per class, channels, H, W], as many as `shown` says."""
     write_image(folder / "grid.png", grid(pixels.flatten(0, 1), columns(pixels.shape[1])))
 
 
 def side_by_side(pixels: Tensor) -> Image.Image:
-    """The images of `write_grid` side by side, in their own size."""
+    """The images of `write_grid` side by side, not enlarged."""
     return grid(pixels.flatten(0, 1), columns(pixels.shape[1]), scale=1, gap=0)
 
 
@@ -94,7 +94,7 @@ def write_animation(folder: Path) -> None:
 
 
 def curves(path: Path, lines: Mapping[str, Sequence[tuple[float, float]]], x: str, y: str) -> None:
-    """Draws named lines of (x, y) points with a logarithmic y axis to a PNG; needs the `report` extra."""
+    """Draws named lines of (x, y) points, y logarithmic, to a PNG; does nothing without the `report` extra."""
     try:
         from matplotlib.figure import Figure
     except ImportError:

@@ -1,1 +1,1 @@
-"""The computer a run is on: its processes, devices, memory and time. Nothing here knows what a run computes."""
+"""The computer a run is on: its processes, devices, memory and time. What a run computes is unknown here."""

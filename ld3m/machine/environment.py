@@ -1,4 +1,4 @@
-"""What a bug report needs to know of the machine and of what is installed; no part that is broken hides the others."""
+"""What a bug report needs to know about the machine and what is installed; a broken part does not hide the others."""
 
 import importlib.metadata
 import json
@@ -26,25 +26,25 @@ PREFIXES = (
     "ACCELERATE_", "CUBLAS_", "CUDA_", "DS_", "FSDP_", "GLOO_", "HF_", "HUGGING", "LD3M_", "MASTER_", "MKL_", "NCCL_",
     "OMP_", "PARALLELISM_", "PYTORCH_", "SLURM_JOB_", "TORCH", "TRACKIO_", "TRANSFORMERS_", "WANDB_",
 )  # fmt: skip
-"""Of environment variables that change what a command does."""
+"""How environment variables begin that change what a command does."""
 NAMES = (
     "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "XDG_CACHE_HOME", "TMPDIR", "HTTP_PROXY", "HTTPS_PROXY",
     "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
 )  # fmt: skip
-"""Others that do."""
+"""Other variables that do."""
 SECRET = re.compile(r"TOKEN|KEY|PASS|SECRET|CREDENTIAL|AUTH|COOKIE", re.IGNORECASE)
-"""In names of which the value is never shown."""
+"""In names of variables whose value is never printed."""
 SECONDS = 10
-"""That another program may take to answer."""
+"""Time limit for another program to answer."""
 
 
 def report() -> str:
-    """All of it, a `key: value` line each; a part that cannot be read is the name of its error."""
+    """The whole report, one `key: value` per line; a part that cannot be read is the name of its error."""
     return "\n".join(f"{key}: {value}" for key, value in _lines())
 
 
 def machine() -> dict[str, str | int]:
-    """What figures depend on besides a recipe, to be kept with them: code, PyTorch, processor, threads, GPUs."""
+    """What figures depend on besides a recipe, to be stored with them: code, PyTorch, processor, threads, GPUs."""
     import torch
 
     return {
@@ -77,7 +77,7 @@ def _lines() -> Iterator[tuple[str, str]]:
     yield "Hub token found", _or_its_error(_has_token)
     for name in sorted(os.environ):
         if name.startswith(PREFIXES) or name in NAMES:
-            yield name, _shown(name, os.environ[name])
+            yield name, _printable(name, os.environ[name])
 
 
 def _or_its_error(part: Callable[[], str]) -> str:
@@ -90,8 +90,8 @@ def _or_its_error(part: Callable[[], str]) -> str:
 # --- secrets -----------------------------------------------------------------------------------------------
 
 
-def _shown(name: str, value: str) -> str:
-    """A value to be pasted where everyone reads it, in one line."""
+def _printable(name: str, value: str) -> str:
+    """A value in one line that is fit for everyone to read."""
     return "set" if SECRET.search(name) else without_secrets(" ".join(value.splitlines()))
 
 
@@ -175,9 +175,9 @@ def _gpus() -> str:
         return "none"
     if not torch.cuda.is_available():
         return f"{torch.accelerator.device_count()} of {torch.accelerator.current_accelerator()}"
-    found = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+    gpus = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
     return "; ".join(
-        f"{gpu.name}, {gpu.total_memory / 2**30:.1f} GiB, compute capability {gpu.major}.{gpu.minor}" for gpu in found
+        f"{gpu.name}, {gpu.total_memory / 2**30:.1f} GiB, compute capability {gpu.major}.{gpu.minor}" for gpu in gpus
     )
 
 
@@ -189,7 +189,7 @@ def _driver() -> str:
 
 
 def _accelerate() -> str:
-    """The file that `accelerate launch` reads where none is named, as one line."""
+    """The file that `accelerate launch` reads by default, as one line."""
     from huggingface_hub import constants
 
     folder = Path(constants.HF_HOME) / "accelerate"
@@ -197,7 +197,7 @@ def _accelerate() -> str:
     if path is None:
         return f"no default_config.yaml in {folder}"
     settings = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML
-    return ", ".join([str(path), *(f"{key}={_shown(key, str(value))}" for key, value in settings.items())])
+    return ", ".join([str(path), *(f"{key}={_printable(key, str(value))}" for key, value in settings.items())])
 
 
 def _cache() -> str:

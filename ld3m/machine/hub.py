@@ -1,4 +1,4 @@
-"""Asking the Hugging Face Hub: again where it was busy or a connection broke, and what its errors are of."""
+"""Requests to the Hugging Face Hub: repeated if it was busy or a connection broke, and the kinds of its errors."""
 
 import time
 from collections.abc import Callable
@@ -8,13 +8,18 @@ from ld3m.errors import one_line
 
 T = TypeVar("T")
 WAITS = (1, 2, 4, 8, 16)
-"""Seconds before each further attempt, where the Hub does not ask for more."""
+"""Seconds before each further attempt, unless the Hub asks for others."""
 TRANSIENT = (408, 409, 412, 425, 429, 500, 502, 503, 504)
-"""Answers after which another attempt may succeed; 409 and 412: another commit came between."""
+"""Status codes after which another attempt may succeed; 409 and 412: another commit came between."""
 
 
 def patiently(call: Callable[[], T], offline: bool = True) -> T:
-    """Calls, and calls again where the Hub was busy or a connection broke; `offline`: also where none was made."""
+    """The result of a call, which is repeated if the Hub was busy or a connection broke.
+
+    Args:
+        call: makes requests of the Hub.
+        offline: whether to repeat it also if no connection could be made.
+    """
     for wait in WAITS:
         try:
             return call()
@@ -32,11 +37,12 @@ def patiently(call: Callable[[], T], offline: bool = True) -> T:
 
 
 def status_of(error: Exception) -> tuple[int | None, Any]:
+    """The HTTP status code of an error, None if it has none, and the headers of its response."""
     response = getattr(error, "response", None)
     return getattr(response, "status_code", None), getattr(response, "headers", None) or {}
 
 
 def is_of_the_network(error: Exception) -> bool:
-    """Whether an error is of a connection, by the modules of the HTTP libraries that the client has used so far."""
+    """Whether an error is one of a connection: it comes from an HTTP library that the client uses or used."""
     kinds = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
     return bool(kinds & {"httpx", "httpx2", "httpcore", "requests", "urllib3"}) or isinstance(error, ConnectionError)

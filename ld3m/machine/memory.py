@@ -1,4 +1,4 @@
-"""Memory: how much this process has had and may take, and how the C library's allocator treats large tensors."""
+"""Memory: how much this process has used and may use, and how the C library's allocator treats large tensors."""
 
 import ctypes
 import os
@@ -11,14 +11,14 @@ import torch
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _DEFAULT_THRESHOLD = 128 * 1024
-"""glibc's, of both."""
+"""Of both thresholds, in glibc."""
 
 
 def peak(device: torch.device) -> int:
-    """The most bytes that this process has had: of a GPU its tensors, else all that it has in main memory."""
+    """The most bytes that this process has used: on a GPU by its tensors, else all of it in main memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    try:  # Linux's own figure where there is one, as getrusage's begins with the parent process's
+    try:  # Linux's figure if there is one, as getrusage's begins with the parent process's
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
     except (OSError, StopIteration):
@@ -27,40 +27,40 @@ def peak(device: torch.device) -> int:
 
 
 def free(device: torch.device) -> int:
-    """Bytes that this process may still take: of a GPU, or its share of the machine's, or of its control group's."""
+    """Bytes that this process may still use: a GPU's, or its share of the machine's or of its control group's."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
         return torch.cuda.mem_get_info(device)[0]
-    found = psutil.virtual_memory().available
+    available = psutil.virtual_memory().available
     try:
         limit, used = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current"))
-        found = min(found, max(0, limit - used))
+        available = min(available, max(0, limit - used))
     except (OSError, ValueError):  # no control group, or one without a limit
         pass
-    return found // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return available // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 # --- the allocator -----------------------------------------------------------------------------------------
 
 
 def keep_freed_memory() -> None:
-    """Lets this process use freed blocks again, however large, in place of asking the system for new ones.
+    """Lets this process use freed blocks again, however large, instead of asking the system for new ones.
 
     glibc gives blocks of more than 32 MiB, and the end of its heap, back to the system as soon as they are free. A
     training step frees and asks for the same activations all the time: the system then hands out zeroed pages one by
-    one, which takes up to half as long as the step's own work. Where there is no glibc, nothing changes.
+    one, which takes up to half as long as the step itself. Without glibc, nothing changes.
     """
     _set_thresholds(mmap=2**30, trim=2**31 - 1)
 
 
 def return_freed_memory() -> None:
-    """Gives what is free back to the system, and from here on at once: for when memory runs out."""
+    """Returns freed memory to the system, from here on at once: for when memory runs out."""
     if _set_thresholds(mmap=_DEFAULT_THRESHOLD, trim=_DEFAULT_THRESHOLD):
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def _set_thresholds(mmap: int, trim: int) -> bool:
-    """From how many bytes on a block is a mapping of its own, and the heap's free end returned; whether there are."""
+    """Sets from how many bytes on a block is a separate mapping, and the heap's free end returned; whether it could."""
     set_option = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if set_option is None:
         return False

@@ -9,21 +9,21 @@ import torch
 from torch.profiler import record_function
 
 ITERATION = "iteration"
-"""The range of a whole one."""
+"""The range of a whole iteration."""
 
 
 class Clock:
-    """Seconds of the parts of an iteration, which follow each other and leave nothing out.
+    """Seconds of the parts of an iteration, which follow each other without gaps.
 
-    A GPU is waited for at the end of a part, so that its work counts where it was asked for, only if the clock is to be
-    exact or a profile is taken.
+    Only if the clock is to be exact, or a profile is taken, is a GPU waited for at the end of a part, so that its work
+    is counted in the part that asked for it.
     """
 
     def __init__(self, device: torch.device, exact: bool) -> None:
         self.device = device
         self.exact = exact
         self.seconds: dict[str, float] = {}
-        """Of the parts that have ended; a part that comes twice has the sum."""
+        """Seconds of the parts that have ended; the sum if a part comes twice."""
         self._whole = record_function(ITERATION)
         self._part: tuple[str, float, record_function] | None = None
 
@@ -55,7 +55,7 @@ class Clock:
 
 @contextmanager
 def span(part: str) -> Iterator[None]:
-    """Names what is done inside a part, for a profile; it costs nothing to speak of where none is taken."""
+    """Names what is done inside a part, for a profile; it costs next to nothing if none is taken."""
     with record_function(part):
         _wait()
         yield
@@ -63,6 +63,6 @@ def span(part: str) -> Iterator[None]:
 
 
 def _wait() -> None:
-    """Lets a GPU finish, so that its work counts where it was asked for; only while a profile is taken."""
+    """Lets a GPU finish, so that its work is counted in the right part; only while a profile is taken."""
     if torch.autograd._profiler_enabled() and torch.cuda.is_initialized():
         torch.cuda.synchronize()

@@ -1,4 +1,8 @@
-"""Classifiers: what objectives match in and what the distilled set is judged by."""
+"""Classifiers, which objectives match in and which judge the distilled set, and the loop that trains them.
+
+What they are trained on and how they are judged is `evaluation`; experts, the trajectories of such networks, are
+`objectives`; the networks of priors come from diffusers.
+"""
 
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -58,7 +62,7 @@ def build(arch: str, shape: Shape, recipe: NetworkRecipe, generator: torch.Gener
         key: the recipe's key or the option that named it, for messages.
 
     Raises:
-        UserError: where there is no such network, or it does not fit the images.
+        UserError: if there is no such network, or it does not fit the images.
     """
     with global_draws(generator):
         if arch.startswith(PREFIX):
@@ -68,7 +72,7 @@ def build(arch: str, shape: Shape, recipe: NetworkRecipe, generator: torch.Gener
 
 @torch.no_grad()
 def check(arch: str, shape: Shape, recipe: NetworkRecipe, key: str = "network.arch") -> None:
-    """Tells before any training whether a network is known and fits: builds one and shows it one black image.
+    """Checks before any training that a network is known and fits: builds one and shows it a black image.
 
     Raises:
         UserError: naming `key`, or the key of the recipe that does not fit the network.
@@ -78,14 +82,14 @@ def check(arch: str, shape: Shape, recipe: NetworkRecipe, key: str = "network.ar
         logits = network.classifier(network.embed(torch.zeros(1, shape.channels, shape.resolution, shape.resolution)))
     except UserError:
         raise
-    except Exception as error:  # timm's and other packages' networks have limits of their own
+    except Exception as error:  # timm's and other packages' networks have other limits
         raise UserError(f"{key}: {arch!r} fails on images of {shape.resolution} pixels ({one_line(error)})") from None
     if logits.shape != (1, shape.classes):
         raise UserError(f"{key}: {arch!r} gives logits {list(logits.shape)}, not [1, {shape.classes}]")
 
 
 def without_dropout(network: Any) -> Any:
-    """The network with its random layers switched off; batch norm goes on normalising by the batch.
+    """The network with its random layers switched off; batch norm still normalises by the batch.
 
     A matching loss compares what one and the same function makes of real and of synthetic images.
     """

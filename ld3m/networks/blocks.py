@@ -1,4 +1,4 @@
-"""What the networks have in common."""
+"""The shape that networks are built for, and their normalisations."""
 
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ class Shape(NamedTuple):
 
 
 def norm(name: str, channels: int) -> nn.Module:
-    """A normalisation over [N, channels, H, W]; "instance" is GroupNorm with one channel a group, as in DC's code."""
+    """A normalisation over [N, channels, H, W]; "instance" is GroupNorm with one channel per group, as in DC's code."""
     match name:
         case "instance":
             return nn.GroupNorm(channels, channels)

@@ -24,7 +24,7 @@ class ConvNet(nn.Module):
         pooling: "avg", "max" or "none", which leaves the classifier the full resolution.
 
     Raises:
-        UserError: where the blocks halve the images to nothing.
+        UserError: if the blocks halve the images to nothing.
     """
 
     def __init__(

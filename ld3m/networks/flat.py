@@ -1,4 +1,4 @@
-"""Networks as functions of one vector of weights, for what moves in the space of weights."""
+"""Networks as functions of one vector of weights, for methods that move in the space of weights."""
 
 import torch
 from torch import Tensor, nn
@@ -6,10 +6,10 @@ from torch.func import functional_call, replace_all_batch_norm_modules_
 
 
 class FlatNetwork:
-    """A network whose weights are a vector [parameters], given anew with each call.
+    """A network whose weights are a vector [parameters], given with each call.
 
-    Dropout is off and batch norm uses the statistics of the batch: the outcome is a function of weights and images.
-    The network it is made of is changed to that, and is not to be used elsewhere.
+    Dropout is off and batch norm uses the statistics of the batch: logits are a function of weights and images alone.
+    The network given is changed accordingly, and must not be used elsewhere.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -25,5 +25,5 @@ class FlatNetwork:
 
 
 def weights_of(network: nn.Module) -> Tensor:
-    """A network's weights as a vector of their own, in the order of its parameters."""
+    """A copy of a network's weights as one vector, in the order of its parameters."""
     return torch.cat([parameter.detach().flatten() for parameter in network.parameters()])

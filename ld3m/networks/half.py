@@ -1,4 +1,4 @@
-"""A network whose passes are in a precision of 16 bits; all that is kept of them is in float32."""
+"""A network whose forward and backward passes compute in 16 bits; weights, results and gradients are float32."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class Half(nn.Module):
-    """A network under `torch.autocast`: its weights, what it answers and all gradients stay in float32.
+    """A network under `torch.autocast`: its weights, its results and all gradients stay in float32.
 
     Convolutions and matrix products round to bfloat16 (8 significant bits, of float32's range), and so do the gradients
     that pass through them.

@@ -1,4 +1,4 @@
-"""The same networks, quicker on CPUs: channels last, and an instance norm of its own that is quick there."""
+"""The same networks, quicker on CPUs: channels last, and an instance norm that is quick in that layout."""
 
 from typing import Any
 
@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 
 def quick_on_cpus(network: nn.Module) -> nn.Module:
-    """A network that pays for it, laid out channels last; its outcome differs by rounding only.
+    """A network laid out channels last; its results differ by rounding only.
 
     Convolutions' gradients and poolings are quicker in that layout (poolings ten times), torch's instance norm is
-    slower, so that ours takes its place. The network given is changed; names and order of parameters stay.
+    slower, so it is replaced by ours. The network given is changed; names and order of parameters stay.
 
     Args:
         network: on the CPU, with instance norm, or with none.
@@ -24,7 +24,7 @@ def quick_on_cpus(network: nn.Module) -> nn.Module:
 
 
 class InstanceNorm(nn.Module):
-    """A `GroupNorm` of one channel a group, for images that lie channels last; with the weights of the one given."""
+    """A `GroupNorm` of one channel per group, for images laid out channels last; with the weights of the one given."""
 
     def __init__(self, norm: nn.GroupNorm) -> None:
         super().__init__()

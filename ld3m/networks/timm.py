@@ -10,11 +10,11 @@ from ld3m.errors import UserError, one_line
 from ld3m.networks.blocks import Shape
 
 PREFIX = "timm/"
-"""What comes before a model's name where a recipe or `--arch` names a network."""
+"""What precedes a model's name in a recipe or after `--arch`."""
 
 
 class TimmNetwork(nn.Module):
-    """An untrained timm model, made for the images where its size depends on theirs.
+    """An untrained timm model, sized for the images if its size depends on theirs.
 
     Args:
         arch: `timm/<model name>`.
@@ -22,7 +22,7 @@ class TimmNetwork(nn.Module):
         key: the recipe's key or the option that named it, for messages.
 
     Raises:
-        UserError: where timm is missing or has no such model, or the model has no linear classifier.
+        UserError: if timm is missing or has no such model, or the model has no linear classifier.
     """
 
     def __init__(self, arch: str, shape: Shape, key: str = "network.arch") -> None:
@@ -31,7 +31,7 @@ class TimmNetwork(nn.Module):
         name = arch.removeprefix(PREFIX)
         if not timm.is_model(name):
             near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
-            hint = f"near are {', '.join(PREFIX + found for found in near)}" if near else "timm.list_models() lists all"
+            hint = f"near are {', '.join(PREFIX + model for model in near)}" if near else "timm.list_models() lists all"
             raise UserError(f"{key}: timm has no model {name!r}; {hint}")
         settings: dict[str, Any] = {"num_classes": shape.classes, "in_chans": shape.channels}
         if timm.get_pretrained_cfg(name).fixed_input_size:

@@ -10,18 +10,18 @@ from ld3m.networks.blocks import Shape, norm
 STAGES = ((64,), (128,), (256, 256), (512, 512), (512, 512))
 """Output channels of the convolutions; each stage ends in a halving."""
 SIDE = 7
-"""Of what the linear layer sees, whatever the images' size."""
+"""Height and width of what the linear layer sees, whatever the images' size."""
 
 
 class _MaxPoolTo(nn.AdaptiveMaxPool2d):
-    """Torch's, with a gradient that GPUs can repeat bit for bit, which they cannot with theirs."""
+    """Torch's, with a gradient that GPUs can repeat bit for bit."""
 
     def forward(self, input: Tensor) -> Tensor:
         if not input.is_cuda:
             return super().forward(input)
         with torch.no_grad():
-            places = functional.adaptive_max_pool2d(input, SIDE, return_indices=True)[1]
-        return input.flatten(2).gather(2, places.flatten(2)).view(places.shape)
+            largest = functional.adaptive_max_pool2d(input, SIDE, return_indices=True)[1]
+        return input.flatten(2).gather(2, largest.flatten(2)).view(largest.shape)
 
 
 class VGG11(nn.Module):
@@ -30,7 +30,7 @@ class VGG11(nn.Module):
     Configuration A of Simonyan and Zisserman (ICLR 2015), normalised and with one layer for three, as in GLaD's code.
 
     Raises:
-        UserError: where five halvings leave nothing of the images.
+        UserError: if five halvings leave nothing of the images.
     """
 
     def __init__(self, shape: Shape, norm_name: str = "instance") -> None:

@@ -20,7 +20,7 @@ class ViT(nn.Module):
     wide as the tokens, dropout 0.1, and no layer norm anywhere.
 
     Raises:
-        UserError: where the resolution is not a whole number of patches.
+        UserError: if the resolution is not a whole number of patches.
     """
 
     def __init__(self, shape: Shape) -> None:

@@ -1,1 +1,1 @@
-"""Training small priors on one's own images. Priors that exist already are `priors`."""
+"""Training small priors on one's own images, and judging them. Loading and converting priors is `priors`."""

@@ -1,4 +1,4 @@
-"""One resumable training loop, by which both networks of a prior are trained."""
+"""One resumable training loop, which trains both networks of a prior."""
 
 import json
 import math
@@ -27,7 +27,7 @@ LossOf = Callable[[int, Tensor, slice], Tensor]
 
 @dataclass(frozen=True)
 class Fit:
-    """How a network is trained, and where its checkpoint, log and curve go."""
+    """How a network is trained, and the folder of its checkpoint, log and curve."""
 
     name: str
     folder: Path
@@ -40,10 +40,10 @@ class Fit:
 
 
 def fit(settings: Fit, network: nn.Module, loss_of: LossOf, count: int, processes: Processes) -> tuple[Any, float]:
-    """Trains by AdamW with warm-up, cosine decay and weight averaging, going on from the checkpoint there is.
+    """Trains by AdamW with warm-up, cosine decay and weight averaging, resuming from the checkpoint if there is one.
 
-    Every batch, drawn from `count` examples, is a function of (seed, name, step), so an interrupted training ends
-    where one that was not does. Processes share each batch and average their gradients.
+    Every batch, drawn from `count` examples, is a function of (seed, name, step), so an interrupted training gives
+    the same weights as an undisturbed one. Processes share each batch and average their gradients.
 
     Returns:
         The network with averaged weights, and the seconds it took in all sessions.

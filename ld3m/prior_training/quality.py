@@ -1,4 +1,4 @@
-"""How good a prior is: what its autoencoder loses, and whether its samples are of the class they were asked for."""
+"""How good a prior is: what its autoencoder loses, and whether samples are of the class that was asked for."""
 
 from pathlib import Path
 from typing import Any
@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ld3m.data import prepared as data
-from ld3m.data import scorer as classifiers
+from ld3m.data import scorer
+from ld3m.data.prepared import ImageSet
 from ld3m.files import write_image
 from ld3m.images.grids import grid
 from ld3m.images.ranges import bytes_to_signed, bytes_to_unit, signed_to_unit, unit_to_bytes
@@ -24,7 +24,7 @@ CLASSIFIER_WIDTH = 64
 def evaluate_prior(
     recipe: PriorRecipe,
     prior: Prior,
-    images: data.ImageSet,
+    images: ImageSet,
     training: Path,
     device: torch.device,
 ) -> dict[str, Any]:
@@ -35,8 +35,8 @@ def evaluate_prior(
     """
     settings = recipe.evaluate
     test, test_labels = images.everything("test")
-    classifier = classifiers.build("convnet", CLASSIFIER_WIDTH, images, recipe.seed)
-    classifiers.train(classifier, images, settings.classifier_epochs, recipe.seed, device, "classifier")
+    classifier = scorer.build("convnet", CLASSIFIER_WIDTH, images, recipe.seed)
+    scorer.train(classifier, images, settings.classifier_epochs, recipe.seed, device, "classifier")
     with torch.no_grad():
         rebuilt = torch.cat(
             [signed_to_unit(prior.decode(prior.encode(bytes_to_signed(x.to(device))))).cpu() for x in test.split(100)]
@@ -48,8 +48,8 @@ def evaluate_prior(
             "mse": round(float((rebuilt - pixels).square().mean()), 6),
         },
         "classifier": {
-            "real test images": _share_right(classifier, images, pixels, test_labels, device),
-            "reconstructed test images": _share_right(classifier, images, rebuilt, test_labels, device),
+            "real test images": _accuracy(classifier, images, pixels, test_labels, device),
+            "reconstructed test images": _accuracy(classifier, images, rebuilt, test_labels, device),
         },
         "samples": {"count": settings.samples, "steps": settings.steps, "share in the intended class": {}},
     }
@@ -59,7 +59,7 @@ def evaluate_prior(
     )
     for scale in settings.guidance:
         sampled, labels = sample(prior, images.classes, settings.samples, settings.steps, scale, recipe.seed)
-        share = _share_right(classifier, images, sampled, labels, device)
+        share = _accuracy(classifier, images, sampled, labels, device)
         result["samples"]["share in the intended class"][f"guidance {scale:g}"] = share
         order = labels.sort(stable=True).indices.view(len(images.classes), -1)[:, :10].flatten()
         write_image(training / f"samples-guidance-{scale:g}.png", grid(unit_to_bytes(sampled[order]), columns=10))
@@ -70,7 +70,7 @@ def evaluate_prior(
 def sample(
     prior: Prior, classes: list[str], count: int, steps: int, guidance: float, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """Plain DDIM samples from noise, in turn of every class: pixels [count, …] in [0, 1] and labels [count]."""
+    """Plain DDIM samples from noise, the classes in turn: pixels [count, …] in [0, 1] and labels [count]."""
     labels = torch.arange(len(classes)).repeat(max(1, count // len(classes)))
     schedule = Schedule.of(prior.noise_schedule, steps, "none", guidance)
     table = prior.class_embeddings(classes)
@@ -86,8 +86,6 @@ def sample(
 
 
 @torch.no_grad()
-def _share_right(
-    classifier: nn.Module, images: data.ImageSet, pixels: Tensor, labels: Tensor, device: torch.device
-) -> float:
+def _accuracy(classifier: nn.Module, images: ImageSet, pixels: Tensor, labels: Tensor, device: torch.device) -> float:
     predictions = [classifier(images.normalise(chunk.to(device))).argmax(1).cpu() for chunk in pixels.split(100)]
     return round(float((torch.cat(predictions) == labels).float().mean()), 4)

@@ -1,4 +1,4 @@
-"""Training a small class-conditional latent diffusion model on the user's own images, and judging it."""
+"""Training a small class-conditional latent diffusion model on a user's images, then judging it."""
 
 import json
 import shlex
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ld3m import priors
-from ld3m.data import prepared as data
+from ld3m.data.prepared import ImageSet, prepare
 from ld3m.data.sources import check_source
 from ld3m.errors import UserError, user_error_if_damaged
 from ld3m.files import write_json, write_text
@@ -41,8 +41,11 @@ AUTOENCODER_EMA = 0.99
 def train_prior(processes: Processes, recipe: PriorRecipe, resume: bool = True) -> Path:
     """Trains the autoencoder, then the denoiser, then evaluates; returns the prior's folder.
 
-    Interrupted, it goes on from its newest checkpoint. Under `accelerate launch` each process takes its share of
-    every batch.
+    Interrupt it at any time; it resumes from its newest checkpoint. Under `accelerate launch` each process takes its
+    share of every batch.
+
+    Raises:
+        UserError: if the data is not there, or the folder holds something else or is in use.
     """
     check_source(recipe.data)  # before the folder is made
     main = processes.is_main_process
@@ -59,7 +62,7 @@ def train_prior(processes: Processes, recipe: PriorRecipe, resume: bool = True) 
 def _train(recipe: PriorRecipe, folder: Path, training: Path, processes: Processes) -> None:
     """Trains both networks, saves them as a prior, and judges it."""
     main = processes.is_main_process
-    images = data.prepare(recipe.data, progress=main)
+    images = prepare(recipe.data, progress=main)
     real, labels = images.everything("train")
     autoencoder, autoencoder_seconds = _train_autoencoder(recipe, real, training, processes)
     latents = _encode_all(autoencoder, real, processes)
@@ -81,8 +84,8 @@ def _train(recipe: PriorRecipe, folder: Path, training: Path, processes: Process
         }
         write_json(training / "evaluation.json", report)
         print(json.dumps(report, indent=2))
-        where = f"{training} has pictures of its reconstructions and samples"
-        print(f"{folder}: take it with prior.source={shlex.quote(str(folder))}; {where}", file=sys.stderr)
+        use = f"use it with prior.source={shlex.quote(str(folder))}"
+        print(f"{folder}: {use}; {training} has pictures of its reconstructions and samples", file=sys.stderr)
 
 
 @contextmanager
@@ -90,12 +93,12 @@ def _claim(recipe: PriorRecipe, training: Path, resume: bool) -> Iterator[None]:
     """Makes the folder ours, and keeps other commands out of it; for one process.
 
     Raises:
-        UserError: where it holds another recipe's prior, or something that this did not train, or another process is
-            at work in it.
+        UserError: if it holds another recipe's prior, or something that this did not train, or another process is at
+            work in it.
     """
     folder, note = training.parent, training / "digest.json"
     with lock.claim(folder, mark="training/digest.json", kind="a prior of ld3m train-prior"):
-        if note.is_file() and resume and _noted(note) != digest(recipe):
+        if note.is_file() and resume and _digest_in(note) != digest(recipe):
             raise UserError(f"output: {folder} holds a prior of another recipe; give another output, or --no-resume")
         if not resume:
             for name in ("autoencoder", "denoiser"):
@@ -105,8 +108,8 @@ def _claim(recipe: PriorRecipe, training: Path, resume: bool) -> Iterator[None]:
         yield
 
 
-def _noted(note: Path) -> str:
-    """The digest of the recipe by which a prior is trained; UserError where the file is damaged."""
+def _digest_in(note: Path) -> str:
+    """The digest of the recipe that a prior is trained by; UserError if the file is damaged."""
     with user_error_if_damaged(f"output: {note}", "give another output, or --no-resume"):
         return str(json.loads(note.read_text(encoding="utf-8"))["digest"])
 
@@ -123,8 +126,8 @@ def _fit_settings(
 def _train_autoencoder(recipe: PriorRecipe, real: Tensor, training: Path, processes: Processes) -> tuple[Any, float]:
     """A VQModel by L1 reconstruction and commitment; its codes start as encodings of real images.
 
-    The first tenth of training leaves quantisation out, so that the codes are born where the encodings are and none
-    of them dies unused.
+    The first tenth of training leaves quantisation out, so that the codes start among the encodings and none of them
+    stays unused.
     """
     from diffusers import VQModel
 
@@ -153,10 +156,11 @@ def _train_autoencoder(recipe: PriorRecipe, real: Tensor, training: Path, proces
     def seed_codes() -> None:
         images = torch.randint(len(real), (settings.codes,), generator=generator(recipe.seed, "codes"))
         _, latents = encode(images)
-        spots = latents[0, 0].numel()
-        places = torch.randint(spots, (settings.codes,), generator=generator(recipe.seed, "places")).to(latents.device)
+        count = latents[0, 0].numel()
+        draws = generator(recipe.seed, "places")
+        positions = torch.randint(count, (settings.codes,), generator=draws).to(latents.device)
         rows = torch.arange(settings.codes, device=latents.device)
-        model.quantize.embedding.weight.copy_(latents.flatten(2)[rows, :, places])
+        model.quantize.embedding.weight.copy_(latents.flatten(2)[rows, :, positions])
 
     def loss_of(step: int, indices: Tensor, share: slice) -> Tensor:
         if step == unquantised:
@@ -176,9 +180,9 @@ def _train_autoencoder(recipe: PriorRecipe, real: Tensor, training: Path, proces
 def _encode_all(autoencoder: Any, real: Tensor, processes: Processes) -> Tensor:
     """Encodings of all images, float32 [N, C, h, w], on the CPU; far smaller than the images as floats."""
     chunks = enumerate(real.split(100))
-    own = processes.shard(list(chunks))
+    shard = processes.shard(list(chunks))
     encoded = [
-        (index, autoencoder.encode(bytes_to_signed(chunk.to(processes.device))).latents.cpu()) for index, chunk in own
+        (index, autoencoder.encode(bytes_to_signed(chunk.to(processes.device))).latents.cpu()) for index, chunk in shard
     ]
     ordered = sorted(processes.gather(encoded), key=lambda item: item[0])
     return torch.cat([latents for _, latents in ordered])
@@ -201,11 +205,11 @@ def _train_denoiser(
     autoencoder: Any,
     latents: Tensor,
     labels: Tensor,
-    images: data.ImageSet,
+    images: ImageSet,
     training: Path,
     processes: Processes,
 ) -> tuple[ClassConditionalLDM, float]:
-    """A UNet that predicts the noise, under min-SNR weighting, with the class dropped now and then."""
+    """A UNet that predicts the noise, under min-SNR weighting, with the class dropped at random for guidance."""
     from diffusers import DDIMScheduler, UNet2DConditionModel
 
     settings = recipe.denoiser

@@ -1,4 +1,7 @@
-"""Priors: frozen, pre-trained latent diffusion models behind one small protocol."""
+"""Priors: frozen, pre-trained latent diffusion models behind one small protocol, their folders and their conversion.
+
+How a prior renders is `sampling`; training one on one's own images is `prior_training`.
+"""
 
 import json
 from collections.abc import Callable
@@ -60,10 +63,10 @@ def for_images(
 def load(
     recipe: SamplerRecipe, device: torch.device | str = "cpu", denoiser_device: torch.device | str | None = None
 ) -> Prior:
-    """The prior that `prior.source` names, on a device, its denoiser in the recipe's dtype, and elsewhere if wanted.
+    """The prior that `prior.source` names, on a device; its denoiser in the recipe's dtype, on another device if given.
 
     Raises:
-        UserError: where it is not a latent diffusion model in diffusers' layout, or not of a known kind.
+        UserError: if it is not a latent diffusion model in diffusers' layout, or of no known kind.
     """
     folder = fetch(recipe.source)
     try:
@@ -72,8 +75,8 @@ def load(
         raise UserError(f"prior.source: {folder} is not a whole prior; model_index.json: {one_line(error)}") from None
     if kind in FLOWS:
         raise UserError(
-            f"prior.source: {folder} is a {kind}, a flow-matching model: its first step holds nothing of "
-            f"Z and it has more conditionings than one c, so that the method does not carry over; "
+            f"prior.source: {folder} is a {kind}, a flow-matching model: its first step keeps nothing of "
+            f"Z, and it has more conditionings than one c, so the method does not carry over; "
             f"known are {', '.join(PRIORS)}"
         )
     loader = registry.find("ld3m.priors", PRIORS, kind, f"prior.source: the kind of {folder}")
@@ -104,7 +107,7 @@ def compile_denoiser(prior: Prior, device: torch.device, sharded: bool = False) 
     except Exception as error:  # each backend raises its own
         raise UserError(
             f"prior.compile: torch.compile does not work here ({one_line(error)}); it needs a C++ compiler, and "
-            "Triton on GPUs; leave the key out where there is none"
+            "Triton on GPUs; leave the key out if there is none"
         ) from None
     denoiser.compile()
 

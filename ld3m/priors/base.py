@@ -1,4 +1,4 @@
-"""What a prior is, and what those of diffusers share."""
+"""What a prior is, and what priors of diffusers share."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -24,7 +24,7 @@ class Prior(Protocol):
     """Height and width of what `decode` gives."""
     latent_shape: tuple[int, int, int]
     conditioning_shape: tuple[int, ...]
-    """Of no elements, (0,), where the prior is unconditional."""
+    """(0,), no elements, if the prior is unconditional."""
     noise_schedule: NoiseSchedule
     denoiser: nn.Module | None
     """What `denoise` calls, to be compiled, sharded or given random weights; None if there is no such module."""
@@ -35,13 +35,13 @@ class Prior(Protocol):
         """Latents of images, before quantisation."""
 
     def quantise(self, z: Tensor) -> Tensor:
-        """Q(z): the nearest codes with a straight-through gradient; the identity where the prior has no codes."""
+        """Q(z): the nearest codes with a straight-through gradient; the identity if the prior has no codes."""
 
     def decode(self, z: Tensor) -> Tensor:
-        """Images of latents; quantises first, where the prior does."""
+        """Images of latents; quantises first if the prior has codes."""
 
     def denoise(self, z: Tensor, t: int, c: Tensor) -> Tensor:
-        """The denoiser's answer at z and training time step t, in z's dtype; `noise_schedule` says what it is of."""
+        """The denoiser's output at z and training time step t, in z's dtype; `noise_schedule` says what it predicts."""
 
     def class_embeddings(self, classes: Sequence[str]) -> Tensor:
         """[len(classes), *conditioning_shape], by name."""
@@ -70,7 +70,7 @@ class LatentDiffusion:
         Convolutional networks do; the ImageNet LDM, trained on 64 × 64 latents, is taken at 32 × 32 for 128 pixels.
 
         Raises:
-            UserError: for a transformer, which knows the places of its own size only, or an uneven size.
+            UserError: for a transformer, which knows the positions of one size only, or a size that does not divide.
         """
         factor = self.image_size // self.latent_shape[1]
         levels = getattr(self.denoiser.config, "block_out_channels", None)

@@ -122,7 +122,7 @@ def read_weights(checkpoint: Path) -> tuple[dict[str, Tensor], list[str]]:
         stand_ins: list[Any] = [(type("Nothing", (_Nothing,), {}), name) for name in foreign]
         with torch.serialization.safe_globals(stand_ins):
             content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # torch's and safetensors' readers raise their own
+    except Exception as error:  # each reader raises its own
         raise UserError(
             f"{checkpoint}: cannot be read without running code that is in it ({one_line(error)}); if you trust it, "
             "load it and save its state_dict again, as .safetensors or by torch.save"

@@ -36,7 +36,7 @@ class DiT(LatentDiffusion):
             )
         self.table = self.table.to(next(autoencoder.parameters()).device)  # the denoiser may be elsewhere
         for each in embedders:
-            each.class_embedder = nn.Identity()  # the denoiser is given c itself in the place of class numbers
+            each.class_embedder = nn.Identity()  # the denoiser is given c itself instead of class numbers
         self.conditioning_shape: tuple[int, ...] = tuple(self.table.shape[1:])
         self.null_embedding = self.table[-1:]
 

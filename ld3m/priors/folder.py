@@ -1,6 +1,6 @@
-"""A prior's folder in diffusers' layout: where it is, what is read of it, and what it is.
+"""A prior's folder in diffusers' layout: where it is, which of its files are read, and where they come from.
 
-Without torch, which takes seconds to import: `--dry-run` tells what a prior weighs.
+Without torch, which takes seconds to import: `--dry-run` shows the size of a prior.
 """
 
 import functools
@@ -30,7 +30,7 @@ ON_DEMAND = ("text_encoder",)
 UNUSED = ("safety_checker", "image_encoder", "feature_extractor")
 """Parts of pipelines that no prior reads."""
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-"""Of a number in each precision that a recipe may give a denoiser."""
+"""Bytes per number in each precision that a recipe may give a denoiser."""
 WEIGHTS = re.compile(r"[^/]+/[^./]+\.(safetensors|bin)")
 """Weights of a part; not its variants, such as unet/diffusion_pytorch_model.fp16.safetensors."""
 
@@ -49,7 +49,6 @@ def check_source(source: str) -> None:
     )
 
 
-@functools.cache
 def fetch(source: str) -> Path:
     """The folder of a prior: itself, the package's, or a copy of the files of the Hub's that are read.
 
@@ -59,22 +58,27 @@ def fetch(source: str) -> Path:
     check_source(source)
     if not source.startswith("hub:"):
         return PACKAGED_PRIORS.get(source, Path(source))
+    return _snapshot(source.removeprefix("hub:"))
+
+
+@functools.cache  # what a command loads and what it notes of it are of one revision
+def _snapshot(name: str) -> Path:
+    """The folder of a repository's files that are read, downloaded unless they are on this machine."""
     from huggingface_hub import snapshot_download, try_to_load_from_cache
 
-    name = source.removeprefix("hub:")
     try:
         return Path(snapshot_download(name, allow_patterns=list(_hub_files(name))))
     except Exception as error:  # the client's own, httpx's and the file system's
         if isinstance(copy := try_to_load_from_cache(name, "model_index.json"), str):
             return Path(copy).parent
-        raise UserError(f"prior.source: cannot fetch {source}: {one_line(error)}") from None
+        raise UserError(f"prior.source: cannot fetch hub:{name}: {one_line(error)}") from None
 
 
 def read_files(paths: Iterable[str]) -> list[str]:
-    """Of all files of a prior, those that are read.
+    """The files of a prior that are read, out of all its files.
 
-    Configurations, vocabularies, the card, and a part's weights: safetensors, or a .bin where there are none. Not the
-    weights in the top folder, in other precisions and for other libraries, which repositories hold beside them.
+    Configurations, vocabularies, the card, and each part's weights: safetensors, or a .bin if there are none. Not the
+    weights in the top folder, in other precisions and for other libraries, which repositories also hold.
     """
     chosen = []
     for part, files in groupby(sorted(paths), key=lambda path: path.partition("/")[0]):
@@ -101,13 +105,13 @@ def _hub_files(name: str) -> dict[str, int]:
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
 
-    found = HfApi().list_repo_tree(name, recursive=True)
-    sizes = {each.path: each.size for each in found if isinstance(each, RepoFile)}
+    entries = HfApi().list_repo_tree(name, recursive=True)
+    sizes = {each.path: each.size for each in entries if isinstance(each, RepoFile)}
     return {path: sizes[path] for path in read_files(sizes)}
 
 
 def provenance(source: str) -> dict[str, Any]:
-    """Where a prior is from: its kind, the Hub's revision, a digest of its files, the licence that its card names."""
+    """Where a prior comes from: its kind, the Hub's revision, a digest of its files, its card's licence."""
     folder = fetch(source)
     content = hashlib.sha256()
     for name in _files(folder):
@@ -138,7 +142,7 @@ def _licence(folder: Path) -> str | None:
 def weight_bytes(recipe: SamplerRecipe) -> tuple[int, int]:
     """Parameters of a prior, and the bytes that they take on a process once loaded; nothing is fetched for it.
 
-    From the headers of safetensors; a .bin, and a file on the Hub, counts by its size as if in float32.
+    From the headers of safetensors; a .bin, and a file on the Hub, is counted by its size, as if in float32.
     """
     if recipe.source.startswith("hub:"):
         try:
@@ -158,7 +162,7 @@ def weight_bytes(recipe: SamplerRecipe) -> tuple[int, int]:
 
 
 def _numbers(path: Path) -> int:
-    """In a file of weights; safetensors opens with the length of its header, which is JSON."""
+    """How many numbers a file of weights holds; safetensors begins with the length of its header, which is JSON."""
     if path.suffix == ".bin":
         return path.stat().st_size // 4
     try:

@@ -22,12 +22,12 @@ class _LDM(LatentDiffusion):
     def save(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
         """Writes the prior as diffusers folders, weights in `dtype`."""
         for name, model in self._models().items():
-            nn.Module.to(model, dtype).save_pretrained(folder / name)  # diffusers' own warns, of a list that is empty
+            nn.Module.to(model, dtype).save_pretrained(folder / name)  # diffusers' own `to` warns of an empty list
             nn.Module.to(model, torch.float32)
         self.save_configurations(folder)
 
     def save_configurations(self, folder: Path) -> None:
-        """Of what `save` writes, all but the weights; `Outline` reads no more."""
+        """Writes what `save` does, but the weights; `Outline` reads no more."""
         parts = self._models() | {"scheduler": self.scheduler}
         for name, part in parts.items():
             part.save_config(folder / name)
@@ -35,7 +35,7 @@ class _LDM(LatentDiffusion):
         write_json(folder / "model_index.json", {"_class_name": self.kind, **index})
 
     def _models(self) -> dict[str, Any]:
-        """By the names of their folders."""
+        """The models by the names of their folders."""
         return {"vqvae" if self.quantises else "vae": self.autoencoder, "unet": self.denoiser}
 
 
@@ -73,12 +73,12 @@ class ClassConditionalLDM(_LDM):
         return self.table[rows].view(len(rows), *self.conditioning_shape)
 
     def save(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
-        """As every LDM's, with the table and the names of its rows."""
+        """Writes the prior as diffusers folders, with the table of classes and the names of its rows."""
         write_tensors(folder / "class_embedder" / "model.safetensors", {"weight": self.table.to(dtype)})
         super().save(folder, dtype)
 
     def save_configurations(self, folder: Path) -> None:
-        """As every LDM's, with the names of the table's rows."""
+        """Writes what `save` does, but the weights and the table."""
         write_json(folder / "class_embedder" / "config.json", {"classes": self.classes})
         super().save_configurations(folder)
 
@@ -104,9 +104,9 @@ class ClassConditionalLDM(_LDM):
 
 
 def attend_to_one_token(denoiser: Any) -> None:
-    """Gives the blocks of a transformer that attend to the conditioning the short way there is for a single token.
+    """Lets the blocks of a transformer that attend to the conditioning take the shortcut for a single token.
 
-    Softmax over one key is 1 whatever the query, so that the answer is the token's value at every place, and neither
+    Softmax over one key is 1 whatever the query, so that the result is the token's value at every position, and neither
     query nor key takes part in it or in its gradient. Diffusers computes both.
     """
     from diffusers.models.attention import BasicTransformerBlock
@@ -121,7 +121,7 @@ def attend_to_one_token(denoiser: Any) -> None:
 
 
 class _OneToken:
-    """diffusers' AttnProcessor2_0 where there is one token, and no mask to leave it out."""
+    """diffusers' AttnProcessor2_0 for one token that no mask leaves out; for others it is that processor itself."""
 
     def __call__(
         self,

@@ -12,7 +12,7 @@ from ld3m.errors import UserError, one_line
 from ld3m.recipe import SamplerRecipe
 
 DEFAULT_SCALING_FACTOR = 0.18215
-"""What diffusers takes where a VQModel's configuration says nothing: the KL autoencoder's of Stable Diffusion."""
+"""What diffusers assumes if a VQModel's configuration has none: that of Stable Diffusion's KL autoencoder."""
 
 
 class Parts:
@@ -59,13 +59,13 @@ class Parts:
         elif kind is VQModel and autoencoder.config.scaling_factor == DEFAULT_SCALING_FACTOR:
             raise UserError(
                 f"prior.scaling_factor: {self.folder / part} is a VQModel with {DEFAULT_SCALING_FACTOR}, which "
-                "diffusers takes where nothing is said and is that of Stable Diffusion's autoencoder; CompVis' "
-                "VQ models have 1: set prior.scaling_factor=1, or =0.18215 if that is right"
+                "diffusers assumes if there is none, as Stable Diffusion's autoencoder has it; CompVis' VQ "
+                "models have 1: set prior.scaling_factor=1, or =0.18215 if that is correct"
             )
         return autoencoder
 
     def scheduler(self) -> Any:
-        """The noise schedule of whatever scheduler is there."""
+        """The noise schedule of the scheduler, of whatever kind it is."""
         from diffusers import DDIMScheduler
 
         return self.read("scheduler", DDIMScheduler.from_pretrained)
@@ -79,6 +79,7 @@ class Parts:
         return dict(self.read(name, safetensors.torch.load_file))
 
     def read(self, name: str, reader: Any) -> Any:
+        """What a reader makes of a part's path; UserError if it fails."""
         try:
             return reader(self.folder / name)
         except Exception as error:  # diffusers, transformers, JSON and safetensors each raise their own

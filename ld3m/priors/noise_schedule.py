@@ -40,14 +40,17 @@ class NoiseSchedule:
 
     @classmethod
     def of(cls, scheduler: Any) -> "NoiseSchedule":
-        """What a scheduler of diffusers was configured to; its own tables are in float32.
+        """The schedule that a scheduler of diffusers was configured to; computed again, since its tables are float32.
 
         Raises:
-            UserError: where the schedule is of no kind that is known here.
+            UserError: if the schedule is of no known kind.
         """
         config = scheduler.config
-        if (found := config.prediction_type) not in (known := get_args(Prediction)):
-            raise UserError(f"prior.source: the prediction type {found!r} is not supported, only {', '.join(known)}")
+        prediction, known = config.prediction_type, get_args(Prediction)
+        if prediction not in known:
+            raise UserError(
+                f"prior.source: the prediction type {prediction!r} is not supported, only {', '.join(known)}"
+            )
         alphas_cumprod = (1 - _betas(config)).cumprod(0)
         if config.rescale_betas_zero_snr:
             alphas_cumprod = _without_terminal_signal(alphas_cumprod)
@@ -60,19 +63,19 @@ class NoiseSchedule:
         )
 
     def level(self, time: int) -> Level:
-        """At a training time step; below the first it is that after the last step."""
+        """The level at a training time step; below the first, that after the last step."""
         final = self.alphas_cumprod[0] if self.final_alpha is None else self.final_alpha
         alpha = float(self.alphas_cumprod[time] if time >= 0 else final)
         return Level(alpha**0.5, (1 - alpha) ** 0.5)
 
     def walk(self, steps: int) -> list[tuple[int, Level, Level]]:
-        """For each of S steps, from the noisiest on, its time step, the level there and the one it leads to.
+        """For each of S steps, the noisiest first: its time step, the level there, and the level it leads to.
 
-        As diffusers' DDIMScheduler: the next level is ⌊T/S⌋ time steps below, which is the next step's own wherever
+        As diffusers' DDIMScheduler: the next level is ⌊T/S⌋ time steps below, which is the next step's level if
         the steps are that far apart.
 
         Raises:
-            UserError: where there are not so many time steps, or the first is noise alone and noise is predicted.
+            UserError: if there are not so many time steps, or the first is noise alone and noise is predicted.
         """
         count = len(self.alphas_cumprod)
         most = count - self.offset if self.spacing == "leading" else count
@@ -95,15 +98,15 @@ class NoiseSchedule:
             )
         return [(time, self.level(time), self.level(time - stride)) for time in reversed(times)]
 
-    def clean_and_noise(self, z: Tensor, answer: Tensor, level: Level) -> tuple[Tensor, Tensor]:
-        """x̂ and ε̂ that a denoiser's answer at a noisy latent stands for."""
+    def clean_and_noise(self, z: Tensor, output: Tensor, level: Level) -> tuple[Tensor, Tensor]:
+        """x̂ and ε̂ that a denoiser's output at a noisy latent stands for."""
         match self.prediction:
             case "epsilon":
-                return (z - level.noise * answer) / level.signal, answer
+                return (z - level.noise * output) / level.signal, output
             case "v_prediction":
-                return level.signal * z - level.noise * answer, level.signal * answer + level.noise * z
+                return level.signal * z - level.noise * output, level.signal * output + level.noise * z
             case "sample":
-                return answer, (z - level.signal * answer) / level.noise
+                return output, (z - level.signal * output) / level.noise
 
 
 def _betas(config: Any) -> Tensor:

@@ -88,7 +88,7 @@ def build(params: dict[str, Any], weights: Weights) -> tuple[ClassConditionalLDM
     """
     try:
         unet, first_stage = params["unet_config"]["params"], params["first_stage_config"]["params"]
-        with torch.device("meta"):  # shapes alone: the checkpoint's tensors take their places
+        with torch.device("meta"):  # shapes alone: the checkpoint's tensors become the weights
             denoiser = _denoiser(unet)
             autoencoder = _autoencoder(first_stage, params, weights)
         scheduler = _scheduler(params)
@@ -150,7 +150,7 @@ def _denoiser(config: dict[str, Any]) -> Any:
 
 
 def _autoencoder(config: dict[str, Any], params: dict[str, Any], weights: Weights) -> Any:
-    """The first stage of a configuration, as diffusers has it: VQ where it has codes, KL where it has moments."""
+    """The first stage of a configuration, as diffusers has it: VQ if it has codes, KL if it has moments."""
     from diffusers import AutoencoderKL, VQModel
 
     encoder = config["ddconfig"]
@@ -165,7 +165,7 @@ def _autoencoder(config: dict[str, Any], params: dict[str, Any], weights: Weight
         "layers_per_block": encoder["num_res_blocks"],
         "latent_channels": encoder["z_channels"],
         "sample_size": encoder["resolution"],
-        # Where the original scaled by the deviation of its first batch, it kept the factor with the weights.
+        # An original that scales by the deviation of its first batch keeps the factor with the weights.
         "scaling_factor": float(weights.get("scale_factor", params.get("scale_factor", 1.0))),
     }
     if encoder["double_z"]:
@@ -181,9 +181,7 @@ def _autoencoder(config: dict[str, Any], params: dict[str, Any], weights: Weight
 def _widths(width: int, factors: list[int], key: str) -> list[int]:
     """Channels of each resolution."""
     if factors[0] != 1:
-        raise UserError(
-            f"{key}: begins with {factors[0]}, but diffusers' networks begin with as many channels as come in"
-        )
+        raise UserError(f"{key}: begins with {factors[0]}, but diffusers' networks begin with a factor of 1")
     return [width * factor for factor in factors]
 
 

@@ -1,7 +1,7 @@
-"""The frozen denoiser's parameters over processes, each of which keeps a part: DeepSpeed's ZeRO-3 or PyTorch's FSDP2.
+"""The frozen denoiser's parameters dealt to the processes: by DeepSpeed's ZeRO-3 or by PyTorch's FSDP2.
 
-Which it is, the launch configuration says, never the recipe: launch/zero3.yaml, launch/fsdp2.yaml. A layer's parameters
-are whole on a process while that layer computes, so that every call of the denoiser is a collective.
+The launch configuration chooses, never the recipe: launch/zero3.yaml, launch/fsdp2.yaml. A layer's parameters are whole
+on a process while that layer computes, so that every call of the denoiser is a collective.
 """
 
 import warnings
@@ -23,14 +23,14 @@ ONE_LAYER = {
     "stage3_prefetch_bucket_size": 0,  # 50 M: what is gathered ahead
     "stage3_max_reuse_distance": 0,  # 1,000 M: what is used again so soon stays whole, here all of it
 }
-"""ZeRO-3's settings under which no more than one layer is whole, and the defaults in whose place they stand.
+"""ZeRO-3's settings with which no more than one layer is whole; the comments give its defaults.
 
-A `deepspeed_config_file` that names them has its own way: memory for speed.
+A `deepspeed_config_file` that sets them takes precedence: memory for speed.
 """
 
 
 def wanted(accelerator: Accelerator | None) -> bool:
-    """Whether the launch asks for it. ZeRO-2 does not: a frozen prior has no gradients or optimiser's state to deal."""
+    """Whether the launch asks for sharding. ZeRO-2 does not: a frozen prior has no gradients or optimiser state."""
     if accelerator is None:
         return False
     zero = accelerator.deepspeed_plugin
@@ -40,12 +40,12 @@ def wanted(accelerator: Accelerator | None) -> bool:
 def shard_denoiser(prior: Prior, recipe: SamplerRecipe, accelerator: Accelerator) -> None:
     """Leaves each process a part of the denoiser's parameters, on its device, wherever they are now.
 
-    All else of the prior stays whole on every process. From here on all processes must make the same calls of the
-    denoiser, and its parameters are not to be looked at but for their dtype.
+    The rest of the prior stays whole on every process. From here on all processes must make the same calls of the
+    denoiser, and of its parameters only the dtype can be read.
 
     Raises:
-        UserError: for FSDP's first version; where the recipe keeps graphs, with which ZeRO-3 keeps every layer whole;
-            where the prior has no denoiser to shard.
+        UserError: for FSDP's first version; if the recipe keeps graphs, with which ZeRO-3 keeps every layer whole; if
+            the prior has no denoiser.
     """
     denoiser = prior.denoiser
     if denoiser is None:
@@ -70,18 +70,18 @@ def shard_denoiser(prior: Prior, recipe: SamplerRecipe, accelerator: Accelerator
 
 
 def _zero3(denoiser: nn.Module, accelerator: Accelerator, config: dict[str, Any]) -> None:
-    """DeepSpeed's engine is made for the hooks that it sets: called itself, it forbids a plain gradient."""
+    """Makes DeepSpeed's engine for the hooks that it sets; called itself, the engine forbids a plain gradient."""
     import deepspeed
 
     dtype = next(denoiser.parameters()).dtype
-    config["train_micro_batch_size_per_gpu"] = 1  # of no effect, but asked for
+    config["train_micro_batch_size_per_gpu"] = 1  # required, without effect
     config["bf16"] = {"enabled": dtype == torch.bfloat16}
     config["fp16"] = {"enabled": dtype == torch.float16}
     config["zero_optimization"] = ONE_LAYER | config["zero_optimization"]
     names = ("train_micro_batch_size_per_gpu", "zero_optimization")
-    # The engine would move a denoiser to the device as a whole; one already dealt out it leaves where it is.
+    # The engine would move a whole denoiser to the device, but leaves one that is dealt out already.
     deepspeed.zero.Init(denoiser, config_dict_or_path={name: config[name] for name in names}, dtype=dtype)
-    denoiser.to(accelerator.device)  # what buffers there are
+    denoiser.to(accelerator.device)  # its buffers, if any
     for layer in denoiser.modules():
         if isinstance(layer, nn.Linear):
             layer.forward = partial(_by_rows, layer.forward)  # type: ignore[method-assign]
@@ -89,7 +89,7 @@ def _zero3(denoiser: nn.Module, accelerator: Accelerator, config: dict[str, Any]
 
 
 def _by_rows(linear: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
-    """Of [..., features]: DeepSpeed's linear function rounds as PyTorch's does only where it is given a matrix."""
+    """The same for inputs [..., features]: DeepSpeed's linear function rounds as PyTorch's only if given a matrix."""
     return linear(inputs.flatten(0, -2)).unflatten(0, inputs.shape[:-1])
 
 
@@ -99,7 +99,7 @@ def _fsdp2(denoiser: nn.Module, accelerator: Accelerator, plugin: FullyShardedDa
     from torch.distributed.fsdp import OffloadPolicy, fully_shard
 
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
-    # It warns of layers whose answer is a view: a model that wrote into one would fail, its parameters being freed.
+    # It warns of layers whose output is a view: a model that wrote into one would fail, its parameters being freed.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     offload = OffloadPolicy() if accelerator.device.type == "cpu" else plugin.cpu_offload  # a CPU has nowhere else
     for layer in reversed(list(denoiser.modules())):  # a layer takes what those within it have left

@@ -26,7 +26,7 @@ class StableDiffusion(LatentDiffusion):
         if self.conditioning_shape[-1] != (wanted := denoiser.config.cross_attention_dim):
             raise UserError(
                 f"prior.source: the text encoder of {parts.folder} gives {self.conditioning_shape[-1]} "
-                f"numbers a token, its UNet takes {wanted}"
+                f"numbers per token, its UNet takes {wanted}"
             )
 
     def denoise(self, z: Tensor, t: int, c: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ def read() -> tuple[np.ndarray, np.ndarray]:
     """All 1,797 images, uint8 [1797, 8, 8] from 0 to 255, and their digits, int64 [1797].
 
     The test images of "Optical Recognition of Handwritten Digits" (Alpaydin and Kaynak, UCI, 1998), which `load_digits`
-    of scikit-learn reads from a file of its own.
+    of scikit-learn reads from a file that comes with it.
 
     Raises:
         UserError: if scikit-learn is not installed.
