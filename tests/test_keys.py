@@ -2,10 +2,10 @@
 
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
+from keys import PAGE
 
 from ld3m.recipe import Recipe
 from ld3m.recipe.keys import described, keys, markdown
@@ -13,9 +13,7 @@ from ld3m.recipe.prior import PriorRecipe
 
 
 def test_the_page_of_keys_is_made_of_their_docstrings() -> None:
-    assert (Path(__file__).parent.parent / "recipes" / "KEYS.md").read_text(encoding="utf-8") == markdown(), (
-        "run python tests/keys.py"
-    )
+    assert PAGE.read_text(encoding="utf-8") == markdown(), "run python tests/keys.py"
 
 
 @pytest.mark.parametrize("kind", [Recipe, PriorRecipe])
