@@ -10,6 +10,7 @@ import torch
 from conftest import CLASSES, Outcome, distilled, latents
 from hypothesis import given
 from hypothesis import strategies as st
+from ld3m.sampling.sampler import Schedule, render
 from PIL import Image
 
 from ld3m import priors
@@ -20,7 +21,6 @@ from ld3m.recipe.files import load
 from ld3m.runs.folder import load_recipe
 from ld3m.runs.result import read_images
 from ld3m.sampling.noise import draw_noise
-from ld3m.sampling.sampler import Schedule, render
 
 
 @given(count=st.integers(1, 3), factor=st.integers(1, 4), side=st.integers(1, 5), channels=st.sampled_from([1, 3]))

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import Outcome, distilled, latents, make_prior, relative
+from ld3m.sampling.room import MemoryBudget
 from torch import Tensor
 
 from ld3m.errors import UserError
@@ -20,7 +21,6 @@ from ld3m.objectives import dm
 from ld3m.priors.ldm import ClassConditionalLDM
 from ld3m.recipe import Recipe
 from ld3m.recipe.files import load
-from ld3m.sampling.room import MemoryBudget
 from ld3m.sizing import auto, devices
 from ld3m.sizing.bench import Bench
 from ld3m.sizing.meta_models import ImageOutline, Outline

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import Outcome
+from ld3m.sizing.tally import Tally
 from torch import nn
 
 from ld3m.distillation.plan import _remedies
@@ -22,7 +23,6 @@ from ld3m.sizing import devices
 from ld3m.sizing.bench import Bench, Counts, Pass
 from ld3m.sizing.cost import Shapes
 from ld3m.sizing.meta_models import ImageOutline, Outline
-from ld3m.sizing.tally import Tally
 
 MEASURED = """
 import resource, sys
@@ -141,8 +141,9 @@ def test_denoiser_calls(recipe_file: Path, overrides: list[str], forwards: int, 
 
 
 def test_calls_are_those_a_render_makes(prior_folder: Path, recipe_file: Path) -> None:
-    from ld3m import priors
     from ld3m.sampling.sampler import Schedule, render
+
+    from ld3m import priors
 
     for skip in ("paper", "reference"):
         recipe = load(Recipe, str(recipe_file), ["prior.keep_graph_steps=1", f"prior.skip={skip}", "prior.steps=4"])

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import Outcome, distilled, latents, make_prior, relative
+from ld3m.sampling.sampler import Schedule, render
 from torch import Tensor
 
 from ld3m import objectives, priors
@@ -18,7 +19,6 @@ from ld3m.objectives import draws
 from ld3m.objectives.train_experts import train_experts
 from ld3m.recipe import Recipe
 from ld3m.recipe.files import load
-from ld3m.sampling.sampler import Schedule, render
 
 CPU = Processes(torch.device("cpu"))
 ROUNDING = 2.0**-8

@@ -1,24 +1,23 @@
 """Ablations: every cell distilled and evaluated as a run of its own, and all their accuracies in one table."""
 
 import json
-import signal
 import statistics
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from collections.abc import Sequence
+from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 from ld3m.ablation import chart, table
 from ld3m.ablation.cells import Ablation, Cell
-from ld3m.distillation.loop import SIGNALS, distill
+from ld3m.distillation.loop import distill
 from ld3m.errors import UserError, user_error_if_damaged
 from ld3m.evaluation import protocol
 from ld3m.evaluation.cross_architecture import cross_architecture
 from ld3m.evaluation.evaluate import evaluate, matching_row
 from ld3m.evaluation.rows import Row, results
 from ld3m.files import write_json, write_text
-from ld3m.machine import environment, lock
+from ld3m.machine import environment, lock, signals
 from ld3m.machine.memory import keep_freed_memory
 from ld3m.machine.processes import Processes, watched_command
 from ld3m.runs import metrics
@@ -55,7 +54,7 @@ def ablate(processes: Processes, ablation: Ablation, command: str) -> tuple[dict
     measured: set[str] = set()
     failed: list[dict[str, str]] = []
     with ExitStack() as entered:
-        entered.enter_context(_ending_on_signals())
+        entered.enter_context(signals.exiting())
         if main:
             entered.enter_context(lock.claim(ablation.folder))
         machines = _earlier_machines(ablation.folder / "ablation.json")
@@ -98,21 +97,6 @@ def ablate(processes: Processes, ablation: Ablation, command: str) -> tuple[dict
     if failed:
         raise UserError(*(f"{cell['cell']}: {cell['why']}" for cell in failed))
     return report, main
-
-
-@contextmanager
-def _ending_on_signals() -> Iterator[None]:
-    """Ends the command as `distill` ends it, also between its iterations; what is done is on the disk."""
-
-    def end(number: int, frame: object) -> None:
-        raise SystemExit(128 + number)
-
-    before = {int(number): signal.signal(number, end) for number in SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _measure(cell: Cell, against: Sequence[str], split: str) -> None:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,9 +13,9 @@ SQUARE_DECAY = 0.999
 """Adam's β2."""
 
 
-@dataclass
-class Learnt:
-    """Z, c and what their optimiser keeps, each [classes, latents per class, …] in float32, by class."""
+@dataclass(frozen=True)
+class LearntLatents:
+    """Z, c and what their optimiser keeps, each [classes, latents per class, …] in float32; a step gives new ones."""
 
     z: Tensor
     c: Tensor
@@ -26,40 +26,51 @@ class Learnt:
     c_square: Tensor | None = None
 
     @classmethod
-    def stack(cls, states: Sequence[dict[str, Tensor]], count: int) -> "Learnt":
-        """Of the states of the first `count` classes, as `by_class` gives them; none at all is a count of 0.
+    def stack(cls, states: Sequence[dict[str, Tensor]], count: int) -> "LearntLatents":
+        """Stacks the states of the first `count` classes, as `by_class` gives them; `count` may be 0.
 
         In one memory layout, wherever the states come from: kernels add up in the order of memory, and an encoder's
-        output may be laid out otherwise than a file's.
+        output may have another layout than a file's.
         """
         return cls(**{name: torch.stack([state[name] for state in states])[:count].contiguous() for name in states[0]})
 
     def by_class(self) -> list[dict[str, Tensor]]:
         """The state of each class, which checkpoints keep: classes may move to other processes."""
         known = {name: tensor for name, tensor in vars(self).items() if tensor is not None}
-        return [{name: tensor[place] for name, tensor in known.items()} for place in range(len(self.z))]
+        return [{name: tensor[index] for name, tensor in known.items()} for index in range(len(self.z))]
 
-    def step(self, iteration: int, grad_z: Tensor, grad_c: Tensor, recipe: DistillRecipe) -> None:
-        """The optimiser's step of an iteration, on what the recipe learns."""
+    def step(self, iteration: int, grad_z: Tensor, grad_c: Tensor, settings: DistillRecipe) -> "LearntLatents":
+        """The latents after the optimiser's step of an iteration, on what the recipe learns.
+
+        Args:
+            iteration: from 0; decides the share of a falling learning rate, and Adam's correction of its means.
+            grad_z: of the shape of z.
+            grad_c: of the shape of c.
+            settings: `learn`, the rates, `momentum`, `schedule` and `iterations`.
+        """
         share = 1.0
-        if recipe.schedule == "cosine":
-            share = (1 + math.cos(math.pi * iteration / recipe.iterations)) / 2
-        if recipe.learn != "conditioning":
-            direction, self.z_momentum, self.z_square = _direction(
-                grad_z.view_as(self.z), self.z_momentum, self.z_square, iteration, recipe.momentum
+        if settings.schedule == "cosine":
+            share = (1 + math.cos(math.pi * iteration / settings.iterations)) / 2
+        moved = self
+        if settings.learn != "conditioning":
+            direction, momentum, square = _direction(
+                grad_z, self.z_momentum, self.z_square, iteration, settings.momentum
             )
-            self.z = self.z - share * recipe.lr_latents * direction
-        if recipe.learn != "latents":
-            direction, self.c_momentum, self.c_square = _direction(
-                grad_c.view_as(self.c), self.c_momentum, self.c_square, iteration, recipe.momentum
+            z = self.z - share * settings.lr_latents * direction
+            moved = replace(moved, z=z, z_momentum=momentum, z_square=square)
+        if settings.learn != "latents":
+            direction, momentum, square = _direction(
+                grad_c, self.c_momentum, self.c_square, iteration, settings.momentum
             )
-            self.c = self.c - share * recipe.lr_conditioning * direction
+            c = self.c - share * settings.lr_conditioning * direction
+            moved = replace(moved, c=c, c_momentum=momentum, c_square=square)
+        return moved
 
 
 def _direction(
     grad: Tensor, momentum: Tensor, square: Tensor | None, iteration: int, decay: float
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """What a rate is multiplied with, and the new state: SGD's momentum, or, with a second one, Adam's quotient.
+    """What a rate is multiplied with, and the new state: SGD's momentum, or with a second moment Adam's quotient.
 
     Adam as Kingma and Ba (ICLR 2015) have it, with β1 = `decay`.
     """
@@ -72,8 +83,8 @@ def _direction(
     return mean / (spread.sqrt() + 1e-8), momentum, square
 
 
-def unmoved(recipe: DistillRecipe, z: Tensor, c: Tensor) -> dict[str, Tensor]:
-    """The state of a class before the first step."""
-    kept = ("momentum", "square") if recipe.optimiser == "adam" else ("momentum",)
+def unmoved(settings: DistillRecipe, z: Tensor, c: Tensor) -> dict[str, Tensor]:
+    """The state of a class before the first step, of its Z and c [latents per class, …]."""
+    kept = ("momentum", "square") if settings.optimiser == "adam" else ("momentum",)
     still = {f"{name}_{each}": torch.zeros_like(tensor) for each in kept for name, tensor in (("z", z), ("c", c))}
     return {"z": z, "c": c, **still}

@@ -1,6 +1,6 @@
 """What a run will take before it is paid for: shards, memory by part, denoiser calls, hours, communication, disk.
 
-Sizes and calls are arithmetic on shapes; what a denoiser step, the decoder and the objective hold and compute is
+Sizes and calls are arithmetic on cost; what a denoiser step, the decoder and the objective hold and compute is
 counted on the meta device; seconds are measured on this machine, or follow from a table of devices.
 """
 
@@ -16,22 +16,23 @@ import numpy as np
 import torch
 
 from ld3m import priors
-from ld3m.distillation import setup as job
 from ld3m.distillation.inputs import check_inputs
-from ld3m.distillation.starts import initial
+from ld3m.distillation.setup import load_prior_and_images
+from ld3m.distillation.starts import initial_state
 from ld3m.images import grids as pictures
 from ld3m.machine import memory
 from ld3m.machine.processes import Processes, start
 from ld3m.networks.flat import FlatNetwork
-from ld3m.objectives import draws
-from ld3m.objectives.experts import Trajectories
+from ld3m.objectives.experts import Trajectories, experts_of
 from ld3m.recipe import Recipe
 from ld3m.runs import checkpoints, result
 from ld3m.sizing import devices
 from ld3m.sizing.auto import solve_auto
-from ld3m.sizing.bench import Bench, Counts, Sample, Seconds, timed
-from ld3m.sizing.cost import Shapes
+from ld3m.sizing.bench import Bench
+from ld3m.sizing.cost import RunCost
+from ld3m.sizing.count import Counts
 from ld3m.sizing.meta_models import ImageOutline, Outline
+from ld3m.sizing.timed import Sample, Seconds, now, timed
 
 FEW = 10
 """Classes that stand for all where the start and the end are timed."""
@@ -123,20 +124,20 @@ def plan(recipe: Recipe, processes: int, device: str | None = None) -> Plan:
     elif chosen:
         recipe = _settled(bench, processes, chosen.gib * 2**30 - devices.RESERVED - weights)
     counts = Counts.of(replace(bench, recipe=recipe), outline)
-    shapes = Shapes(recipe, processes, len(images.classes), outline.latent_shape, outline.conditioning_shape)
+    cost = RunCost(recipe, processes, len(images.classes), outline.latent_shape, outline.conditioning_shape)
     if chosen:
-        basis = _look_up(chosen, shapes, counts)
+        basis = _look_up(chosen, cost, counts)
     assert basis
     real = images.counts["train"]
-    parts = _memory(shapes, counts, weights, basis, real)
+    parts = _memory(cost, counts, weights, basis, real)
     warnings = []
-    if processes > shapes.classes:
-        idle = processes - shapes.classes
-        warnings.append(f"{idle} of {processes} processes would be idle; give --processes {shapes.classes} or fewer")
+    if processes > cost.classes:
+        idle = processes - cost.classes
+        warnings.append(f"{idle} of {processes} processes would be idle; give --processes {cost.classes} or fewer")
     if sum(parts.values()) > basis.available:
         fitting = (
             said
-            for said, other in _remedies(shapes)
+            for said, other in _remedies(cost)
             if sum(_memory(other, counts, weights, basis, real).values()) <= basis.available
         )
         warnings.append(_does_not_fit(parts, basis.available, next(fitting, None)))
@@ -146,24 +147,24 @@ def plan(recipe: Recipe, processes: int, device: str | None = None) -> Plan:
     return Plan(
         recipe=recipe.name,
         basis=basis.text,
-        shards=shapes.shards,
-        images=shapes.images,
-        z=[shapes.classes, per_class, *shapes.latent],
-        c=[shapes.classes, per_class, *shapes.conditioning],
-        learnt_bytes=shapes.everyone * shapes.learnt_bytes,
-        micro_batch=min(shapes.images, recipe.prior.images_at_a_time),
-        keep_graph_steps=shapes.kept,
-        denoiser_calls=shapes.denoiser_calls(),
+        shards=cost.shards,
+        images=cost.images,
+        z=[cost.classes, per_class, *cost.latent],
+        c=[cost.classes, per_class, *cost.conditioning],
+        learnt_bytes=cost.everyone * cost.learnt_bytes,
+        micro_batch=min(cost.images, recipe.prior.images_at_a_time),
+        keep_graph_steps=cost.kept,
+        denoiser_calls=cost.denoiser_calls(),
         seconds={name: float(spent[0]) for name, spent in basis.parts.items()}
         | {"start": float(basis.start[0]), "end": float(basis.end[0])},
         hours=clock / 3600,
         processor=basis.processor,
-        processor_hours=busy * (processes if basis.processor == "GPU" else shapes.share) / 3600,
+        processor_hours=busy * (processes if basis.processor == "GPU" else cost.share) / 3600,
         memory={name: round(size) for name, size in parts.items()},
         peak=round(sum(parts.values())),
         available=basis.available,
-        communication=shapes.communication(),
-        real_bytes=shapes.real_bytes(real),
+        communication=cost.communication(),
+        real_bytes=cost.real_bytes(real),
         experts_bytes=_experts(bench) if recipe.needs_experts else 0,
         warnings=warnings,
     )
@@ -172,11 +173,11 @@ def plan(recipe: Recipe, processes: int, device: str | None = None) -> Plan:
 # --- seconds -----------------------------------------------------------------------------------------------
 
 
-def _look_up(device: devices.Device, shapes: Shapes, counts: Counts) -> Basis:
+def _look_up(device: devices.Device, cost: RunCost, counts: Counts) -> Basis:
     """From operations counted and a device's data sheet."""
     parts = {
-        name: np.full(2, sum(device.seconds(operations, dtype, shapes.recipe.tf32) for operations, dtype in done))
-        for name, done in shapes.operations(counts).items()
+        name: np.full(2, sum(device.seconds(operations, dtype, cost.recipe.tf32) for operations, dtype in done))
+        for name, done in cost.operations(counts).items()
     }
     name = next(name for name, known in devices.DEVICES.items() if known is device)
     text = f"estimated from a table, {name} at {devices.UTILISATION:.1%} of its dense peak; nothing was run"
@@ -188,7 +189,7 @@ def _prepare(recipe: Recipe, processes: int) -> tuple[Bench, torch.Tensor, Secon
     before = time.process_time()  # of the interpreter and the libraries, in one thread and so on the clock too
     began = time.perf_counter()
     alone = start()
-    prior, images, embeddings = job.materials(recipe, alone)
+    prior, images, embeddings = load_prior_and_images(recipe, alone)
     own = range(0, len(images.classes), processes)
     priors.provenance(recipe.prior.source)
     spent = np.array([before + time.perf_counter() - began, time.process_time()])
@@ -207,27 +208,27 @@ def _measure(bench: Bench, embeddings: torch.Tensor, start: Seconds) -> Basis:
     recipe, images, device = bench.recipe, bench.images, bench.device
     few = list(bench.own[:FEW])
     clock = np.array([time.perf_counter(), time.process_time()])
-    states = [initial(recipe, images, bench.prior, embeddings[label], label, device) for label in few]  # type: ignore[arg-type]
-    start = start + (_now() - clock) * len(bench.own) / len(few)
+    states = [initial_state(recipe, images, bench.prior, embeddings[label], label, device) for label in few]  # type: ignore[arg-type]
+    start = start + (now(device) - clock) * len(bench.own) / len(few)
     parts, sample = timed(bench)
     with tempfile.TemporaryDirectory() as folder:
         elsewhere = recipe.model_copy(update={"output": folder})
         size = (recipe.distill.latents_per_class, recipe.data.channels, *(recipe.data.resolution,) * 2)
         pixels = torch.randint(256, size, dtype=torch.uint8)
-        clock = _now()
+        clock = now(device)
         checkpoints.save(elsewhere, 0, dict(zip(few, states, strict=True)), {}, Processes(device))
-        parts["checkpoints"] = (_now() - clock) / len(few) * len(images.classes) / recipe.distill.checkpoint_every
+        parts["checkpoints"] = (now(device) - clock) / len(few) * len(images.classes) / recipe.distill.checkpoint_every
         classes, each = pictures.shown(len(images.classes), len(pixels))
-        clock = _now()
+        clock = now(device)
         pictures.write_grid(Path(folder), pixels[:each].expand(classes, -1, -1, -1, -1))
         pictures.write_frame(Path(folder), 0, pixels[:each].expand(classes, -1, -1, -1, -1))
-        parts["pictures"] = (_now() - clock) * recipe.distill.pictures / max(1, recipe.distill.iterations)
-        clock = _now()
+        parts["pictures"] = (now(device) - clock) * recipe.distill.pictures / max(1, recipe.distill.iterations)
+        clock = now(device)
         names = [images.classes[label] for label in few]
         for name in names:
             result.write_images(Path(folder), name, pixels)
         result.write_result(elsewhere, dict(zip(names, few, strict=True)), states, 0, {})
-        end = parts["render"] + (_now() - clock) / len(few) * len(bench.own)
+        end = parts["render"] + (now(device) - clock) / len(few) * len(bench.own)
     if device.type == "cuda":
         free, available = torch.cuda.mem_get_info(device)
         peak = available - free - torch.cuda.memory_reserved(device) + torch.cuda.max_memory_reserved(device)
@@ -240,41 +241,37 @@ def _measure(bench: Bench, embeddings: torch.Tensor, start: Seconds) -> Basis:
     return Basis(text, parts, start, end, available, "GPU" if device.type == "cuda" else "CPU", sample, peak)
 
 
-def _now() -> Seconds:
-    return np.array([time.perf_counter(), time.process_time()])
-
-
 # --- memory ------------------------------------------------------------------------------------------------
 
 
-def _memory(shapes: Shapes, counts: Counts, weights: int, basis: Basis, real: Sequence[int]) -> dict[str, float]:
+def _memory(cost: RunCost, counts: Counts, weights: int, basis: Basis, real: Sequence[int]) -> dict[str, float]:
     """Bytes by part; what is nobody's tensors is what the measurement took beyond what was counted for it.
 
     `real` are the numbers of real images of all classes.
     """
     here = basis.processor == "CPU"
-    parts, moment = shapes.memory(counts)
+    parts, moment = cost.memory(counts)
     parts = {"weights of the prior": float(weights), **parts}
     if (sample := basis.sample) is None:
         slack = devices.SLACK * (parts[moment] + parts["graphs kept"])
         return parts | {"CUDA and its allocator, assumed": devices.RESERVED + slack}
-    other = basis.peak - weights - sum(shapes.memory(counts, sample)[0].values())
+    other = basis.peak - weights - sum(cost.memory(counts, sample)[0].values())
     if not here:
         return parts | {"CUDA and its allocator": max(0.0, other)}
-    own = real[:: shapes.processes]
-    other -= shapes.mapped_bytes(own[: sample.units], sample.iterations)
-    parts["real images, mapped"] = shapes.mapped_bytes(own, shapes.recipe.distill.iterations)
+    own = real[:: cost.processes]
+    other -= cost.mapped_bytes(own[: sample.units], sample.iterations)
+    parts["real images, mapped"] = cost.mapped_bytes(own, cost.recipe.distill.iterations)
     return parts | {"interpreter, libraries, allocator": max(0.0, other)}
 
 
-def _remedies(shapes: Shapes) -> Iterator[tuple[str, Shapes]]:
+def _remedies(cost: RunCost) -> Iterator[tuple[str, RunCost]]:
     """Changes that need less memory, the mildest first, and the run so changed."""
-    recipe = shapes.recipe
+    recipe = cost.recipe
     sampler, student = recipe.prior, recipe.distill.mtt
-    micro_batches = _halves(min(sampler.images_at_a_time, shapes.images))
-    shown = _halves(min(student.batch_syn or shapes.everyone, 256)) if recipe.distill.objective == "mtt" else [None]
-    doublings = [shapes.processes * 2**power for power in range(11)]
-    for processes in [count for count in doublings if count <= max(shapes.classes, shapes.processes)]:
+    micro_batches = _halves(min(sampler.images_at_a_time, cost.images))
+    shown = _halves(min(student.batch_syn or cost.everyone, 256)) if recipe.distill.objective == "mtt" else [None]
+    doublings = [cost.processes * 2**power for power in range(11)]
+    for processes in [count for count in doublings if count <= max(cost.classes, cost.processes)]:
         for batch in shown:
             for keep in dict.fromkeys([sampler.keep_graph_steps, 0]):
                 for micro_batch in micro_batches:
@@ -285,12 +282,12 @@ def _remedies(shapes: Shapes) -> Iterator[tuple[str, Shapes]]:
                         said.append(f"prior.micro_batch={micro_batch}")
                     if batch != shown[0]:
                         said.append(f"distill.mtt.batch_syn={batch}")
-                    if processes != shapes.processes:
+                    if processes != cost.processes:
                         said.append(f"--processes {processes}")
                     prior = sampler.model_copy(update={"keep_graph_steps": keep, "micro_batch": micro_batch})
                     mtt = student.model_copy(update={"batch_syn": batch} if batch != shown[0] else {})
                     changed = {"prior": prior, "distill": recipe.distill.model_copy(update={"mtt": mtt})}
-                    yield " ".join(said), replace(shapes, recipe=recipe.model_copy(update=changed), processes=processes)
+                    yield " ".join(said), replace(cost, recipe=recipe.model_copy(update=changed), processes=processes)
 
 
 def _halves(count: int) -> list[int]:
@@ -312,8 +309,8 @@ def _does_not_fit(parts: dict[str, float], available: int, remedy: str | None) -
 
 def _experts(bench: Bench) -> int:
     """Bytes on disk of all experts that the recipe asks for."""
-    parameters = FlatNetwork(draws.network(bench.without_experts, bench.images, 0, META)).count
-    trajectories = Trajectories(bench.recipe, bench.images, parameters)
+    parameters = FlatNetwork(bench.draws.network(0)).count
+    trajectories = Trajectories(experts_of(bench.recipe), bench.images, parameters)
     return trajectories.bytes_needed(bench.recipe.experts.count, resume=False)
 
 

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ld3m.distillation import loop as distill
-from ld3m.distillation.setup import Job
+from ld3m.distillation import loop
+from ld3m.distillation.bookkeeping import Bookkeeping
+from ld3m.distillation.setup import Setup
 from ld3m.distillation.trackers import Trackers
 from ld3m.files import write_bytes
 from ld3m.machine.determinism import repeatable
@@ -63,18 +64,19 @@ def profile(processes: Processes, recipe: Recipe) -> str:
         folder = processes.gather([own])[0]
         enough = max(recipe.distill.iterations, WARM_UP + MEASURED)
         changed = recipe.distill.model_copy(update={"iterations": enough})
-        job = Job.prepare(processes, recipe.model_copy(update={"output": folder, "distill": changed}))
-        first, learnt = distill.begin(job)
+        setup = Setup.load(processes, recipe.model_copy(update={"output": folder, "distill": changed}))
+        first, latents = loop.checkpoint_or_start(setup)
         main = processes.is_main_process
         profiler: Any = torch.profiler.profile(profile_memory=True) if main else nullcontext()
         with tqdm(disable=True) as bar:
-            for iteration in range(first, WARM_UP):
+            books = Bookkeeping(setup, Trackers([]), bar)
+            for i in range(first, WARM_UP):
                 began = time.perf_counter()
-                distill.once(job, iteration, learnt, Trackers([]), bar, [])
+                latents, _ = loop.timed_iteration(setup, i, latents, books, [])
                 without = time.perf_counter() - began
             with profiler:
-                for iteration in range(WARM_UP, WARM_UP + MEASURED):
-                    distill.once(job, iteration, learnt, Trackers([]), bar, [])
+                for i in range(WARM_UP, WARM_UP + MEASURED):
+                    latents, _ = loop.timed_iteration(setup, i, latents, books, [])
         if main:
             profiler.export_chrome_trace(f"{own}/trace.json.gz")
             trace.parent.mkdir(parents=True, exist_ok=True)

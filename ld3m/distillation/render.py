@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from ld3m import priors
+from ld3m.distillation.setup import noise_of, schedule_of
 from ld3m.errors import UserError
 from ld3m.files import write_text
 from ld3m.images import grids
-from ld3m.images.multi_formation import pack
-from ld3m.images.ranges import unit_to_bytes
+from ld3m.images.multi_formation import stored
 from ld3m.machine.determinism import repeatable
 from ld3m.machine.processes import Processes, watched_command
 from ld3m.priors import Prior
@@ -19,9 +19,8 @@ from ld3m.recipe import Recipe
 from ld3m.recipe.files import to_yaml
 from ld3m.runs import result
 from ld3m.runs.folder import has_result, note_classes
-from ld3m.sampling.noise import draw_noise
-from ld3m.sampling.room import MemoryBudget
-from ld3m.sampling.sampler import Schedule, render
+from ld3m.sampling.memory_budget import MemoryBudget
+from ld3m.sampling.synthetic import SyntheticImages
 
 
 @watched_command
@@ -81,20 +80,16 @@ def _render_classes(
 ) -> Tensor:
     """Images of some classes, uint8 [classes, images per class, channels, H, W]."""
     rows = torch.isin(tensors["labels"], torch.tensor(own))
-    z, c = (tensors[name][rows].to(processes.device) for name in ("z", "c"))
-    noise = draw_noise(recipe, prior, own, noise_iteration, processes.device)
-    settings = recipe.prior
-    schedule = Schedule.of(prior.noise_schedule, settings.steps, settings.skip, settings.guidance)
-    budget = MemoryBudget.of(recipe, len(z), process=processes.label)
+    by_class = len(own), recipe.distill.latents_per_class
+    z, c = (tensors[name][rows].unflatten(0, by_class).to(processes.device) for name in ("z", "c"))
+    budget = MemoryBudget.of(recipe.prior, z.shape[0] * z.shape[1], label=processes.label)
     budget.keep_graph_steps = 0
+    synthetic = SyntheticImages(
+        prior, schedule_of(recipe, prior), noise_of(recipe, prior), own, recipe.rendered_size, budget
+    )
     with repeatable(processes.device, recipe.tf32):
-        pixels, _ = budget.render(
-            lambda micro_batch, _: render(
-                prior, schedule, z, c, noise, resolution=recipe.rendered_size, micro_batch=micro_batch
-            )
-        )
-    packed = pack(unit_to_bytes(pixels), recipe.distill.factor)
-    return packed.unflatten(0, (len(own), recipe.distill.images_per_class))
+        pixels, _ = synthetic.render(z, c, noise_iteration)
+    return stored(pixels, recipe.distill.factor)
 
 
 def _folder_name(recipe: Recipe) -> str:

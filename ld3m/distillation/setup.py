@@ -1,4 +1,4 @@
-"""A recipe made ready on this process: its data and prior, checked to fit each other, and the classes it has."""
+"""What a recipe needs on this process: data and prior, checked to fit each other, and what the loop calls."""
 
 import math
 from dataclasses import dataclass
@@ -6,45 +6,41 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ld3m import networks, objectives, priors
-from ld3m.data import coresets
-from ld3m.data import prepared as data
+from ld3m.data import coresets, prepared
 from ld3m.distillation.inputs import check_inputs
 from ld3m.errors import UserError
 from ld3m.machine import memory
-from ld3m.machine.memory import keep_freed_memory
 from ld3m.machine.processes import Processes
 from ld3m.objectives import Objective
 from ld3m.priors import Prior, sharding
 from ld3m.recipe import NetworkRecipe, Recipe
 from ld3m.recipe.values import STARTS
-from ld3m.sampling.room import MemoryBudget
-from ld3m.sampling.sampler import Schedule
-from ld3m.sizing.auto import solve_auto
-from ld3m.sizing.bench import Bench
+from ld3m.sampling import Schedule
+from ld3m.sampling.memory_budget import MemoryBudget
+from ld3m.sampling.noise import Noise
+from ld3m.sampling.synthetic import SyntheticImages
 
 
 @dataclass(frozen=True)
-class Job:
-    """A recipe made ready on this process."""
+class Setup:
+    """A recipe ready to run on this process."""
 
     recipe: Recipe
+    """With numbers in the place of "auto"."""
     processes: Processes
     images: coresets.Coreset
+    """The real images."""
     prior: Prior
-    schedule: Schedule
-    objective: Objective
-    own: list[int]
-    """The classes of this process; none where there are more processes than classes."""
     embeddings: Tensor
-    """Conditioning of all classes, [classes, *conditioning_shape], as the prior has it."""
-    padding: int
-    """Images without a class that this process renders too, so that all make the same calls of a sharded denoiser."""
-    room: MemoryBudget
-    """How many images go through the prior at a time."""
+    """The prior's conditioning of all classes, [classes, *conditioning_shape]."""
+    own: list[int]
+    """The classes of this process; none if there are more processes than classes."""
+    synthetic: SyntheticImages
+    objective: Objective
 
     @classmethod
-    def prepare(cls, processes: Processes, recipe: Recipe, resumes: bool = False) -> "Job":
-        """Loads data and prior, deals the classes, and finds what `auto` is here.
+    def load(cls, processes: Processes, recipe: Recipe, resumes: bool = False) -> "Setup":
+        """Loads data and prior, deals the classes, and finds what "auto" is here.
 
         Args:
             processes: of this launch.
@@ -52,41 +48,48 @@ class Job:
             resumes: whether the run resumes from a checkpoint, and needs no start.
         """
         check_inputs(recipe, resumes)
-        keep_freed_memory()
-        prior, images, embeddings = materials(recipe, processes)
+        memory.keep_freed_memory()
+        prior, images, embeddings = load_prior_and_images(recipe, processes)
         own = processes.shard(range(len(images.classes)))
+        per_class, sharded = recipe.distill.latents_per_class, sharding.wanted(processes.accelerator)
         most = -(-len(images.classes) // processes.num_processes)
-        sharded = sharding.wanted(processes.accelerator)
-        padding = (most - len(own)) * recipe.distill.latents_per_class if sharded else 0
-        rendered = len(own) * recipe.distill.latents_per_class + padding
-        recipe = _settled(Bench(recipe, prior, images, own, processes.device), processes, rendered)
-        settings = recipe.prior
-        if settings.compile:  # after `auto`, which counts the denoiser's operations one by one
+        padding = (most - len(own)) * per_class if sharded else 0
+        rendered = len(own) * per_class + padding
+        recipe = _with_numbers(recipe, prior, images, own, rendered, processes)
+        if recipe.prior.compile:  # after "auto", which counts the denoiser's operations one by one
             priors.compile_denoiser(prior, processes.device, sharded)
-        return cls(
-            recipe=recipe,
-            processes=processes,
-            images=images,
+        synthetic = SyntheticImages(
             prior=prior,
-            schedule=Schedule.of(prior.noise_schedule, settings.steps, settings.skip, settings.guidance),
-            objective=objectives.build(recipe, images, own, processes),
-            own=own,
-            embeddings=embeddings,
+            schedule=schedule_of(recipe, prior),
+            noise=noise_of(recipe, prior),
+            labels=own,
+            resolution=recipe.rendered_size,
+            budget=MemoryBudget.of(recipe.prior, rendered, collective=sharded, label=processes.label),
             padding=padding,
-            room=MemoryBudget.of(recipe, rendered, together=sharded, process=processes.label),
         )
+        objective = objectives.build(recipe, images, own, processes)
+        if recipe.distill.factor > 1:
+            objective = objectives.Enlarged(objective, recipe.distill.factor)
+        return cls(recipe, processes, images, prior, embeddings, own, synthetic, objective)
 
     @property
-    def classes(self) -> dict[str, int]:
-        """The place of each class among all of the source, by name."""
+    def class_ids(self) -> dict[str, int]:
+        """The number of each class among all of the source, by name."""
         return dict(zip(self.images.classes, self.images.ids, strict=True))
 
-    def by_class(self, images: Tensor) -> Tensor:
-        """[images, …] to [classes, latents per class, …]."""
-        return images.unflatten(0, (len(self.own), self.recipe.distill.latents_per_class))
+
+def schedule_of(recipe: Recipe, prior: Prior) -> Schedule:
+    """The steps, skip and guidance of a recipe, on a prior's noise schedule."""
+    settings = recipe.prior
+    return Schedule.of(prior.noise_schedule, settings.steps, settings.skip, settings.guidance)
 
 
-def materials(recipe: Recipe, processes: Processes) -> tuple[Prior, coresets.Coreset, Tensor]:
+def noise_of(recipe: Recipe, prior: Prior) -> Noise:
+    """The noise of a recipe's latents."""
+    return Noise(recipe.seed, recipe.prior.noise == "fresh", recipe.distill.latents_per_class, prior.latent_shape)
+
+
+def load_prior_and_images(recipe: Recipe, processes: Processes) -> tuple[Prior, coresets.Coreset, Tensor]:
     """The prior, the images and the embeddings of their classes, checked to fit each other and the recipe."""
     # First: a mistake here should not cost hours of reading. What is to be sharded may be too large for a device.
     sharded = sharding.wanted(processes.accelerator)
@@ -95,35 +98,42 @@ def materials(recipe: Recipe, processes: Processes) -> tuple[Prior, coresets.Cor
         recipe.prior, recipe.data.channels, recipe.rendered_size, processes.device, denoiser_device
     )
     if sharded:
+        assert processes.accelerator
         sharding.shard_denoiser(prior, recipe.prior, processes.accelerator)
-    prepared = data.prepare(recipe.data, progress=processes.is_main_process)
-    embeddings = prior.class_embeddings(prepared.classes)  # says which class it does not know
-    _check(recipe, prepared, prior)
-    images = coresets.open_kept(prepared, recipe.data, recipe.seed, [recipe.distill.init], processes.device)
-    return prior, images, embeddings
+    images = prepared.prepare(recipe.data, progress=processes.is_main_process)
+    embeddings = prior.class_embeddings(images.classes)  # names a class that it does not know
+    _check(recipe, images, prior)
+    kept = coresets.open_kept(images, recipe.data, recipe.seed, [recipe.distill.init], processes.device)
+    return prior, kept, embeddings
 
 
-def _settled(bench: Bench, processes: Processes, images: int) -> Recipe:
-    """The recipe with what `auto` is for so many images on this process; the same on all that share a denoiser."""
-    sampler, sharded = bench.recipe.prior, sharding.wanted(processes.accelerator)
-    if "auto" not in (sampler.micro_batch, sampler.keep_graph_steps):
-        return bench.recipe
-    room = memory.free(processes.device)
+def _with_numbers(
+    recipe: Recipe, prior: Prior, images: coresets.Coreset, own: list[int], rendered: int, processes: Processes
+) -> Recipe:
+    """The recipe with what "auto" is for so many images here; the same on all processes that share a denoiser."""
+    settings, sharded = recipe.prior, sharding.wanted(processes.accelerator)
+    if "auto" not in (settings.micro_batch, settings.keep_graph_steps):
+        return recipe
+    from ld3m.sizing.auto import solve_auto  # only a recipe that says "auto" needs the counting of work and memory
+    from ld3m.sizing.bench import Bench
+
+    available = memory.free(processes.device)
     if sharded:
-        room = min(processes.gather([room]))
-    recipe = solve_auto(bench, processes.num_processes, images, room, sharded)
-    found = recipe.prior
+        available = min(processes.gather([available]))
+    bench = Bench(recipe, prior, images, own, processes.device)
+    recipe = solve_auto(bench, processes.num_processes, rendered, available, sharded)
+    settings = recipe.prior
     if sharded:  # what was measured may differ by what a library keeps
-        found = found.model_copy(update={"micro_batch": min(processes.gather([found.micro_batch]))})
-        recipe = recipe.model_copy(update={"prior": found})
+        settings = settings.model_copy(update={"micro_batch": min(processes.gather([settings.micro_batch]))})
+        recipe = recipe.model_copy(update={"prior": settings})
     processes.print(
-        f"prior.micro_batch={found.micro_batch} prior.keep_graph_steps={found.keep_graph_steps}: "
-        f"found for the {room / 2**30:,.1f} GiB that are free"
+        f"prior.micro_batch={settings.micro_batch} prior.keep_graph_steps={settings.keep_graph_steps}: "
+        f"found for the {available / 2**30:,.1f} GiB that are free"
     )
     return recipe
 
 
-def _check(recipe: Recipe, images: data.ImageSet, prior: Prior) -> None:
+def _check(recipe: Recipe, images: prepared.ImageSet, prior: Prior) -> None:
     """Mistakes that only the data and the prior show."""
     channels, count = recipe.data.channels, recipe.distill.latents_per_class
     networks.check(recipe.network.arch, images.shape, recipe.network)

@@ -22,14 +22,28 @@ from ld3m.runs.result import read_latents
 
 
 @torch.no_grad()
-def initial(
+def initial_state(
     recipe: Recipe, images: Coreset, prior: Prior, embedding: Tensor, label: int, device: torch.device
 ) -> dict[str, Tensor]:
     """The state of a class at the start: Z as `distill.init` says, c its embedding, or both as another run has them.
 
     "prototype" is what D4M samples from (Su et al., CVPR 2024, arXiv 2407.15138), without its conditioning on text.
+
+    Args:
+        recipe: `distill.init`, the number of latents, what the optimiser keeps, the seed, and `prior.micro_batch`.
+        images: the real images, opened for `distill.init`.
+        prior: encodes them.
+        embedding: the prior's conditioning of the class, [*conditioning_shape].
+        label: the class.
+        device: of the state.
+
+    Returns:
+        Tensors [latents per class, …] by the names of `LearntLatents`.
+
+    Raises:
+        UserError: if another run has not as many images of the class, or latents of another prior.
     """
-    init, count = recipe.distill.init, recipe.distill.latents_per_class
+    init, count, micro_batch = recipe.distill.init, recipe.distill.latents_per_class, recipe.prior.images_at_a_time
     if init not in STARTS:
         z, c = (tensor.to(device) for tensor in _published(init, images.classes[label], count, prior))
         return unmoved(recipe.distill, z, c)
@@ -37,11 +51,11 @@ def initial(
     if init == "noise":
         z = torch.randn(count, *prior.latent_shape, generator=draws).to(device)
     elif init == "prototype":
-        encodings = _encode(images.images("train", label), prior, recipe.prior.images_at_a_time, device)
+        encodings = _encode(images.images("train", label), prior, micro_batch, device)
         z = kmeans(encodings.flatten(1), count, draws).view(count, *prior.latent_shape).to(device)
     else:
         chosen = images.select("random" if init == "real" else init, label, count, draws)
-        z = _encode(images.images("train", label)[chosen], prior, recipe.prior.images_at_a_time, device).to(device)
+        z = _encode(images.images("train", label)[chosen], prior, micro_batch, device).to(device)
     c = embedding.expand(count, *prior.conditioning_shape).clone()
     return unmoved(recipe.distill, z, c)
 

@@ -7,6 +7,8 @@ the same stored pixels a network sees factor² times as many images, each of 1/f
 from torch import Tensor
 from torch.nn import functional
 
+from ld3m.images.ranges import unit_to_bytes
+
 
 def pack(images: Tensor, factor: int) -> Tensor:
     """Images [n · factor², channels, h, w] to [n, channels, factor · h, factor · w], row by row side by side."""
@@ -38,3 +40,17 @@ def shown(images: Tensor, labels: Tensor, factor: int) -> tuple[Tensor, Tensor]:
         factor: images on a side of each.
     """
     return enlarge(unpack(images, factor), factor), labels.repeat_interleave(factor**2)
+
+
+def stored(pixels: Tensor, factor: int) -> Tensor:
+    """Rendered images as they are stored, factor² of them side by side in one.
+
+    Args:
+        pixels: [classes, n · factor², channels, h, w] in [0, 1].
+        factor: images on a side of each.
+
+    Returns:
+        uint8 [classes, n, channels, factor · h, factor · w], on the CPU.
+    """
+    classes, count = pixels.shape[:2]
+    return pack(unit_to_bytes(pixels.flatten(0, 1)), factor).unflatten(0, (classes, count // factor**2))

@@ -1,22 +1,47 @@
-"""Objectives: how far synthetic images are from real ones, and which way to go."""
+"""Objectives: how far synthetic images are from real ones, and which way to go; and the experts that some of them need.
 
-from collections.abc import Callable, Sequence
+How images are rendered, and how the gradient reaches the latents, is `sampling`.
+"""
+
+from collections.abc import Sequence
 
 from ld3m import registry
 from ld3m.data.prepared import ImageSet
 from ld3m.machine.processes import Processes
-from ld3m.objectives.base import Objective
+from ld3m.objectives.base import Objective, ObjectiveFactory
 from ld3m.objectives.dc import GradientMatching
 from ld3m.objectives.dm import DistributionMatching
+from ld3m.objectives.draws import Draws
+from ld3m.objectives.enlarged import Enlarged
+from ld3m.objectives.experts import experts_of
 from ld3m.objectives.mtt import TrajectoryMatching
 from ld3m.recipe import Recipe
 
-OBJECTIVES: dict[str, Callable[[Recipe, ImageSet, Sequence[int], Processes], Objective]] = {
-    "dm": DistributionMatching,
-    "dc": GradientMatching,
-    "mtt": TrajectoryMatching,
-}
-"""Objectives by the name that `distill.objective` gives; other packages add theirs through entry points of the group
+__all__ = ["OBJECTIVES", "Enlarged", "Objective", "build", "draws_of"]
+
+
+def draws_of(recipe: Recipe, images: ImageSet, processes: Processes) -> Draws:
+    """What an objective of this recipe draws."""
+    experts = experts_of(recipe) if recipe.distill.networks == "experts" else None
+    return Draws(recipe.seed, images, recipe.network, recipe.distill.real_batch, processes.device, experts)
+
+
+def _dm(recipe: Recipe, images: ImageSet, own: Sequence[int], processes: Processes) -> Objective:
+    return DistributionMatching(recipe.distill.dm, draws_of(recipe, images, processes), own)
+
+
+def _dc(recipe: Recipe, images: ImageSet, own: Sequence[int], processes: Processes) -> Objective:
+    return GradientMatching(recipe.distill.dc, draws_of(recipe, images, processes), own, processes.gather_classes)
+
+
+def _mtt(recipe: Recipe, images: ImageSet, own: Sequence[int], processes: Processes) -> Objective:
+    draws = draws_of(recipe, images, processes)
+    settings = recipe.distill
+    return TrajectoryMatching(settings.mtt, settings.momentum, draws, experts_of(recipe), own, processes.gather_classes)
+
+
+OBJECTIVES: dict[str, ObjectiveFactory] = {"dm": _dm, "dc": _dc, "mtt": _mtt}
+"""Factories by the name that `distill.objective` gives; other packages add theirs through entry points of the group
 `ld3m.objectives`."""
 
 
@@ -24,10 +49,7 @@ def build(recipe: Recipe, images: ImageSet, own: Sequence[int], processes: Proce
     """The recipe's objective for the classes `own`.
 
     Raises:
-        UserError: where `distill.objective` is not known.
+        UserError: if `distill.objective` is not known, or what it needs is not there.
     """
-    found = registry.find("ld3m.objectives", OBJECTIVES, recipe.distill.objective, "distill.objective")
-    return found(recipe, images, own, processes)
-
-
-__all__ = ["OBJECTIVES", "Objective", "build"]
+    factory = registry.find("ld3m.objectives", OBJECTIVES, recipe.distill.objective, "distill.objective")
+    return factory(recipe, images, own, processes)

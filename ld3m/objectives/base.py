@@ -1,15 +1,20 @@
 """What the loop asks of an objective."""
 
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from torch import Tensor
 
+from ld3m.data.prepared import ImageSet
+from ld3m.machine.processes import Processes
+from ld3m.recipe import Recipe
+
+GatherClasses = Callable[[Tensor, int], Tensor]
+"""(rows of the process's own classes, count of all classes) to rows of all classes: `Processes.gather_classes`."""
+
 
 class Objective(Protocol):
-    """A matching loss over the classes this process owns; derive from it to have the defaults below.
-
-    It is made of (recipe, prepared images, the process's classes, processes).
-    """
+    """A matching loss over the classes this process owns; derive from it to have the defaults below."""
 
     def match(self, iteration: int, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """The loss and its gradient at the rendered images.
@@ -24,12 +29,17 @@ class Objective(Protocol):
         """
 
     def state(self) -> dict[str, Tensor]:
-        """What checkpoints must keep beside the latents for `match` to go on; the same on all processes."""
+        """What checkpoints must keep beside the latents for `match` to continue; the same on all processes."""
         return {}
 
     def restore(self, iteration: int, state: dict[str, Tensor]) -> None:
         """Takes up the `state` before an iteration."""
+        return
 
     def learnt(self) -> dict[str, float]:
         """Numbers learnt beside the latents, for metrics.jsonl and the metadata of the result."""
         return {}
+
+
+ObjectiveFactory = Callable[[Recipe, ImageSet, Sequence[int], Processes], Objective]
+"""(recipe, prepared images, the process's classes, its processes) to an objective; what `distill.objective` names."""

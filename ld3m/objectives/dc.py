@@ -8,13 +8,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ld3m import networks
-from ld3m.data.prepared import ImageSet
-from ld3m.machine.processes import Processes
 from ld3m.networks.training import train_epoch
-from ld3m.objectives import draws
-from ld3m.objectives.base import Objective
+from ld3m.objectives.base import GatherClasses, Objective
+from ld3m.objectives.draws import REAL_CHUNK, Draws
 from ld3m.randomness import generator
-from ld3m.recipe import Recipe
+from ld3m.recipe.objectives import DcRecipe
 
 EPSILON = 1e-6
 
@@ -26,33 +24,31 @@ class GradientMatching(Objective):
     for `inner` epochs.
     """
 
-    def __init__(self, recipe: Recipe, images: ImageSet, own: Sequence[int], processes: Processes) -> None:
-        self.recipe = recipe
-        self.settings = recipe.distill.dc
-        self.images = images
-        self.real = {label: images.images("train", label) for label in own}
-        self.processes = processes
+    def __init__(self, settings: DcRecipe, draws: Draws, own: Sequence[int], gather_classes: GatherClasses) -> None:
+        self.settings = settings
+        self.draws = draws
+        self.real = {label: draws.images.images("train", label) for label in own}
+        self.gather_classes = gather_classes
         self.network: Any = None
-        draws.require_experts(recipe, images)
+        draws.require_experts()
 
     def match(self, iteration: int, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """As `Objective.match`; each class shares one augmentation between its real and synthetic images."""
-        device = self.processes.device
-        number, place = divmod(iteration, self.settings.outer)
-        if place == 0:
-            self.network = draws.network(self.recipe, self.images, number, device)
+        number, outer = divmod(iteration, self.settings.outer)
+        if outer == 0:
+            self.network = self.draws.network(number)
         else:
             self._train(iteration, pixels)
-        draws.freeze_norms(self.network, self.recipe, self.images, iteration, device)
+        self.draws.freeze_norms(self.network, iteration)
         losses = [pixels.new_zeros(0)]
         gradients = [pixels.new_zeros(0, *pixels.shape[1:])]
         for (label, images), own in zip(self.real.items(), pixels, strict=True):
-            real = draws.real_batch(self.recipe, self.images, images, iteration, label, device)
+            real = self.draws.real(images, iteration, label)
             synthetic = own.detach().requires_grad_()
             with torch.enable_grad():
-                shown = self.images.normalise(synthetic)
+                shown = self.draws.images.normalise(synthetic)
                 if self.settings.augment:
-                    augmentation = draws.augmentation(self.recipe, iteration, label)
+                    augmentation = self.draws.augmentation(iteration, label)
                     real, shown = augmentation(real), augmentation(shown)
                 loss = match_gradients(self.network, real, shown, label)
                 gradients += [gradient[None] for gradient in torch.autograd.grad(loss, synthetic)]
@@ -61,29 +57,43 @@ class GradientMatching(Objective):
 
     def _train(self, iteration: int, pixels: Tensor) -> None:
         """The inner loop, on all classes as they are rendered in this iteration; the same on every process."""
-        every = self.processes.gather_classes(pixels, len(self.images.classes))
-        inputs = self.images.normalise(every.flatten(0, 1))
+        every = self.gather_classes(pixels, len(self.draws.images.classes))
+        inputs = self.draws.images.normalise(every.flatten(0, 1))
         targets = torch.arange(len(every), device=inputs.device).repeat_interleave(every.shape[1])
-        optimiser = torch.optim.SGD(self.network.parameters(), lr=self.settings.lr_network)
-        self.network.train()
-        with torch.enable_grad():
-            for epoch in range(self.settings.inner):
-                numbers = generator(self.recipe.seed, "inner loop", iteration, epoch)
-                train_epoch(
-                    self.network, optimiser, inputs, targets, self.settings.batch, self.settings.augment, numbers
-                )
+        train_inner_loop(self.network, self.settings, inputs, targets, self.draws.seed, iteration)
         networks.without_dropout(self.network)
 
     def state(self) -> dict[str, Tensor]:
-        """The network, where a further iteration uses it."""
+        """The network, if a further iteration uses it."""
         return self.network.state_dict() if self.network is not None and self.settings.outer > 1 else {}
 
     def restore(self, iteration: int, state: dict[str, Tensor]) -> None:
         """The network of an outer loop under way."""
-        number, place = divmod(iteration, self.settings.outer)
-        if place:
-            self.network = draws.network(self.recipe, self.images, number, self.processes.device)
+        number, outer = divmod(iteration, self.settings.outer)
+        if outer:
+            self.network = self.draws.network(number)
             self.network.load_state_dict(state)
+
+
+def train_inner_loop(
+    network: Any, settings: DcRecipe, inputs: Tensor, targets: Tensor, seed: int, iteration: int
+) -> None:
+    """Trains a network for `inner` epochs by plain SGD.
+
+    Args:
+        network: is changed, and left in training mode.
+        settings: `inner`, `batch`, `lr_network` and `augment` of the recipe.
+        inputs: normalised synthetic images [N, channels, H, W].
+        targets: their classes, int64 [N].
+        seed: of the run.
+        iteration: keys the order and the augmentation.
+    """
+    optimiser = torch.optim.SGD(network.parameters(), lr=settings.lr_network)
+    network.train()
+    with torch.enable_grad():
+        for epoch in range(settings.inner):
+            numbers = generator(seed, "inner loop", iteration, epoch)
+            train_epoch(network, optimiser, inputs, targets, settings.batch, settings.augment, numbers)
 
 
 def match_gradients(network: nn.Module, real: Tensor, synthetic: Tensor, label: int) -> Tensor:
@@ -97,7 +107,7 @@ def match_gradients(network: nn.Module, real: Tensor, synthetic: Tensor, label: 
     """
     parameters = [parameter for parameter in network.parameters() if parameter.dim() in (2, 4)]
     target = [torch.zeros_like(parameter) for parameter in parameters]
-    for chunk in real.split(draws.REAL_CHUNK):
+    for chunk in real.split(REAL_CHUNK):
         loss = _loss(network, chunk, label) * (len(chunk) / len(real))
         for total, part in zip(target, torch.autograd.grad(loss, parameters), strict=True):
             total += part

@@ -6,11 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ld3m.data.prepared import ImageSet
-from ld3m.machine.processes import Processes
-from ld3m.objectives import draws
 from ld3m.objectives.base import Objective
-from ld3m.recipe import Recipe
+from ld3m.objectives.draws import REAL_CHUNK, Draws
+from ld3m.recipe.objectives import DmRecipe
 
 Statistics = Callable[[Tensor], Tensor]
 """Of features [n, features]; a vector."""
@@ -25,24 +23,22 @@ class DistributionMatching(Objective):
     statistics are computed once, by the process that owns the class.
     """
 
-    def __init__(self, recipe: Recipe, images: ImageSet, own: Sequence[int], processes: Processes) -> None:
-        self.recipe = recipe
-        self.images = images
-        self.real = {label: images.images("train", label) for label in own}
-        self.device = processes.device
-        self.statistics = STATISTICS[recipe.distill.dm.match]
+    def __init__(self, settings: DmRecipe, draws: Draws, own: Sequence[int]) -> None:
+        self.settings = settings
+        self.draws = draws
+        self.real = {label: draws.images.images("train", label) for label in own}
+        self.statistics = STATISTICS[settings.match]
         self.targets: dict[tuple[int, int], Tensor] = {}
         """Statistics of real images' features, by number of the network in the pool and class."""
-        draws.require_experts(recipe, images)
+        draws.require_experts()
 
     def match(self, iteration: int, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """As `Objective.match`; each class shares one augmentation between its real and synthetic images."""
         if not self.real:
             return pixels.new_zeros(0), torch.zeros_like(pixels)
-        pool = self.recipe.distill.dm.pool
-        number = iteration % pool if pool else iteration
-        network = draws.network(self.recipe, self.images, number, self.device).requires_grad_(False)
-        draws.freeze_norms(network, self.recipe, self.images, number, self.device)
+        number = iteration % self.settings.pool if self.settings.pool else iteration
+        network = self.draws.network(number).requires_grad_(False)
+        self.draws.freeze_norms(network, number)
         losses, gradients = [], []
         # Class by class: what is summed together, and so rounded, is the same on any number of processes.
         for label, own in zip(self.real, pixels, strict=True):
@@ -50,7 +46,7 @@ class DistributionMatching(Objective):
             target = self._target(network, number, label, augmentation)
             synthetic = own.detach().requires_grad_()
             with torch.enable_grad():
-                seen = augmentation(self.images.normalise(synthetic))
+                seen = augmentation(self.draws.images.normalise(synthetic))
                 loss = match_features(network, self.statistics, target, seen)
                 gradients += torch.autograd.grad(loss, synthetic)
             losses.append(loss.detach())
@@ -58,18 +54,15 @@ class DistributionMatching(Objective):
 
     def _augmentation(self, number: int, label: int) -> Callable[[Tensor], Tensor]:
         """What a class's real and synthetic images share."""
-        if not self.recipe.distill.dm.augment:
-            return lambda images: images
-        return draws.augmentation(self.recipe, number, label)
+        return self.draws.augmentation(number, label) if self.settings.augment else lambda images: images
 
     def _target(self, network: Any, number: int, label: int, augmentation: Callable[[Tensor], Tensor]) -> Tensor:
         """The statistics of a class's real images."""
         if (number, label) in self.targets:
             return self.targets[number, label]
-        images = self.real[label]
-        real = draws.real_batch(self.recipe, self.images, images, number, label, self.device)
+        real = self.draws.real(self.real[label], number, label)
         target = self.statistics(real_features(network, augmentation(real)))
-        if self.recipe.distill.dm.pool:
+        if self.settings.pool:
             self.targets[number, label] = target
         return target
 
@@ -107,4 +100,4 @@ def match_features(network: Any, statistics: Statistics, target: Tensor, synthet
 @torch.no_grad()
 def real_features(network: Any, real: Tensor) -> Tensor:
     """`network.embed` of images [n, channels, H, W], without a graph, some images at a time."""
-    return torch.cat([network.embed(chunk) for chunk in real.split(draws.REAL_CHUNK)])
+    return torch.cat([network.embed(chunk) for chunk in real.split(REAL_CHUNK)])

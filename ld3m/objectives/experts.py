@@ -8,6 +8,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +20,34 @@ from ld3m.data.prepared import ImageSet
 from ld3m.errors import UserError, user_error_if_damaged
 from ld3m.files import write_json, write_tensors
 from ld3m.machine import lock
-from ld3m.recipe import Recipe
+from ld3m.recipe import ExpertsRecipe, NetworkRecipe, Recipe
 
 FORMAT = "ld3m-experts-1"
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 
-def describe(recipe: Recipe, images: ImageSet, parameters: int) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Experts:
+    """Which experts are meant: where they are, and of which kind of network and training."""
+
+    folder: Path
+    settings: ExpertsRecipe
+    network: NetworkRecipe
+    seed: int
+    """Of the run that trained them."""
+
+
+def experts_of(recipe: Recipe) -> Experts:
+    """Those that a recipe takes, or trains by `ld3m experts`."""
+    return Experts(recipe.experts_folder, recipe.experts, recipe.network, recipe.seed)
+
+
+def describe(network: NetworkRecipe, images: ImageSet, parameters: int) -> dict[str, Any]:
     """What experts and whoever uses them must agree on, by the recipe's keys where it has one."""
     return {
-        **{f"network.{key}": value for key, value in recipe.network.model_dump(exclude={"dtype"}).items()},
-        "data.channels": recipe.data.channels,
-        "data.resolution": recipe.data.resolution,
+        **{f"network.{key}": value for key, value in network.model_dump(exclude={"dtype"}).items()},
+        "data.channels": images.shape.channels,
+        "data.resolution": images.shape.resolution,
         "classes": images.classes,
         "network parameters": parameters,
         "mean of the training images": [round(value, 5) for value in images.mean.tolist()],
@@ -41,14 +58,14 @@ def describe(recipe: Recipe, images: ImageSet, parameters: int) -> dict[str, Any
 class Trajectories:
     """The experts of a folder, all of one kind of network, data and training."""
 
-    def __init__(self, recipe: Recipe, images: ImageSet, parameters: int) -> None:
-        self.folder = recipe.experts_folder
-        self.about = describe(recipe, images, parameters)
-        self.training = recipe.experts.model_dump(include={"epochs", "batch", "lr", "augment", "dtype"})
-        self.training["seed"] = recipe.seed
-        self.dtype = DTYPES[recipe.experts.dtype]
+    def __init__(self, experts: Experts, images: ImageSet, parameters: int) -> None:
+        self.folder = experts.folder
+        self.about = describe(experts.network, images, parameters)
+        self.training = experts.settings.model_dump(include={"epochs", "batch", "lr", "augment", "dtype"})
+        self.training["seed"] = experts.seed
+        self.dtype = DTYPES[experts.settings.dtype]
         self.parameters = parameters
-        self.epochs = recipe.experts.epochs
+        self.epochs = experts.settings.epochs
 
     def path(self, expert: int) -> Path:
         """The file of a whole trajectory."""
@@ -69,7 +86,7 @@ class Trajectories:
         if index and index["training"] != self.training:
             keys = [f"experts.{key}" for key, value in self.training.items() if index["training"].get(key) != value]
             raise UserError(
-                f"experts.folder: {self.folder} holds experts trained otherwise ({', '.join(keys)} differ); "
+                f"experts.folder: {self.folder} holds experts of another training ({', '.join(keys)} differ); "
                 "give another folder, or --no-resume to replace them"
             )
 
@@ -147,7 +164,7 @@ class Trajectories:
 
     def _index(self) -> Any:
         path = self.folder / "index.json"
-        with user_error_if_damaged(f"experts.folder: {path}", "train the experts anew with --no-resume"):
+        with user_error_if_damaged(f"experts.folder: {path}", "train the experts again with --no-resume"):
             return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
     def _check(self, index: Any) -> None:

@@ -6,16 +6,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ld3m.data.prepared import ImageSet
 from ld3m.images import augment
-from ld3m.machine.processes import Processes
 from ld3m.machine.transfer import send
 from ld3m.networks.flat import FlatNetwork
-from ld3m.objectives import draws
-from ld3m.objectives.base import Objective
-from ld3m.objectives.experts import Trajectories
+from ld3m.objectives.base import GatherClasses, Objective
+from ld3m.objectives.draws import Draws
+from ld3m.objectives.experts import Experts, Trajectories
 from ld3m.randomness import generator
-from ld3m.recipe import Recipe
+from ld3m.recipe.objectives import MttRecipe
 
 CHUNK = 256
 """Synthetic images through the student at a time."""
@@ -30,33 +28,42 @@ class TrajectoryMatching(Objective):
     trains the same student, and follows the gradient back to its own classes' images.
     """
 
-    def __init__(self, recipe: Recipe, images: ImageSet, own: Sequence[int], processes: Processes) -> None:
-        self.recipe = recipe
-        self.settings = recipe.distill.mtt
-        self.images = images
+    def __init__(
+        self,
+        settings: MttRecipe,
+        momentum: float,
+        draws: Draws,
+        experts: Experts,
+        own: Sequence[int],
+        gather_classes: GatherClasses,
+    ) -> None:
+        self.settings = settings
+        self.decay = momentum
+        self.draws = draws
         self.own = torch.tensor(list(own), dtype=torch.long)
-        self.processes = processes
-        self.student = FlatNetwork(draws.network(recipe, images, 0, processes.device))
-        self.experts = Trajectories(recipe, images, self.student.count)
-        epochs = self.settings.max_start_epoch + self.settings.expert_epochs
-        self.experts.require(recipe.experts.count, epochs, "distill.mtt.max_start_epoch + expert_epochs")
+        self.gather_classes = gather_classes
+        self.student = FlatNetwork(draws.network(0))
+        self.experts = Trajectories(experts, draws.images, self.student.count)
+        epochs = settings.max_start_epoch + settings.expert_epochs
+        self.experts.require(experts.settings.count, epochs, "distill.mtt.max_start_epoch + expert_epochs")
+        self.count = experts.settings.count
         # On the device, which is never waited for; in float32, as the authors' code has it.
-        self.step_size, self.momentum = torch.tensor([self.settings.step_size, 0.0], device=processes.device).unbind()
+        self.step_size, self.momentum = torch.tensor([settings.step_size, 0.0], device=draws.device).unbind()
 
     def match(self, iteration: int, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """As `Objective.match`; the loss is of all classes together, and shared out evenly among them."""
-        settings, seed, device = self.settings, self.recipe.seed, self.processes.device
-        classes, per_class = len(self.images.classes), pixels.shape[1]
-        every = self.processes.gather_classes(pixels, classes).flatten(0, 1)
+        settings, seed, device = self.settings, self.draws.seed, self.draws.device
+        classes, per_class = len(self.draws.images.classes), pixels.shape[1]
+        every = self.gather_classes(pixels, classes).flatten(0, 1)
         labels = torch.arange(classes).repeat_interleave(per_class)
         numbers = generator(seed, "trajectory", iteration)
-        expert = int(torch.randint(self.recipe.experts.count, (), generator=numbers))
+        expert = int(torch.randint(self.count, (), generator=numbers))
         epoch = int(torch.randint(settings.max_start_epoch + 1, (), generator=numbers))
         batches = draw_batches(len(every), settings.batch_syn or len(every), settings.syn_steps, numbers)
 
         def show(step: int, places: Tensor, images: Tensor) -> Tensor:
             """Images of a batch, by their places in it, as the student sees them."""
-            images = self.images.normalise(images)
+            images = self.draws.images.normalise(images)
             if not settings.augment:
                 return images
             augmentation = augment.draw(
@@ -77,7 +84,7 @@ class TrajectoryMatching(Objective):
                 labels,
                 own,
             )
-        momentum = self.recipe.distill.momentum * self.momentum + slope
+        momentum = self.decay * self.momentum + slope
         # By a factor of two at most: a step size never becomes zero, negative or huge at one bad slope.
         wanted = (self.step_size - settings.lr_step_size * momentum).clamp(self.step_size / 2, self.step_size * 2)
         self.step_size = torch.where(slope.isfinite(), wanted, self.step_size)
@@ -91,7 +98,7 @@ class TrajectoryMatching(Objective):
 
     def restore(self, iteration: int, state: dict[str, Tensor]) -> None:
         """The step size and its momentum."""
-        self.step_size, self.momentum = state["step_size"].to(self.processes.device, torch.float32).unbind()
+        self.step_size, self.momentum = state["step_size"].to(self.draws.device, torch.float32).unbind()
 
     def learnt(self) -> dict[str, float]:
         """The step size, at which networks are to be trained on the result."""

@@ -18,7 +18,7 @@ from ld3m.machine.determinism import repeatable
 from ld3m.machine.memory import keep_freed_memory
 from ld3m.machine.processes import Processes, watched_command
 from ld3m.networks.flat import FlatNetwork, weights_of
-from ld3m.objectives.experts import Trajectories
+from ld3m.objectives.experts import Trajectories, experts_of
 from ld3m.randomness import generator
 from ld3m.recipe import Recipe
 
@@ -38,7 +38,7 @@ def train_experts(processes: Processes, recipe: Recipe, resume: bool = True) -> 
     main = processes.is_main_process
     images = data.prepare(recipe.data, progress=main)
     parameters = sum(p.numel() for p in _network(recipe, images, 0).parameters())
-    trajectories = Trajectories(recipe, images, parameters)
+    trajectories = Trajectories(experts_of(recipe), images, parameters)
     with ExitStack() as claimed:
         with processes.main_process_first():
             if main:

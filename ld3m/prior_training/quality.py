@@ -15,7 +15,7 @@ from ld3m.images.ranges import bytes_to_signed, bytes_to_unit, signed_to_unit, u
 from ld3m.priors import Prior
 from ld3m.randomness import generator
 from ld3m.recipe.prior import PriorRecipe
-from ld3m.sampling.sampler import Schedule, render
+from ld3m.sampling import Schedule, render
 
 CLASSIFIER_WIDTH = 64
 """Channels of the blocks of the ConvNet that judges samples."""

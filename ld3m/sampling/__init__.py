@@ -1,5 +1,9 @@
-"""The method's chain: latents through the frozen prior to images, and the gradient back. It knows no objective."""
+"""The method's chain: latents through the frozen prior to images, and the gradient back. It knows no objective.
 
-from ld3m.sampling.sampler import PullBack, Schedule, render
+`algorithm` has it top to bottom; `pull_back.render` the same with its gradient; `synthetic` what the loop calls.
+"""
 
-__all__ = ["PullBack", "Schedule", "render"]
+from ld3m.sampling.algorithm import Schedule, images_of
+from ld3m.sampling.pull_back import PullBack, render
+
+__all__ = ["PullBack", "Schedule", "images_of", "render"]

@@ -1,22 +1,36 @@
 """The noise ε0 that latents are noised with."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ld3m.machine.transfer import send
-from ld3m.priors import Prior
 from ld3m.randomness import generator
-from ld3m.recipe import Recipe
 
 
-def draw_noise(recipe: Recipe, prior: Prior, labels: Sequence[int], iteration: int, device: torch.device) -> Tensor:
-    """ε0 [classes · images per class, *latent_shape]: of the iteration ("fresh"), or the run's ("fixed")."""
-    moment = iteration if recipe.prior.noise == "fresh" else 0
-    draws = [
-        torch.randn(prior.latent_shape, generator=generator(recipe.seed, "noise", moment, label, image))
-        for label in labels
-        for image in range(recipe.distill.latents_per_class)
-    ]
-    return send(torch.stack(draws), device) if draws else torch.empty(0, *prior.latent_shape, device=device)
+@dataclass(frozen=True)
+class Noise:
+    """Standard normal draws, each keyed by (seed, iteration, class, image), whichever process makes them."""
+
+    seed: int
+    fresh: bool
+    """Whether each iteration draws its own ("fresh"), or the run draws once ("fixed")."""
+    per_class: int
+    """Latents of a class."""
+    latent_shape: tuple[int, ...]
+
+    def key(self, iteration: int) -> int:
+        """The iteration whose draws these are: 0 for all of them if noise is fixed."""
+        return iteration if self.fresh else 0
+
+    def draw(self, labels: Sequence[int], iteration: int, device: torch.device) -> Tensor:
+        """ε0 [classes, latents per class, *latent_shape] of some classes."""
+        shape = (len(labels), self.per_class, *self.latent_shape)
+        draws = [
+            torch.randn(self.latent_shape, generator=generator(self.seed, "noise", self.key(iteration), label, image))
+            for label in labels
+            for image in range(self.per_class)
+        ]
+        return send(torch.stack(draws).view(shape), device) if draws else torch.empty(shape, device=device)

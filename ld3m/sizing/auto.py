@@ -9,10 +9,10 @@ from torch import nn
 
 from ld3m.machine.out_of_memory import ran_out
 from ld3m.recipe import Recipe
-from ld3m.sampling.sampler import render
+from ld3m.sampling import render
 from ld3m.sizing.bench import Bench
-from ld3m.sizing.cost import Shapes
-from ld3m.sizing.tally import Tally
+from ld3m.sizing.cost import RunCost
+from ld3m.sizing.count import Tally
 
 SHARE = 0.85
 """Of the free memory, what "auto" plans with; kernels' working space and what lies unused between tensors take some."""
@@ -51,10 +51,10 @@ def solve_auto(bench: Bench, processes: int, images: int, room: float, sharded: 
 def _fitting(bench: Bench, processes: int, images: int, room: float, sharded: bool) -> tuple[int, int]:
     """Images at a time and steps whose graph is kept."""
     recipe, sampler = bench.recipe, bench.recipe.prior
-    shapes = Shapes(
+    cost = RunCost(
         recipe, processes, len(bench.images.classes), bench.prior.latent_shape, bench.prior.conditioning_shape
     )
-    room = SHARE * room - sum(shapes.lasting(images, sampler.steps).values())
+    room = SHARE * room - sum(cost.lasting(images, sampler.steps).values())
     if bench.device.type == "cuda":
         _flat(bench, 1)  # what the first call alone takes, such as a library's working space
     one, two = _flat(bench, 1), _flat(bench, 2)
@@ -67,7 +67,7 @@ def _fitting(bench: Bench, processes: int, images: int, room: float, sharded: bo
         most = CPU_IMAGES if bench.device.type == "cpu" else images
         micro_batch = max(1, min(int((room - kept - rest) // each), images, most))
     if more:
-        left = room - max(rest + each * micro_batch, _objective(bench) + shapes.gathered_bytes)
+        left = room - max(rest + each * micro_batch, _objective(bench) + cost.gathered_bytes)
         keep = max(0, min(int((left / images - decoder) // step), sampler.steps))
     return micro_batch, keep
 

@@ -6,14 +6,16 @@ from dataclasses import dataclass
 
 from ld3m.objectives import mtt
 from ld3m.recipe import Recipe
-from ld3m.sizing.bench import Counts, Sample, calls, real_images
+from ld3m.sizing.bench import calls, real_images
+from ld3m.sizing.count import Counts
+from ld3m.sizing.timed import Sample
 
 FLOAT = 4
 """Bytes of a number of what is learnt, of pixels and of states, whatever the denoiser's precision."""
 
 
 @dataclass(frozen=True)
-class Shapes:
+class RunCost:
     """The numbers that everything else is arithmetic on."""
 
     recipe: Recipe

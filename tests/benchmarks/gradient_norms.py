@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ld3m.sampling.sampler import Schedule, render
 
 from ld3m import objectives, priors
 from ld3m.data import coresets
@@ -23,7 +24,6 @@ from ld3m.machine.processes import Processes
 from ld3m.recipe import Recipe
 from ld3m.recipe.files import load
 from ld3m.sampling.noise import draw_noise
-from ld3m.sampling.sampler import Schedule, render
 
 SKIPS = ("none", "paper", "reference")
 STEPS = (10, 20, 30, 40, 50, 60, 70, 80, 90)

@@ -51,6 +51,7 @@ from typing import Any
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch
+from ld3m.sampling.sampler import Schedule, render
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
@@ -70,7 +71,6 @@ from ld3m.randomness import generator
 from ld3m.recipe import Recipe, SamplerRecipe
 from ld3m.recipe.files import load
 from ld3m.sampling.noise import draw_noise
-from ld3m.sampling.sampler import Schedule, render
 
 AGREEMENT = 1e-5
 Answer = list[Tensor]

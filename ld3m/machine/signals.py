@@ -1,0 +1,41 @@
+"""The signals of people and of batch systems: collected or turned into an exit, instead of killing a command."""
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+"""Ctrl-C, a batch system's end, and its warning before the end."""
+
+
+@contextmanager
+def collected() -> Iterator[list[int]]:
+    """Collects the numbers of signals, for a command that stops at a moment of its own; a second of a kind kills."""
+    received: list[int] = []
+    with _handled(received.append):
+        yield received
+
+
+@contextmanager
+def exiting() -> Iterator[None]:
+    """Turns a signal into SystemExit with 128 + its number, so that what is open is closed."""
+
+    def leave(number: int) -> None:
+        raise SystemExit(128 + number)
+
+    with _handled(leave):
+        yield
+
+
+@contextmanager
+def _handled(react: Callable[[int], None]) -> Iterator[None]:
+    def handle(number: int, frame: object) -> None:
+        signal.signal(number, before[number])
+        react(number)
+
+    before = {int(number): signal.signal(number, handle) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,126 @@
+"""The sampler: DDIM with a linearly decaying skip, top to bottom.
+
+LD3M (Moser et al., NeurIPS 2025, arXiv 2403.03881), Algorithm 1, and the authors' public code. `images_of` is the whole
+algorithm; `pull_back.render` gives the same images with their gradient, one `reverse_step` at a time.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ld3m.images.ranges import signed_to_unit
+from ld3m.images.resample import resize
+from ld3m.priors import Prior
+from ld3m.priors.noise_schedule import Level, NoiseSchedule
+
+Skip = Literal["paper", "reference", "none"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One reverse step i, from z_i to z_{i−1}."""
+
+    time: int
+    """τ_i, the training time step the denoiser is given."""
+    level: Level
+    """Signal and noise at τ_i."""
+    next: Level
+    """Signal and noise at τ_{i−1}."""
+    weight: float
+    """w_i, the share of the skip."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """All that rendering needs besides the prior and the latents."""
+
+    steps: tuple[Step, ...]
+    """In the order of execution, i = S … 1; without any, an image is D(Z), the autoencoder alone."""
+    skip: Skip
+    guidance: float
+    """g of classifier-free guidance."""
+
+    @classmethod
+    def of(cls, noise_schedule: NoiseSchedule, steps: int, skip: Skip, guidance: float) -> "Schedule":
+        """S steps of the prior's noise schedule, with the weights of a skip.
+
+        Raises:
+            UserError: if the noise schedule has fewer time steps.
+        """
+        stages = zip(range(steps, 0, -1), noise_schedule.walk(steps), strict=True)
+        return cls(tuple(Step(*stage, skip_weight(skip, i, steps)) for i, stage in stages), skip, guidance)
+
+    @property
+    def start(self) -> Level:
+        """Signal and noise of z_S; all signal if there are no steps."""
+        return self.steps[0].level if self.steps else Level(signal=1, noise=0)
+
+
+def skip_weight(skip: Skip, i: int, steps: int) -> float:
+    """w_i, which falls linearly: "paper" i/S (Eq. 7); "reference" (i − 1)/(S − 1), at S = 1 zero; "none" 0."""
+    match skip:
+        case "paper":
+            return i / steps
+        case "reference":
+            return (i - 1) / max(1, steps - 1)
+        case "none":
+            return 0.0
+
+
+# --- the algorithm -----------------------------------------------------------------------------------------
+
+
+def images_of(prior: Prior, schedule: Schedule, z: Tensor, c: Tensor, noise: Tensor) -> Tensor:
+    """Images of latents and codes: the algorithm as it stands, differentiable if every step's graph fits into memory.
+
+    Args:
+        prior: the frozen model.
+        schedule: steps, skip and guidance.
+        z: latents Z [N, *latent_shape].
+        c: conditioning [N, *conditioning_shape].
+        noise: ε0 [N, *latent_shape], standard normal.
+
+    Returns:
+        Pixels [N, channels, H, W] in [0, 1].
+    """
+    state = noised(schedule, z, noise)  # z_S
+    anchor = prior.quantise(z) if schedule.skip == "reference" else state
+    for step in schedule.steps:  # i = S … 1
+        state = reverse_step(prior, schedule, step, state, c, anchor)
+    return decoded(prior, state)
+
+
+def noised(schedule: Schedule, z: Tensor, noise: Tensor) -> Tensor:
+    """z_S = √ᾱ Z + √(1 − ᾱ) ε0 at the first time step."""
+    return schedule.start.signal * z + schedule.start.noise * noise
+
+
+def reverse_step(prior: Prior, schedule: Schedule, step: Step, z: Tensor, c: Tensor, anchor: Tensor) -> Tensor:
+    """z_{i−1} of z_i, c and what the skip carries, its anchor: z_S for "paper", Q(Z) for "reference"."""
+    if schedule.skip == "paper" and step.weight == 1:
+        return anchor.clone()  # whatever the denoiser would answer has weight 0
+    answer = guided(prior, z, step.time, c, schedule.guidance)
+    clean, noise = prior.noise_schedule.clean_and_noise(z, answer, step.level)
+    if schedule.skip == "reference":
+        clean = (1 - step.weight) * clean + step.weight * anchor
+    z = step.next.signal * clean + step.next.noise * noise  # DDIM, η = 0
+    if schedule.skip == "paper":
+        z = (1 - step.weight) * z + step.weight * anchor  # Eq. 7
+    return z
+
+
+def guided(prior: Prior, z: Tensor, time: int, c: Tensor, guidance: float) -> Tensor:
+    """The denoiser's answer under classifier-free guidance (Ho and Salimans, 2022), both classes in one batch."""
+    if guidance == 1:
+        return prior.denoise(z, time, c)
+    null = prior.null_embedding.to(c).expand_as(c)
+    unconditional, conditional = prior.denoise(torch.cat([z, z]), time, torch.cat([null, c])).chunk(2)
+    return unconditional + guidance * (conditional - unconditional)
+
+
+def decoded(prior: Prior, z: Tensor, resolution: int | None = None) -> Tensor:
+    """Pixels in [0, 1] of latents z_0, resized if the decoder's images have another resolution."""
+    pixels = signed_to_unit(prior.decode(z))
+    return pixels if resolution in (None, pixels.shape[-1]) else resize(pixels, resolution)

@@ -1,0 +1,117 @@
+"""An iteration's parts timed on this machine, on a sample of it."""
+
+import time
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from ld3m.sampling import render
+from ld3m.sizing.bench import Bench, calls
+
+BUDGET = 20.0
+"""Seconds that the timed iterations may take together, unless one takes longer."""
+REPEATS = 15
+"""Timed iterations at most."""
+Seconds = np.ndarray
+"""[2]: on the clock, and of this process's processors."""
+
+
+class Sample(NamedTuple):
+    """How much of an iteration is run."""
+
+    images: int
+    """Of one micro-batch."""
+    steps: int
+    """The last of the reverse steps."""
+    units: int
+    batches: int
+    iterations: int = 1
+
+
+def run_sample(bench: Bench, sample: Sample, iteration: int) -> dict[str, Seconds]:
+    """Runs a sample of an iteration as the loop runs a whole one; the seconds of its parts."""
+    prior, settings, own = bench.prior, bench.recipe.prior, bench.own
+    count = sample.images
+    per_class = bench.recipe.distill.latents_per_class
+    z = torch.randn(count, *prior.latent_shape, device=bench.device)
+    c = prior.null_embedding.expand(count, *prior.conditioning_shape).to(bench.device, torch.float32)
+    full = bench.schedule
+    schedule = replace(full, steps=full.steps[len(full.steps) - sample.steps :])
+    seconds = {}
+    last = now(bench.device)
+
+    def lap(part: str) -> None:
+        nonlocal last
+        this = now(bench.device)
+        seconds[part], last = this - last, this
+
+    noise = bench.noise.draw(own[: -(-count // per_class)], iteration, bench.device).flatten(0, 1)[:count]
+    pixels, pull_back = render(
+        prior,
+        schedule,
+        z,
+        c,
+        noise,
+        resolution=bench.recipe.data.resolution,
+        micro_batch=settings.images_at_a_time,
+        keep_graph_steps=settings.kept_steps,
+    )
+    lap("render")
+    bench.match(iteration, sample.units)
+    lap("objective")
+    if sample.batches:
+        bench.train(iteration, sample.batches)
+        lap("inner loop")
+    pull_back(torch.randn_like(pixels))
+    lap("pull_back")
+    return seconds
+
+
+def now(device: torch.device) -> Seconds:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return np.array([time.perf_counter(), time.process_time()])
+
+
+def timed(bench: Bench) -> tuple[dict[str, Seconds], Sample]:
+    """Seconds of the parts of a process's iteration, and the sample that they were measured on.
+
+    Medians of a few iterations, whole ones where a micro-batch is all there is and `BUDGET` allows, else smaller in
+    images, steps and units, and scaled in proportion.
+    """
+    bench, settings = bench.on_average, bench.recipe.prior
+    count, steps = len(bench.own) * bench.recipe.distill.latents_per_class, len(bench.schedule.steps)
+    least = Sample(1, min(1, steps), 1, min(1, bench.batches))
+    for iteration in range(2):  # the first warms up
+        # On a processor that others keep busy, the clock's seconds would make the sample smaller than it may be.
+        small = {
+            part: float(spent.min() if bench.device.type == "cpu" else spent[0])
+            for part, spent in run_sample(bench, least, iteration).items()
+        }
+    chain, share = small["render"] + small["pull_back"], BUDGET / 2
+    images = min(count, settings.images_at_a_time, max(1, int(share / (chain * max(1, steps)))))
+    sample = Sample(
+        images,
+        min(steps, max(2, int(share / (chain * images)))),
+        min(bench.units, max(1, int(share / small["objective"]))),
+        min(bench.batches, max(1, int(share / small.get("inner loop", share)))),
+    )
+    rounds: list[dict[str, Seconds]] = []
+    began = time.perf_counter()
+    while len(rounds) < REPEATS and (time.perf_counter() - began) * (1 + 1 / max(1, len(rounds))) < BUDGET:
+        rounds.append(run_sample(bench, sample, len(rounds)))
+    median = {part: np.median([each[part] for each in rounds], axis=0) for part in rounds[0]}
+    if sample.steps < steps:  # the decoder's share must not grow with the steps
+        short = run_sample(bench, sample._replace(steps=1), len(rounds))
+        for part in ("render", "pull_back"):
+            a_step = (median[part] - short[part]) / (sample.steps - 1)
+            median[part] = short[part] + a_step * (calls(bench.recipe.prior) - 1)
+    for part in ("render", "pull_back"):
+        median[part] *= count / sample.images
+    median["objective"] *= bench.units / sample.units
+    if sample.batches:
+        outer = bench.recipe.distill.dc.outer
+        median["inner loop"] *= bench.batches / sample.batches * (outer - 1) / outer
+    return median, sample._replace(iterations=len(rounds))
