@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ld3m.sampling.sampler import Schedule, render
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -18,6 +17,7 @@ from ld3m import priors
 from ld3m.machine.processes import start
 from ld3m.priors.sharding import shard_denoiser
 from ld3m.recipe import SamplerRecipe
+from ld3m.sampling import Schedule, render
 
 STEPS = 2
 

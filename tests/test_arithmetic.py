@@ -9,7 +9,6 @@ import torch
 from conftest import distilled, latents, make_prior, relative
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ld3m.sampling.sampler import Schedule, render
 from torch import Tensor
 from torch.nn import functional
 
@@ -18,6 +17,7 @@ from ld3m.images import augment, resample
 from ld3m.machine import determinism
 from ld3m.machine.processes import start
 from ld3m.networks.vgg import _MaxPoolTo
+from ld3m.sampling import Schedule, render
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU, and LD3M_TEST_GPU=1")

@@ -15,7 +15,6 @@ import torch
 import yaml
 from compvis import FirstStage, UNet
 from conftest import DATA, Outcome
-from ld3m.sampling.sampler import Schedule, render
 from torch import Tensor, nn
 
 from ld3m import priors
@@ -24,6 +23,7 @@ from ld3m.priors import ClassConditionalLDM, UnconditionalLDM
 from ld3m.priors.convert import convert, read_weights
 from ld3m.priors.original import KINDS, untrained
 from ld3m.recipe import SamplerRecipe
+from ld3m.sampling import Schedule, render
 
 CASES = [
     ("s5_c3", "reference", 5, 3.0),

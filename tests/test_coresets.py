@@ -22,8 +22,8 @@ from ld3m.data import prepared as data
 from ld3m.data import scorer as classifier
 from ld3m.data.coresets import SELECTIONS, open_kept, score
 from ld3m.distillation.kmeans import kmeans
-from ld3m.distillation.loop import _render, begin, distill
-from ld3m.distillation.setup import Job
+from ld3m.distillation.loop import checkpoint_or_start, distill
+from ld3m.distillation.setup import Setup
 from ld3m.evaluation import evaluate
 from ld3m.images.ranges import bytes_to_signed, bytes_to_unit
 from ld3m.machine.processes import Processes
@@ -299,9 +299,9 @@ def test_a_run_matches_what_is_kept(recipe_file: Path, tmp_path: Path) -> None:
         losses.append(json.loads((run / "metrics.jsonl").read_text())["loss"])
     recipe = load(Recipe, str(recipe_file), [*options, "data.keep=0.5", f"output={tmp_path / 'none'}"])
     kept = open_kept(data.prepare(recipe.data, progress=False), recipe.data, recipe.seed, [], CPU)
-    job = Job.prepare(Processes(CPU), recipe)
-    _, learnt = begin(job)
-    pixels = job.by_class(_render(job, learnt, 0)[0])
+    setup = Setup.load(Processes(CPU), recipe)
+    _, learnt = checkpoint_or_start(setup)
+    pixels, _ = setup.synthetic.render(learnt.z, learnt.c, 0)
     expected = objectives.build(recipe, kept, [0, 1, 2], Processes(CPU)).match(0, pixels)[0].sum()
     assert losses[0] == pytest.approx(float(expected), rel=1e-5)
     assert losses[0] != pytest.approx(losses[1], rel=1e-3)

@@ -43,7 +43,7 @@ def test_run_folder_holds_what_it_promises(finished: Path) -> None:
     rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     assert [row["iteration"] for row in rows] == list(range(30))
     assert all(row["grad_z"] > 0 and row["grad_c"] > 0 for row in rows)
-    assert set(rows[0]["seconds"]) == {"render", "objective", "pull_back"}
+    assert set(rows[0]["seconds"]) == {"render", "objective", "pull_back", "optimiser"}
     peaks = [row["peak_memory"] for row in rows]
     assert peaks == sorted(peaks)
     assert 2**24 < peaks[-1] < 2**36
@@ -71,11 +71,10 @@ def test_pictures_show_a_hundred_images_at_most(classes: int, each: int, seen: t
 
 def test_images_are_what_the_latents_render_to(finished: Path, prior_folder: Path) -> None:
     """Independently: diffusers' own parts, its DDIM schedule, and the noise that the metadata names."""
-    from ld3m.sampling.sampler import Schedule, render
-
     from ld3m import priors
     from ld3m.randomness import generator
     from ld3m.recipe import SamplerRecipe
+    from ld3m.sampling import Schedule, render
 
     prior = priors.load(SamplerRecipe(source=str(prior_folder)))
     tensors = latents(finished)

@@ -10,17 +10,17 @@ import torch
 from conftest import CLASSES, Outcome, distilled, latents
 from hypothesis import given
 from hypothesis import strategies as st
-from ld3m.sampling.sampler import Schedule, render
 from PIL import Image
 
 from ld3m import priors
 from ld3m.data import prepared as data
+from ld3m.distillation.setup import noise_of
 from ld3m.images import multi_formation as formation
 from ld3m.recipe import Recipe
 from ld3m.recipe.files import load
 from ld3m.runs.folder import load_recipe
 from ld3m.runs.result import read_images
-from ld3m.sampling.noise import draw_noise
+from ld3m.sampling import Schedule, render
 
 
 @given(count=st.integers(1, 3), factor=st.integers(1, 4), side=st.integers(1, 5), channels=st.sampled_from([1, 3]))
@@ -54,7 +54,8 @@ def test_each_image_holds_what_its_latents_render_to(four_in_one: Path) -> None:
     assert tensors["z"].shape == (12, 3, 8, 8)
     assert tensors["labels"].tolist() == [0] * 4 + [1] * 4 + [2] * 4
     prior = priors.load(recipe.prior)
-    noise = draw_noise(recipe, prior, range(3), recipe.distill.iterations, torch.device("cpu"))
+    drawn = noise_of(recipe, prior).draw(range(3), recipe.distill.iterations, torch.device("cpu"))
+    noise = drawn.flatten(0, 1)
     schedule = Schedule.of(prior.noise_schedule, 3, "reference", 3.0)
     pixels = render(prior, schedule, tensors["z"], tensors["c"], noise, resolution=8)[0][:, 0].numpy()
     for label, name in enumerate(CLASSES):
@@ -66,7 +67,8 @@ def test_each_image_holds_what_its_latents_render_to(four_in_one: Path) -> None:
 
 def test_the_gradient_goes_through_the_enlargement(recipe_file: Path, tmp_path: Path) -> None:
     """In pixel space one step of gradient descent can be taken by autograd, through the whole loss at once."""
-    from ld3m.objectives import draws
+    from ld3m import objectives
+    from ld3m.machine.processes import Processes
     from ld3m.objectives.dm import match_features, mean, real_features
 
     in_pixels = ["prior.source=pixels", "prior.steps=0", "prior.guidance=1", "distill.learn=latents"]
@@ -76,11 +78,12 @@ def test_the_gradient_goes_through_the_enlargement(recipe_file: Path, tmp_path: 
     assert start.shape == (12, 1, 8, 8)
     recipe = load(Recipe, str(recipe_file), options)
     images, cpu = data.prepare(recipe.data, progress=False), torch.device("cpu")
-    network = draws.network(recipe, images, 0, cpu)
+    draws = objectives.draws_of(recipe, images, Processes(cpu))
+    network = draws.network(0)
     z = start.clone().requires_grad_()
     loss = torch.zeros(())
     for label in range(3):
-        real = draws.real_batch(recipe, images, images.images("train", label), 0, label, cpu)
+        real = draws.real(images.images("train", label), 0, label)
         large = torch.nn.functional.interpolate((z[4 * label : 4 * label + 4] + 1) / 2, size=16, mode="bilinear")
         loss = loss + match_features(network, mean, mean(real_features(network, real)), images.normalise(large))
     (gradient,) = torch.autograd.grad(loss, z)

@@ -274,10 +274,9 @@ def test_what_was_measured_of_other_images_goes_with_them(
 
 def expected(recipe_file: Path, folder: Path) -> list[bytes]:
     """PNGs of the latents by the sampler itself: five steps, no skip, no guidance, the noise of iteration 1."""
-    from ld3m.sampling.sampler import Schedule, render
-
     from ld3m import priors
     from ld3m.randomness import generator
+    from ld3m.sampling import Schedule, render
 
     prior = priors.load(load(Recipe, str(recipe_file)).prior)
     tensors = safetensors.torch.load_file(folder / "latents.safetensors")

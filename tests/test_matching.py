@@ -12,15 +12,13 @@ import safetensors.torch
 import torch
 from conftest import Outcome, distilled, latents, launch, relative
 
+from ld3m import objectives
 from ld3m.data import prepared as data
 from ld3m.images.ranges import bytes_to_unit
 from ld3m.machine.processes import Processes
 from ld3m.networks.flat import weights_of
-from ld3m.objectives import draws
-from ld3m.objectives.dc import GradientMatching
-from ld3m.objectives.dm import DistributionMatching
-from ld3m.objectives.experts import Trajectories
-from ld3m.objectives.mtt import TrajectoryMatching
+from ld3m.objectives.draws import Draws
+from ld3m.objectives.experts import Trajectories, experts_of
 from ld3m.recipe import Recipe
 from ld3m.recipe.files import load
 
@@ -51,7 +49,7 @@ def experts(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
 
 def trajectories(recipe_file: Path, *overrides: str) -> Trajectories:
     recipe = load(Recipe, str(recipe_file), list(overrides))
-    return Trajectories(recipe, data.prepare(recipe.data, progress=False), 0)
+    return Trajectories(experts_of(recipe), data.prepare(recipe.data, progress=False), 0)
 
 
 def snapshots(recipe_file: Path, settings: tuple[str, ...], expert: int) -> torch.Tensor:
@@ -96,7 +94,7 @@ def test_the_inner_loop_learns_the_synthetic_images(recipe_file: Path) -> None:
     """After enough epochs the network knows their classes; a fresh one does not."""
     recipe = load(Recipe, str(recipe_file), [*DC, "distill.dc.inner=200", "distill.dc.lr_network=0.1"])
     images = data.prepare(recipe.data, progress=False)
-    objective = GradientMatching(recipe, images, range(3), CPU)  # type: ignore[arg-type]
+    objective: Any = objectives.build(recipe, images, range(3), CPU)
     pixels = torch.stack([bytes_to_unit(images.images("train", label)[:2]) for label in range(3)])
     labels = torch.arange(3).repeat_interleave(2)
 
@@ -116,7 +114,7 @@ def test_the_inner_loop_learns_the_synthetic_images(recipe_file: Path) -> None:
 def test_batch_norm_is_frozen_on_real_statistics(recipe_file: Path) -> None:
     recipe = load(Recipe, str(recipe_file), [*DC, "network.norm=batch"])
     images = data.prepare(recipe.data, progress=False)
-    objective = GradientMatching(recipe, images, range(3), CPU)  # type: ignore[arg-type]
+    objective: Any = objectives.build(recipe, images, range(3), CPU)
     losses, gradient = objective.match(0, torch.rand(3, 2, 1, 16, 16))
     assert losses.isfinite().all()
     assert gradient.abs().amax((1, 2, 3, 4)).min() > 0
@@ -240,9 +238,10 @@ def test_matching_in_experts_draws_their_snapshots(recipe_file: Path, experts: t
     recipe = load(Recipe, str(recipe_file), [*experts, "distill.networks=experts"])
     images = data.prepare(recipe.data, progress=False)
     every = torch.cat([snapshots(recipe_file, experts, expert) for expert in range(3)])
+    draws = objectives.draws_of(recipe, images, CPU)
     counts = torch.zeros(len(every))
     for number in range(360):
-        drawn = weights_of(draws.network(recipe, images, number, CPU.device))
+        drawn = weights_of(draws.network(number))
         (place,) = (every == drawn).all(1).nonzero()[:1]
         counts[place] += 1
     expected = 360 / 18
@@ -291,19 +290,19 @@ def test_a_network_of_a_pool_comes_back_with_its_real_images(
 ) -> None:
     recipe = load(Recipe, str(recipe_file), ["distill.dm.pool=3"])
     images = data.prepare(recipe.data, progress=False)
-    pooled = DistributionMatching(recipe, images, range(3), CPU)  # type: ignore[arg-type]
+    pooled = objectives.build(recipe, images, range(3), CPU)
     drawn: list[tuple[int, int]] = []
-    real_batch = draws.real_batch
+    real = Draws.real
 
-    def counted(recipe: Recipe, images: data.ImageSet, real: torch.Tensor, number: int, label: int, *rest: Any) -> Any:
+    def counted(draws: Draws, images: torch.Tensor, number: int, label: int) -> torch.Tensor:
         drawn.append((number, label))
-        return real_batch(recipe, images, real, number, label, *rest)
+        return real(draws, images, number, label)
 
-    monkeypatch.setattr(draws, "real_batch", counted)
+    monkeypatch.setattr(Draws, "real", counted)
     numbers = torch.Generator().manual_seed(0)
     first, second = (torch.rand(3, 1, 1, 16, 16, generator=numbers) for _ in range(2))
     answers = [pooled.match(iteration, first) for iteration in range(3)]
-    fresh = DistributionMatching(load(Recipe, str(recipe_file), []), images, range(3), CPU)  # type: ignore[arg-type]
+    fresh = objectives.build(load(Recipe, str(recipe_file), []), images, range(3), CPU)
     for iteration, (losses, gradient) in enumerate(answers):  # as without a pool, until all had their turn
         expected = fresh.match(iteration, first)
         assert torch.equal(losses, expected[0])
@@ -363,7 +362,7 @@ def test_the_step_size_stays_positive_whatever_its_slope(
     recipe = load(Recipe, str(recipe_file), [*MTT, *experts])
     recipe.distill.mtt.__dict__["lr_step_size"] = rate  # a negative one turns the slope round
     images = data.prepare(recipe.data, progress=False)
-    objective = TrajectoryMatching(recipe, images, range(3), CPU)  # type: ignore[arg-type]
+    objective: Any = objectives.build(recipe, images, range(3), CPU)
     pixels = torch.rand(3, 2, 1, 16, 16)
     for iteration in range(4):
         before = objective.step_size

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 from conftest import Outcome, distilled, latents, make_prior, relative
-from ld3m.sampling.room import MemoryBudget
 from torch import Tensor
 
 from ld3m.errors import UserError
@@ -21,6 +20,7 @@ from ld3m.objectives import dm
 from ld3m.priors.ldm import ClassConditionalLDM
 from ld3m.recipe import Recipe
 from ld3m.recipe.files import load
+from ld3m.sampling.memory_budget import MemoryBudget
 from ld3m.sizing import auto, devices
 from ld3m.sizing.bench import Bench
 from ld3m.sizing.meta_models import ImageOutline, Outline
@@ -94,7 +94,7 @@ def test_a_pull_back_that_runs_out_is_repeated_alone(
     shortage = Shortage(monkeypatch, most=6, with_graph=2)
     shortage_lines = ld3m("distill", recipe_file, *overrides, "prior.micro_batch=4", "-o", "run")
     assert shortage_lines.code == 0, shortage_lines.err
-    assert shortage_lines.err.count("memory ran out; goes on with prior.micro_batch=2") == 1
+    assert shortage_lines.err.count("memory ran out; continuing with prior.micro_batch=2") == 1
     assert shortage.refused == 1
     assert relative(latents(Path("run"))["z"], latents(told)["z"]) < 1e-4
     assert relative(latents(Path("run"))["c"], latents(told)["c"]) < 1e-4
@@ -106,22 +106,22 @@ def test_an_objective_that_runs_out_does_without_the_graphs(
     recipe_file: Path, ld3m: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch, objective: list[str]
 ) -> None:
     """Memory ends in the middle of the second iteration's match, after dc's inner loop has moved its network."""
-    from ld3m.objectives import draws
+    from ld3m.objectives.draws import Draws
 
     overrides = (f"distill.objective={objective[0]}", *objective[1:])
     told = distilled(recipe_file, Path("told").resolve(), *overrides)
-    calls, real_batch = [], draws.real_batch
+    calls, real = [], Draws.real
 
     def scarce(*arguments: Any) -> Tensor:
         calls.append(arguments)
         if len(calls) == 5:  # three classes an iteration
             raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: …")
-        return real_batch(*arguments)
+        return real(*arguments)
 
-    monkeypatch.setattr(draws, "real_batch", scarce)
+    monkeypatch.setattr(Draws, "real", scarce)
     outcome = ld3m("distill", recipe_file, *overrides, "-o", "run")
     assert outcome.code == 0, outcome.err
-    assert "memory ran out; goes on with prior.keep_graph_steps=0" in outcome.err
+    assert "memory ran out; continuing with prior.keep_graph_steps=0" in outcome.err
     assert torch.equal(latents(Path("run"))["z"], latents(told)["z"])
 
 
@@ -229,13 +229,13 @@ LIMITED = """
 import resource, sys
 import torch
 from ld3m.__main__ import main
-import ld3m.distillation.loop, ld3m.sampling.room
-settled = ld3m.sampling.room.MemoryBudget.of
+import ld3m.distillation.loop, ld3m.sampling.memory_budget
+settled = ld3m.sampling.memory_budget.MemoryBudget.of
 def of(*arguments, **options):
     space = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (space + MORE, space + MORE))
     return settled(*arguments, **options)
-ld3m.sampling.room.MemoryBudget.of = of
+ld3m.sampling.memory_budget.MemoryBudget.of = of
 main()
 """
 
@@ -249,7 +249,7 @@ def test_memory_that_really_ends(recipe_file: Path, tmp_path: Path) -> None:
     arguments = ["distill", str(recipe_file), *overrides, "-o", str(tmp_path / "run")]
     done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "memory ran out; goes on with prior.keep_graph_steps=0" in done.stderr
+    assert "memory ran out; continuing with prior.keep_graph_steps=0" in done.stderr
     assert relative(latents(tmp_path / "run")["z"], latents(told)["z"]) < 1e-6
 
 
@@ -270,7 +270,9 @@ def test_auto_is_the_largest_micro_batch_that_fits(recipe_file: Path) -> None:
     assert 2 < found[1] < 60
     assert found[2] == 60
     room = auto.SHARE * 20 * 2**20
-    assert auto._flat(bench, found[1]) < room < auto._flat(bench, found[1] + 1) + 60 * 20_000  # Z, c, states, …
+    assert (
+        auto.peak_bytes(bench, found[1]) < room < auto.peak_bytes(bench, found[1] + 1) + 60 * 20_000
+    )  # Z, c, states, …
 
 
 def test_auto_keeps_graphs_in_what_is_left(recipe_file: Path) -> None:
@@ -279,7 +281,7 @@ def test_auto_keeps_graphs_in_what_is_left(recipe_file: Path) -> None:
     assert found[0] == 0
     assert 0 < found[1] < 5
     assert found[2] == 5
-    step, decoder = auto._graphs(bench)
+    step, decoder = auto.graph_bytes(bench)
     assert 60 * (found[1] * step + decoder) < auto.SHARE * 400 * 2**20
     sharded = auto.solve_auto(bench, 1, 60, 2**40, sharded=True).prior
     assert (sharded.micro_batch, sharded.keep_graph_steps) == (8, 0)
@@ -299,8 +301,8 @@ def test_what_runs_for_real_is_measured_as_in_outline(recipe_file: Path) -> None
     """Counted as it runs, the real prior's micro-batch takes what its outline's does."""
     bench = outlined(recipe_file)
     real = replace(bench, prior=make_prior(), device=torch.device("cpu"))
-    assert auto._flat(real, 2) == pytest.approx(auto._flat(bench, 2), rel=0.05)
-    assert auto._graphs(real) == pytest.approx(auto._graphs(bench), rel=0.05)
+    assert auto.peak_bytes(real, 2) == pytest.approx(auto.peak_bytes(bench, 2), rel=0.05)
+    assert auto.graph_bytes(real) == pytest.approx(auto.graph_bytes(bench), rel=0.05)
 
 
 @pytest.mark.gpu

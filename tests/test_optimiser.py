@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import distilled, latents
 
-from ld3m.distillation.latents import Learnt
+from ld3m.distillation.latents import LearntLatents
 from ld3m.recipe import DistillRecipe
 
 
@@ -20,7 +20,7 @@ def test_steps_are_those_of_torch(optimiser: str, schedule: str) -> None:
     draws = torch.Generator().manual_seed(0)
     z, c = torch.randn(3, 2, 3, 4, 4, generator=draws), torch.randn(3, 2, 5, generator=draws)
     squares = {"z_square": torch.zeros_like(z), "c_square": torch.zeros_like(c)} if optimiser == "adam" else {}
-    learnt = Learnt(z, c, torch.zeros_like(z), torch.zeros_like(c), **squares)
+    learnt = LearntLatents(z, c, torch.zeros_like(z), torch.zeros_like(c), **squares)
     theirs = [z.clone().requires_grad_(), c.clone().requires_grad_()]
     groups = [{"params": [theirs[0]], "lr": 0.3}, {"params": [theirs[1]], "lr": 0.02}]
     reference: torch.optim.Optimizer
@@ -36,7 +36,7 @@ def test_steps_are_those_of_torch(optimiser: str, schedule: str) -> None:
         reference.step()
         if schedule == "cosine":
             falling.step()
-        learnt.step(iteration, grads[0].flatten(0, 1), grads[1].flatten(0, 1), recipe)
+        learnt = learnt.step(iteration, *grads, recipe)
     torch.testing.assert_close(learnt.z, theirs[0].detach(), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(learnt.c, theirs[1].detach(), rtol=1e-5, atol=1e-6)
 

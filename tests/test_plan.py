@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 from conftest import Outcome
-from ld3m.sizing.tally import Tally
 from torch import nn
 
 from ld3m.distillation.plan import _remedies
@@ -20,8 +19,9 @@ from ld3m.priors.convert import write_configurations
 from ld3m.recipe import Recipe
 from ld3m.recipe.files import load
 from ld3m.sizing import devices
-from ld3m.sizing.bench import Bench, Counts, Pass
-from ld3m.sizing.cost import Shapes
+from ld3m.sizing.bench import Bench
+from ld3m.sizing.cost import RunCost
+from ld3m.sizing.count import Counts, Pass, Tally
 from ld3m.sizing.meta_models import ImageOutline, Outline
 
 MEASURED = """
@@ -91,9 +91,9 @@ def test_a_plan_leaves_nothing_behind(ld3m: Callable[..., Outcome], recipe_file:
 
 def shapes(
     recipe_file: Path, *overrides: str, processes: int = 1, classes: int = 1000, latent: tuple[int, ...] = (3, 64, 64)
-) -> Shapes:
+) -> RunCost:
     """Those of a recipe on other classes and another prior's latents."""
-    return Shapes(load(Recipe, str(recipe_file), list(overrides)), processes, classes, latent, (1, 512))
+    return RunCost(load(Recipe, str(recipe_file), list(overrides)), processes, classes, latent, (1, 512))
 
 
 @pytest.mark.parametrize(
@@ -141,9 +141,8 @@ def test_denoiser_calls(recipe_file: Path, overrides: list[str], forwards: int, 
 
 
 def test_calls_are_those_a_render_makes(prior_folder: Path, recipe_file: Path) -> None:
-    from ld3m.sampling.sampler import Schedule, render
-
     from ld3m import priors
+    from ld3m.sampling import Schedule, render
 
     for skip in ("paper", "reference"):
         recipe = load(Recipe, str(recipe_file), ["prior.keep_graph_steps=1", f"prior.skip={skip}", "prior.steps=4"])
@@ -155,7 +154,7 @@ def test_calls_are_those_a_render_makes(prior_folder: Path, recipe_file: Path) -
         schedule = Schedule.of(prior.noise_schedule, 4, skip, 3.0)  # type: ignore[arg-type]
         pixels, pull_back = render(prior, schedule, z, c, z, keep_graph_steps=1)
         pull_back(pixels)
-        planned = Shapes(recipe, 1, 3, (3, 8, 8), (1, 16)).denoiser_calls()
+        planned = RunCost(recipe, 1, 3, (3, 8, 8), (1, 16)).denoiser_calls()
         assert seen == [planned["images"]] * planned["forwards"]
 
 

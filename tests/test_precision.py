@@ -8,17 +8,16 @@ from typing import Any
 import pytest
 import torch
 from conftest import Outcome, distilled, latents, make_prior, relative
-from ld3m.sampling.sampler import Schedule, render
 from torch import Tensor
 
 from ld3m import objectives, priors
 from ld3m.data import prepared as data
 from ld3m.errors import UserError
 from ld3m.machine.processes import Processes
-from ld3m.objectives import draws
 from ld3m.objectives.train_experts import train_experts
 from ld3m.recipe import Recipe
 from ld3m.recipe.files import load
+from ld3m.sampling import Schedule, render
 
 CPU = Processes(torch.device("cpu"))
 ROUNDING = 2.0**-8
@@ -31,7 +30,7 @@ ROUNDING = 2.0**-8
 def gradient(recipe: Recipe) -> Tensor:
     """Of the recipe's objective at noise, in its second iteration."""
     images = data.prepare(recipe.data, progress=False)
-    objective: Any = objectives.build(recipe, images, range(3), CPU)  # type: ignore[arg-type]
+    objective: Any = objectives.build(recipe, images, range(3), CPU)
     pixels = torch.rand(3, 2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     for iteration in range(2):
         losses, found = objective.match(iteration, pixels)
@@ -61,8 +60,9 @@ def test_gradients_in_bfloat16(recipe_file: Path, tmp_path: Path, objective: str
 def test_weights_and_answers_stay_in_float32(recipe_file: Path) -> None:
     recipe = load(Recipe, str(recipe_file), ["network.dtype=bfloat16"])
     images = data.prepare(recipe.data, progress=False)
-    network = draws.network(recipe, images, 0, torch.device("cpu"))
-    plain = draws.network(load(Recipe, str(recipe_file), []), images, 0, torch.device("cpu"))
+    network, plain = (
+        objectives.draws_of(each, images, CPU).network(0) for each in (recipe, load(Recipe, str(recipe_file), []))
+    )
     for one, other in zip(network.parameters(), plain.parameters(), strict=True):
         assert one.dtype == torch.float32
         assert torch.equal(one, other)

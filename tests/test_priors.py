@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 from conftest import CLASSES, Outcome, distilled, latents, make_prior
-from ld3m.sampling.sampler import Schedule, render
 from PIL import Image
 from torch import Tensor
 
 from ld3m import priors
 from ld3m.recipe import SamplerRecipe
+from ld3m.sampling import Schedule, render
 
 DDIM = {
     "beta_start": 0.0015,

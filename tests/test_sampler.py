@@ -3,12 +3,12 @@
 import pytest
 import torch
 from conftest import make_prior
-from ld3m.sampling.sampler import Schedule, render
 from torch import Tensor
 
 from ld3m.errors import UserError
 from ld3m.priors import ClassConditionalLDM
 from ld3m.priors.noise_schedule import NoiseSchedule
+from ld3m.sampling import Schedule, render
 
 SKIPS = ("paper", "reference", "none")
 

@@ -25,7 +25,8 @@ from ld3m.images.grids import frames
 from ld3m.recipe import Recipe
 from ld3m.recipe.files import digest, load
 
-NUMBERS = {"loss", "grad_z", "grad_c", "peak_memory", "seconds/render", "seconds/objective", "seconds/pull_back"}
+PARTS = ("render", "objective", "pull_back", "optimiser")
+NUMBERS = {"loss", "grad_z", "grad_c", "peak_memory", *(f"seconds/{part}" for part in PARTS)}
 
 
 def expected(folder: Path) -> list[dict[str, float]]:

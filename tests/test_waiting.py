@@ -16,9 +16,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm import tqdm
 
-from ld3m.distillation import loop as distill
-from ld3m.distillation.latents import Learnt
-from ld3m.distillation.setup import Job
+from ld3m.distillation import loop
+from ld3m.distillation.bookkeeping import Bookkeeping
+from ld3m.distillation.latents import LearntLatents
+from ld3m.distillation.setup import Setup
 from ld3m.distillation.trackers import Trackers
 from ld3m.machine.processes import start
 from ld3m.machine.timing import Clock
@@ -52,15 +53,17 @@ class Blocking(TorchDispatchMode):
 
 
 def iterations(recipe: Recipe, count: int) -> Blocking:
-    """The first of a job whose device is Accelerate's, watched."""
-    job = Job.prepare(start(), recipe)
+    """The first of a run whose device is Accelerate's, watched."""
+    setup = Setup.load(start(), recipe)
     shape = (len(CLASSES), recipe.distill.images_per_class)
-    z = torch.zeros(*shape, *job.prior.latent_shape, device=META)
-    c = torch.zeros(*shape, *job.prior.conditioning_shape, device=META)
-    learnt = Learnt(z, c, z.clone(), c.clone())
+    z = torch.zeros(*shape, *setup.prior.latent_shape, device=META)
+    c = torch.zeros(*shape, *setup.prior.conditioning_shape, device=META)
+    learnt = LearntLatents(z, c, z.clone(), c.clone())
     with tqdm(disable=True) as bar, Blocking() as blocking:
+        books = Bookkeeping(setup, Trackers([]), bar)
         for iteration in range(count):
-            assert distill.once(job, iteration, learnt, Trackers([]), bar, []) == 0
+            learnt, stop = loop.timed_iteration(setup, iteration, learnt, books, [])
+            assert stop == 0
     return blocking
 
 

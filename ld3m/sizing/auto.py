@@ -56,11 +56,11 @@ def _fitting(bench: Bench, processes: int, images: int, room: float, sharded: bo
     )
     room = SHARE * room - sum(cost.lasting(images, sampler.steps).values())
     if bench.device.type == "cuda":
-        _flat(bench, 1)  # what the first call alone takes, such as a library's working space
-    one, two = _flat(bench, 1), _flat(bench, 2)
+        peak_bytes(bench, 1)  # what the first call alone takes, such as a library's working space
+    one, two = peak_bytes(bench, 1), peak_bytes(bench, 2)
     each, rest = max(1, two - one), max(0, 2 * one - two)
     more = sampler.keep_graph_steps == "auto" and images > 0 and not sharded
-    step, decoder = _graphs(bench) if more or sampler.kept_steps else (1, 0)
+    step, decoder = graph_bytes(bench) if more or sampler.kept_steps else (1, 0)
     micro_batch, keep = min(sampler.images_at_a_time, images), sampler.kept_steps
     if sampler.micro_batch == "auto":
         kept = images * (keep * step + decoder) if keep else 0
@@ -72,12 +72,12 @@ def _fitting(bench: Bench, processes: int, images: int, room: float, sharded: bo
     return micro_batch, keep
 
 
-def _flat(bench: Bench, count: int) -> int:
+def peak_bytes(bench: Bench, count: int) -> int:
     """The most bytes of a micro-batch through a step and the decoder and back, no graph being kept."""
     return _watched(bench, lambda _: _there(bench, count, 1, 0)())[0]
 
 
-def _graphs(bench: Bench) -> tuple[int, int]:
+def graph_bytes(bench: Bench) -> tuple[int, int]:
     """Bytes that the graphs of a step and of the decoder hold, of one image."""
 
     def held(steps: int, used: Callable[[], int]) -> int:

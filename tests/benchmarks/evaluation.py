@@ -28,7 +28,6 @@ from collections.abc import Callable
 from functools import cache
 
 import torch
-from ld3m.sampling.sampler import Schedule, render
 from speed import naive, naive_render
 from torch import nn
 from torch.nn import functional
@@ -45,6 +44,7 @@ from ld3m.machine.memory import keep_freed_memory
 from ld3m.randomness import generator
 from ld3m.recipe import NetworkRecipe, Recipe
 from ld3m.recipe.files import load
+from ld3m.sampling import Schedule, render
 
 SEEDS = 5
 TARGET = 0.6

@@ -17,11 +17,11 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from ld3m.sampling.sampler import Schedule
 from speed import Answer, full_prior, inputs, naive, naive_gradient, ours
 
 from ld3m import priors
 from ld3m.machine.determinism import repeatable
+from ld3m.sampling import Schedule
 
 GPU = torch.device("cuda")
 

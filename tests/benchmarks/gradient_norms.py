@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ld3m.sampling.sampler import Schedule, render
 
 from ld3m import objectives, priors
 from ld3m.data import coresets
 from ld3m.data import prepared as data
-from ld3m.distillation.starts import initial
+from ld3m.distillation.setup import noise_of
+from ld3m.distillation.starts import initial_state
 from ld3m.machine import environment
 from ld3m.machine.processes import Processes
 from ld3m.recipe import Recipe
 from ld3m.recipe.files import load
-from ld3m.sampling.noise import draw_noise
+from ld3m.sampling import Schedule, render
 
 SKIPS = ("none", "paper", "reference")
 STEPS = (10, 20, 30, 40, 50, 60, 70, 80, 90)
@@ -38,13 +38,13 @@ def gradient_norm(recipe: Recipe, images: data.ImageSet, prior: priors.Prior, sk
     device = torch.device("cpu")
     embeddings = prior.class_embeddings(images.classes)
     whole = coresets.open_whole(images, recipe.data, [], device)
-    states = [initial(recipe, whole, prior, embeddings[label], label, device) for label in labels]
+    states = [initial_state(recipe, whole, prior, embeddings[label], label, device) for label in labels]
     z, c = (torch.cat([state[name] for state in states]) for name in ("z", "c"))
     schedule = Schedule.of(prior.noise_schedule, steps, skip, recipe.prior.guidance)
     objective = objectives.build(recipe, whole, labels, Processes(torch.device("cpu")))
     norms = []
     for draw in range(DRAWS):
-        noise = draw_noise(recipe, prior, labels, draw, device)
+        noise = noise_of(recipe, prior).draw(labels, draw, device).flatten(0, 1)
         pixels, pull_back = render(prior, schedule, z, c, noise)
         _, grad = objective.match(draw, pixels.unsqueeze(1))
         norms.append(pull_back(grad.squeeze(1))[0].flatten(1).norm(dim=1))

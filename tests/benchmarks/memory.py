@@ -20,10 +20,10 @@ CASES = {
 def measure(steps: int, images: int, keep: int) -> None:
     """Prints the peak resident memory in MiB of one render and pull-back on the packaged prior."""
     import torch
-    from ld3m.sampling.sampler import Schedule, render
 
     from ld3m import priors
     from ld3m.recipe import SamplerRecipe
+    from ld3m.sampling import Schedule, render
 
     torch.set_num_threads(1)
     prior = priors.load(SamplerRecipe(source="fashion-mnist"))

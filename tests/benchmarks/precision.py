@@ -15,11 +15,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from ld3m.sampling.sampler import Schedule, render
 from test_priors import KINDS
 
 from ld3m import priors
 from ld3m.recipe import SamplerRecipe
+from ld3m.sampling import Schedule, render
 
 
 def measure(source: str, dtype: str) -> list[torch.Tensor]:

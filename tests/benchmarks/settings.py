@@ -17,8 +17,9 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from ld3m.distillation import loop as distill
-from ld3m.distillation import setup as job
+from ld3m.distillation import loop
+from ld3m.distillation.bookkeeping import Bookkeeping
+from ld3m.distillation.setup import Setup
 from ld3m.distillation.trackers import Trackers
 from ld3m.machine import memory
 from ld3m.machine.processes import Processes
@@ -41,14 +42,15 @@ def measure(name: str) -> list[float]:
     """Processor seconds of an iteration, the system's of these, and MiB at most, of this process."""
     torch.set_num_threads(1)
     if name == "freed memory returned":
-        job.keep_freed_memory = lambda: None
+        memory.keep_freed_memory = lambda: None
     with tempfile.TemporaryDirectory() as folder, tqdm(disable=True) as bar:
         recipe = load(Recipe, "quickstart", [f"output={folder}", "distill.pictures=0", *SETTINGS[name]])
-        ready = job.Job.prepare(Processes(torch.device("cpu")), recipe)
-        first, learnt = distill.begin(ready)
+        setup = Setup.load(Processes(torch.device("cpu")), recipe)
+        first, learnt = loop.checkpoint_or_start(setup)
+        books = Bookkeeping(setup, Trackers([]), bar)
         spent = []
         for iteration in range(first, first + 2 + ITERATIONS):
-            distill.once(ready, iteration, learnt, Trackers([]), bar, [])
+            learnt, _ = loop.timed_iteration(setup, iteration, learnt, books, [])
             used = resource.getrusage(resource.RUSAGE_SELF)
             spent.append((used.ru_utime, used.ru_stime))
     user, system = ((spent[-1][part] - spent[1][part]) / ITERATIONS for part in (0, 1))

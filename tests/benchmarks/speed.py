@@ -51,7 +51,6 @@ from typing import Any
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch
-from ld3m.sampling.sampler import Schedule, render
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
@@ -59,18 +58,19 @@ from torch.utils.checkpoint import checkpoint
 from ld3m import objectives, priors
 from ld3m.data import coresets
 from ld3m.data import prepared as data
-from ld3m.distillation.latents import Learnt
-from ld3m.distillation.starts import initial
+from ld3m.distillation.latents import LearntLatents
+from ld3m.distillation.setup import noise_of
+from ld3m.distillation.starts import initial_state
 from ld3m.images import augment
 from ld3m.images.ranges import bytes_to_unit
 from ld3m.machine.memory import keep_freed_memory
-from ld3m.objectives import dm, draws
+from ld3m.objectives import dm
 from ld3m.objectives.dc import row_distance
 from ld3m.priors import ClassConditionalLDM, frozen
 from ld3m.randomness import generator
 from ld3m.recipe import Recipe, SamplerRecipe
 from ld3m.recipe.files import load
-from ld3m.sampling.noise import draw_noise
+from ld3m.sampling import Schedule, render
 
 AGREEMENT = 1e-5
 Answer = list[Tensor]
@@ -241,20 +241,22 @@ class Iterations:
             data.prepare(self.recipe.data, progress=False), self.recipe.data, [], self.device
         )
         self.labels = range(len(self.images.classes))
-        self.objective = objectives.build(self.recipe, self.images, self.labels, Processes(torch.device("cpu")))
+        alone = Processes(self.device)
+        self.objective = objectives.build(self.recipe, self.images, self.labels, alone)
+        self.draws = objectives.draws_of(self.recipe, self.images, alone)
         settings = self.recipe.prior
         self.schedule = Schedule.of(self.prior.noise_schedule, settings.steps, settings.skip, settings.guidance)
         embeddings = self.prior.class_embeddings(self.images.classes)
         states = [
-            initial(self.recipe, self.images, self.prior, embeddings[label], label, self.device)
+            initial_state(self.recipe, self.images, self.prior, embeddings[label], label, self.device)
             for label in self.labels
         ]
-        self.start = Learnt.stack(states, len(states))
+        self.start = LearntLatents.stack(states, len(states))
         # The authors' code holds all real images as normalised floats.
         self.real = [self.images.normalise(bytes_to_unit(self.images.images("train", label))) for label in self.labels]
 
     def noise(self, iteration: int) -> Tensor:
-        return draw_noise(self.recipe, self.prior, self.labels, iteration, self.device)
+        return noise_of(self.recipe, self.prior).draw(self.labels, iteration, self.device).flatten(0, 1)
 
     def ld3m(self, iteration: int) -> Answer:
         """As `distill` has it: render, match, pull back, step."""
@@ -283,8 +285,8 @@ class Iterations:
         return self.start.z.flatten(0, 1), self.start.c.flatten(0, 1)
 
     def _step(self, answer: Answer) -> Answer:
-        learnt = copy.copy(self.start)
-        learnt.step(0, *answer[1:], self.recipe.distill)
+        grads = (grad.view_as(tensor) for grad, tensor in zip(answer[1:], (self.start.z, self.start.c), strict=True))
+        self.start.step(0, *grads, self.recipe.distill)
         return answer
 
     def _pair(self, iteration: int, label: int, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -301,7 +303,7 @@ class Iterations:
 
     def _match_features(self, iteration: int, images: Tensor) -> Tensor:
         """Distribution matching: one forward over all real images of a class, one backward of all classes' loss."""
-        network = draws.network(self.recipe, self.images, iteration, self.device).requires_grad_(False)
+        network = self.draws.network(iteration).requires_grad_(False)
         images = images.detach().requires_grad_()
         total = torch.zeros(())
         for label in self.labels:
@@ -315,7 +317,7 @@ class Iterations:
         """Gradient matching as Zhao et al.'s code has it, or (`halves`) as the authors' script, which differs in that
         it takes the real batch in halves, and their gradients with a graph that it throws away.
         """
-        network = draws.network(self.recipe, self.images, iteration, self.device)
+        network = self.draws.network(iteration)
         parameters = list(network.parameters())
         images = images.detach().requires_grad_()
         for label in self.labels:
@@ -462,7 +464,7 @@ def turns(objective: str, steps: int, rounds: int) -> tuple[Iterations, dict[str
 
 def real_features(both: Iterations, rounds: int) -> None:
     """What ld3m spends on the features of real images, over one plain forward pass of the network."""
-    network = draws.network(both.recipe, both.images, 0, both.device).requires_grad_(False)
+    network = both.draws.network(0).requires_grad_(False)
     batches = [both.real[label][: both.recipe.distill.real_batch] for label in both.labels]
 
     def plain() -> None:
@@ -473,8 +475,8 @@ def real_features(both: Iterations, rounds: int) -> None:
     def spent() -> None:
         for label in both.labels:
             images = both.images.images("train", label)
-            real = draws.real_batch(both.recipe, both.images, images, 0, label, both.device)
-            dm.mean(dm.real_features(network, draws.augmentation(both.recipe, 0, label)(real)))
+            real = both.draws.real(images, 0, label)
+            dm.mean(dm.real_features(network, both.draws.augmentation(0, label)(real)))
 
     ratios = race({"plain": plain, "spent": spent}, rounds * 4)
     say("quickstart: real images' features over one plain forward pass", ratios["spent"][0], 1.1, ratios["spent"][1])
