@@ -114,7 +114,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(
     process.send_signal(number)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + number
-    assert "the same command goes on" in out
+    assert "the same command resumes" in out
     distilled(recipe_file, tmp_path / "run", "distill.iterations=30")
     assert torch.equal(latents(tmp_path / "run")["z"], latents(finished)["z"])
 

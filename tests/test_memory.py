@@ -70,7 +70,7 @@ def test_a_run_goes_on_with_less(
     outcome = ld3m("distill", recipe_file, *overrides, "-o", "run")
     assert outcome.code == 0, outcome.err
     said = [line for line in outcome.err.splitlines() if "memory ran out" in line]
-    assert [line.split(";")[1].split(",")[0] for line in said] == [f" goes on with {line}" for line in lines]
+    assert [line.split(";")[1].split(",")[0] for line in said] == [f" continuing with {line}" for line in lines]
     assert shortage.refused == len(lines)
     assert torch.equal(latents(Path("run"))["z"], latents(told)["z"])
     assert torch.equal(latents(Path("run"))["c"], latents(told)["c"])

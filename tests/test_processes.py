@@ -210,7 +210,7 @@ def test_the_others_stop_within_a_minute_and_name_the_dead(dead: int, recipe_fil
     assert time.monotonic() - died < 60
     said = (tmp_path / f"{1 - dead}.txt").read_text()
     assert f"ld3m: process {dead}" in said
-    assert "the same command goes on" in said
+    assert "the same command resumes" in said
 
 
 @watched_command

@@ -76,18 +76,18 @@ class Trackers:
 def started(recipe: Recipe, first: int, main: bool) -> Iterator[Trackers]:
     """The trackers of `log_with`, at work until the context is left, however it is left.
 
-    Those that write files do so in `<run>/logs`; trackio and MLflow have places of their own. A run that goes on does
-    so in the same log of TensorBoard, Weights & Biases, trackio and DVCLive; others begin another one. After a signal
+    Those that write files do so in `<run>/logs`; trackio and MLflow have places of their own. A run that resumes
+    continues the same log of TensorBoard, Weights & Biases, trackio and DVCLive; others begin another one. After a signal
     no iteration is done twice. After a kill or an error those since the last checkpoint are, with the same loss and
     other seconds: TensorBoard drops their first occurrence, Weights & Biases their second, and trackio shows both.
 
     Args:
-        recipe: of the run, which is told to the trackers.
-        first: the iteration the run starts or goes on with.
+        recipe: of the run, which the trackers get too.
+        first: the iteration the run starts or resumes with.
         main: whether this is the main process; the others track nothing.
 
     Raises:
-        UserError: where a tracker cannot be started.
+        UserError: if a tracker cannot be started.
     """
     trackers = Trackers([])
     try:
@@ -104,8 +104,8 @@ def started(recipe: Recipe, first: int, main: bool) -> Iterator[Trackers]:
 def _start(name: str, recipe: Recipe, first: int) -> GeneralTracker:
     logs = recipe.folder / "logs"
     kind = LOGGER_TYPE_TO_CLASS[name]
-    place = [str(logs)] if kind.requires_logging_directory else []
-    tracker: GeneralTracker = kind(PROJECT, *place, **_settings(name, recipe, first, _identity(logs)))
+    folder = [str(logs)] if kind.requires_logging_directory else []
+    tracker: GeneralTracker = kind(PROJECT, *folder, **_settings(name, recipe, first, _identity(logs)))
     tracker.start()
     if name == "tensorboard":  # what Accelerate would write is another log for each start, without a curve
         tracker.log({"recipe": "\n".join(f"    {line}" for line in to_yaml(recipe).splitlines())}, step=first)
@@ -115,7 +115,7 @@ def _start(name: str, recipe: Recipe, first: int) -> GeneralTracker:
 
 
 def _identity(logs: Path) -> str:
-    """Tells this run from others of its name; kept with its logs, so that it is the same when it goes on."""
+    """What distinguishes this run from others of its name; kept with its logs, so that resuming does not change it."""
     path = logs / "id"
     if not path.is_file():
         write_text(path, uuid.uuid4().hex[:8])

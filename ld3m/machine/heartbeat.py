@@ -99,7 +99,7 @@ class Heartbeat:
         """Ends this process wherever it is, unless it is about to end by itself."""
         if not self.ended.wait(PATIENCE):
             print(f"ld3m: {verdict}; this is process {self.rank}, which stops too", file=sys.stderr, flush=True)
-            print("ld3m: the same command goes on from what was saved", file=sys.stderr, flush=True)
+            print("ld3m: the same command resumes from what was saved", file=sys.stderr, flush=True)
             os._exit(1)
 
 

@@ -1,4 +1,4 @@
-"""Training the experts of trajectory matching: networks on all real images, a snapshot of the weights an epoch."""
+"""Training the experts of trajectory matching: networks on all real images, a snapshot of the weights after each epoch."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -25,7 +25,7 @@ from ld3m.recipe import Recipe
 
 @watched_command
 def train_experts(processes: Processes, recipe: Recipe, resume: bool = True) -> Path:
-    """Trains the recipe's experts into their folder, going on where it was interrupted.
+    """Trains the recipe's experts into their folder, and resumes if it was interrupted.
 
     Experts are dealt to the processes of an `accelerate launch`; each is a function of its number alone, so that any
     number of processes makes the same ones, and a larger `experts.count` adds to those there are.
@@ -94,7 +94,7 @@ def _train(
     processes: Processes,
     bar: tqdm,
 ) -> None:
-    """Trains a stack of experts by plain SGD; without momentum a snapshot is all that going on needs."""
+    """Trains a stack of experts by plain SGD; without momentum a snapshot is all that resuming needs."""
     settings = recipe.experts
     device = processes.device
     built = [_network(recipe, images, expert) for expert in experts]
@@ -103,7 +103,7 @@ def _train(
     for expert, network in zip(experts, built, strict=True):
         begun = trajectories.progress(expert)
         snapshots.append([weights_of(network).cpu()] if begun is None else list(begun))
-    first = min(len(rows) for rows in snapshots) - 1  # the stack goes on from where its last expert is
+    first = min(len(rows) for rows in snapshots) - 1  # the stack resumes where its last expert is
     weights = torch.stack([rows[first] for rows in snapshots]).to(device)
     bar.update(first * len(experts))
     for epoch in range(first, settings.epochs):
