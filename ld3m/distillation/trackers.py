@@ -77,9 +77,9 @@ def started(recipe: Recipe, first: int, main: bool) -> Iterator[Trackers]:
     """The trackers of `log_with`, at work until the context is left, however it is left.
 
     Those that write files do so in `<run>/logs`; trackio and MLflow have places of their own. A run that resumes
-    continues the same log of TensorBoard, Weights & Biases, trackio and DVCLive; others begin another one. After a signal
-    no iteration is done twice. After a kill or an error those since the last checkpoint are, with the same loss and
-    other seconds: TensorBoard drops their first occurrence, Weights & Biases their second, and trackio shows both.
+    continues the same log of TensorBoard, Weights & Biases, trackio and DVCLive; others begin another one. After a
+    signal no iteration is done twice. After a kill or an error those since the last checkpoint are, with the same loss
+    and other seconds: TensorBoard drops their first occurrence, Weights & Biases their second, and trackio shows both.
 
     Args:
         recipe: of the run, which the trackers get too.

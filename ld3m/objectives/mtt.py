@@ -175,9 +175,7 @@ def match_trajectory(
         for places in by_class(labels[batch]):
             wanted = own[batch[places]].nonzero().flatten()
             images = pixels[send(batch[places], pixels.device)].detach().requires_grad_()
-            part = gradient(
-                weights, step, places, images, keep_graph=True
-            )  # for others', too: else it rounds differently
+            part = gradient(weights, step, places, images, keep_graph=True)  # for others' too, or it rounds differently
             if len(wanted):
                 pulled = torch.autograd.grad(part.dot(direction), images)[0]
                 result[send(batch[places[wanted]], pixels.device)] += pulled[send(wanted, pixels.device)]

@@ -1,4 +1,4 @@
-"""Training the experts of trajectory matching: networks on all real images, a snapshot of the weights after each epoch."""
+"""Training the experts of trajectory matching: networks on all real images, with a snapshot after each epoch."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack
