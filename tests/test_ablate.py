@@ -389,6 +389,7 @@ def test_seeds_are_paired_and_others_do_not_count(ours: dict[int, float], said: 
     assert seed_difference(of_runs(ours), of_runs({0: 10, 1: 20, 2: 30}), "convnet") == said
 
 
+RESULTS = Path(__file__).parent.parent / "recipes" / "results"
 SVG = "{http://www.w3.org/2000/svg}"
 
 
@@ -428,3 +429,13 @@ def test_a_dot_a_row_without_a_numeric_axis(made: Path) -> None:
         "random",
     ]
     assert not list(root.iter(f"{SVG}polyline"))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in sorted(RESULTS.glob("*.svg")) if path.stem != "gradient-norms"],
+    ids=lambda path: path.stem,
+)
+def test_published_charts_are_those_of_their_json(path: Path) -> None:
+    report = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    assert draw(report) == path.read_text(encoding="utf-8")

@@ -103,6 +103,26 @@ def test_nothing_says_where_the_run_was_made(ld3m: Ld3m, run: Path, recipe_file:
     assert json.loads(told.read_text())["results"][0]["scorer"]["source"] == "scorer.safetensors"
 
 
+def test_a_push_needs_neither_the_data_nor_the_prior(ld3m: Ld3m, run: Path) -> None:
+    """As on another machine, or after the folders were moved: the same files but for the names of the two."""
+    assert ld3m("push-to-hub", run, "--dry-run", "--to", REPO).code == 0
+    before = {path.relative_to(run): path.read_bytes() for path in (run / "hub").rglob("*") if path.is_file()}
+    content = yaml.safe_load((run / "recipe.yaml").read_text())
+    names = {}
+    for section in ("data", "prior"):
+        names[Path(content[section]["source"]).name] = gone = f"no-{section}-here"
+        content[section]["source"] = f"/nowhere/{gone}"
+    (run / "recipe.yaml").write_text(yaml.safe_dump(content))
+    assert (outcome := ld3m("push-to-hub", run, "--dry-run", "--to", REPO)).code == 0, outcome.err
+    for path, old in before.items():
+        new = (run / path).read_bytes()
+        if path.name not in ("README.md", "recipe.yaml"):
+            assert new == old, path
+    card = (run / "hub" / "README.md").read_text()
+    assert "distilled from `no-data-here` through\n`no-prior-here`" in card
+    assert not [name for name in names if f"`{name}`" in card]
+
+
 # --- out and back ------------------------------------------------------------------------------------------
 
 

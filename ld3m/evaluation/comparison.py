@@ -12,7 +12,7 @@ from typing import Any
 from ld3m.evaluation.rows import Row, alike, augmented, own_training, set_of
 
 CONFIDENCE = 0.95
-"""Of the intervals."""
+"""Level of the intervals."""
 LEAST_PAIRS = 3
 """Pairs that an interval and a p-value need: of two, the interval is 12.7 standard errors wide to each side."""
 TOO_FEW_PAIRS = "fewer than three pairs"

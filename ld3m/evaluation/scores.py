@@ -12,7 +12,7 @@ from typing import Any
 from ld3m.evaluation.rows import Row, alike, augmented, own_training
 
 WEIGHT = 0.5
-"""Of the first of a score's two figures; the leaderboard's."""
+"""Weight of the first of a score's two figures, as on the leaderboard."""
 
 
 def label_robust(hlr: float, ior: float, weight: float = WEIGHT) -> float:

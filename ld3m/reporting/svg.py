@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from markupsafe import Markup, escape
 
 COLOURS = ("#1f5fae", "#b4500b", "#2a7a4b", "#7a4aa8", "#a8325a", "#5f6368")
-"""Of the series of a drawing that is a file of its own; the page's style sheet has as many."""
+"""Colours of series in a drawing that is a file of its own; the page's style sheet has as many."""
 DASHES = ("7 4", "2 3", "9 3 2 3", "4 2", "12 4")
-"""Of the lines of baselines."""
+"""Dashes of baselines."""
 CAP = 3
 """Units by which the ends of an error bar stick out to each side."""
 SWATCH = 24
