@@ -390,6 +390,7 @@ def test_seeds_are_paired_and_others_do_not_count(ours: dict[int, float], said: 
 
 
 RESULTS = Path(__file__).parent.parent / "recipes" / "results"
+CHARTS = [path for path in sorted(RESULTS.glob("*.svg")) if "rows" in json.loads(path.with_suffix(".json").read_text())]
 SVG = "{http://www.w3.org/2000/svg}"
 
 
