@@ -439,6 +439,10 @@ def test_only_what_was_distilled_is_pushed(ld3m: Ld3m, hub: Hub, run: Path, reci
     folder = next(Path("imported").iterdir())
     told = ld3m("push-to-hub", folder)
     assert said(told) == [f"ld3m: RUN: {folder} has no latents; only what ld3m distill made can be pushed"]
+    (run / "evaluation.json").write_text("{")
+    (line,) = said(ld3m("push-to-hub", run))
+    assert line.endswith("; move it away to continue without it")
+    assert f"{run / 'evaluation.json'} is damaged" in line
     assert hub.requests == []
 
 

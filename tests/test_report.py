@@ -245,6 +245,11 @@ def test_what_is_not_a_run_is_told(tmp_path: Path, ld3m: Callable[..., Outcome])
     (folder / "evolution" / "000000.png").write_bytes(b"no picture")
     with pytest.raises(UserError, match=r"cannot read .*000000\.png"):
         report(folder)
+    for name in ("evaluation.json", "prior.json"):
+        (folder / name).write_text("{")
+        with pytest.raises(UserError, match=rf"{name} is damaged \(.*\); move it away to continue without it$"):
+            report(folder)
+        (folder / name).unlink()
 
 
 def test_the_command_writes_where_it_is_told(finished: Path, tmp_path: Path, ld3m: Callable[..., Outcome]) -> None:

@@ -1,12 +1,12 @@
 """The rows of evaluation.json: what their networks were trained on, and which rows may be compared."""
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ld3m.errors import user_error_if_damaged
+from ld3m.runs.folder import document
 
 Row = Mapping[str, Any]
 
@@ -17,11 +17,9 @@ def results(folder: Path) -> list[dict[str, Any]]:
     Raises:
         UserError: if it is damaged.
     """
-    path = folder / "evaluation.json"
-    if not path.is_file():
-        return []
-    with user_error_if_damaged(path, "move it away to continue without it"):
-        return list(json.loads(path.read_text(encoding="utf-8"))["results"])
+    evaluation = document(folder, "evaluation.json")
+    with user_error_if_damaged(folder / "evaluation.json", "move it away to continue without it"):
+        return list(evaluation["results"]) if evaluation else []
 
 
 def figures(accuracies: Sequence[float]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from ld3m.evaluation.tables import accuracy_text
 from ld3m.files import ASSETS
 from ld3m.priors.folder import PACKAGED_PRIORS
 from ld3m.recipe import Recipe
-from ld3m.runs.folder import load_recipe, metadata
+from ld3m.runs.folder import document, load_recipe, metadata
 
 TEMPLATES = ASSETS / "card"
 TAGS = ("dataset-distillation", "ld3m", "synthetic", "diffusion", "arxiv:2403.03881")
@@ -67,8 +67,8 @@ class Section:
             classes=classes,
             images=len(classes) * each,
             recipe=recipe,
-            prior=without_folders(_json(folder / "prior.json")),
-            evaluation=without_folders(_json(folder / "evaluation.json")),
+            prior=without_folders(document(folder, "prior.json")),
+            evaluation=without_folders(document(folder, "evaluation.json")),
             metadata=about,
         )
 
@@ -359,7 +359,3 @@ def _without_folders(path: str | None) -> str | None:
     if not path or path in PACKAGED_PRIORS or path.startswith("hub:") or not PurePath(path).is_absolute():
         return path
     return PurePath(path).name
-
-
-def _json(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}

@@ -1,7 +1,6 @@
 """A run as one web page that holds everything it shows: images over iterations, curves, accuracies, recipe, cost."""
 
 import base64
-import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,6 @@ import yaml
 from markupsafe import Markup
 from PIL import Image
 
-from ld3m.errors import user_error_if_damaged
 from ld3m.evaluation.rows import set_name
 from ld3m.evaluation.tables import accuracy_text, difference_caption, difference_text, score_text
 from ld3m.files import write_text
@@ -22,7 +20,7 @@ from ld3m.images import grids
 from ld3m.reporting import charts, svg, webp
 from ld3m.reporting.status import duration
 from ld3m.runs import metrics
-from ld3m.runs.folder import classes, image_paths, iterations_done, load_recipe, progress
+from ld3m.runs.folder import classes, document, image_paths, iterations_done, load_recipe, progress
 
 LARGEST = 5_000_000
 """Bytes that a page has at most."""
@@ -48,7 +46,7 @@ def report(folder: Path, output: Path | None = None) -> Path:
         UserError: if the folder is not a run, or a file in it cannot be read.
     """
     recipe = load_recipe(folder).model_dump(mode="json")
-    logged, evaluation = metrics.read(folder), _json(folder / "evaluation.json")
+    logged, evaluation = metrics.read(folder), document(folder, "evaluation.json")
     wanted, done = recipe["distill"]["iterations"], progress(folder, logged)
     content: dict[str, Any] = {
         "folder": folder.name or str(folder.resolve()),
@@ -62,8 +60,8 @@ def report(folder: Path, output: Path | None = None) -> Path:
         "damaged": logged.damaged,
         "accuracies": _accuracies(evaluation),
         "cost": _cost(logged.rows, done),
-        "prior": _json(folder / "prior.json"),
-        "origin": _json(folder / "origin.json"),
+        "prior": document(folder, "prior.json"),
+        "origin": document(folder, "origin.json"),
         "images": None,
     }
     sheets, names = _sheets(folder, recipe, wanted), classes(folder)
@@ -96,14 +94,6 @@ def _page(content: Mapping[str, Any]) -> str:
 
 
 # --- what the run folder holds -----------------------------------------------------------------------------
-
-
-def _json(path: Path) -> Any:
-    """The content of a JSON file of the run, or None if it does not exist."""
-    if not path.is_file():
-        return None
-    with user_error_if_damaged(f"RUN: {path}", "move it away to continue without it"):
-        return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _sheets(folder: Path, recipe: Mapping[str, Any], last: int) -> dict[int, Path | Image.Image]:
@@ -219,9 +209,9 @@ def _logged_iterations(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
     return table
 
 
-def _accuracies(evaluation: Any) -> dict[str, Any] | None:
+def _accuracies(evaluation: Mapping[str, Any]) -> dict[str, Any] | None:
     """The chart and the table of evaluation.json: a row per training set, a column per architecture."""
-    if not evaluation or not evaluation.get("results"):
+    if not evaluation.get("results"):
         return None
     results = [row | {"set": _set_label(row)} for row in evaluation["results"]]
     crossed = [row | {"set": _set_label(row)} for row in evaluation.get("cross_architecture", ())]

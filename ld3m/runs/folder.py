@@ -7,6 +7,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import safetensors
 
@@ -93,6 +94,19 @@ def classes(folder: Path) -> list[str]:
 def note_classes(folder: Path, classes: Mapping[str, int]) -> None:
     """Writes classes.json: the names of a run's classes, and the number of each among all classes of the source."""
     write_json(folder / "classes.json", dict(classes))
+
+
+def document(folder: Path, name: str) -> dict[str, Any]:
+    """A JSON file that may be in a run's folder, such as evaluation.json or prior.json; {} if it is not there.
+
+    Raises:
+        UserError: if it is damaged.
+    """
+    path = folder / name
+    if not path.is_file():
+        return {}
+    with user_error_if_damaged(path, "move it away to continue without it"):
+        return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
 def image_paths(folder: Path, name: str) -> list[Path]:
