@@ -119,7 +119,7 @@ def test_a_push_needs_neither_the_data_nor_the_prior(ld3m: Ld3m, run: Path) -> N
         if path.name not in ("README.md", "recipe.yaml"):
             assert new == old, path
     card = (run / "hub" / "README.md").read_text()
-    assert "distilled from `no-data-here` through\n`no-prior-here`" in card
+    assert "distilled from `no-data-here` through\nthe prior `no-prior-here`" in card
     assert not [name for name in names if f"`{name}`" in card]
 
 
