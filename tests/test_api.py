@@ -1,8 +1,10 @@
 """What `import ld3m` offers to programs and notebooks."""
 
 import json
+import re
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +14,8 @@ from conftest import Outcome, distilled, latents
 
 import ld3m as package
 
+README = Path(__file__).parent.parent / "README.md"
+
 
 def python(code: str, folder: Path) -> str:
     """What a process of its own prints."""
@@ -20,16 +24,13 @@ def python(code: str, folder: Path) -> str:
     return process.stdout
 
 
-def test_five_lines_distil_and_measure(recipe_file: Path, tmp_path: Path) -> None:
-    """As in the package's docstring; the last line of the output is ours."""
-    code = f"""
-import ld3m
-recipe = ld3m.load_recipe({str(recipe_file)!r}, "distill.iterations=3")
-run = ld3m.distill(recipe)
-report = ld3m.evaluate(run, "evaluate.seeds=2")
-import json
-print(json.dumps([str(run), report]))
-"""
+def test_the_five_lines_of_the_readme(recipe_file: Path, tmp_path: Path) -> None:
+    """On a smaller recipe than the README's; the package's docstring has the same lines."""
+    (lines,) = re.findall(r"```python\n(import ld3m\n.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    assert textwrap.indent(lines, "    ") in str(package.__doc__)
+    assert len(lines.split("\n")) == 6  # one is blank, and one ends the last line
+    smaller = lines.replace('"quickstart"', repr(str(recipe_file))).replace("iterations=20", "iterations=3")
+    code = f"{smaller}\nimport json; print(json.dumps([str(run), report]))"
     run, report = json.loads(python(code, tmp_path).splitlines()[-1])
     assert run == "runs/shapes"
     folder = tmp_path / run
