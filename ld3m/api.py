@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ld3m.errors import UserError
 from ld3m.recipe import Recipe, SamplerRecipe
 from ld3m.recipe.files import load
 
@@ -137,10 +138,13 @@ def load_prior(source: Recipe | str | Path, device: "str | torch.device" = "cpu"
         device: where it goes.
 
     Raises:
-        UserError: if it is not a latent diffusion model in diffusers' layout.
+        UserError: if it is not a latent diffusion model in diffusers' layout, or "pixels", which has no size without a
+            recipe.
     """
     from ld3m import priors
 
     if isinstance(source, Recipe):
         return priors.for_images(source.prior, source.data.channels, source.rendered_size, device)
+    if str(source) == "pixels":
+        raise UserError("source: pixels is of the size that a recipe says; give ld3m.load_prior the recipe")
     return priors.load(SamplerRecipe(source=str(source)), device)

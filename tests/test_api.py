@@ -74,6 +74,8 @@ def test_latents_are_rendered_by_hand(recipe_file: Path, tmp_path: Path) -> None
     assert pixels.shape == (6, 1, 16, 16)
     assert [grad.shape for grad in pull_back(torch.ones_like(pixels))] == [z.shape, c.shape]
     assert package.load_prior(recipe.prior.source).latent_shape == prior.latent_shape
+    with pytest.raises(package.UserError, match=r"give ld3m\.load_prior the recipe"):
+        package.load_prior("pixels")
 
 
 def test_a_name_with_overrides_and_a_run_to_resume(
