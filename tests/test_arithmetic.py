@@ -16,7 +16,7 @@ from ld3m.errors import UserError
 from ld3m.images import augment, resample
 from ld3m.machine import determinism
 from ld3m.machine.processes import start
-from ld3m.networks.vgg import _MaxPoolTo
+from ld3m.networks.plain import MaxPoolTo
 from ld3m.sampling import Schedule, render
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -95,7 +95,7 @@ def test_pooling_to_a_size_is_that_of_torch(side: int) -> None:
     image, grad = (torch.randn(2, 3, size, size, generator=draws, dtype=torch.float64) for size in (side, 7))
     answers = []
     for leaf in (image.clone().requires_grad_(), image.clone().as_subclass(OnGpu).requires_grad_()):
-        found = _MaxPoolTo(7)(leaf**3)
+        found = MaxPoolTo(7)(leaf**3)
         (first,) = torch.autograd.grad(found, leaf, grad, create_graph=True)
         answers.append([found, first, *torch.autograd.grad(first.square().sum(), leaf)])
     for found, expected in zip(*answers, strict=True):

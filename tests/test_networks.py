@@ -15,7 +15,7 @@ from ld3m import networks
 from ld3m.errors import UserError
 from ld3m.evaluation.protocol import rate_factor
 from ld3m.networks import Shape, vit
-from ld3m.networks.quick import quick_on_cpus
+from ld3m.networks.speed import quick_on_cpus
 from ld3m.randomness import generator, global_draws
 from ld3m.recipe import NetworkRecipe
 

@@ -15,7 +15,7 @@ from ld3m import networks
 from ld3m.data import prepared as data
 from ld3m.errors import UserError
 from ld3m.images.ranges import bytes_to_unit
-from ld3m.networks.quick import quick_on_cpus
+from ld3m.networks.speed import quick_on_cpus
 from ld3m.networks.training import train_epoch
 from ld3m.randomness import generator
 from ld3m.recipe import EvaluateRecipe, NetworkRecipe, Recipe

@@ -13,13 +13,12 @@ from torch.optim.swa_utils import AveragedModel
 
 from ld3m import registry
 from ld3m.errors import UserError, one_line
-from ld3m.networks.alexnet import AlexNet
 from ld3m.networks.blocks import Shape
 from ld3m.networks.convnet import ConvNet
-from ld3m.networks.half import Half
+from ld3m.networks.plain import VGG11, AlexNet
 from ld3m.networks.resnet import ResNet18
+from ld3m.networks.speed import Half
 from ld3m.networks.timm import PREFIX, TimmNetwork
-from ld3m.networks.vgg import VGG11
 from ld3m.networks.vit import ViT
 from ld3m.randomness import global_draws
 from ld3m.recipe import NetworkRecipe

@@ -21,17 +21,21 @@ class Pixels:
         self.null_embedding = torch.empty(1, 0, device=device)
 
     def encode(self, images: Tensor) -> Tensor:
+        """The images."""
         return images
 
     def quantise(self, z: Tensor) -> Tensor:
+        """Z: there are no codes."""
         return z
 
     def decode(self, z: Tensor) -> Tensor:
-        """Within [-1, 1]; the gradient passes straight through, or a pixel that leaves the range would never return."""
+        """Z clamped to [-1, 1]; its gradient passes straight through, or a pixel outside would never return."""
         return z.detach().clamp(-1, 1) + (z - z.detach())
 
     def denoise(self, z: Tensor, t: int, c: Tensor) -> Tensor:
+        """Never called: with no steps, an image is D(Z)."""
         raise NotImplementedError("pixels have no denoiser; prior.steps is 0")
 
     def class_embeddings(self, classes: Sequence[str]) -> Tensor:
+        """[len(classes), 0]: nothing conditions pixels."""
         return self.null_embedding.expand(len(classes), 0)

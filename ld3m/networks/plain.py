@@ -1,4 +1,4 @@
-"""VGG-11 with one linear layer."""
+"""Plain stacks of convolutions, cut down for small images: AlexNet, and VGG-11 with one linear layer."""
 
 import torch
 from torch import Tensor, nn
@@ -7,20 +7,45 @@ from torch.nn import functional
 from ld3m.errors import UserError
 from ld3m.networks.blocks import Shape, norm
 
-STAGES = ((64,), (128,), (256, 256), (512, 512), (512, 512))
+VGG_STAGES = ((64,), (128,), (256, 256), (512, 512), (512, 512))
 """Output channels of the convolutions; each stage ends in a halving."""
-SIDE = 7
+VGG_SIDE = 7
 """Height and width of what the linear layer sees, whatever the images' size."""
 
 
-class _MaxPoolTo(nn.AdaptiveMaxPool2d):
+class AlexNet(nn.Module):
+    """Five convolutions, three halvings and one linear layer, without norm.
+
+    AlexNet (Krizhevsky et al., NeurIPS 2012) as DC's and GLaD's code cut it down for small images.
+    """
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.features = nn.Sequential()
+        in_channels = shape.channels
+        for channels, size, halve in ((128, 5, True), (192, 5, True), (256, 3, False), (192, 3, False), (192, 3, True)):
+            self.features.extend([nn.Conv2d(in_channels, channels, size, padding=size // 2), nn.ReLU(inplace=True)])
+            if halve:
+                self.features.append(nn.MaxPool2d(2))
+            in_channels = channels
+        self.classifier = nn.Linear(192 * (shape.resolution // 8) ** 2, shape.classes)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """[N, channels, H, W] normalised images to [N, 192 · (H / 8) · (W / 8)]."""
+        return self.features(images).flatten(1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classifier(self.embed(images))
+
+
+class MaxPoolTo(nn.AdaptiveMaxPool2d):
     """Torch's, with a gradient that GPUs can repeat bit for bit."""
 
     def forward(self, input: Tensor) -> Tensor:
         if not input.is_cuda:
             return super().forward(input)
         with torch.no_grad():
-            largest = functional.adaptive_max_pool2d(input, SIDE, return_indices=True)[1]
+            largest = functional.adaptive_max_pool2d(input, self.output_size, return_indices=True)[1]
         return input.flatten(2).gather(2, largest.flatten(2)).view(largest.shape)
 
 
@@ -35,7 +60,7 @@ class VGG11(nn.Module):
 
     def __init__(self, shape: Shape, norm_name: str = "instance") -> None:
         super().__init__()
-        smallest = 2 ** len(STAGES)
+        smallest = 2 ** len(VGG_STAGES)
         if shape.resolution < smallest:
             raise UserError(
                 f"data.resolution: {shape.resolution}, but vgg11 halves images five times; "
@@ -43,14 +68,14 @@ class VGG11(nn.Module):
             )
         self.features = nn.Sequential()
         in_channels = shape.channels
-        for stage in STAGES:
+        for stage in VGG_STAGES:
             for channels in stage:
                 convolution = nn.Conv2d(in_channels, channels, 3, padding=1)
                 self.features.extend([convolution, norm(norm_name, channels), nn.ReLU(inplace=True)])
                 in_channels = channels
             self.features.append(nn.MaxPool2d(2))
-        self.features.append(_MaxPoolTo(SIDE))
-        self.classifier = nn.Linear(512 * SIDE**2, shape.classes)
+        self.features.append(MaxPoolTo(VGG_SIDE))
+        self.classifier = nn.Linear(512 * VGG_SIDE**2, shape.classes)
 
     def embed(self, images: Tensor) -> Tensor:
         """[N, channels, H, W] normalised images to [N, 25088]."""
