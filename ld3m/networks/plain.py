@@ -41,11 +41,15 @@ class AlexNet(nn.Module):
 class MaxPoolTo(nn.AdaptiveMaxPool2d):
     """Torch's, with a gradient that GPUs can repeat bit for bit."""
 
+    def __init__(self, side: int) -> None:
+        super().__init__(side)
+        self.side = side
+
     def forward(self, input: Tensor) -> Tensor:
         if not input.is_cuda:
             return super().forward(input)
         with torch.no_grad():
-            largest = functional.adaptive_max_pool2d(input, self.output_size, return_indices=True)[1]
+            largest = functional.adaptive_max_pool2d(input, self.side, return_indices=True)[1]
         return input.flatten(2).gather(2, largest.flatten(2)).view(largest.shape)
 
 
