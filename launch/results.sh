@@ -120,7 +120,7 @@ digits() {
   ablate digits-pixels baselines/pixels "${digits[@]}" "${five[@]}" --seeds 5
 }
 scores() {
-  local evaluate="ld3m evaluate runs/scores --arch convnet --scores evaluate.full_epochs=3"
+  local evaluate="ld3m evaluate runs/scores --arch convnet --seeds 2 --scores evaluate.full_epochs=3"
   ${RUN:-ld3m} distill quickstart -o runs/scores >/dev/null
   $evaluate >/dev/null
   python tests/results.py scores runs/scores "ld3m distill quickstart -o runs/scores; $evaluate"
