@@ -1,4 +1,4 @@
-"""Ablations through the command line: cells, going on, pooled figures, the table and the chart."""
+"""Ablations through the command line: cells, resuming, pooled figures, the table and the chart."""
 
 import json
 import os
@@ -114,7 +114,7 @@ def test_mistakes_are_one_line_before_anything_is_run(
     assert not list(tmp_path.iterdir())
 
 
-def test_runs_of_other_overrides_are_told_beforehand(
+def test_runs_of_other_overrides_are_errors_beforehand(
     ld3m: Callable[..., Outcome], recipe_file: Path, made: Path
 ) -> None:
     """The third cell's folder has a run of another learning rate; no cell is begun."""
@@ -209,7 +209,7 @@ def test_numbers_of_images_and_full_have_baselines_of_their_own(
     assert marks(report) == {"convnet, accuracy in %": 5, "alexnet, accuracy in %": 5, "Seconds per iteration": 0}
 
 
-# --- going on ----------------------------------------------------------------------------------------------
+# --- resuming ----------------------------------------------------------------------------------------------
 
 
 def stamps(folder: Path) -> dict[str, int]:
@@ -220,7 +220,7 @@ def stamps(folder: Path) -> dict[str, int]:
 def test_the_same_command_makes_nothing_again(
     ld3m: Callable[..., Outcome], recipe_file: Path, made: Path, tmp_path: Path
 ) -> None:
-    """Also where the axes come in another order; the rows are those of before, in that order."""
+    """Also if the axes come in another order; the rows are those of before, in that order."""
     folder = Path(shutil.copytree(made, tmp_path / "copy"))
     before, earlier = stamps(folder), content(made)["rows"]
     wanted = axes("prior.skip=none,reference", "seed=0,1", "prior.steps=1,2")
@@ -251,8 +251,8 @@ def test_a_baseline_that_comes_later_trains_nothing_else(
 
 
 @pytest.mark.gpu
-def test_interrupted_it_goes_on(ld3m: Callable[..., Outcome], recipe_file: Path, tmp_path: Path) -> None:
-    """SIGTERM in the second of two cells; the first is left alone, the second goes on from its checkpoint."""
+def test_it_resumes_after_an_interrupt(ld3m: Callable[..., Outcome], recipe_file: Path, tmp_path: Path) -> None:
+    """SIGTERM in the second of two cells; the first is left alone, the second resumes from its checkpoint."""
     few = [*QUICK, "distill.iterations=20", "data.subset=[cross]", "prior.steps=2", "distill.images_per_class=1"]
     wanted = ["ablate", recipe_file, *few, "--seeds", 1, "-o", "all", *axes("prior.skip=none,paper")]
     first, second = (tmp_path / "all" / "shapes" / f"prior.skip={skip}" for skip in ("none", "paper"))
@@ -366,7 +366,7 @@ def of_runs(means: dict[int, float]) -> dict[str, Any]:
 @given(st.lists(st.tuples(percent, percent), min_size=3, max_size=7))
 def test_differences_are_scipys(pairs: list[tuple[float, float]]) -> None:
     ours, theirs = zip(*pairs, strict=True)
-    assume(np.std(np.subtract(ours, theirs)) > 1e-6)  # there is no interval where all are the same
+    assume(np.std(np.subtract(ours, theirs)) > 1e-6)  # there is no interval if all are the same
     said = seed_difference(of_runs(dict(enumerate(ours))), of_runs(dict(enumerate(theirs))), "convnet")
     interval = ttest_rel(ours, theirs).confidence_interval(0.95)
     *found, count = re.fullmatch(r"(\S+) \[(\S+), (\S+)\] \((\d)\)", said).groups()

@@ -107,7 +107,7 @@ def test_only_what_was_measured_alike_is_compared() -> None:
 def test_the_command_line_compares_seed_by_seed(
     ld3m: Callable[..., Outcome], recipe_file: Path, tmp_path: Path
 ) -> None:
-    """Of each architecture, and of the mean over those that it was not matched in."""
+    """For each architecture, and for the mean over those that it was not matched in."""
     folder = distilled(recipe_file, tmp_path / "run")
     options = ("--arch", "resnet18,alexnet", "--against", "random", "evaluate.epochs=1", "--json")
     outcome = ld3m("evaluate", folder, *options)

@@ -74,8 +74,8 @@ def python(folder: Path, program: str) -> str:
     return ended.stdout
 
 
-def said(outcome: Outcome) -> list[str]:
-    """What the command itself says on stderr."""
+def errors(outcome: Outcome) -> list[str]:
+    """The command's own lines on stderr."""
     return [line for line in outcome.err.splitlines() if line.startswith("ld3m: ")]
 
 
@@ -99,8 +99,8 @@ def test_nothing_says_where_the_run_was_made(ld3m: Ld3m, run: Path, recipe_file:
     roots = {str(Path(content[section]["source"]).parent).encode() for section in ("data", "prior")}
     for path in pushed:
         assert not [root for root in roots if root in path.read_bytes()], path
-    (told,) = (run / "hub").glob("*/evaluation.json")
-    assert json.loads(told.read_text())["results"][0]["scorer"]["source"] == "scorer.safetensors"
+    (pushed_evaluation,) = (run / "hub").glob("*/evaluation.json")
+    assert json.loads(pushed_evaluation.read_text())["results"][0]["scorer"]["source"] == "scorer.safetensors"
 
 
 def test_a_push_needs_neither_the_data_nor_the_prior(ld3m: Ld3m, run: Path) -> None:
@@ -204,7 +204,7 @@ def test_other_configs_and_what_people_wrote_stay(
     names = ((REPO,), (REPO, CONFIG), (REPO, "ipc1-16px"))
     assert python(tmp_path, "import datasets\n" + counts.format(*names)).split() == ["3", "6", "3"]
     unnamed = ld3m("evaluate", REPO)
-    assert said(unnamed) == [f"ld3m: {REPO}: has the configs ipc1-16px, {CONFIG}; name one, as in {REPO}:ipc1-16px"]
+    assert errors(unnamed) == [f"ld3m: {REPO}: has the configs ipc1-16px, {CONFIG}; name one, as in {REPO}:ipc1-16px"]
 
 
 def test_branches_and_pull_requests(ld3m: Ld3m, hub: Hub, run: Path, tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def test_the_card_says_what_was_measured_and_what_it_is_made_of(
         assert fact in text
     recipe = yaml.safe_load(re.search(r"```yaml\n(.*?)```", text, re.DOTALL)[1])  # type: ignore[index]
     assert recipe["distill"]["images_per_class"] == 2
-    assert recipe["prior"]["source"] == Path(prior["source"]).name  # not where it lay
+    assert recipe["prior"]["source"] == Path(prior["source"]).name  # without its folder
     assert str(tmp_path) not in "".join(
         hub.files(REPO)[name].decode() for name in ("README.md", f"{CONFIG}/recipe.yaml")
     )
@@ -280,14 +280,14 @@ print(statistics.fmean(right))
     assert abs(found - row["mean"]) <= row["std"]
 
 
-def test_a_licence_that_the_hub_does_not_know_is_told(ld3m: Ld3m, hub: Hub, run: Path, tmp_path: Path) -> None:
+def test_a_licence_that_the_hub_does_not_know_is_an_error(ld3m: Ld3m, hub: Hub, run: Path, tmp_path: Path) -> None:
     text = (run / "recipe.yaml").read_text().replace("licence: null", "licence: my-licence")
     (run / "recipe.yaml").write_text(text)
     refused = ld3m("push-to-hub")
     assert refused.code == 2
-    assert len(said(refused)) == 1
-    assert "my-licence" in said(refused)[0]
-    assert "hub.licence" in said(refused)[0]
+    assert len(errors(refused)) == 1
+    assert "my-licence" in errors(refused)[0]
+    assert "hub.licence" in errors(refused)[0]
     assert hub.files(REPO) == {}
 
 
@@ -322,7 +322,7 @@ def test_a_hub_that_stays_away_leaves_nothing_half_visible(ld3m: Ld3m, hub: Hub,
     hub.faults.append(Fault(r"POST .*/commit/", 403, times=9))
     outcome = ld3m("push-to-hub")
     assert outcome.code == 2
-    assert said(outcome) == [
+    assert errors(outcome) == [
         "ld3m: --to: your token may not write to ld3m-shapes; give a token with write access, or another name"
     ]
     assert hub.files(REPO) == {}
@@ -351,8 +351,8 @@ def test_what_cannot_be_pushed_is_one_line(
     hub.repositories["dataset", "me/taken"] = Repository(branches={"main": [{"data.csv": b"1"}]})
     outcome = ld3m("push-to-hub", *options, token=token)
     assert outcome.code == 2
-    assert len(said(outcome)) == 1
-    assert line in said(outcome)[0]
+    assert len(errors(outcome)) == 1
+    assert line in errors(outcome)[0]
     assert "Traceback" not in outcome.err
 
 
@@ -361,7 +361,7 @@ def test_without_a_network_it_is_one_line_at_once(ld3m: Ld3m, hub: Hub, run: Pat
     hub.server_close()
     outcome = ld3m("push-to-hub")
     assert outcome.code == 2
-    assert re.fullmatch(r"ld3m: push-to-hub: cannot reach http://127\.0\.0\.1:\d+ \(\w+\); .*", said(outcome)[0])
+    assert re.fullmatch(r"ld3m: push-to-hub: cannot reach http://127\.0\.0\.1:\d+ \(\w+\); .*", errors(outcome)[0])
 
 
 def test_a_token_is_neither_shown_nor_kept(ld3m: Ld3m, hub: Hub, run: Path, tmp_path: Path) -> None:
@@ -369,8 +369,8 @@ def test_a_token_is_neither_shown_nor_kept(ld3m: Ld3m, hub: Hub, run: Path, tmp_
     assert outcome.code == 0, outcome.err
     wrong = ld3m("push-to-hub", "--token", "hf_wrong_and_secret", token=None)
     assert wrong.code == 2
-    for told in (outcome, wrong):
-        assert not re.search("hf_", told.out + told.err)
+    for ended in (outcome, wrong):
+        assert not re.search("hf_", ended.out + ended.err)
     kept = [path for path in tmp_path.rglob("*") if path.is_file() and WRITE_TOKEN.encode() in path.read_bytes()]
     assert kept == []
     assert not any(WRITE_TOKEN.encode() in content for content in hub.files(REPO).values())
@@ -406,16 +406,16 @@ def test_a_run_starts_from_published_latents(
     assert one.code == 0, one.err
     assert torch.equal(latents(tmp_path / "one")["z"], before["z"][[4, 0]])
     many = ld3m(*begun, "-o", "many", "distill.images_per_class=3")
-    assert said(many) == [
+    assert errors(many) == [
         f"ld3m: distill.images_per_class: 3 latents of class 'circle' are wanted, but hub:{REPO}:{CONFIG}@main has 2; "
         "set fewer images per class"
     ]
     nowhere = ld3m("distill", recipe_file, "distill.init=hub:me/nothing", "-o", "nowhere")
     assert nowhere.code == 2
-    assert "me/nothing: cannot be fetched from the Hub" in said(nowhere)[0]
+    assert "me/nothing: cannot be fetched from the Hub" in errors(nowhere)[0]
 
 
-def test_published_latents_are_rendered_otherwise_and_reported(
+def test_published_latents_are_rendered_with_other_settings_and_reported(
     ld3m: Ld3m, hub: Hub, run: Path, prior_folder: Path, shapes: Path
 ) -> None:
     assert ld3m("push-to-hub").code == 0
@@ -437,10 +437,10 @@ def test_published_latents_are_rendered_otherwise_and_reported(
 def test_only_what_was_distilled_is_pushed(ld3m: Ld3m, hub: Hub, run: Path, recipe_file: Path) -> None:
     assert ld3m("evaluate", run / "images", "--recipe", recipe_file, "evaluate.epochs=1", "--seeds", "1").code == 0
     folder = next(Path("imported").iterdir())
-    told = ld3m("push-to-hub", folder)
-    assert said(told) == [f"ld3m: RUN: {folder} has no latents; only what ld3m distill made can be pushed"]
+    refused = ld3m("push-to-hub", folder)
+    assert errors(refused) == [f"ld3m: RUN: {folder} has no latents; only what ld3m distill made can be pushed"]
     (run / "evaluation.json").write_text("{")
-    (line,) = said(ld3m("push-to-hub", run))
+    (line,) = errors(ld3m("push-to-hub", run))
     assert line.endswith("; move it away to continue without it")
     assert f"{run / 'evaluation.json'} is damaged" in line
     assert hub.requests == []
@@ -457,7 +457,7 @@ def test_names_of_classes_that_lead_elsewhere_are_refused(ld3m: Ld3m, hub: Hub, 
     ):
         changed = safetensors.torch.save(latents(run), metadata | {"classes": json.dumps(classes)})
         hub.repositories["dataset", REPO].branches["main"].append({**hub.files(REPO), name: changed})
-        told = ld3m("evaluate", REPO, "--recipe", recipe_file)
-        assert told.code == 2
-        assert line in said(told)[0]
+        refused = ld3m("evaluate", REPO, "--recipe", recipe_file)
+        assert refused.code == 2
+        assert line in errors(refused)[0]
     assert not list(Path("imported").rglob("*"))

@@ -232,7 +232,7 @@ def frames_of(path: Path) -> dict[int, np.ndarray]:
     return {int(at): np.asarray(Image.open(io.BytesIO(base64.b64decode(content)))) for content, at in found}
 
 
-def test_what_is_not_a_run_is_told(tmp_path: Path, ld3m: Callable[..., Outcome]) -> None:
+def test_what_is_not_a_run_is_an_error(tmp_path: Path, ld3m: Callable[..., Outcome]) -> None:
     with pytest.raises(UserError, match=r"is not a run \(it has no recipe\.yaml\)"):
         report(tmp_path)
     (tmp_path / "recipe.yaml").write_text("name: half")
@@ -252,7 +252,7 @@ def test_what_is_not_a_run_is_told(tmp_path: Path, ld3m: Callable[..., Outcome])
         (folder / name).unlink()
 
 
-def test_the_command_writes_where_it_is_told(finished: Path, tmp_path: Path, ld3m: Callable[..., Outcome]) -> None:
+def test_the_command_writes_to_the_given_file(finished: Path, tmp_path: Path, ld3m: Callable[..., Outcome]) -> None:
     outcome = ld3m("report", finished, "-o", tmp_path / "page.html")
     assert outcome.out == f"{tmp_path / 'page.html'}\n"
     assert (tmp_path / "page.html").read_bytes() == report(finished).read_bytes()

@@ -44,7 +44,7 @@ def test_the_scores_are_those_of_the_package(weight: float) -> None:
 
 
 def test_the_ends_of_the_scale() -> None:
-    """Package, same functions: 0 for accuracies (1, 0, 1) of full, distilled, random; 0.26894… where all are equal."""
+    """Package, same functions: 0 for accuracies (1, 0, 1) of full, distilled, random; 0.26894… if all are equal."""
     assert label_robust(1.0, -1.0) == 0
     assert label_robust(0.0, 0.0) == pytest.approx(0.26894142136999516, abs=1e-15)
     assert augmentation_robust(1.0, 1.0) == 1
