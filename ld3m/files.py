@@ -1,7 +1,7 @@
 """Files that are either whole or missing: written under a temporary name, flushed, renamed; and the cache folder.
 
 If that is impossible (a full disk, a folder without write access), the old file stays, and a UserError says so.
-Importing this module does not import torch.
+Importing this module imports neither torch nor PIL.
 """
 
 import hashlib
@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import safetensors
-from PIL import Image
 
 from ld3m.errors import UserError, one_line
 
 if TYPE_CHECKING:
+    from PIL import Image
     from torch import Tensor
 
 PACKAGE = Path(__file__).parent
@@ -125,7 +125,7 @@ def write_tensors(path: Path, tensors: "Mapping[str, Tensor]", metadata: Mapping
         temporary.chmod(mode)
 
 
-def write_image(path: Path, image: Image.Image) -> None:
+def write_image(path: Path, image: "Image.Image") -> None:
     """`write_bytes` for a PNG."""
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
