@@ -573,7 +573,7 @@ def test_evaluate_without_any_run(refused: Refusal) -> None:
 
 
 def test_evaluate_a_folder_that_is_no_run(refused: Refusal, shapes: Path) -> None:
-    refused("evaluate", shapes, parts=(f"RUN: {shapes} has no recipe of its own; name one by --recipe",))
+    refused("evaluate", shapes, parts=(f"RUN: {shapes} has no recipe of its own; give one that says which data",))
     refused("evaluate", shapes / "nowhere", parts=(f"RUN: there is no {shapes / 'nowhere'}",))
 
 

@@ -101,7 +101,7 @@ class Evil:
         ([1, 2], "has no images and labels"),
         ((torch.zeros(3, 3, 16, 16), torch.arange(3)), "has images of shape [3, 3, 16, 16], not [N, 1, 16, 16]"),
         ((torch.zeros(3, 1, 28, 28), torch.arange(3)), "set data.channels and data.resolution to theirs"),
-        ((torch.zeros(3, 1, 16, 16), torch.arange(4)), "has labels of shape [4], not one class number an image"),
+        ((torch.zeros(3, 1, 16, 16), torch.arange(4)), "has labels of shape [4], not one class number per image"),
         ((torch.zeros(3, 1, 16, 16), torch.arange(1, 4)), "has label 3, but the recipe's classes go from 0 to 2"),
         ((torch.zeros(3, 1, 16, 16), torch.arange(-1, 2)), "has label -1, but the recipe's classes go from 0 to 2"),
         ((torch.zeros(0, 1, 16, 16), torch.arange(0)), "has no images"),
@@ -150,7 +150,7 @@ def test_a_set_without_a_recipe_wants_one(tmp_path: Path, ld3m: Callable[..., Ou
     torch.save({}, tmp_path / "set.pt")
     outcome = ld3m("evaluate", "set.pt")
     assert outcome.code == 2
-    assert "set.pt has no recipe of its own; name one by --recipe" in outcome.err
+    assert "set.pt has no recipe of its own; give one that says which data" in outcome.err
     outcome = ld3m("evaluate", "none.pt", "--recipe", "quickstart")
     assert outcome.err == "ld3m: RUN: there is no none.pt\n"
     (tmp_path / "runs").mkdir()
@@ -250,7 +250,7 @@ def test_rendering_loses_nothing_that_it_did_not_write(
     mine = tmp_path / "mine" / "images" / "holiday" / "photo.png"
     mine.parent.mkdir(parents=True)
     mine.write_bytes(b"dear")
-    for output, why in ((tmp_path / "mine", "is not what ld3m render wrote"), (folder, "holds a run")):
+    for output, why in ((tmp_path / "mine", "was not written by ld3m render"), (folder, "holds a run")):
         outcome = ld3m("render", folder, "-o", output)
         assert (outcome.code, outcome.err.count("\n")) == (2, 1)
         assert why in outcome.err

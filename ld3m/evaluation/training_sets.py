@@ -17,17 +17,17 @@ from ld3m.runs.folder import load_recipe
 from ld3m.runs.result import read_images
 
 BASELINES = ("random", *coresets.SELECTIONS, "full")
-"""As many real images of each class, taken from all training images, or all of them."""
+"""Sets of real training images: as many of each class as the distilled set has, or all of them."""
 
 
 @dataclass(frozen=True)
 class TrainingSets:
-    """The distilled images, those of other runs, and real ones, by the name that results have for them."""
+    """The distilled images, those of other runs, and real ones, by their names in the results."""
 
     stored: dict[str, tuple[Tensor, Tensor]]
-    """Images of the runs and their labels, as they lie in the folders; "distilled" is among them."""
+    """Images of the runs and their labels, as stored in their folders; "distilled" is one of them."""
     fixed: dict[str, tuple[Tensor, Tensor]]
-    """What networks of all seeds see: all sets but "random"."""
+    """What networks of all seeds are trained on: all sets but "random"."""
     real: coresets.Coreset
     recipe: Recipe
 
@@ -40,14 +40,14 @@ class TrainingSets:
         images: data.ImageSet,
         device: torch.device,
     ) -> "TrainingSets":
-        """The sets of a run and of what it is compared with.
+        """Reads the sets of a run and of what it is compared with.
 
         Args:
-            recipe: whose data and protocol the run is measured by, its own or another.
+            recipe: of the data and protocol by which the run is measured.
             folder: of the run.
-            others: folders of other runs by name; baselines, of `BASELINES`, have none.
-            images: what the runs were distilled from.
-            device: where a network scores real images, if a baseline asks for it.
+            others: folders of other runs by name; None for the baselines, of `BASELINES`.
+            images: the real images.
+            device: for the network that scores real images, if a baseline needs scores.
         """
         folders = {"distilled": folder, **{name: other for name, other in others.items() if other}}
         shape = images.classes, recipe.data.channels, recipe.data.resolution
@@ -60,20 +60,25 @@ class TrainingSets:
         return cls(stored, fixed, real, recipe)
 
     def seen(self, name: str, seed: int) -> tuple[Tensor, Tensor]:
-        """Images and labels that a network of a seed is trained on; "random" images are others for each."""
+        """Images and labels that a network of a seed is trained on; "random" ones differ from seed to seed."""
         return self.fixed.get(name) or real_images(name, self.real, self.stored["distilled"][1], self.recipe, seed)
 
     def size(self, name: str) -> int:
-        """Images of a set, of a run as they are stored."""
+        """Number of images of a set; of a run, as they are stored."""
         return len(({**self.fixed, **self.stored}.get(name) or self.stored["distilled"])[0])
 
 
 def real_images(
     selection: str, images: coresets.Coreset, labels: Tensor, recipe: Recipe, draw: int
 ) -> tuple[Tensor, Tensor]:
-    """As many real training images of each class as `labels` has, or all where there are fewer, and their labels.
+    """As many real training images of each class as `labels` has, or all if there are fewer, and their labels.
 
-    Another draw of "random" gives other images; the other selections always give the same.
+    Args:
+        selection: of `BASELINES`.
+        images: to select from.
+        labels: int64 [N], of the distilled images.
+        recipe: its `seed` counts.
+        draw: its number; another draw of "random" gives other images, other selections always give the same.
     """
     chosen = []
     for label, count in enumerate(torch.bincount(labels, minlength=len(images.classes)).tolist()):
@@ -84,5 +89,5 @@ def real_images(
 
 
 def _seen(images: Tensor, labels: Tensor, factor: int) -> tuple[Tensor, Tensor]:
-    """What networks are trained on: the images, or, enlarged, those that each of them holds."""
+    """What networks are trained on: the images, or the enlarged images that each of them holds."""
     return shown(bytes_to_unit(images), labels, factor) if factor > 1 else (images, labels)

@@ -1,1 +1,4 @@
-"""Run folders: what lies in one, how it is written and read back. What a run computes is `distillation`."""
+"""Run folders: what one holds, how it is written, read back, resumed and imported.
+
+What a run computes is in `distillation`; pages and the status of a run are in `reporting`.
+"""

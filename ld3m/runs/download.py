@@ -1,4 +1,4 @@
-"""A run that was pushed to the Hugging Face Hub, back as a folder in the layout of a run."""
+"""Runs that were pushed to the Hugging Face Hub, as folders in the layout of a run."""
 
 import functools
 import re
@@ -15,29 +15,29 @@ from ld3m.runs.folder import IMPORTED, classes
 
 T = TypeVar("T")
 NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(:(?P<config>[\w.-]+))?(@(?P<revision>[\w./-]+))?")
-"""A data set of the Hub, one of its configs, and a branch, tag or commit: me/garments:ipc1-32px@main."""
+"""A data set of the Hub with a config and a branch, tag or commit: me/garments:ipc1-32px@main."""
 COPIED = ("metrics.jsonl", "grid.png")
-"""Files of a run that lie in the folder of its config as they are, where there are such."""
+"""Files of a run that are in its config's folder unchanged, if the run has them."""
 WRITTEN = ("recipe.yaml", "prior.json", "evaluation.json")
-"""Those that lie there without the folders of the machine they were made on."""
+"""Files that are there without paths of the machine they were made on."""
 
 
 def fetch(name: str) -> Path | None:
-    """A pushed run as a local folder in the layout of a run, below imported/; None for other data sets.
+    """Downloads a pushed run into a folder below imported/, in the layout of a run; None for other data sets.
 
     Args:
-        name: `user/name`, with `:config` where it has several, and `@revision` for a branch, tag or commit.
+        name: `user/name`, with `:config` if it has several, and `@revision` for a branch, tag or commit.
 
     Raises:
-        UserError: where there is no such data set or config, or the Hub cannot be reached.
+        UserError: if there is no such data set or config, or the Hub cannot be reached.
     """
-    found = NAME.fullmatch(name)
-    if not found:
-        raise UserError(f"{name}: is no data set's name; give USER/NAME, USER/NAME:CONFIG or USER/NAME@REVISION")
-    repo, config, revision = found["repo"], found["config"], found["revision"]
+    match = NAME.fullmatch(name)
+    if not match:
+        raise UserError(f"{name}: not the name of a data set; give USER/NAME, USER/NAME:CONFIG or USER/NAME@REVISION")
+    repo, config, revision = match["repo"], match["config"], match["revision"]
     from huggingface_hub import HfApi, snapshot_download
 
-    files = _asked(name, lambda: HfApi().list_repo_files(repo, repo_type="dataset", revision=revision))
+    files = _ask_hub(name, lambda: HfApi().list_repo_files(repo, repo_type="dataset", revision=revision))
     recipes = [path for path in files if path.count("/") == 1 and path.endswith("/recipe.yaml")]
     configs = sorted(path.partition("/")[0] for path in recipes)
     if not configs:
@@ -47,7 +47,7 @@ def fetch(name: str) -> Path | None:
     config = config or configs[0]
     wanted = [f"{config}/*", f"latents/{config}.safetensors"]
     copy = Path(
-        _asked(name, lambda: snapshot_download(repo, repo_type="dataset", revision=revision, allow_patterns=wanted))
+        _ask_hub(name, lambda: snapshot_download(repo, repo_type="dataset", revision=revision, allow_patterns=wanted))
     )
     folder = IMPORTED / f"{repo.replace('/', '-')}-{config}-{copy.name[:8]}"
     if not folder.is_dir():
@@ -56,9 +56,12 @@ def fetch(name: str) -> Path | None:
 
 
 def _unpack(copy: Path, config: str, target: Path) -> None:
-    """Writes images by class, as they are in the Parquet files, and the other files of a config.
+    """Writes the images of a config by class, byte for byte as its Parquet files hold them, and its other files.
 
-    Names of classes become folders, here and when the latents are rendered again, so that they must not lead elsewhere.
+    Names of classes become folders, here and when the latents are rendered again, so they must not lead elsewhere.
+
+    Raises:
+        UserError: if they would, or the images are of other classes than the latents.
     """
     import datasets
     import pyarrow.parquet
@@ -72,16 +75,17 @@ def _unpack(copy: Path, config: str, target: Path) -> None:
         if datasets.Features.from_arrow_schema(table.schema)["label"].names != names:
             raise UserError(f"{config}: {part.name} has other classes than the latents; nothing of it is kept")
         for image, label in zip(table["image"].to_pylist(), table["label"].to_pylist(), strict=True):
-            place = target / "images" / names[label]
-            place.mkdir(parents=True, exist_ok=True)
-            (place / f"{counts[names[label]]}.png").write_bytes(image["bytes"])
+            folder = target / "images" / names[label]
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{counts[names[label]]}.png").write_bytes(image["bytes"])
             counts[names[label]] += 1
     for name in (*COPIED, *WRITTEN):
         if (copy / config / name).is_file():
             shutil.copyfile(copy / config / name, target / name)
 
 
-def _asked(name: str, ask: Callable[[], T]) -> T:
+def _ask_hub(name: str, ask: Callable[[], T]) -> T:
+    """The Hub's answer to a request about a data set, tried several times; an error is the user's to read."""
     try:
         return patiently(ask, offline=False)
     except Exception as error:

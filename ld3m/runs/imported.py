@@ -1,4 +1,4 @@
-"""Distilled sets of others, brought into the layout of a run: of the Hub, image folders, tensors of older projects."""
+"""Distilled sets of other people in the layout of a run: from the Hub, from image folders, from files of tensors."""
 
 import hashlib
 import json
@@ -26,22 +26,22 @@ from ld3m.runs import download
 from ld3m.runs.folder import EXACT_PIXELS, IMPORTED, is_run, newest, note_classes
 
 IMAGES, LABELS = ("images", "image", "x", "data"), ("labels", "label", "targets", "y")
-"""Names by which older projects keep tensors in a dictionary."""
+"""Keys under which other projects keep tensors in a dictionary."""
 LARGEST = 50
-"""Beyond this no image is normalised; distilled ones may go far beyond what real ones reach."""
+"""Largest value of a normalised image; distilled images may go far beyond what real ones reach."""
 
 
 def find_set(names: Sequence[str], recipe: str | None = None, overrides: Sequence[str] = ()) -> Path:
-    """The folder of the distilled set that RUN means, which has images/, recipe.yaml and what is known about it.
+    """The folder of the distilled set that a command line names, with images/, recipe.yaml and what else is known.
 
     Args:
         names: none for the newest finished run below runs/, else one: a run's folder, `user/name` or `hub:user/name`
             on the Hub (see `download.fetch`), a folder of images by class, or a .pt file.
-        recipe: the recipe that says what a set without one stands for and how it is measured.
-        overrides: of it.
+        recipe: for a set without a recipe: which data it stands for, and how it is measured.
+        overrides: of that recipe.
 
     Raises:
-        UserError: where there is no such set, or it does not fit the recipe.
+        UserError: if there is no such set, or it does not fit the recipe.
     """
     if len(names) > 1:
         raise UserError(f"RUN: give one run, not {len(names)}: {', '.join(names)}")
@@ -51,70 +51,73 @@ def find_set(names: Sequence[str], recipe: str | None = None, overrides: Sequenc
     if is_run(path):
         if (path / "images").is_dir():
             return path
-        raise UserError(f"RUN: {path} is not a finished run (it has no images); ld3m distill goes on with it")
+        raise UserError(f"RUN: {path} is not a finished run (it has no images); ld3m distill resumes it")
     if path.is_dir() or path.suffix in (".pt", ".pth"):
         if not path.exists():
             raise UserError(f"RUN: there is no {path}")
         measured = _measured_by(name, recipe, overrides)
-        return _bring_tensors(path, measured) if path.is_file() else _bring_folder(name, measured, str(path))
-    here = not name.startswith("hub:") and path.parent != Path() and path.parent.is_dir()  # a folder's name, mistyped
-    if download.NAME.fullmatch(name.removeprefix("hub:")) and not here:
+        return _import_tensors(path, measured) if path.is_file() else _import_images(name, measured, str(path))
+    is_mistyped_folder = not name.startswith("hub:") and path.parent != Path() and path.parent.is_dir()
+    if download.NAME.fullmatch(name.removeprefix("hub:")) and not is_mistyped_folder:
         name = name.removeprefix("hub:")
-        return download.fetch(name) or _bring_folder(name, _measured_by(name, recipe, overrides), f"hub:{name}")
+        return download.fetch(name) or _import_images(name, _measured_by(name, recipe, overrides), f"hub:{name}")
     raise UserError(f"RUN: there is no {name}; give a run's folder, hub:USER/NAME, an image folder or a .pt file")
 
 
 def _measured_by(name: str, recipe: str | None, overrides: Sequence[str]) -> Recipe:
     if recipe is None:
         raise UserError(
-            f"RUN: {name} has no recipe of its own; name one by --recipe, whose data it stands for and by whose "
-            "protocol it is measured, such as --recipe fashion-mnist"
+            f"RUN: {name} has no recipe of its own; give one that says which data it stands for and how it is "
+            "measured: --recipe fashion-mnist"
         )
     return load(Recipe, recipe, list(overrides))
 
 
 def _classes(recipe: Recipe) -> tuple[list[str], Source]:
+    """The classes that a recipe chooses, and the source of its data."""
     source = open_source(recipe.data)
     chosen = choose(recipe.data.subset, source.classes, source.aliases, source.subsets)
     return [source.classes[label] for label in chosen], source
 
 
-def _bring_folder(name: str, recipe: Recipe, place: str) -> Path:
-    """A folder of images by class, or a data set of the Hub, as a labelled source; its names or numbers of classes."""
-    settings = {"source": place, "resolution": recipe.data.resolution, "channels": recipe.data.channels}
+def _import_images(name: str, recipe: Recipe, location: str) -> Path:
+    """Imports a folder of images by class, or a data set of the Hub; its classes are names, or numbers, of ours."""
+    settings = {"source": location, "resolution": recipe.data.resolution, "channels": recipe.data.channels}
     theirs = open_source(DataRecipe.model_validate(settings))
-    known, source = _classes(recipe)
+    classes, source = _classes(recipe)
     try:
         ours = [source.classes[label] for label in choose(theirs.classes, source.classes, source.aliases)]
     except UserError as error:
         raise UserError(f"RUN: {name}: {error.lines[0].removeprefix('data.subset: ')}") from None
-    images, labels = [], []
-    if not len(theirs.splits["train"]):
+    images, labels, examples = [], [], theirs.splits["train"]
+    if not len(examples):
         raise UserError(f"RUN: {name} has no images")
-    for example in (theirs.splits["train"][place] for place in range(len(theirs.splits["train"]))):
+    for example in (examples[index] for index in range(len(examples))):
         try:
             with example.read() as image:
                 size, pixels = image.size, data.convert(image, recipe.data.resolution, recipe.data.channels)
         except Exception as error:  # decoders raise nearly anything
             raise UserError(f"RUN: {example.name} cannot be read ({one_line(error)})") from None
         if size != (recipe.data.resolution,) * 2:
-            said = " × ".join(map(str, size))
-            raise UserError(f"RUN: {example.name} has {said} pixels, not data.resolution={recipe.data.resolution}")
+            pixels_text = " × ".join(map(str, size))
+            raise UserError(
+                f"RUN: {example.name} has {pixels_text} pixels, not data.resolution={recipe.data.resolution}"
+            )
         images.append(torch.from_numpy(pixels.copy()))
-        if ours[example.label] not in known:
+        if ours[example.label] not in classes:
             raise UserError(f"RUN: {example.name} is of class {ours[example.label]!r}, which the recipe leaves out")
-        labels.append(known.index(ours[example.label]))
-    return _bring(name, recipe, known, torch.stack(images), torch.tensor(labels))
+        labels.append(classes.index(ours[example.label]))
+    return _write_set(name, recipe, classes, torch.stack(images), torch.tensor(labels))
 
 
 # --- tensors -----------------------------------------------------------------------------------------------
 
 
-def _bring_tensors(path: Path, recipe: Recipe) -> Path:
-    """A file of torch.save: images and labels, in a dictionary or a pair, or in a file beside it.
+def _import_tensors(path: Path, recipe: Recipe) -> Path:
+    """Imports a file of torch.save: images and labels, in a dictionary or a pair, or labels in a file beside it.
 
-    Nothing pickled is run. Pixels are taken as they are where they lie in [0, 1] or are uint8; else they are
-    normalised: by the file's own mean and std, or, as DC, DSA and MTT save them, by those of the real images.
+    Nothing pickled is run. Pixels in [0, 1] or uint8 are taken as they are; others are normalised: by the file's own
+    mean and std, or, as DC, DSA and MTT save them, by those of the real images.
     """
     images, labels, statistics = _tensors(path, _load(path))
     shape = (recipe.data.channels, recipe.data.resolution, recipe.data.resolution)
@@ -125,18 +128,18 @@ def _bring_tensors(path: Path, recipe: Recipe) -> Path:
         )
     if not len(images):
         raise UserError(f"RUN: {path} has no images")
-    known, _ = _classes(recipe)
+    classes, _ = _classes(recipe)
     if len(labels) != len(images) or labels.dim() != 1 or labels.is_floating_point():
-        raise UserError(f"RUN: {path} has labels of shape {list(labels.shape)}, not one class number an image")
-    if wrong := [label for label in labels.tolist() if not 0 <= label < len(known)]:
-        raise UserError(f"RUN: {path} has label {wrong[0]}, but the recipe's classes go from 0 to {len(known) - 1}")
+        raise UserError(f"RUN: {path} has labels of shape {list(labels.shape)}, not one class number per image")
+    if wrong := [label for label in labels.tolist() if not 0 <= label < len(classes)]:
+        raise UserError(f"RUN: {path} has label {wrong[0]}, but the recipe's classes go from 0 to {len(classes) - 1}")
     if images.dtype != torch.uint8:
         images = _pixels(path, images, statistics, recipe)
-    return _bring(path.stem, recipe, known, images, labels.long())
+    return _write_set(path.stem, recipe, classes, images, labels.long())
 
 
 def _load(path: Path) -> Any:
-    """What torch.save wrote, where it is nothing but tensors and what holds them."""
+    """What torch.save wrote, if it is nothing but tensors in lists, tuples and dictionaries."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling raises nearly anything
@@ -146,7 +149,7 @@ def _load(path: Path) -> Any:
 
 
 def _tensors(path: Path, content: Any) -> tuple[Tensor, Tensor, tuple[Any, Any] | None]:
-    """Images, labels, and mean and std where the file has them."""
+    """Images, labels, and mean and std if the file has them."""
     statistics = None
     if isinstance(content, dict):
         if "mean" in content and "std" in content:
@@ -163,13 +166,13 @@ def _tensors(path: Path, content: Any) -> tuple[Tensor, Tensor, tuple[Any, Any] 
         isinstance(content, list | tuple) and len(content) == 2 and all(isinstance(each, Tensor) for each in content)
     ):
         raise UserError(
-            f"RUN: {path} has no images and labels; save a dictionary of them and, where normalised, of mean and std"
+            f"RUN: {path} has no images and labels; save a dictionary of them, with mean and std if they are normalised"
         )
     return content[0], content[1], statistics
 
 
 def _pixels(path: Path, images: Tensor, statistics: tuple[Any, Any] | None, recipe: Recipe) -> Tensor:
-    """Bytes, or float images in units of [0, 1], beyond which distilled pixels may lie."""
+    """The images as uint8, or as float32 in units of [0, 1], which distilled pixels may exceed."""
     if not images.isfinite().all():
         raise UserError(f"RUN: {path} has values that are not finite")
     if not images.is_floating_point() and images.min() >= 0 and images.max() <= 255:
@@ -193,8 +196,16 @@ def _pixels(path: Path, images: Tensor, statistics: tuple[Any, Any] | None, reci
 # --- the folder --------------------------------------------------------------------------------------------
 
 
-def _bring(name: str, recipe: Recipe, classes: list[str], images: Tensor, labels: Tensor) -> Path:
-    """Writes a set in the layout of a run, in the order of its classes; what was measured of the same stays."""
+def _write_set(name: str, recipe: Recipe, classes: list[str], images: Tensor, labels: Tensor) -> Path:
+    """Writes a set in the layout of a run, in the order of its classes; accuracies of the same set stay.
+
+    Args:
+        name: of the set.
+        recipe: whose data the set stands for.
+        classes: that the recipe chooses.
+        images: [N, channels, H, W], uint8, or float32 in units of [0, 1].
+        labels: int64 [N], of `classes`.
+    """
     if missing := [each for label, each in enumerate(classes) if label not in labels]:
         raise UserError(f"RUN: {name} has no images of class {missing[0]!r}; leave it out by data.subset")
     order = labels.argsort(stable=True)
@@ -204,14 +215,14 @@ def _bring(name: str, recipe: Recipe, classes: list[str], images: Tensor, labels
     folder = IMPORTED / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name).strip('-._') or 'set'}-{digest}"
 
     def fill(target: Path) -> None:
-        shown = images if images.dtype == torch.uint8 else unit_to_bytes(images)
+        rounded = images if images.dtype == torch.uint8 else unit_to_bytes(images)
         for label, each in enumerate(classes):
             (target / "images" / each).mkdir(parents=True)
-            for index, image in enumerate(shown[labels == label]):
+            for index, image in enumerate(rounded[labels == label]):
                 to_image(image).save(target / "images" / each / f"{index}.png")
-        if not torch.equal(bytes_to_unit(images), bytes_to_unit(shown)):
+        if not torch.equal(bytes_to_unit(images), bytes_to_unit(rounded)):
             write_tensors(target / EXACT_PIXELS, {"images": images})
-        grid(shown[:100], columns=10).save(target / "grid.png")
+        grid(rounded[:100], columns=10).save(target / "grid.png")
         note_classes(target, {each: label for label, each in enumerate(classes)})
         write_json(target / "origin.json", {"source": name, "sha256": hashlib.sha256(content).hexdigest()})
 

@@ -1,7 +1,7 @@
-"""What a run is made from, noted in its folder by content: prior.json and data.json.
+"""What a run is made from: notes on the content of its prior and its data, prior.json and data.json.
 
-Folders of data and priors move, and runs go to other machines; what decides whether a run may be resumed is what is in
-them. This module does not import torch.
+Folders of data and priors are moved, and runs are copied to other machines, so that whether a run may be resumed is
+decided by content and not by paths. This module does not import torch.
 """
 
 import hashlib
@@ -34,9 +34,9 @@ class Sources:
 def describe_data(images: "ImageSet", recipe: DistilledDataRecipe) -> dict[str, Any]:
     """The content of data.json: classes in their order, with the number and a fingerprint of their training images.
 
-    The fingerprint is of the histogram of pixel values of each channel, after resizing, which preparing the images
-    counts anyway. It sees any other image, and not the order of images, what is arranged differently within them, or
-    test images. Where images lie, their names and dates have no part in it.
+    The fingerprint is a hash of how often each value occurs in each channel of the prepared images of a class, which
+    their preparation counts anyway. It changes if an image is added, removed or replaced. It does not see the order of
+    images, another arrangement of the same pixels, or test images; paths, file names and dates play no part.
 
     Args:
         images: prepared, all or a core-set of them.
