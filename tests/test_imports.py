@@ -185,7 +185,7 @@ def test_real_images_as_tensors_folder_or_run_give_the_same_accuracy(
     page = ld3m("report", "set.pt", "--recipe", recipe_file, *RECIPE)
     assert page.code == 0, page.err
     text = Path(page.out.strip()).read_text()
-    assert "Brought from set" in text
+    assert "Imported from set" in text
     assert "cross, image 2" in text
 
 
