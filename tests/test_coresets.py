@@ -17,10 +17,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from ld3m import objectives, priors
-from ld3m.data import coresets
-from ld3m.data import prepared as data
-from ld3m.data import scorer as classifier
+from ld3m.data import coresets, scorer
 from ld3m.data.coresets import SELECTIONS, open_kept, score
+from ld3m.data.prepared import ImageSet, prepare
 from ld3m.distillation.kmeans import kmeans
 from ld3m.distillation.loop import checkpoint_or_start, distill
 from ld3m.distillation.setup import Setup
@@ -159,9 +158,9 @@ def own_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LD3M_CACHE", str(tmp_path / "cache"))
 
 
-def scored(recipe_file: Path, *overrides: str) -> tuple[data.ImageSet, Recipe, Path]:
+def scored(recipe_file: Path, *overrides: str) -> tuple[ImageSet, Recipe, Path]:
     recipe = load(Recipe, str(recipe_file), [*SCORER, *overrides])
-    images = data.prepare(recipe.data, progress=False)
+    images = prepare(recipe.data, progress=False)
     return images, recipe, score(images, recipe.data.scorer, CPU)
 
 
@@ -171,7 +170,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_scores_are_the_networks_and_the_same_each_time(recipe_file: Path, own_scores: None) -> None:
     images, recipe, folder = scored(recipe_file)
-    network = classifier.build("convnet", 8, images, seed=0)
+    network = scorer.build("convnet", 8, images, seed=0)
     network.load_state_dict(safetensors.torch.load_file(folder / "scorer.safetensors"))
     for label in range(3):
         stored = safetensors.torch.load_file(folder / f"{label}.safetensors")
@@ -192,7 +191,7 @@ def test_scores_are_made_once(recipe_file: Path, own_scores: None, monkeypatch: 
     def fail(*_: object) -> None:
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(classifier, "train", fail)
+    monkeypatch.setattr(scorer, "train", fail)
     assert scored(recipe_file, "seed=5", "data.keep=0.5", "data.keep_order=hard", "distill.init=herding")[2] == folder
     for other in ("data.scorer.epochs=3", "data.scorer.width=4", "data.scorer.seed=1", "data.subset=[cross, circle]"):
         with pytest.raises(AssertionError, match="trained again"):
@@ -201,7 +200,7 @@ def test_scores_are_made_once(recipe_file: Path, own_scores: None, monkeypatch: 
 
 def test_a_given_network_is_not_trained(recipe_file: Path, own_scores: None, monkeypatch: pytest.MonkeyPatch) -> None:
     _, _, trained = scored(recipe_file)
-    monkeypatch.delattr(classifier, "train")
+    monkeypatch.delattr(scorer, "train")
     _, _, given_ = scored(recipe_file, f"data.scorer.source={trained / 'scorer.safetensors'}", "data.scorer.seed=9")
     assert given_ != trained
     assert {n: c for n, c in contents(given_).items() if n[0].isdigit()} == {
@@ -215,7 +214,7 @@ def test_a_given_network_is_not_trained(recipe_file: Path, own_scores: None, mon
 @pytest.mark.parametrize("order", ["random", *SELECTIONS])
 def test_a_share_of_each_class_is_kept_and_nothing_else_changes(recipe_file: Path, order: str) -> None:
     recipe = load(Recipe, str(recipe_file), [*SCORER, "data.keep=0.6", f"data.keep_order={order}"])
-    prepared = data.prepare(recipe.data, progress=False)
+    prepared = prepare(recipe.data, progress=False)
     kept = open_kept(prepared, recipe.data, recipe.seed, [], CPU)
     assert kept.counts == {"train": [7, 7, 7], "test": [6, 6, 6]}  # round(0.6 · 12)
     assert torch.equal(kept.mean, prepared.mean)
@@ -237,20 +236,20 @@ def test_a_share_of_each_class_is_kept_and_nothing_else_changes(recipe_file: Pat
 
 def test_at_least_one_image_is_kept(recipe_file: Path) -> None:
     recipe = load(Recipe, str(recipe_file), ["data.keep=0.01", "data.keep_order=random"])
-    kept = open_kept(data.prepare(recipe.data, progress=False), recipe.data, 0, [], CPU)
+    kept = open_kept(prepare(recipe.data, progress=False), recipe.data, 0, [], CPU)
     assert kept.counts["train"] == [1, 1, 1]
 
 
 def test_keeping_all_maps_the_prepared_images_and_trains_nothing(
     recipe_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delattr(classifier, "train")
+    monkeypatch.delattr(scorer, "train")
     recipe = load(Recipe, str(recipe_file), ["data.scorer.seed=77"])
-    prepared = data.prepare(recipe.data, progress=False)
+    prepared = prepare(recipe.data, progress=False)
     whole = open_kept(prepared, recipe.data, recipe.seed, ["real", "noise", "prototype", "random"], CPU)
     assert whole.counts == prepared.counts
     assert torch.equal(whole.images("train", 2), prepared.images("train", 2))
-    assert prepared.folder == data.prepare(load(Recipe, str(recipe_file), ["data.keep=0.5"]).data).folder
+    assert prepared.folder == prepare(load(Recipe, str(recipe_file), ["data.keep=0.5"]).data).folder
 
 
 # --- where Z starts ----------------------------------------------------------------------------------------
@@ -270,7 +269,7 @@ def test_z_starts_as_encodings_of_the_selected_images(
 ) -> None:
     z = start(recipe_file, tmp_path / "run", f"distill.init={init}", f"data.keep={keep}")
     recipe = load(Recipe, str(recipe_file), [*SCORER, f"data.keep={keep}"])
-    kept = open_kept(data.prepare(recipe.data, progress=False), recipe.data, recipe.seed, [init], CPU)
+    kept = open_kept(prepare(recipe.data, progress=False), recipe.data, recipe.seed, [init], CPU)
     prior = priors.load(SamplerRecipe(source=str(prior_folder)))
     for label in range(3):
         images = kept.images("train", label)[kept.select(init, label, 3, generator(0, ""))]
@@ -284,7 +283,7 @@ def test_prototypes_are_centres_of_the_encodings(recipe_file: Path, prior_folder
     prior = priors.load(SamplerRecipe(source=str(prior_folder)))
     for label in range(3):
         with torch.no_grad():
-            encodings = prior.encode(bytes_to_signed(data.prepare(recipe.data).images("train", label))).flatten(1)
+            encodings = prior.encode(bytes_to_signed(prepare(recipe.data).images("train", label))).flatten(1)
         nearest = torch.cdist(encodings, z[label].flatten(1)).argmin(1)
         means = torch.stack([encodings[nearest == place].mean(0) for place in range(3)])
         torch.testing.assert_close(z[label].flatten(1), means, rtol=1e-4, atol=1e-5)
@@ -298,7 +297,7 @@ def test_a_run_matches_what_is_kept(recipe_file: Path, tmp_path: Path) -> None:
         run = distill(load(Recipe, str(recipe_file), [*options, f"output={tmp_path / keep}"]))
         losses.append(json.loads((run / "metrics.jsonl").read_text())["loss"])
     recipe = load(Recipe, str(recipe_file), [*options, "data.keep=0.5", f"output={tmp_path / 'none'}"])
-    kept = open_kept(data.prepare(recipe.data, progress=False), recipe.data, recipe.seed, [], CPU)
+    kept = open_kept(prepare(recipe.data, progress=False), recipe.data, recipe.seed, [], CPU)
     setup = Setup.load(Processes(CPU), recipe)
     _, learnt = checkpoint_or_start(setup)
     pixels, _ = setup.synthetic.render(learnt.z, learnt.c, 0)

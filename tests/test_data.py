@@ -16,7 +16,6 @@ import pytest
 import torch
 from PIL import Image
 
-from ld3m.data import prepared as data
 from ld3m.data.known import fashion_mnist
 from ld3m.data.prepared import ImageSet, convert, prepare
 from ld3m.errors import UserError
@@ -501,7 +500,7 @@ def test_only_validation_is_held_out_where_the_source_has_a_test_split(shapes: P
 def test_a_class_too_small_to_be_split_is_an_error_before_any_image_is_read(
     numbered: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(data, "convert", None)
+    monkeypatch.setattr("ld3m.data.prepared.convert", None)
     with pytest.raises(UserError, match=r"class 'c' has too few images in .* \(3 train\); .* each of train, test$"):
         prepared(numbered, test_share=0.9)
 
@@ -564,7 +563,7 @@ def test_images_are_mapped_not_read(colourful: Path) -> None:
 
 def test_the_second_time_no_image_is_read(numbered: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = prepared(numbered)
-    monkeypatch.setattr(data, "convert", None)
+    monkeypatch.setattr("ld3m.data.prepared.convert", None)
     after = prepared(numbered)
     assert after.folder == before.folder
     assert members(after, 0) == members(before, 0)

@@ -8,7 +8,7 @@ import torch
 from conftest import make_prior
 
 from ld3m import priors
-from ld3m.data import prepared as data
+from ld3m.data.prepared import prepare
 from ld3m.images.ranges import bytes_to_signed, bytes_to_unit, signed_to_unit
 from ld3m.priors import ClassConditionalLDM
 from ld3m.priors.folder import PACKAGED_PRIORS
@@ -37,7 +37,7 @@ def test_it_is_small_and_judged_well(name: str, megabytes: int, real: float, gui
 
 def test_reconstructions_are_close(packaged: ClassConditionalLDM) -> None:
     """On the small test split; the training command measured the same on all 10,000 test images."""
-    images = data.prepare(DataRecipe(source="fashion-mnist-small", channels=1), progress=False)
+    images = prepare(DataRecipe(source="fashion-mnist-small", channels=1), progress=False)
     test = images.everything("test")[0][::20]
     with torch.no_grad():
         rebuilt = signed_to_unit(packaged.decode(packaged.encode(bytes_to_signed(test))))

@@ -22,9 +22,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from ld3m.data import prepared as data
 from ld3m.data import sources
 from ld3m.data.known import fashion_mnist
+from ld3m.data.prepared import prepare
 from ld3m.files import write_tensors
 from ld3m.recipe import DataRecipe
 
@@ -50,7 +50,7 @@ def plain(recipe: DataRecipe, folder: Path) -> torch.Tensor:
 
 def ours(recipe: DataRecipe, folder: Path) -> torch.Tensor:
     os.environ["LD3M_CACHE"] = str(folder)
-    images = data.prepare(recipe, progress=False)
+    images = prepare(recipe, progress=False)
     parts = [
         torch.cat([images.images(split, label) for split in images.counts]) for label in range(len(images.classes))
     ]
