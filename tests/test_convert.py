@@ -400,23 +400,23 @@ from diffusers import UNet2DConditionModel, UNet2DModel, VQModel
 from ld3m import priors
 from ld3m.recipe import SamplerRecipe
 
-def own():
+def resident():
     with open("/proc/self/status") as file:
         return next(1024 * int(line.split()[1]) for line in file if line.startswith("RssAnon"))
 
-before, most, done = own(), 0, threading.Event()
+before, most, done = resident(), 0, threading.Event()
 
 def watch():
     global most
     while not done.wait(0.002):
-        most = max(most, own())
+        most = max(most, resident())
 
 watcher = threading.Thread(target=watch)
 watcher.start()
 priors.load(SamplerRecipe.model_validate_json(sys.argv[1]))
 done.set()
 watcher.join()
-print(max(most, own()) - before)
+print(max(most, resident()) - before)
 """
 """Prints the bytes of memory, without what is mapped from files, that loading a prior takes at most."""
 

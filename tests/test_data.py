@@ -46,7 +46,7 @@ def png(pixels: np.ndarray) -> bytes:
 
 
 def flat(value: int) -> np.ndarray:
-    """An 8×8 grey image of one value, by which it can be told from others."""
+    """An 8×8 grey image of one value, which identifies it."""
     return np.full((8, 8), value, np.uint8)
 
 
@@ -255,7 +255,7 @@ def test_parquet_with_the_features_of_datasets(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("layout", ["struct", "binary", "large_binary"])
 def test_plain_parquet_with_labels_in_words(tmp_path: Path, layout: str) -> None:
-    """As other tools write it: no features in the metadata, so columns are told by their names."""
+    """As other tools write it: no features in the metadata, so columns are found by their names."""
     content = [png(flat(number)) for number in (1, 2, 3)]
     if layout == "struct":
         column = pa.array([{"bytes": image, "path": None} for image in content])

@@ -56,8 +56,8 @@ def test_every_image_is_in_one_split_with_its_pixels_on_the_scale_of_255(rows: n
     expected = ((rows[:, :64] * 255 * 2 + 16) // 32).reshape(-1, 1, 8, 8)
     for digit in range(10):
         for split, half in (("train", slice(898)), ("test", slice(898, None))):
-            own = expected[half][rows[half, 64] == digit]
-            assert np.array_equal(images.images(split, digit), own)
+            of_digit = expected[half][rows[half, 64] == digit]
+            assert np.array_equal(images.images(split, digit), of_digit)
     assert sorted(set(expected.flatten())) == [(count * 255 * 2 + 16) // 32 for count in range(17)]
     assert (expected.min(), expected.max()) == (0, 255)
 

@@ -53,15 +53,15 @@ def kept(run: Callable[..., Tensor], *inputs: Tensor) -> list[tuple[int, ...]]:
 def test_a_denoiser_has_the_same_answer_and_gradients(dtype: torch.dtype) -> None:
     """To the bit, those of diffusers' own layers, and its weights have the same names."""
     prior = make_prior()
-    denoiser, own = prior.denoiser.to(dtype), plain(prior.denoiser).to(dtype)
-    attend_to_one_token(own)
-    assert denoiser.state_dict().keys() == own.state_dict().keys()
+    denoiser, original = prior.denoiser.to(dtype), plain(prior.denoiser).to(dtype)
+    attend_to_one_token(original)
+    assert denoiser.state_dict().keys() == original.state_dict().keys()
     z, c = torch.randn(3, 3, 8, 8, dtype=dtype), torch.randn(3, 1, 16, dtype=dtype)
-    found, expected = (
+    result, expected = (
         there_and_back(lambda z, c, n=network: n(z, torch.full((3,), 500), c).sample, z, c)
-        for network in (denoiser, own)
+        for network in (denoiser, original)
     )
-    for a, b in zip(found, expected, strict=True):
+    for a, b in zip(result, expected, strict=True):
         assert torch.equal(a, b)
         assert b.abs().max() > 0
 
@@ -69,38 +69,38 @@ def test_a_denoiser_has_the_same_answer_and_gradients(dtype: torch.dtype) -> Non
 def test_an_autoencoder_has_the_same_answers_and_gradients() -> None:
     """To the bit; its middle block hands on channels last, which another order of the sums would show."""
     prior = make_prior()
-    own = plain(prior.autoencoder)
+    original = plain(prior.autoencoder)
     z, images = torch.randn(2, 3, 8, 8), torch.randn(2, 1, 16, 16)
     for part, given in (("decode", z), ("encode", images)):
-        found, expected = (
+        result, expected = (
             there_and_back(lambda x, n=network, part=part: getattr(n, part)(x)[0], given)
-            for network in (prior.autoencoder, own)
+            for network in (prior.autoencoder, original)
         )
-        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(result, expected, strict=True))
 
 
 @pytest.mark.parametrize("settings", [{}, {"stride": 2}, {"dilation": 2, "padding": (2, 1)}, {"groups": 4}])
 def test_a_convolution_keeps_its_weight_alone(settings: dict[str, Any]) -> None:
     convolution = lean_layers.freeze(nn.Conv2d(8, 4, 3, **settings))
-    own = nn.Conv2d(8, 4, 3, **settings).requires_grad_(False)
-    own.load_state_dict(convolution.state_dict())
+    original = nn.Conv2d(8, 4, 3, **settings).requires_grad_(False)
+    original.load_state_dict(convolution.state_dict())
     images = torch.randn(2, 8, 9, 7)
     for given in (images, images.to(memory_format=torch.channels_last)):
-        found, expected = (there_and_back(layer, given) for layer in (convolution, own))
-        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
-    assert kept(convolution, images) == [tuple(own.weight.shape)]
-    assert (2, 8, 9, 7) in kept(own, images)  # else there would be nothing to save
+        result, expected = (there_and_back(layer, given) for layer in (convolution, original))
+        assert all(torch.equal(a, b) for a, b in zip(result, expected, strict=True))
+    assert kept(convolution, images) == [tuple(original.weight.shape)]
+    assert (2, 8, 9, 7) in kept(original, images)  # else there would be nothing to save
 
 
 def test_a_residual_block_keeps_what_its_norms_are_given() -> None:
     """Two tensors of an image's size, where torch's layers keep six."""
     torch.manual_seed(0)
-    own = ResnetBlock2D(in_channels=8, temb_channels=5, groups=4).eval().requires_grad_(False)
-    block = lean_layers.freeze(copy.deepcopy(own))
+    original = ResnetBlock2D(in_channels=8, temb_channels=5, groups=4).eval().requires_grad_(False)
+    block = lean_layers.freeze(copy.deepcopy(original))
     inputs = torch.randn(2, 8, 6, 6), torch.randn(2, 5)
-    found, expected = (there_and_back(layer, *inputs) for layer in (block, own))
-    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
-    assert [kept(layer, *inputs).count((2, 8, 6, 6)) for layer in (block, own)] == [2, 6]
+    result, expected = (there_and_back(layer, *inputs) for layer in (block, original))
+    assert all(torch.equal(a, b) for a, b in zip(result, expected, strict=True))
+    assert [kept(layer, *inputs).count((2, 8, 6, 6)) for layer in (block, original)] == [2, 6]
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -111,39 +111,39 @@ def test_a_norm_takes_images_and_gradients_in_any_order(
 ) -> None:
     """torch's kernel reads the gradient as the input lies; attention hands on tokens, channels last."""
     torch.manual_seed(0)
-    own = ResnetBlock2D(in_channels=8, temb_channels=None, groups=4).eval().requires_grad_(False)
-    norm = lean_layers.freeze(copy.deepcopy(own)).norm1
+    original = ResnetBlock2D(in_channels=8, temb_channels=None, groups=4).eval().requires_grad_(False)
+    norm = lean_layers.freeze(copy.deepcopy(original)).norm1
     images = torch.randn(count, 8, 6, 5)
     if across:
         images = torch.randn(count, 30, 8).transpose(1, 2).reshape(count, 8, 6, 5)
         assert not images.is_contiguous()
     images.requires_grad_()
     direction = torch.randn(count, 8, 6, 5).contiguous(memory_format=backwards)
-    answers = norm(images), nn.functional.silu(own.norm1(images))
-    found, expected = (torch.autograd.grad(answer, images, direction)[0] for answer in answers)
+    answers = norm(images), nn.functional.silu(original.norm1(images))
+    result, expected = (torch.autograd.grad(answer, images, direction)[0] for answer in answers)
     assert torch.allclose(*answers, rtol=1e-5, atol=1e-6)
-    assert torch.allclose(found, expected, rtol=1e-5, atol=1e-6)
+    assert torch.allclose(result, expected, rtol=1e-5, atol=1e-6)
     assert expected.abs().max() > 0.1
 
 
 def test_a_gate_keeps_what_it_is_given() -> None:
     """Both halves as one tensor, where torch keeps them and the activation of one."""
     torch.manual_seed(0)
-    own = nn.Sequential(GEGLU(6, 10)).requires_grad_(False)
-    gate = lean_layers.freeze(copy.deepcopy(own))
+    original = nn.Sequential(GEGLU(6, 10)).requires_grad_(False)
+    gate = lean_layers.freeze(copy.deepcopy(original))
     tokens = torch.randn(2, 7, 6)
-    found, expected = (there_and_back(layer, tokens) for layer in (gate, own))
-    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
-    sizes = [[shape for shape in kept(layer, tokens) if shape[:2] == (2, 7)] for layer in (gate, own)]
+    result, expected = (there_and_back(layer, tokens) for layer in (gate, original))
+    assert all(torch.equal(a, b) for a, b in zip(result, expected, strict=True))
+    sizes = [[shape for shape in kept(layer, tokens) if shape[:2] == (2, 7)] for layer in (gate, original)]
     assert sizes == [[(2, 7, 20)], [(2, 7, 10)] * 3]
 
 
 def test_a_block_whose_norm_and_activation_lie_apart_stays_as_it_is() -> None:
     """One that scales and shifts by the time embedding in between."""
-    own = ResnetBlock2D(in_channels=8, temb_channels=5, groups=4, time_embedding_norm="scale_shift").eval()
-    block = lean_layers.freeze(copy.deepcopy(own))
+    original = ResnetBlock2D(in_channels=8, temb_channels=5, groups=4, time_embedding_norm="scale_shift").eval()
+    block = lean_layers.freeze(copy.deepcopy(original))
     inputs = torch.randn(2, 8, 6, 6), torch.randn(2, 5)
-    assert all(torch.equal(a, b) for a, b in zip(*(there_and_back(n, *inputs) for n in (block, own)), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(*(there_and_back(n, *inputs) for n in (block, original)), strict=True))
 
 
 def test_a_second_derivative_is_refused() -> None:

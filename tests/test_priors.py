@@ -289,16 +289,18 @@ def test_a_convolutional_prior_renders_at_another_resolution(
         assert image.size == (16, 16)
 
 
-@pytest.mark.parametrize(("save", "told"), [(save_dit, "renders at 16 alone"), (save_class_conditional, "multiple of")])
+@pytest.mark.parametrize(
+    ("save", "message"), [(save_dit, "renders at 16 alone"), (save_class_conditional, "multiple of")]
+)
 def test_a_resolution_that_a_prior_has_not(
-    save: Callable[[Path], Path], told: str, recipe_file: Path, tmp_path: Path, ld3m: Callable[..., Outcome]
+    save: Callable[[Path], Path], message: str, recipe_file: Path, tmp_path: Path, ld3m: Callable[..., Outcome]
 ) -> None:
     (tmp_path / "prior").mkdir()
     folder = save(tmp_path / "prior")
     outcome = ld3m("distill", recipe_file, f"prior.source={folder}", "prior.resolution=18", "prior.guidance=1")
     assert outcome.code == 2
     assert "prior.resolution: 18" in outcome.err
-    assert told in outcome.err
+    assert message in outcome.err
 
 
 def test_latents_are_shifted_and_scaled_as_the_configuration_says(tmp_path: Path) -> None:

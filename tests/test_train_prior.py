@@ -39,7 +39,7 @@ def command(recipe: Path, folder: Path) -> list[str]:
 def trained(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("priors") / "whole"
     done = subprocess.run(command(recipe, folder), check=True, stderr=subprocess.PIPE, text=True)
-    (folder.parent / "said").write_text(done.stderr)
+    (folder.parent / "stderr.txt").write_text(done.stderr)
     return folder
 
 
@@ -75,7 +75,7 @@ def test_it_judges_itself_and_shows_itself(trained: Path) -> None:
     assert 0 < report["reconstruction"]["l1"] < 0.5
     for name in ("reconstructions.png", "samples-guidance-3.png", "denoiser.png", "autoencoder.png"):
         assert (trained / "training" / name).stat().st_size > 0
-    *_, last = (trained.parent / "said").read_text().splitlines()
+    *_, last = (trained.parent / "stderr.txt").read_text().splitlines()
     assert f"prior.source={trained}" in last
 
 
