@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 PRIOR_RECIPES = "prior-"
-"""How the names of recipes for `ld3m train-prior` begin."""
+"""How names of recipes for `ld3m train-prior` start."""
 RUNS = ("runs/*", "imported/*", "ablations/*/*/*")
 """Where the commands put run folders, below the working folder."""
 
 
 def recipes(incomplete: str) -> list[str]:
-    """Names of recipes of distillations, as far as they begin like the incomplete word."""
+    """Names of recipes of distillations that start with the incomplete word."""
     return [name for name in _shipped(incomplete) if not name.startswith(PRIOR_RECIPES)]
 
 
@@ -28,8 +28,8 @@ def prior_recipes(incomplete: str) -> list[str]:
 
 def runs(incomplete: str) -> list[str]:
     """Run folders, finished or not."""
-    found = (path.parent.as_posix() for place in RUNS for path in Path().glob(f"{place}/recipe.yaml"))
-    return sorted(folder for folder in found if folder.startswith(incomplete))
+    recipe_files = (path for pattern in RUNS for path in Path().glob(f"{pattern}/recipe.yaml"))
+    return sorted(_starting_with(incomplete, (path.parent.as_posix() for path in recipe_files)))
 
 
 def overrides(ctx: typer.Context, incomplete: str) -> list[str]:
@@ -60,22 +60,22 @@ def skips(incomplete: str) -> list[str]:
     """The decaying skip's placements."""
     from ld3m.recipe import Recipe
 
-    return _begin(_values(Recipe, "prior.skip"), incomplete)
+    return _starting_with(incomplete, _values(Recipe, "prior.skip"))
 
 
 def splits(incomplete: str) -> list[str]:
     """Images that networks may be tested on."""
-    return _begin(("test", "validation"), incomplete)
+    return _starting_with(incomplete, ("test", "validation"))
 
 
-def _begin(words: Iterable[str], incomplete: str) -> list[str]:
+def _starting_with(incomplete: str, words: Iterable[str]) -> list[str]:
     return [word for word in words if word.startswith(incomplete)]
 
 
 def _shipped(incomplete: str) -> list[str]:
     from ld3m.recipe.files import shipped
 
-    return _begin(shipped(), incomplete)
+    return _starting_with(incomplete, shipped())
 
 
 def _previous(ctx: typer.Context) -> Sequence[str]:
@@ -84,7 +84,7 @@ def _previous(ctx: typer.Context) -> Sequence[str]:
 
 
 def _overrides(kind: "type[BaseModel]", previous: Sequence[str], incomplete: str) -> list[str]:
-    """Keys with a = behind them; of the only one that is left, its values too.
+    """Keys that match, each with a = after it; if only one matches, also with its values.
 
     Bash ends a word at each =, so a value may come alone: after the key, or after the key and the =.
     """
@@ -94,17 +94,17 @@ def _overrides(kind: "type[BaseModel]", previous: Sequence[str], incomplete: str
     key, equals, _ = incomplete.partition("=")
     before = [word for word in previous[-2:] if word != "="]
     if before and before[-1] in known:
-        return _begin(_values(kind, before[-1]), incomplete)
+        return _starting_with(incomplete, _values(kind, before[-1]))
     if equals:
-        return _begin((f"{key}={value}" for value in _values(kind, key)), incomplete) if key in known else []
-    left = _begin(known, incomplete)
-    if len(left) == 1:  # more than one word is offered, so that shells put no blank behind the =
-        return [f"{left[0]}=", *(f"{left[0]}={value}" for value in _values(kind, left[0]))]
-    return [f"{key}=" for key in left]
+        return _starting_with(incomplete, (f"{key}={value}" for value in _values(kind, key))) if key in known else []
+    matching = _starting_with(incomplete, known)
+    if len(matching) == 1:  # with a second word to choose from, shells put no blank after the =
+        return [f"{matching[0]}=", *(f"{matching[0]}={value}" for value in _values(kind, matching[0]))]
+    return [f"{key}=" for key in matching]
 
 
 def _values(kind: "type[BaseModel]", key: str) -> list[str]:
-    """The values that a key may have where there are few, else its default if it has one."""
+    """The values that a key's type lists, and its default if it has one."""
     *sections, last = key.split(".")
     for section in sections:
         kind = kind.model_fields[section].annotation  # type: ignore[assignment]
