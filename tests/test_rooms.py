@@ -1,6 +1,9 @@
-"""The rooms of the package: no import runs upward, none runs between rooms of one floor."""
+"""The rooms of the package: no import runs upward or between rooms of one floor, and files have one subject each."""
 
 import ast
+import subprocess
+import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,3 +55,41 @@ def test_no_import_runs_upward(path: Path) -> None:
         return
     wrong = [name for name in imports(path) if (other := room(name)) != own and FLOOR.get(other, -1) <= FLOOR[own]]
     assert [name for name in wrong if name != "ld3m.__version__"] == []
+
+
+def test_importing_the_loop_loads_only_what_it_needs() -> None:
+    """Neither the planner, the evaluation, the card nor what talks to the Hub."""
+    program = "import sys, ld3m.distillation.loop; print(*(name for name in sys.modules if name.startswith('ld3m.')))"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert "ld3m.sampling.pull_back" in loaded
+    needless = ("sizing", "evaluation", "publishing", "reporting", "prior_training", "ablation", "cli")
+    assert [name for name in loaded if room(name) in needless] == []
+    others = {"ld3m.distillation.plan", "ld3m.distillation.profile", "ld3m.machine.hub", "ld3m.runs.download"}
+    assert others.isdisjoint(loaded)
+
+
+def test_files_are_neither_long_nor_fragments() -> None:
+    """At most 400 lines; under 40 only what several import, faces of packages, doors and commands."""
+    paths = [path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py"]
+    lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in paths}
+    assert {path.name: count for path, count in lines.items() if count > 400} == {}
+    importers = Counter[str]()
+    for path in PACKAGE.rglob("*.py"):
+        importers.update(set(every_import(path)))
+    fragments = []
+    for path, count in lines.items():
+        name = ".".join(("ld3m", *path.relative_to(PACKAGE).with_suffix("").parts))
+        apart = path.stem in DOORS or path.stem == "__main__" or room(name) == "cli"
+        if count < 40 and not apart and importers[name] < 2:
+            fragments.append(name)
+    assert fragments == []
+
+
+def every_import(path: Path) -> Iterator[str]:
+    """The modules that a file imports, whether by their names or as names of their packages."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield str(node.module)
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)

@@ -17,7 +17,6 @@ from ld3m.priors import Prior
 from ld3m.randomness import generator
 from ld3m.recipe import Recipe
 from ld3m.recipe.values import STARTS
-from ld3m.runs import download as hub
 from ld3m.runs.result import read_latents
 
 
@@ -66,7 +65,11 @@ def _published(init: str, name: str, count: int, prior: Prior) -> tuple[Tensor, 
     Raises:
         UserError: where it has not as many images of the class, or latents of another prior.
     """
-    folder = hub.fetch(init.removeprefix("hub:")) if init.startswith("hub:") else Path(init)
+    folder: Path | None = Path(init)
+    if init.startswith("hub:"):
+        from ld3m.runs.download import fetch  # most runs ask nothing of the Hub
+
+        folder = fetch(init.removeprefix("hub:"))
     if folder is None:
         raise UserError(f"distill.init: {init} has no latents; give a data set that ld3m push-to-hub made")
     tensors, metadata = read_latents(folder)
