@@ -39,7 +39,7 @@ def plan(
     from ld3m.recipe import Recipe
 
     resolved = resolve(Recipe, recipe, overrides)
-    from ld3m.distillation.plan import plan, table
+    from ld3m.distillation.plan import plan, plan_text
 
     result = plan(resolved, processes, device)
-    typer.echo(json.dumps(asdict(result), indent=2) if as_json else table(result))
+    typer.echo(json.dumps(asdict(result), indent=2) if as_json else plan_text(result))

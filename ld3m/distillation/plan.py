@@ -19,7 +19,7 @@ from ld3m import priors
 from ld3m.distillation.inputs import check_inputs
 from ld3m.distillation.setup import load_prior_and_images
 from ld3m.distillation.starts import initial_state
-from ld3m.images import grids as pictures
+from ld3m.images import grids
 from ld3m.machine import memory
 from ld3m.machine.processes import Processes, start
 from ld3m.networks.flat import FlatNetwork
@@ -41,7 +41,7 @@ META = torch.device("meta")
 
 @dataclass(frozen=True)
 class Plan:
-    """What `ld3m plan` prints; of processes, one that has the most classes."""
+    """What `ld3m plan` prints, for the process that has the most classes."""
 
     recipe: str
     basis: str
@@ -56,17 +56,17 @@ class Plan:
     learnt_bytes: int
     """Of Z, c and their momentum over all processes."""
     micro_batch: int
-    """Images that go through the prior at a time, as the recipe says or `auto` finds."""
+    """Images that go through the prior at a time, as the recipe says or "auto" finds."""
     keep_graph_steps: int
-    """Steps whose graph is kept, likewise."""
+    """Steps whose graph is kept, as the recipe says or "auto" finds."""
     denoiser_calls: dict[str, int]
     seconds: dict[str, float]
-    """Of an iteration by part, of the start and of the end, on the clock."""
+    """Wall-clock seconds of an iteration by part, of the start and of the end."""
     hours: float
     processor: str
     """GPU or CPU, whose hours are counted."""
     processor_hours: float
-    """Of all processes: of GPUs also those that wait, of CPUs those that work."""
+    """Hours of all processes: of GPUs also while they wait, of CPUs only while they work."""
     memory: dict[str, int]
     """Bytes by part at the worst moment of the process."""
     peak: int
@@ -76,9 +76,9 @@ class Plan:
     communication: dict[str, float]
     """Bytes that the process is sent in an iteration, on average."""
     real_bytes: int
-    """Of real images that the process reads in an iteration, from disk or the system's cache."""
+    """Bytes of real images that the process reads in an iteration, from disk or the system's cache."""
     experts_bytes: int
-    """Of disk, for what `Recipe.needs_experts`."""
+    """Bytes on disk of the experts, if the recipe needs any."""
     warnings: list[str]
 
 
@@ -108,7 +108,7 @@ def plan(recipe: Recipe, processes: int, device: str | None = None) -> Plan:
     here. Communication is not in the seconds, nor, from a table, are reading and the start.
 
     Raises:
-        UserError: for an unknown device, a prior whose configurations are not here, or a mistake that `distill` tells.
+        UserError: for an unknown device, a prior whose configurations are not here, or a mistake that `distill` refuses.
     """
     check_inputs(recipe)
     chosen = devices.find(device) if device else None
@@ -122,7 +122,7 @@ def plan(recipe: Recipe, processes: int, device: str | None = None) -> Plan:
     if here:
         recipe = here[0].recipe
     elif chosen:
-        recipe = _settled(bench, processes, chosen.gib * 2**30 - devices.RESERVED - weights)
+        recipe = _with_auto(bench, processes, chosen.gib * 2**30 - devices.RESERVED - weights)
     counts = Counts.of(replace(bench, recipe=recipe), outline)
     cost = RunCost(recipe, processes, len(images.classes), outline.latent_shape, outline.conditioning_shape)
     if chosen:
@@ -136,8 +136,8 @@ def plan(recipe: Recipe, processes: int, device: str | None = None) -> Plan:
         warnings.append(f"{idle} of {processes} processes would be idle; give --processes {cost.classes} or fewer")
     if sum(parts.values()) > basis.available:
         fitting = (
-            said
-            for said, other in _remedies(cost)
+            changes
+            for changes, other in _remedies(cost)
             if sum(_memory(other, counts, weights, basis, real).values()) <= basis.available
         )
         warnings.append(_does_not_fit(parts, basis.available, next(fitting, None)))
@@ -174,7 +174,7 @@ def plan(recipe: Recipe, processes: int, device: str | None = None) -> Plan:
 
 
 def _look_up(device: devices.Device, cost: RunCost, counts: Counts) -> Basis:
-    """From operations counted and a device's data sheet."""
+    """Seconds from the operations counted and a device's data sheet."""
     parts = {
         name: np.full(2, sum(device.seconds(operations, dtype, cost.recipe.tf32) for operations, dtype in done))
         for name, done in cost.operations(counts).items()
@@ -194,17 +194,17 @@ def _prepare(recipe: Recipe, processes: int) -> tuple[Bench, torch.Tensor, Secon
     priors.provenance(recipe.prior.source)
     spent = np.array([before + time.perf_counter() - began, time.process_time()])
     bench = Bench(recipe, prior, images, own, alone.device)
-    bench = replace(bench, recipe=_settled(bench, processes, memory.free(alone.device)))
+    bench = replace(bench, recipe=_with_auto(bench, processes, memory.free(alone.device)))
     return bench, embeddings, spent
 
 
-def _settled(bench: Bench, processes: int, room: float) -> Recipe:
-    """The recipe with what `auto` is in so many free bytes, on a process that has the most images."""
-    return solve_auto(bench, processes, len(bench.own) * bench.recipe.distill.latents_per_class, room)
+def _with_auto(bench: Bench, processes: int, available: float) -> Recipe:
+    """The recipe with numbers for "auto" in so many free bytes, on the process that has the most images."""
+    return solve_auto(bench, processes, len(bench.own) * bench.recipe.distill.latents_per_class, available)
 
 
 def _measure(bench: Bench, embeddings: torch.Tensor, start: Seconds) -> Basis:
-    """From a sample of an iteration, of the start and of the end, run here."""
+    """Seconds of a sample of an iteration, of the start and of the end, run here."""
     recipe, images, device = bench.recipe, bench.images, bench.device
     few = list(bench.own[:FEW])
     clock = np.array([time.perf_counter(), time.process_time()])
@@ -218,10 +218,10 @@ def _measure(bench: Bench, embeddings: torch.Tensor, start: Seconds) -> Basis:
         clock = now(device)
         checkpoints.save(elsewhere, 0, dict(zip(few, states, strict=True)), {}, Processes(device))
         parts["checkpoints"] = (now(device) - clock) / len(few) * len(images.classes) / recipe.distill.checkpoint_every
-        classes, each = pictures.shown(len(images.classes), len(pixels))
+        classes, each = grids.shown(len(images.classes), len(pixels))
         clock = now(device)
-        pictures.write_grid(Path(folder), pixels[:each].expand(classes, -1, -1, -1, -1))
-        pictures.write_frame(Path(folder), 0, pixels[:each].expand(classes, -1, -1, -1, -1))
+        grids.write_grid(Path(folder), pixels[:each].expand(classes, -1, -1, -1, -1))
+        grids.write_frame(Path(folder), 0, pixels[:each].expand(classes, -1, -1, -1, -1))
         parts["pictures"] = (now(device) - clock) * recipe.distill.pictures / max(1, recipe.distill.iterations)
         clock = now(device)
         names = [images.classes[label] for label in few]
@@ -245,9 +245,9 @@ def _measure(bench: Bench, embeddings: torch.Tensor, start: Seconds) -> Basis:
 
 
 def _memory(cost: RunCost, counts: Counts, weights: int, basis: Basis, real: Sequence[int]) -> dict[str, float]:
-    """Bytes by part; what is nobody's tensors is what the measurement took beyond what was counted for it.
+    """Bytes by part; the last is what the measurement took beyond the tensors that were counted for it.
 
-    `real` are the numbers of real images of all classes.
+    `real` has the number of real images of each class.
     """
     here = basis.processor == "CPU"
     parts, moment = cost.memory(counts)
@@ -275,19 +275,22 @@ def _remedies(cost: RunCost) -> Iterator[tuple[str, RunCost]]:
         for batch in shown:
             for keep in dict.fromkeys([sampler.keep_graph_steps, 0]):
                 for micro_batch in micro_batches:
-                    said = []
+                    changes = []
                     if keep != sampler.keep_graph_steps:
-                        said.append(f"prior.keep_graph_steps={keep}")
+                        changes.append(f"prior.keep_graph_steps={keep}")
                     if micro_batch != micro_batches[0]:
-                        said.append(f"prior.micro_batch={micro_batch}")
+                        changes.append(f"prior.micro_batch={micro_batch}")
                     if batch != shown[0]:
-                        said.append(f"distill.mtt.batch_syn={batch}")
+                        changes.append(f"distill.mtt.batch_syn={batch}")
                     if processes != cost.processes:
-                        said.append(f"--processes {processes}")
+                        changes.append(f"--processes {processes}")
                     prior = sampler.model_copy(update={"keep_graph_steps": keep, "micro_batch": micro_batch})
                     mtt = student.model_copy(update={"batch_syn": batch} if batch != shown[0] else {})
                     changed = {"prior": prior, "distill": recipe.distill.model_copy(update={"mtt": mtt})}
-                    yield " ".join(said), replace(cost, recipe=recipe.model_copy(update=changed), processes=processes)
+                    yield (
+                        " ".join(changes),
+                        replace(cost, recipe=recipe.model_copy(update=changed), processes=processes),
+                    )
 
 
 def _halves(count: int) -> list[int]:
@@ -297,14 +300,14 @@ def _halves(count: int) -> list[int]:
 
 def _does_not_fit(parts: dict[str, float], available: int, remedy: str | None) -> str:
     """The line that says what is too large, and what to do about it."""
-    *known, _ = parts  # but for what is nobody's tensors
+    *known, _ = parts  # the last is nobody's tensors
     needed, largest = sum(parts.values()), max(known, key=lambda name: parts[name])
-    said = f"{needed / 2**30:,.1f} GiB do not fit into {available / 2**30:,.1f}, most of it {largest}"
+    problem = f"{needed / 2**30:,.1f} GiB do not fit into {available / 2**30:,.1f}, most of it {largest}"
     if remedy:
-        return f"{said}; it fits with {remedy}"
+        return f"{problem}; it fits with {remedy}"
     if parts["weights of the prior"] > available / 2:
-        return f"{said}; share the weights out by launch/zero3.yaml, or give prior.dtype=bfloat16"
-    return f"{said}; lower distill.images_per_class, distill.real_batch, network.width or data.resolution"
+        return f"{problem}; share the weights out by launch/zero3.yaml, or give prior.dtype=bfloat16"
+    return f"{problem}; lower distill.images_per_class, distill.real_batch, network.width or data.resolution"
 
 
 def _experts(bench: Bench) -> int:
@@ -317,7 +320,7 @@ def _experts(bench: Bench) -> int:
 # --- print -------------------------------------------------------------------------------------------------
 
 
-def table(plan: Plan) -> str:
+def plan_text(plan: Plan) -> str:
     """The plan as aligned text."""
     calls, gib = plan.denoiser_calls, 2**30
     parts = {name: spent for name, spent in plan.seconds.items() if name not in ("start", "end") and spent}
@@ -327,10 +330,10 @@ def table(plan: Plan) -> str:
         ("", f"{_many(plan.images, 'image')} on each" + (" of the first" if len(plan.shards) > 1 else "")),
         ("learnt", f"Z {plan.z}, c {plan.c}, {plan.learnt_bytes / 1e6:,.1f} MB with their momentum"),
         ("at a time", f"{_many(plan.micro_batch, 'image')}, the graphs of {_many(plan.keep_graph_steps, 'step')} kept"),
-        ("denoiser", f"{calls['forwards']:,} calls forwards and {calls['backwards']:,} backwards an iteration,"),
+        ("denoiser", f"{calls['forwards']:,} calls forwards and {calls['backwards']:,} backwards per iteration,"),
         ("", f"of {calls['images']:,} images; {calls['forwards in all']:,} and {calls['backwards in all']:,} in all"),
         *(("seconds" * (not index), f"{spent:12,.3f}  {name}") for index, (name, spent) in enumerate(parts.items())),
-        ("", f"{sum(parts.values()):12,.3f}  an iteration"),
+        ("", f"{sum(parts.values()):12,.3f}  per iteration"),
         ("", f"{plan.seconds['start']:12,.3f}  the start"),
         ("", f"{plan.seconds['end']:12,.3f}  the end"),
         ("hours", f"{plan.hours:12,.3f}"),
@@ -340,8 +343,11 @@ def table(plan: Plan) -> str:
             for index, (name, size) in enumerate(plan.memory.items())
         ),
         ("", f"{plan.peak / gib:12,.3f}  together, of {plan.available / gib:,.1f}"),
-        ("sent", f"{plan.communication['images of all classes'] / 1e6:12,.1f}  MB an iteration, images of all classes"),
-        ("read", f"{plan.real_bytes / 1e6:12,.1f}  MB an iteration, real images"),
+        (
+            "sent",
+            f"{plan.communication['images of all classes'] / 1e6:12,.1f}  MB per iteration, images of all classes",
+        ),
+        ("read", f"{plan.real_bytes / 1e6:12,.1f}  MB per iteration, real images"),
         *([("disk", f"{plan.experts_bytes / 1e9:12,.1f}  GB for the experts")] if plan.experts_bytes else []),
         *(("warning", warning) for warning in plan.warnings),
     ]

@@ -89,7 +89,7 @@ def profile(processes: Processes, recipe: Recipe) -> str:
         [
             f"{recipe.name}: {MEASURED} iterations, {found[ITERATION].seconds:.4g} s each; {without:.4g} s without "
             "the profiler",
-            table(found),
+            parts_text(found),
             f"{trace}: every operation; open it in ui.perfetto.dev or chrome://tracing",
         ]
     )
@@ -130,7 +130,7 @@ def _held(events: list[Any]) -> tuple[np.ndarray, np.ndarray]:
     return np.array([moment for moment, _ in changes]), np.array([before, *totals])
 
 
-def table(found: dict[str, Part]) -> str:
+def parts_text(found: dict[str, Part]) -> str:
     """The parts as aligned text."""
     whole = found[ITERATION]
     rows = {said: found[name] for name, said in PARTS.items()}

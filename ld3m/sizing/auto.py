@@ -15,29 +15,29 @@ from ld3m.sizing.cost import RunCost
 from ld3m.sizing.count import Tally
 
 SHARE = 0.85
-"""Of the free memory, what "auto" plans with; kernels' working space and what lies unused between tensors take some."""
+"""The share of the free memory that "auto" plans with: kernels' working space and gaps between tensors take some."""
 CPU_IMAGES = 64
-"""Images at a time that "auto" takes at most without a GPU, where more are no faster."""
+"""Images at a time that "auto" takes at most on a CPU, on which more are no faster."""
 
 
-def solve_auto(bench: Bench, processes: int, images: int, room: float, sharded: bool = False) -> Recipe:
+def solve_auto(bench: Bench, processes: int, images: int, available: float, sharded: bool = False) -> Recipe:
     """The recipe with numbers in the place of `prior.micro_batch: auto` and `prior.keep_graph_steps: auto`.
 
     The micro-batch is the largest that fits, and graphs are kept in what it leaves; micro-batches of one image
     and of two and the graphs of one and of two steps are measured, and the rest is proportion.
 
     Args:
-        bench: of the process; with an outline for its prior, on the meta device, nothing is computed.
+        bench: of the process; with a meta model for its prior, nothing is computed.
         processes: of the run.
         images: that the process renders in an iteration.
-        room: bytes that are free.
+        available: bytes that are free.
         sharded: whether each call of the denoiser is a collective; then "auto" keeps no graph.
     """
     recipe, sampler = bench.recipe, bench.recipe.prior
     if "auto" not in (sampler.micro_batch, sampler.keep_graph_steps):
         return recipe
     try:
-        micro_batch, keep = _fitting(bench, processes, images, room, sharded)
+        micro_batch, keep = _fitting(bench, processes, images, available, sharded)
     except Exception as error:
         if sharded or not ran_out(error):
             raise
@@ -48,13 +48,13 @@ def solve_auto(bench: Bench, processes: int, images: int, room: float, sharded: 
     return recipe.model_copy(update={"prior": sampler.model_copy(update=update)})
 
 
-def _fitting(bench: Bench, processes: int, images: int, room: float, sharded: bool) -> tuple[int, int]:
+def _fitting(bench: Bench, processes: int, images: int, available: float, sharded: bool) -> tuple[int, int]:
     """Images at a time and steps whose graph is kept."""
     recipe, sampler = bench.recipe, bench.recipe.prior
     cost = RunCost(
         recipe, processes, len(bench.images.classes), bench.prior.latent_shape, bench.prior.conditioning_shape
     )
-    room = SHARE * room - sum(cost.lasting(images, sampler.steps).values())
+    usable = SHARE * available - sum(cost.lasting(images, sampler.steps).values())
     if bench.device.type == "cuda":
         peak_bytes(bench, 1)  # what the first call alone takes, such as a library's working space
     one, two = peak_bytes(bench, 1), peak_bytes(bench, 2)
@@ -65,34 +65,34 @@ def _fitting(bench: Bench, processes: int, images: int, room: float, sharded: bo
     if sampler.micro_batch == "auto":
         kept = images * (keep * step + decoder) if keep else 0
         most = CPU_IMAGES if bench.device.type == "cpu" else images
-        micro_batch = max(1, min(int((room - kept - rest) // each), images, most))
+        micro_batch = max(1, min(int((usable - kept - rest) // each), images, most))
     if more:
-        left = room - max(rest + each * micro_batch, _objective(bench) + cost.gathered_bytes)
+        left = usable - max(rest + each * micro_batch, _objective_bytes(bench) + cost.gathered_bytes)
         keep = max(0, min(int((left / images - decoder) // step), sampler.steps))
     return micro_batch, keep
 
 
 def peak_bytes(bench: Bench, count: int) -> int:
-    """The most bytes of a micro-batch through a step and the decoder and back, no graph being kept."""
-    return _watched(bench, lambda _: _there(bench, count, 1, 0)())[0]
+    """The most bytes that a micro-batch of `count` images takes through a step and the decoder and back, flat."""
+    return _measured(bench, lambda _: _pulled_back(bench, count, 1, 0)())[0]
 
 
 def graph_bytes(bench: Bench) -> tuple[int, int]:
-    """Bytes that the graphs of a step and of the decoder hold, of one image."""
+    """Bytes that the graph of a step, and that of the decoder, hold for one image."""
 
     def held(steps: int, used: Callable[[], int]) -> int:
-        back = _there(bench, 1, steps, steps)
-        found = used()
-        del back
-        return found
+        pull_back = _pulled_back(bench, 1, steps, steps)
+        bytes_now = used()
+        del pull_back
+        return bytes_now
 
-    short, long = (_watched(bench, lambda used, steps=steps: held(steps, used))[1] for steps in (1, 2))  # type: ignore[misc]
+    short, long = (_measured(bench, lambda used, steps=steps: held(steps, used))[1] for steps in (1, 2))  # type: ignore[misc]
     step = max(1, long - short)
     return step, max(0, short - step)
 
 
-def _there(bench: Bench, count: int, steps: int, keep: int) -> Callable[[], object]:
-    """Renders images through the last steps; what comes back pulls a gradient through them."""
+def _pulled_back(bench: Bench, count: int, steps: int, keep: int) -> Callable[[], object]:
+    """Renders images through the last steps; calling the result pulls a gradient back through them."""
     prior, schedule, device = bench.prior, bench.schedule, bench.device
     short = replace(schedule, steps=schedule.steps[-steps:])
     z = torch.zeros(count, *prior.latent_shape, device=device)
@@ -102,14 +102,14 @@ def _there(bench: Bench, count: int, steps: int, keep: int) -> Callable[[], obje
     return lambda: pull_back(torch.zeros_like(pixels))
 
 
-def _objective(bench: Bench) -> int:
+def _objective_bytes(bench: Bench) -> int:
     """The most bytes that the objective takes, in proportion to its classes, or that its inner loop does."""
-    few = [_watched(bench, lambda _, units=units: bench.match(0, units))[0] for units in (1, 2)[: bench.units]]  # type: ignore[misc]
+    few = [_measured(bench, lambda _, units=units: bench.match(0, units))[0] for units in (1, 2)[: bench.units]]  # type: ignore[misc]
     matched = few[0] + (bench.units - 1) * max(0, few[-1] - few[0]) if few else 0
-    return max(matched, _watched(bench, lambda _: bench.train(0, 1))[0] if bench.batches else 0)
+    return max(matched, _measured(bench, lambda _: bench.train(0, 1))[0] if bench.batches else 0)
 
 
-def _watched(bench: Bench, run: Callable[[Callable[[], int]], Any]) -> tuple[int, Any]:
+def _measured(bench: Bench, run: Callable[[Callable[[], int]], Any]) -> tuple[int, Any]:
     """The most bytes that a function takes beyond those before, and its answer; it can ask how many there are.
 
     A GPU's allocator counts its own; elsewhere tensors are counted as they are made.

@@ -23,18 +23,18 @@ from ld3m.sampling.noise import Noise
 
 @dataclass(frozen=True)
 class Bench:
-    """What an iteration of one process needs; without weights and images where the prior is an outline."""
+    """What an iteration of one process needs; with neither weights nor images if the prior is a meta model."""
 
     recipe: Recipe
     prior: Prior
     images: ImageSet
     own: Sequence[int]
-    """The classes of a process that has the most."""
+    """The classes of the process that has the most."""
     device: torch.device
 
     @property
     def schedule(self) -> Schedule:
-        """As a run has it."""
+        """The steps, skip and guidance of the run."""
         sampler = self.recipe.prior
         return Schedule.of(self.prior.noise_schedule, sampler.steps, sampler.skip, sampler.guidance)
 
@@ -45,7 +45,7 @@ class Bench:
 
     @property
     def units(self) -> int:
-        """Of the objective: the process's classes, or for "mtt" parts of at most 256 images of the student's steps."""
+        """Parts of the objective: the process's classes, or for "mtt" the student's steps in parts of at most 256 images."""
         settings = self.recipe.distill
         if settings.objective == "mtt":
             return settings.mtt.syn_steps * -(-(settings.mtt.batch_syn or self.everyone) // mtt.CHUNK)
@@ -70,7 +70,7 @@ class Bench:
 
     @property
     def on_average(self) -> "Bench":
-        """With as many real images as an iteration passes on average, where the networks of a pool take turns."""
+        """With as many real images as an iteration passes on average if the networks of a pool take turns."""
         distill = self.recipe.distill
         changes = {"real_batch": real_images(distill), "dm": distill.dm.model_copy(update={"pool": None})}
         recipe = self.recipe.model_copy(update={"distill": distill.model_copy(update=changes)})
@@ -134,7 +134,7 @@ class Bench:
 
 
 def real_images(recipe: DistillRecipe) -> int:
-    """Of each class, those that an iteration passes through its network, on average over the run."""
+    """Real images of each class that an iteration passes through its network, on average over the run."""
     pool = recipe.dm.pool if recipe.objective == "dm" else None
     share = min(1.0, pool / max(1, recipe.iterations)) if pool else 1.0
     return max(1, round(recipe.real_batch * share))
@@ -148,5 +148,5 @@ def _without_augmentation(recipe: Recipe) -> Recipe:
 
 
 def calls(recipe: SamplerRecipe) -> int:
-    """Denoiser calls of one chain: a step each, but for the paper's first, whose answer would have weight 0."""
+    """Denoiser calls of one chain: one per step, except the paper's first, whose answer would have weight 0."""
     return recipe.steps - (recipe.skip == "paper" and recipe.steps > 0)

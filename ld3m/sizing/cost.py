@@ -16,7 +16,7 @@ FLOAT = 4
 
 @dataclass(frozen=True)
 class RunCost:
-    """The numbers that everything else is arithmetic on."""
+    """What a recipe costs on so many processes: sizes, calls, bytes and operations by arithmetic alone."""
 
     recipe: Recipe
     processes: int
@@ -26,7 +26,7 @@ class RunCost:
 
     @property
     def shards(self) -> list[tuple[int, int]]:
-        """(processes, classes of each), those with more first; dealt like cards they differ by one at most."""
+        """(processes, classes of each), those with more first; classes are dealt like cards, so they differ by one."""
         fewest, more = divmod(self.classes, self.processes)
         return [(count, size) for count, size in ((more, fewest + 1), (self.processes - more, fewest)) if count]
 
@@ -42,17 +42,17 @@ class RunCost:
 
     @property
     def image_bytes(self) -> int:
-        """Of one image in float32."""
+        """Bytes of one image in float32."""
         return FLOAT * self.recipe.data.channels * self.recipe.data.resolution**2
 
     @property
     def learnt_bytes(self) -> int:
-        """Of Z, c and what their optimiser keeps, of one image."""
+        """Bytes of Z, c and what their optimiser keeps, for one image."""
         return (3 if self.recipe.distill.optimiser == "adam" else 2) * self.input_bytes
 
     @property
     def input_bytes(self) -> int:
-        """Of Z and c of one image."""
+        """Bytes of Z and c of one image."""
         return FLOAT * (math.prod(self.latent) + math.prod(self.conditioning))
 
     @property
@@ -90,25 +90,25 @@ class RunCost:
 
     @property
     def gathered_bytes(self) -> int:
-        """Of all classes' images as they are, normalised, and what the one is made of or the other's gradient."""
+        """Bytes of the images of all classes: as rendered, normalised, and their gradient."""
         return 3 * self.everyone * self.image_bytes if self.gathers else 0
 
     @property
     def share(self) -> float:
-        """Processes as busy as one that has the most, that together do the work of all."""
+        """The effective number of fully loaded processes."""
         return self.classes / self.shards[0][1]
 
     def real_bytes(self, counts: Sequence[int]) -> int:
-        """Bytes of uint8 images that a process reads in an iteration, on average, of each class's number of images."""
+        """Bytes of uint8 images that a process reads per iteration on average, given the images of each class."""
         if self.recipe.distill.objective == "mtt":  # experts have seen them
             return 0
         most, size = real_images(self.recipe.distill), self.image_bytes // FLOAT
         return size * sum(min(most, count) for count in counts[:: self.processes])
 
     def mapped_bytes(self, counts: Sequence[int], iterations: int) -> float:
-        """Bytes of real images that so many iterations have mapped into memory, of each class's number of images.
+        """Bytes of real images that so many iterations have mapped into memory, given the images of each class.
 
-        A draw maps what lies around it too, if the system has it at hand: 64 KB, by Linux's default.
+        A draw maps its surroundings too, if the system has them in memory: 64 KB by Linux's default.
         """
         if self.recipe.distill.objective == "mtt":
             return 0.0
@@ -117,18 +117,18 @@ class RunCost:
         return sum(size * count * (1 - (1 - min(1, drawn / count)) ** draws) for count in counts)
 
     def communication(self) -> dict[str, float]:
-        """Bytes that each process is sent an iteration, on average, beyond the few of logging."""
+        """Bytes that each process receives per iteration on average, apart from the few of logging."""
         settings = self.recipe.distill
         pictures = self.everyone * self.image_bytes if self.processes > 1 else 0
         share = {"mtt": 1.0, "dc": (settings.dc.outer - 1) / settings.dc.outer}.get(settings.objective, 0.0)
         return {"images of all classes": share * pictures}
 
     def memory(self, counts: Counts, sample: Sample | None = None) -> tuple[dict[str, float], str]:
-        """Bytes by part at the worst moment, but for weights, and which part it is that comes and goes then.
+        """Bytes by part at the worst moment, without weights, and the name of the part that is temporary then.
 
         Args:
             counts: of this recipe, or of one with larger micro-batches or parts.
-            sample: what was run instead of an iteration, where that is what took the memory.
+            sample: what was run in place of an iteration, if the memory of that is wanted.
         """
         settings, steps = self.recipe.distill, self.recipe.prior.steps
         images, classes = self.images, self.shards[0][1]
@@ -152,7 +152,7 @@ class RunCost:
         return {**self.lasting(images, steps), "graphs kept": images * graphs, most: moments[most]}, most
 
     def lasting(self, images: int, steps: int) -> dict[str, float]:
-        """Bytes of so many images by part that are there for a whole iteration, however the prior is run."""
+        """Bytes by part that so many images take for a whole iteration, however the prior is run."""
         latent = FLOAT * math.prod(self.latent)
         return {
             "Z, c, momentum, gradients, noise": images * (self.learnt_bytes + self.input_bytes + latent),
@@ -161,7 +161,7 @@ class RunCost:
         }
 
     def operations(self, counts: Counts) -> dict[str, list[tuple[float, str]]]:
-        """Floating point operations of the parts of an iteration, each with the precision that they are in."""
+        """Floating point operations of an iteration's parts, each with its precision."""
         share, chain, outer = self.images / counts.images, calls(self.recipe.prior), self.recipe.distill.dc.outer
         step, decoder = counts.step, counts.decoder
         denoiser, network = self.recipe.prior.dtype, self.recipe.network.dtype

@@ -22,7 +22,7 @@ class Sample(NamedTuple):
     """How much of an iteration is run."""
 
     images: int
-    """Of one micro-batch."""
+    """Images of one micro-batch."""
     steps: int
     """The last of the reverse steps."""
     units: int
