@@ -13,7 +13,7 @@ import torch
 from conftest import Outcome
 from torch import nn
 
-from ld3m.distillation.plan import _remedies
+from ld3m.distillation.plan import remedies
 from ld3m.priors import weight_bytes
 from ld3m.priors.convert import write_configurations
 from ld3m.recipe import Recipe
@@ -312,9 +312,9 @@ def test_a_run_that_does_not_fit_is_told_what_would(
     assert mended["warnings"] == []
 
 
-def test_remedies_begin_with_the_mildest(recipe_file: Path) -> None:
+def testremedies_begin_with_the_mildest(recipe_file: Path) -> None:
     """A process with two images, and none to share them with."""
-    said = [change for change, _ in _remedies(shapes(recipe_file, "prior.micro_batch=4", processes=1000))]
+    said = [change for change, _ in remedies(shapes(recipe_file, "prior.micro_batch=4", processes=1000))]
     assert said[:5] == [
         "",
         "prior.micro_batch=1",

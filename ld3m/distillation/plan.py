@@ -108,7 +108,7 @@ def plan(recipe: Recipe, processes: int, device: str | None = None) -> Plan:
     here. Communication is not in the seconds, nor, from a table, are reading and the start.
 
     Raises:
-        UserError: for an unknown device, a prior whose configurations are not here, or a mistake that `distill` refuses.
+        UserError: for an unknown device, a prior whose configurations are not here, or what `distill` refuses.
     """
     check_inputs(recipe)
     chosen = devices.find(device) if device else None
@@ -137,7 +137,7 @@ def plan(recipe: Recipe, processes: int, device: str | None = None) -> Plan:
     if sum(parts.values()) > basis.available:
         fitting = (
             changes
-            for changes, other in _remedies(cost)
+            for changes, other in remedies(cost)
             if sum(_memory(other, counts, weights, basis, real).values()) <= basis.available
         )
         warnings.append(_does_not_fit(parts, basis.available, next(fitting, None)))
@@ -264,7 +264,7 @@ def _memory(cost: RunCost, counts: Counts, weights: int, basis: Basis, real: Seq
     return parts | {"interpreter, libraries, allocator": max(0.0, other)}
 
 
-def _remedies(cost: RunCost) -> Iterator[tuple[str, RunCost]]:
+def remedies(cost: RunCost) -> Iterator[tuple[str, RunCost]]:
     """Changes that need less memory, the mildest first, and the run so changed."""
     recipe = cost.recipe
     sampler, student = recipe.prior, recipe.distill.mtt
