@@ -45,7 +45,7 @@ class Bench:
 
     @property
     def units(self) -> int:
-        """Parts of the objective: the process's classes, or for "mtt" the student's steps, 256 images at most in each."""
+        """Parts of the objective: the process's classes, or for "mtt" the student's steps, at most 256 images each."""
         settings = self.recipe.distill
         if settings.objective == "mtt":
             return settings.mtt.syn_steps * -(-(settings.mtt.batch_syn or self.everyone) // mtt.CHUNK)
