@@ -10,7 +10,8 @@ from PIL import Image
 
 from ld3m.data.known import imagenet
 from ld3m.data.prepared import ImageSet, prepare
-from ld3m.recipe import DataRecipe
+from ld3m.recipe import DataRecipe, Recipe
+from ld3m.recipe.files import load
 
 SUBSETS = {
     "imagenette": [0, 217, 482, 491, 497, 566, 569, 571, 574, 701],
@@ -119,7 +120,8 @@ def test_classes_by_name_number_and_wordnet_id(root: Path, monkeypatch: pytest.M
 def test_classes_from_a_file(root: Path, tmp_path: Path) -> None:
     """As the lists of ImageNet-100 come."""
     (tmp_path / "two.txt").write_text("n03888257\nn01440764\n")
-    assert prepared(root=str(root), subset=str(tmp_path / "two.txt")).ids == [701, 0]
+    recipe = load(Recipe, "imagenet128", [f"data.root={root}", f"data.subset={tmp_path / 'two.txt'}"])
+    assert prepared(root=recipe.data.root, subset=recipe.data.subset).ids == [701, 0]
 
 
 def test_only_the_chosen_classes_are_looked_at(root: Path) -> None:
