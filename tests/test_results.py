@@ -192,3 +192,11 @@ def test_paths_that_contributing_names_exist() -> None:
     paths = set(re.findall(r"`(?:\./)?((?:ld3m|tests|recipes|launch|\.ci)/[\w./-]*|[\w-]+\.(?:py|md|toml|cff))`", text))
     assert len(paths) >= 30
     assert [path for path in sorted(paths) if "NAME" not in path and not (ROOT / path).exists()] == []
+
+
+def test_contributing_draws_every_room() -> None:
+    drawing = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("```\nld3m/\n")[1].split("```")[0]
+    drawn = set(re.findall(r"(?:^|  )(\w+/|\w+\.py)(?= )", drawing, re.MULTILINE))
+    package = [path for path in (ROOT / "ld3m").iterdir() if path.suffix == ".py" or path.is_dir()]
+    rooms = {path.name + "/" * path.is_dir() for path in package if not path.name.startswith("__")}
+    assert rooms == drawn - {"recipes/", "launch/", "tests/"}
