@@ -41,3 +41,10 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     files.write_folder(tmp_path / "folder", lambda target: (target / "one").touch())
     assert [path.name for path in (tmp_path / "folder").iterdir()] == ["one"]
+
+
+def test_a_cache_key_depends_on_the_description_and_the_bytes_alone() -> None:
+    """The SHA-256 of `{"a": 1, "b": [2, null]}` and of the bytes after it, as coreutils' sha256sum has it."""
+    assert files.cache_key({"b": [2, None], "a": 1}) == files.cache_key({"a": 1, "b": [2, None]})
+    assert files.cache_key({"a": 1, "b": [2, None]}) == "c8caf5ad035ad1d6a15b"
+    assert files.cache_key({"a": 1, "b": [2, None]}, b"pixels") == "cca72f6c83c76914e984"

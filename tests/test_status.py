@@ -241,6 +241,26 @@ def test_a_second_command_on_one_folder_is_refused(
     assert [row["iteration"] for row in rows(folder)] == list(range(len(rows(folder))))
 
 
+def test_experts_and_ablations_claim_their_folders_too(
+    recipe_file: Path, tmp_path: Path, ld3m: Callable[..., Outcome]
+) -> None:
+    """Each is refused while another command is at work there; experts, also in a folder that holds something else."""
+    cases = {
+        "experts": ("experts", recipe_file, f"experts.folder={tmp_path / 'experts'}", "experts.count=1"),
+        "output": ("ablate", recipe_file, "--axis", "prior.steps=1,2", "-o", tmp_path / "output"),
+    }
+    for name, arguments in cases.items():
+        (tmp_path / name).mkdir()
+        with lock.claim(tmp_path / name):
+            outcome = ld3m(*arguments)
+        (line,) = (line for line in outcome.err.splitlines() if line.startswith("ld3m:"))
+        key = {"experts": "experts.folder"}.get(name, name)
+        assert line.startswith(f"ld3m: {key}: another process is at work in {tmp_path / name}; wait until it ends, or")
+        assert [path.name for path in (tmp_path / name).iterdir()] == [lock.LOCK]
+    (tmp_path / "experts" / "thesis.txt").write_text("all of it")
+    assert "is not empty and not a folder of experts" in ld3m(*cases["experts"]).err
+
+
 def test_all_processes_of_a_second_launch_end(recipe_file: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
