@@ -173,7 +173,7 @@ def test_experts_are_the_same_however_they_are_trained(
         stacked = ["experts.together=2"] if way == "stacked" else []
         recipe = load(Recipe, str(recipe_file), [*again, *stacked])
         if way == "interrupted":
-            step, done = command._step, 0
+            step, done = command.sgd_step, 0
 
             def until_the_third_epoch_of_the_second(*arguments: object) -> torch.Tensor:
                 nonlocal done
@@ -182,11 +182,11 @@ def test_experts_are_the_same_however_they_are_trained(
                     raise KeyboardInterrupt
                 return step(*arguments)  # type: ignore[arg-type]
 
-            monkeypatch.setattr(command, "_step", until_the_third_epoch_of_the_second)
+            monkeypatch.setattr(command, "sgd_step", until_the_third_epoch_of_the_second)
             with pytest.raises(KeyboardInterrupt):
                 command.train_experts(recipe)
             assert trajectories(recipe_file, *again).progress(1).shape[0] == 3  # type: ignore[union-attr]
-            monkeypatch.setattr(command, "_step", step)
+            monkeypatch.setattr(command, "sgd_step", step)
         command.train_experts(recipe)
     for expert in range(3):
         one, other = (snapshots(recipe_file, settings, expert) for settings in (experts, again))

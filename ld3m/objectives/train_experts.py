@@ -116,7 +116,7 @@ def _train(
                     for chosen, numbers in zip(places, draws, strict=True)
                 ]
             )
-            weights = _step(student, weights, shown, real.labels[places].to(device), settings.lr)
+            weights = sgd_step(student, weights, shown, real.labels[places].to(device), settings.lr)
         for expert, rows, row in zip(experts, snapshots, weights.cpu(), strict=True):
             rows[epoch + 1 :] = [row.clone()]
             trajectories.save(expert, torch.stack(rows))
@@ -129,7 +129,7 @@ def _shown(pixels: Tensor, images: data.ImageSet, numbers: torch.Generator | Non
     return inputs if numbers is None else augment.draw(numbers, inputs.shape[-1], len(inputs))(inputs)
 
 
-def _step(student: FlatNetwork, weights: Tensor, shown: Tensor, labels: Tensor, lr: float) -> Tensor:
+def sgd_step(student: FlatNetwork, weights: Tensor, shown: Tensor, labels: Tensor, lr: float) -> Tensor:
     """One step of gradient descent of a stack of networks.
 
     Args:

@@ -48,7 +48,7 @@ def time_stacks() -> None:
 
     from ld3m import networks
     from ld3m.networks.flat import FlatNetwork, weights_of
-    from ld3m.objectives.train_experts import _step
+    from ld3m.objectives.train_experts import sgd_step
     from ld3m.recipe import NetworkRecipe
 
     torch.set_num_threads(1)
@@ -60,7 +60,7 @@ def time_stacks() -> None:
         for count in STACKS:
             images, labels = torch.rand(count, BATCH, 1, 32, 32), torch.randint(10, (count, BATCH))
             began = time.perf_counter()
-            _step(student, weights.repeat(count, 1), images, labels, 0.01)
+            sgd_step(student, weights.repeat(count, 1), images, labels, 0.01)
             if repeat:  # the first is a warm-up
                 seconds[count].append((time.perf_counter() - began) / count)
     one = statistics.median(seconds[1])
