@@ -198,7 +198,7 @@ def test_an_unfinished_run_says_how_far_it_is(tmp_path: Path) -> None:
         file.write('{"iteration": 13, "lo')  # killed while writing
     text = Page(report(folder)).text
     assert "Iteration 13 of 40, not finished" in text
-    assert "There are no pictures of two iterations to compare yet." in text
+    assert "There are no pictures of two iterations to compare." in text
     assert "ld3m evaluate run --arch" in text
     assert "13 iterations took 9.75 s, 0.75 s each (1.3 iterations per second)" in text
 
