@@ -3,7 +3,7 @@
 # iterations, and runs the tests of `launch/test.sh fast`.
 #   launch/versions.sh lowest [PYTHON]  every direct dependency at the minimum that pyproject.toml declares, in .venv-lowest
 #   launch/versions.sh newest [PYTHON]  what pip takes, in .venv-newest: to check another interpreter than python3
-# INSTALL_ONLY=1 ends once the environment is made. PyTorch is launch/install.sh's at both ends: PyPI has its minimum as a
+# INSTALL_ONLY=1 ends once the environment is made. PyTorch is launch/install.sh's at both ends: the usual index has its minimum as a
 # CUDA build only, which takes several GB.
 set -euo pipefail
 cd "$(dirname "$0")/.."

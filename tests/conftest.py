@@ -26,16 +26,83 @@ from ld3m.recipe.files import load
 CLASSES = ["circle", "cross", "square"]
 DATA = Path(__file__).parent / "data"
 
-LONGEST = ["test_processes", "test_sharding", "test_launch", "test_memory", "test_distill", "test_hub", "test_ablate"]
-"""Files that take longest run first, so that no core is left with one of them alone at the end."""
+EVERY = ("test_",)
+LONG = {
+    "test_processes": EVERY,
+    "test_sharding": ("test_a_layer_at_a_time", "test_a_run_goes_on_under", "test_a_process_without_a_class"),
+    "test_launch": EVERY,
+    "test_memory": (
+        "test_a_run_goes_on_with_less",
+        "test_a_pull_back_that_runs_out",
+        "test_an_objective_that_runs_out",
+        "test_the_first_encoding_goes_on",
+        "test_memory_that_really_ends",
+        "test_auto_is_the_largest",
+        "test_auto_keeps_graphs",
+    ),
+    "test_distill": (
+        "test_a_signal_",
+        "test_a_damaged_checkpoint",
+        "test_checkpoints_from_when",
+        "test_a_run_goes_on_from_a_checkpoint",
+        "test_what_no_run_goes_on_from",
+        "test_the_saved_recipe",
+        "test_a_log_has_a_line",
+        "test_a_read_only_run",
+    ),
+    "test_hub": EVERY,
+    "test_ablate": EVERY,
+    "test_moved_runs": EVERY,
+    "test_hub_priors": ("test_only_what_is_read", "test_a_hub_that_cannot"),
+    "test_train_prior": EVERY,
+    "test_trackers": (
+        "test_a_killed_run",
+        "test_only_the_main_process",
+        "test_trackio_has",
+        "test_trackers_end_with_a_signal",
+        "test_the_terminal_tells",
+    ),
+    "test_status": ("test_a_running_run", "test_a_killed_run", "test_a_second_command", "test_all_processes"),
+    "test_coresets": ("test_z_starts", "test_prototypes_are", "test_a_run_matches", "test_two_processes"),
+    "test_matching": (
+        "test_experts_are_the_same_however",
+        "test_dc_goes_on",
+        "test_mtt_goes_on",
+        "test_a_run_with_a_pool",
+        "test_runs_that_match_in_experts",
+        "test_a_run_by_moments",
+    ),
+    "test_evaluate": ("test_an_interrupted_evaluation", "test_two_evaluations", "test_networks_learn"),
+    "test_scores": ("test_scores_through_the_command_line", "test_baselines_of_another_seed"),
+    "test_comparison": ("test_a_run_against_another", "test_what_cannot_be_compared"),
+    "test_precision": ("test_gradients_in_bfloat16", "test_a_run_with_a_compiled"),
+    "test_plan": ("test_a_plan_comes_close", "test_what_runs_in_16_bits"),
+    "test_convert": ("test_a_converted_prior", "test_the_real_size"),
+    "test_preparation": ("test_killed_in_the_middle", "test_processes_that_prepare", "test_memory_holds"),
+    "test_registry": ("test_a_package_of_four",),
+    "test_doors": ("test_the_program_of_a_card",),
+    "test_digits": ("test_a_published_accuracy", "test_the_recipe_runs"),
+    "test_packaged_prior": ("test_it_is_small_and_judged_well",),
+    "test_profiling": ("test_a_profile",),
+    "test_imports": ("test_real_images_as_tensors",),
+    "test_completion": ("test_bash_takes",),
+    "test_report": ("test_a_page_of_large_noise",),
+}
+"""What `launch/test.sh fast` leaves out, by file and how names begin: what takes many seconds, most with processes of
+its own. The files that take longest come first, and run first, so that no core is left with one alone at the end."""
 
 LEFT_OUT = pytest.StashKey[Counter[str]]()
 """How many tests of each file were deselected: by this process, or by any worker of pytest-xdist."""
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first, the others as they were."""
-    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+    """Marks the long tests, and puts the longest files first; the others stay as they were."""
+    order = list(LONG)
+    for item in items:
+        if item.name.startswith(LONG.get(item.path.stem, ())):
+            item.add_marker("long")
+    items.sort(key=lambda item: order.index(item.path.stem) if item.path.stem in order else len(order))
 
 
 def pytest_deselected(items: list[pytest.Item]) -> None:

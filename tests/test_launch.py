@@ -12,7 +12,6 @@ import pytest
 import torch
 from conftest import distilled, latents
 
-pytestmark = pytest.mark.long
 LAUNCH = Path(__file__).parent.parent / "launch"
 ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch"]
 

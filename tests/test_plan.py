@@ -312,7 +312,7 @@ def test_a_run_that_does_not_fit_is_told_what_would(
     assert mended["warnings"] == []
 
 
-def testremedies_begin_with_the_mildest(recipe_file: Path) -> None:
+def test_remedies_begin_with_the_mildest(recipe_file: Path) -> None:
     """A process with two images, and none to share them with."""
     said = [change for change, _ in remedies(shapes(recipe_file, "prior.micro_batch=4", processes=1000))]
     assert said[:5] == [

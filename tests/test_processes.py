@@ -23,7 +23,6 @@ from ld3m.files import cache_folder
 from ld3m.machine import heartbeat
 from ld3m.machine.processes import Processes, watched_command
 
-pytestmark = pytest.mark.long
 TEN = [f"class {number}" for number in range(10)]
 
 

@@ -29,7 +29,6 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [save_stable_diffusion(made[0]), save_dit(made[1])]
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("config", ["zero3", "fsdp2"])
 def test_a_layer_at_a_time_is_whole_and_gradients_are_exact(config: str, folders: list[Path], tmp_path: Path) -> None:
     """Half of the parameters and one layer through forward and pull-back, half of them after.
@@ -53,7 +52,6 @@ def test_a_layer_at_a_time_is_whole_and_gradients_are_exact(config: str, folders
                 assert pull["difference"] <= {"fsdp2": 0, "zero3": 2e-6}[config]
 
 
-@pytest.mark.long
 def test_a_run_goes_on_under_every_launch_file(recipe_file: Path, tmp_path: Path) -> None:
     """Each goes on where the last one stopped, two of the classes on one process and one on the other.
 
@@ -69,7 +67,6 @@ def test_a_run_goes_on_under_every_launch_file(recipe_file: Path, tmp_path: Path
         assert relative(moved["c"], one["c"]) <= 1e-5
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("config", ["fsdp2", pytest.param("zero3", marks=pytest.mark.slow)])
 def test_a_process_without_a_class_makes_the_calls_of_the_others(
     config: str, recipe_file: Path, tmp_path: Path
