@@ -124,7 +124,7 @@ def pytest_testnodedown(node: Any) -> None:
         node.config.stash[LEFT_OUT] = Counter(counts)
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """What was left out, and what runs it."""
     if counts := config.stash.get(LEFT_OUT, None):
         files = ", ".join(f"{name} {count}" for name, count in counts.most_common())
