@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ld3m.data import prepared as data
+from ld3m.data.prepared import prepare
 from ld3m.recipe import DistilledDataRecipe
 
 
@@ -51,7 +51,7 @@ def test_rows_of_batches_become_labelled_images(script: Any, tmp_path: Path) -> 
             add(f"{split}_lables.json", json.dumps(values).encode())
     script.convert(package, tmp_path / "cifar10")
     recipe = DistilledDataRecipe(source=str(tmp_path / "cifar10"), resolution=32, channels=3)
-    images = data.prepare(recipe, progress=False)
+    images = prepare(recipe, progress=False)
     assert images.classes == script.CLASSES
     assert images.counts == {"train": [5] * 10, "test": [1] * 10}
     deer = images.images("train", 4).numpy().transpose(0, 2, 3, 1)

@@ -11,8 +11,8 @@ import pytest
 import torch
 from conftest import Outcome
 
-from ld3m.data import prepared as data
 from ld3m.data.coresets import open_whole
+from ld3m.data.prepared import ImageSet, prepare
 from ld3m.evaluation import evaluate
 from ld3m.evaluation.cross_architecture import cross_architecture
 from ld3m.evaluation.protocol import train
@@ -90,9 +90,9 @@ def test_nothing_is_chosen_by_the_images_that_it_is_tested_on(
 ) -> None:
     """A distillation reads training images only; of a network's test images none is read before its last epoch."""
     steps: list[str] = []
-    read = data.ImageSet.images
+    read = ImageSet.images
 
-    def noted(images: data.ImageSet, split: str, label: int) -> torch.Tensor:
+    def noted(images: ImageSet, split: str, label: int) -> torch.Tensor:
         steps.append(split)
         return read(images, split, label)
 
@@ -102,7 +102,7 @@ def test_nothing_is_chosen_by_the_images_that_it_is_tested_on(
         steps.append("end")
         return network
 
-    monkeypatch.setattr(data.ImageSet, "images", noted)
+    monkeypatch.setattr(ImageSet, "images", noted)
     monkeypatch.setattr(evaluate, "train", trained)
     assert ld3m("distill", recipe_file, "data.validation_share=0.25", "-o", "runs/v").code == 0
     assert set(steps) == {"train"}
@@ -183,7 +183,7 @@ def test_the_cross_architecture_mean_of_evaluations_that_add_up(ld3m: Callable[.
 
 def test_dropout_of_an_evaluation_is_a_function_of_the_seed(recipe_file: Path) -> None:
     recipe = load(Recipe, str(recipe_file), ["evaluate.epochs=2", "evaluate.batch=4"])
-    images = data.prepare(recipe.data, progress=False)
+    images = prepare(recipe.data, progress=False)
     whole = open_whole(images, recipe.data, [], torch.device("cpu"))
     few = real_images("random", whole, torch.tensor([0, 0, 1, 1, 2, 2]), recipe, 0)
     torch.manual_seed(1)
@@ -272,14 +272,14 @@ def test_networks_learn_separable_classes(recipe_file: Path) -> None:
     from ld3m.evaluation.protocol import accuracy
 
     recipe = load(Recipe, str(recipe_file), ["evaluate.epochs=60", "evaluate.lr=0.01", "evaluate.ema=0.9"])
-    images = data.prepare(recipe.data, progress=False)
+    images = prepare(recipe.data, progress=False)
     network = train("convnet", *images.everything("train"), images, recipe, 0, torch.device("cpu"))
     assert accuracy(network, images, "test", torch.device("cpu")) >= 70
 
 
 def test_baselines_are_real_images_and_only_random_ones_differ_by_draw(recipe_file: Path) -> None:
     recipe = load(Recipe, str(recipe_file), ["data.scorer.epochs=1", "data.scorer.width=8", "data.keep=0.5"])
-    prepared = data.prepare(recipe.data, progress=False)
+    prepared = prepare(recipe.data, progress=False)
     images = open_whole(prepared, recipe.data, BASELINES, torch.device("cpu"))
     labels = torch.tensor([0, 0, 1, 1, 2, 2])
     drawn = {}

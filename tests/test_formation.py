@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ld3m import priors
-from ld3m.data import prepared as data
+from ld3m.data.prepared import prepare
 from ld3m.distillation.setup import noise_of
 from ld3m.images import multi_formation as formation
 from ld3m.recipe import Recipe
@@ -77,7 +77,7 @@ def test_the_gradient_goes_through_the_enlargement(recipe_file: Path, tmp_path: 
     moved = latents(distilled(recipe_file, tmp_path / "moved", *options, "distill.iterations=1"))["z"]
     assert start.shape == (12, 1, 8, 8)
     recipe = load(Recipe, str(recipe_file), options)
-    images, cpu = data.prepare(recipe.data, progress=False), torch.device("cpu")
+    images, cpu = prepare(recipe.data, progress=False), torch.device("cpu")
     draws = objectives.draws_of(recipe, images, Processes(cpu))
     network = draws.network(0)
     z = start.clone().requires_grad_()
@@ -95,7 +95,7 @@ def test_pixels_start_as_real_images_and_are_kept_exactly(recipe_file: Path, tmp
     in_pixels = ["prior.source=pixels", "prior.steps=0", "prior.guidance=1", "distill.learn=latents"]
     folder = distilled(recipe_file, tmp_path / "run", *in_pixels, "distill.iterations=0")
     recipe = load_recipe(folder, [])
-    real = data.prepare(recipe.data, progress=False)
+    real = prepare(recipe.data, progress=False)
     pixels, labels = read_images(folder, real.classes, 1, 16)
     for image, label in zip(pixels, labels.tolist(), strict=True):
         assert (real.images("train", label) == image).flatten(1).all(1).any()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ld3m import priors
-from ld3m.data import prepared as data
+from ld3m.data.prepared import prepare
 from ld3m.recipe import Recipe
 from ld3m.recipe.files import load
 
@@ -22,7 +22,7 @@ def norms() -> dict[str, list[float]]:
     spec.loader.exec_module(benchmark)
     benchmark.DRAWS = 1
     recipe = load(Recipe, "quickstart", ["distill.real_batch=16", "network.width=16"])
-    images = data.prepare(recipe.data, progress=False)
+    images = prepare(recipe.data, progress=False)
     prior = priors.load(recipe.prior)
     return {
         skip: [benchmark.gradient_norm(recipe, images, prior, skip, steps) for steps in (10, 40)]

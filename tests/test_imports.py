@@ -14,7 +14,8 @@ from conftest import CLASSES, Outcome, distilled
 from hub_server import Repository, serving
 from PIL import Image
 
-from ld3m.data import prepared as data
+from ld3m.data.decode import convert
+from ld3m.data.prepared import ImageSet, prepare
 from ld3m.recipe import Recipe
 from ld3m.recipe.files import load
 from ld3m.runs.folder import EXACT_PIXELS
@@ -28,13 +29,13 @@ RECIPE = ["evaluate.epochs=2", "evaluate.seeds=1"]
 def images(shapes: Path) -> tuple[torch.Tensor, torch.Tensor]:
     """Two real images of each class as somebody's distilled set, uint8 [6, 1, 16, 16], in an order of their own."""
     paths = [shapes / "train" / name / f"{place}.png" for place in (0, 1) for name in CLASSES]
-    pixels = [torch.from_numpy(data.convert(Image.open(path), 16, 1).copy()) for path in paths]
+    pixels = [torch.from_numpy(convert(Image.open(path), 16, 1).copy()) for path in paths]
     return torch.stack(pixels), torch.tensor([0, 1, 2, 0, 1, 2])
 
 
 @pytest.fixture
-def real(recipe_file: Path) -> data.ImageSet:
-    return data.prepare(load(Recipe, str(recipe_file)).data, progress=False)
+def real(recipe_file: Path) -> ImageSet:
+    return prepare(load(Recipe, str(recipe_file)).data, progress=False)
 
 
 def brought(name: object, recipe_file: Path, *overrides: str) -> tuple[Path, torch.Tensor, torch.Tensor]:
@@ -57,7 +58,7 @@ def test_a_dictionary_of_bytes(
 
 
 def test_normalised_floats_lose_nothing(
-    images: tuple[torch.Tensor, ...], real: data.ImageSet, recipe_file: Path, tmp_path: Path, ld3m: object
+    images: tuple[torch.Tensor, ...], real: ImageSet, recipe_file: Path, tmp_path: Path, ld3m: object
 ) -> None:
     """What older projects optimise has more than 8 bits and leaves [0, 1]; networks see it as those projects' do."""
     learnt = real.normalise(images[0] / 255) + torch.randn(images[0].shape, generator=torch.manual_seed(0))

@@ -13,7 +13,7 @@ import torch
 from conftest import Outcome, distilled, latents, launch, relative
 
 from ld3m import objectives
-from ld3m.data import prepared as data
+from ld3m.data.prepared import prepare
 from ld3m.images.ranges import bytes_to_unit
 from ld3m.machine.processes import Processes
 from ld3m.networks.flat import weights_of
@@ -49,7 +49,7 @@ def experts(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
 
 def trajectories(recipe_file: Path, *overrides: str) -> Trajectories:
     recipe = load(Recipe, str(recipe_file), list(overrides))
-    return Trajectories(experts_of(recipe), data.prepare(recipe.data, progress=False), 0)
+    return Trajectories(experts_of(recipe), prepare(recipe.data, progress=False), 0)
 
 
 def snapshots(recipe_file: Path, settings: tuple[str, ...], expert: int) -> torch.Tensor:
@@ -93,7 +93,7 @@ def test_dc_goes_on_within_an_outer_loop_bit_for_bit(matched: Path, recipe_file:
 def test_the_inner_loop_learns_the_synthetic_images(recipe_file: Path) -> None:
     """After enough epochs the network knows their classes; a fresh one does not."""
     recipe = load(Recipe, str(recipe_file), [*DC, "distill.dc.inner=200", "distill.dc.lr_network=0.1"])
-    images = data.prepare(recipe.data, progress=False)
+    images = prepare(recipe.data, progress=False)
     objective: Any = objectives.build(recipe, images, range(3), CPU)
     pixels = torch.stack([bytes_to_unit(images.images("train", label)[:2]) for label in range(3)])
     labels = torch.arange(3).repeat_interleave(2)
@@ -113,7 +113,7 @@ def test_the_inner_loop_learns_the_synthetic_images(recipe_file: Path) -> None:
 
 def test_batch_norm_is_frozen_on_real_statistics(recipe_file: Path) -> None:
     recipe = load(Recipe, str(recipe_file), [*DC, "network.norm=batch"])
-    images = data.prepare(recipe.data, progress=False)
+    images = prepare(recipe.data, progress=False)
     objective: Any = objectives.build(recipe, images, range(3), CPU)
     losses, gradient = objective.match(0, torch.rand(3, 2, 1, 16, 16))
     assert losses.isfinite().all()
@@ -147,7 +147,7 @@ def test_one_epoch_is_plain_sgd(recipe_file: Path, tmp_path: Path) -> None:
     settings = ["experts.count=1", "experts.epochs=4", "experts.augment=false", f"experts.folder={tmp_path / 'e'}"]
     recipe = load(Recipe, str(recipe_file), settings)
     train_experts(recipe)
-    images = data.prepare(recipe.data, progress=False)
+    images = prepare(recipe.data, progress=False)
     shape = networks.Shape(1, 16, 3)
     network = networks.build("convnet", shape, recipe.network, generator(recipe.seed, "expert", 0))
     optimiser = torch.optim.SGD(network.parameters(), lr=0.01)
@@ -236,7 +236,7 @@ def test_experts_are_not_removed_where_there_is_no_room_for_others(
 def test_matching_in_experts_draws_their_snapshots(recipe_file: Path, experts: tuple[str, ...]) -> None:
     """Every network is one snapshot, bit for bit; all 3 × 6 come, each about as often as the others."""
     recipe = load(Recipe, str(recipe_file), [*experts, "distill.networks=experts"])
-    images = data.prepare(recipe.data, progress=False)
+    images = prepare(recipe.data, progress=False)
     every = torch.cat([snapshots(recipe_file, experts, expert) for expert in range(3)])
     draws = objectives.draws_of(recipe, images, CPU)
     counts = torch.zeros(len(every))
@@ -289,7 +289,7 @@ def test_a_network_of_a_pool_comes_back_with_its_real_images(
     recipe_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = load(Recipe, str(recipe_file), ["distill.dm.pool=3"])
-    images = data.prepare(recipe.data, progress=False)
+    images = prepare(recipe.data, progress=False)
     pooled = objectives.build(recipe, images, range(3), CPU)
     drawn: list[tuple[int, int]] = []
     real = Draws.real
@@ -361,7 +361,7 @@ def test_the_step_size_stays_positive_whatever_its_slope(
     """It moves by a factor of two at most; a slope that is not finite leaves it alone."""
     recipe = load(Recipe, str(recipe_file), [*MTT, *experts])
     recipe.distill.mtt.__dict__["lr_step_size"] = rate  # a negative one turns the slope round
-    images = data.prepare(recipe.data, progress=False)
+    images = prepare(recipe.data, progress=False)
     objective: Any = objectives.build(recipe, images, range(3), CPU)
     pixels = torch.rand(3, 2, 1, 16, 16)
     for iteration in range(4):

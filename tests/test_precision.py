@@ -11,7 +11,7 @@ from conftest import Outcome, distilled, latents, make_prior, relative
 from torch import Tensor
 
 from ld3m import objectives, priors
-from ld3m.data import prepared as data
+from ld3m.data.prepared import prepare
 from ld3m.errors import UserError
 from ld3m.machine.processes import Processes
 from ld3m.objectives.train_experts import train_experts
@@ -29,7 +29,7 @@ ROUNDING = 2.0**-8
 
 def gradient(recipe: Recipe) -> Tensor:
     """Of the recipe's objective at noise, in its second iteration."""
-    images = data.prepare(recipe.data, progress=False)
+    images = prepare(recipe.data, progress=False)
     objective: Any = objectives.build(recipe, images, range(3), CPU)
     pixels = torch.rand(3, 2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     for iteration in range(2):
@@ -59,7 +59,7 @@ def test_gradients_in_bfloat16(recipe_file: Path, tmp_path: Path, objective: str
 
 def test_weights_and_answers_stay_in_float32(recipe_file: Path) -> None:
     recipe = load(Recipe, str(recipe_file), ["network.dtype=bfloat16"])
-    images = data.prepare(recipe.data, progress=False)
+    images = prepare(recipe.data, progress=False)
     network, plain = (
         objectives.draws_of(each, images, CPU).network(0) for each in (recipe, load(Recipe, str(recipe_file), []))
     )

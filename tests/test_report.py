@@ -19,9 +19,8 @@ from PIL import Image
 
 from ld3m.errors import UserError
 from ld3m.files import write_json, write_tensors, write_text
-from ld3m.images import grids as pictures
-from ld3m.reporting import charts, svg
-from ld3m.reporting import webp as sheets
+from ld3m.images import grids
+from ld3m.reporting import charts, svg, webp
 from ld3m.reporting.report import LARGEST, report
 
 
@@ -44,7 +43,7 @@ def make_run(
     }
     write_text(folder / "recipe.yaml", yaml.safe_dump(recipe, sort_keys=False))
     for iteration, pixels in frames.items():
-        pictures.write_frame(folder, iteration, pixels)
+        grids.write_frame(folder, iteration, pixels)
     rows = [
         {"iteration": i, "loss": 100 / (i + 1), "grad_z": 2.0, "grad_c": 1.5, "seconds": {"render": 0.25, "fit": 0.5}}
         for i in range(logged)
@@ -264,7 +263,7 @@ def test_the_command_writes_to_the_given_file(finished: Path, tmp_path: Path, ld
 def test_small_images_stay_as_they_are(finished: Path) -> None:
     frames = frames_of(finished / "report.html")
     assert list(frames) == [*range(6), 6]
-    for iteration, path in pictures.frames(finished).items():
+    for iteration, path in grids.frames(finished).items():
         assert np.array_equal(frames[iteration], np.asarray(Image.open(path).convert("RGB")))
 
 
@@ -278,7 +277,7 @@ def test_a_page_of_large_noise_stays_small(tmp_path: Path) -> None:
     assert path.stat().st_size < LARGEST
     shown = frames_of(path)
     assert {0, 19} <= shown.keys()
-    assert len(shown) >= sheets.FEWEST
+    assert len(shown) >= webp.FEWEST
     sizes = {iteration: len(sheet) // 10 for iteration, sheet in shown.items()}
     assert sizes[0] == sizes[19] > max(sizes[iteration] for iteration in sizes if 0 < iteration < 19) >= 64
 
@@ -291,7 +290,7 @@ def test_long_runs_stay_small(tmp_path: Path) -> None:
     assert all(len(points.split()) <= charts.MOST_POINTS for points in page.all("polyline", "points"))
     iterations = list(frames_of(folder / "report.html"))
     assert (iterations[0], iterations[-1]) == (0, 2980)
-    assert len(iterations) == sheets.MOST
+    assert len(iterations) == webp.MOST
 
 
 def test_thinned_curves_keep_their_peaks() -> None:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from ld3m import networks
 from ld3m.data import coresets
-from ld3m.data import prepared as data
+from ld3m.data.prepared import ImageSet, prepare
 from ld3m.errors import UserError
 from ld3m.evaluation import protocol
 from ld3m.evaluation.comparison import differences
@@ -57,7 +57,7 @@ class Evaluation:
 
     folder: Path
     """Of the run."""
-    images: data.ImageSet
+    images: ImageSet
     split: str
     """Of the images, to test on."""
     sets: TrainingSets
@@ -189,7 +189,7 @@ def _prepare(
     with_scores: bool,
 ) -> Evaluation:
     """Prepares the real images, and everything that networks are trained on."""
-    images = data.prepare(recipe.data, progress=processes.is_main_process)
+    images = prepare(recipe.data, progress=processes.is_main_process)
     if split not in images.counts:
         raise UserError(
             f"--split: there is no {split!r}, only {', '.join(images.counts)}; "

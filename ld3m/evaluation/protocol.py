@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ld3m import networks
-from ld3m.data import prepared as data
+from ld3m.data.prepared import ImageSet
 from ld3m.errors import UserError
 from ld3m.images.ranges import bytes_to_unit
 from ld3m.networks.speed import quick_on_cpus
@@ -81,7 +81,7 @@ def train(
     arch: str,
     pixels: Tensor,
     labels: Tensor,
-    images: data.ImageSet,
+    images: ImageSet,
     recipe: Recipe,
     seed: int,
     device: torch.device,
@@ -124,7 +124,7 @@ def train(
 
 
 @torch.no_grad()
-def accuracy(network: nn.Module, images: data.ImageSet, split: str, device: torch.device) -> float:
+def accuracy(network: nn.Module, images: ImageSet, split: str, device: torch.device) -> float:
     """Percent of a split's images that the network classifies correctly; a chunk of them is in memory at a time."""
     correct = 0
     for label in range(len(images.classes)):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ld3m.data import coresets
-from ld3m.data import prepared as data
+from ld3m.data.prepared import ImageSet
 from ld3m.images.multi_formation import shown
 from ld3m.images.ranges import bytes_to_unit
 from ld3m.randomness import generator
@@ -37,7 +37,7 @@ class TrainingSets:
         recipe: Recipe,
         folder: Path,
         others: Mapping[str, Path | None],
-        images: data.ImageSet,
+        images: ImageSet,
         device: torch.device,
     ) -> "TrainingSets":
         """Reads the sets of a run and of what it is compared with.

@@ -10,7 +10,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from ld3m import networks
-from ld3m.data import prepared as data
+from ld3m.data.prepared import ImageSet, Rows, prepare
 from ld3m.errors import UserError
 from ld3m.images import augment
 from ld3m.images.ranges import bytes_to_unit
@@ -36,7 +36,7 @@ def train_experts(processes: Processes, recipe: Recipe, resume: bool = True) -> 
     settings = recipe.experts
     keep_freed_memory()
     main = processes.is_main_process
-    images = data.prepare(recipe.data, progress=main)
+    images = prepare(recipe.data, progress=main)
     parameters = sum(p.numel() for p in _network(recipe, images, 0).parameters())
     trajectories = Trajectories(experts_of(recipe), images, parameters)
     with ExitStack() as claimed:
@@ -50,14 +50,14 @@ def train_experts(processes: Processes, recipe: Recipe, resume: bool = True) -> 
     return trajectories.folder
 
 
-def _train_missing(recipe: Recipe, images: data.ImageSet, trajectories: Trajectories, processes: Processes) -> None:
+def _train_missing(recipe: Recipe, images: ImageSet, trajectories: Trajectories, processes: Processes) -> None:
     """Trains the experts that the folder does not hold yet, dealt to the processes."""
     settings, main = recipe.experts, processes.is_main_process
     missing = [expert for expert in range(settings.count) if not trajectories.path(expert).is_file()]
     processes.wait_for_everyone()  # all have looked before any expert is finished
     own = processes.shard(missing)
     stacks = [own[start : start + settings.together] for start in range(0, len(own), settings.together)]
-    real = data.Rows(images, "train")
+    real = Rows(images, "train")
     with (
         repeatable(processes.device, recipe.tf32),
         tqdm(desc="experts", total=len(own) * settings.epochs, unit="epoch", disable=not main) as bar,
@@ -69,7 +69,7 @@ def _train_missing(recipe: Recipe, images: data.ImageSet, trajectories: Trajecto
         print(f"{trajectories.folder}: {settings.count} experts of {settings.epochs} epochs")
 
 
-def _network(recipe: Recipe, images: data.ImageSet, expert: int) -> torch.nn.Module:
+def _network(recipe: Recipe, images: ImageSet, expert: int) -> torch.nn.Module:
     weights = generator(recipe.seed, "expert", expert)
     network: torch.nn.Module = networks.build(recipe.network.arch, images.shape, recipe.network, weights)
     return network
@@ -88,8 +88,8 @@ def _tell_size(trajectories: Trajectories, count: int, resume: bool) -> None:
 def _train(
     experts: Sequence[int],
     recipe: Recipe,
-    images: data.ImageSet,
-    real: data.Rows,
+    images: ImageSet,
+    real: Rows,
     trajectories: Trajectories,
     processes: Processes,
     bar: tqdm,
@@ -123,7 +123,7 @@ def _train(
         bar.update(len(experts))
 
 
-def _shown(pixels: Tensor, images: data.ImageSet, numbers: torch.Generator | None) -> Tensor:
+def _shown(pixels: Tensor, images: ImageSet, numbers: torch.Generator | None) -> Tensor:
     """Real images as an expert sees them, augmented where random numbers are given."""
     inputs = images.normalise(bytes_to_unit(pixels))
     return inputs if numbers is None else augment.draw(numbers, inputs.shape[-1], len(inputs))(inputs)

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ld3m.data import prepared as data
 from ld3m.data.class_choice import choose
+from ld3m.data.decode import convert
 from ld3m.data.examples import Source
+from ld3m.data.prepared import prepare
 from ld3m.data.sources import open_source
 from ld3m.errors import UserError, one_line
 from ld3m.files import write_folder, write_json, write_tensors, write_text
@@ -95,7 +96,7 @@ def _import_images(name: str, recipe: Recipe, location: str) -> Path:
     for example in (examples[index] for index in range(len(examples))):
         try:
             with example.read() as image:
-                size, pixels = image.size, data.convert(image, recipe.data.resolution, recipe.data.channels)
+                size, pixels = image.size, convert(image, recipe.data.resolution, recipe.data.channels)
         except Exception as error:  # decoders raise nearly anything
             raise UserError(f"RUN: {example.name} cannot be read ({one_line(error)})") from None
         if size != (recipe.data.resolution,) * 2:
@@ -186,7 +187,7 @@ def _pixels(path: Path, images: Tensor, statistics: tuple[Any, Any] | None, reci
     if statistics is None:
         if images.min() >= 0 and images.max() <= 1:
             return images
-        real = data.prepare(recipe.data)
+        real = prepare(recipe.data)
         statistics = real.mean, real.std
         print(f"{path}: normalised, taken to be by mean and std of {recipe.data.source}", file=sys.stderr)
     mean, std = (torch.as_tensor(each, dtype=torch.float32).view(-1, 1, 1) for each in statistics)

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ld3m.data import prepared as data
 from ld3m.data.class_choice import choose
 from ld3m.data.known import imagenet
+from ld3m.data.prepared import ImageSet
 from ld3m.data.sources import open_source
 from ld3m.errors import UserError
 from ld3m.priors import folder as prior_folder
@@ -107,7 +107,7 @@ def _configurations(source: str) -> Path:
 
 
 @dataclass(frozen=True)
-class ImageOutline(data.ImageSet):
+class ImageOutline(ImageSet):
     """Images of the right number and size, all black and of no memory."""
 
     def images(self, split: str, label: int) -> Tensor:

@@ -35,7 +35,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from ld3m import networks, priors
 from ld3m.data import coresets
-from ld3m.data import prepared as data
+from ld3m.data.prepared import ImageSet, prepare
 from ld3m.evaluation.protocol import accuracy, rate_factor, train
 from ld3m.evaluation.training_sets import real_images
 from ld3m.images import augment
@@ -62,7 +62,7 @@ def allocate_as_usual() -> None:
 
 
 def plain_train(
-    rendered: Callable[[], torch.Tensor], labels: torch.Tensor, images: data.ImageSet, recipe: Recipe, seed: int
+    rendered: Callable[[], torch.Tensor], labels: torch.Tensor, images: ImageSet, recipe: Recipe, seed: int
 ) -> nn.Module:
     """As the public evaluation code trains: images of its own, the network as it is built, its average by parameter."""
     settings = recipe.evaluate
@@ -90,7 +90,7 @@ def plain_train(
 
 
 @torch.no_grad()
-def plain_accuracy(network: nn.Module, images: data.ImageSet) -> float:
+def plain_accuracy(network: nn.Module, images: ImageSet) -> float:
     """The test images are loaded and normalised anew for each network."""
     right = 0
     pixels, labels = images.everything("test")
@@ -101,7 +101,7 @@ def plain_accuracy(network: nn.Module, images: data.ImageSet) -> float:
 
 def compare(per_class: int, epochs: int) -> None:
     recipe = load(Recipe, "quickstart", [f"evaluate.epochs={epochs}", f"evaluate.lr={RATE}", "evaluate.ema=0.995"])
-    images = data.prepare(recipe.data)
+    images = prepare(recipe.data)
     prior = priors.load(recipe.prior)
     schedule = Schedule.of(prior.noise_schedule, recipe.prior.steps, recipe.prior.skip, recipe.prior.guidance)
     wanted = torch.arange(len(images.classes)).repeat_interleave(per_class)

@@ -16,7 +16,7 @@ import torch
 
 from ld3m import objectives, priors
 from ld3m.data import coresets
-from ld3m.data import prepared as data
+from ld3m.data.prepared import ImageSet, prepare
 from ld3m.distillation.setup import noise_of
 from ld3m.distillation.starts import initial_state
 from ld3m.machine import environment
@@ -32,7 +32,7 @@ PAPER = (58.1, 33.5, 19.8, 15.4, 13.9, 12.1, 10.4, 8.7, 6.5)
 DRAWS = 3
 
 
-def gradient_norm(recipe: Recipe, images: data.ImageSet, prior: priors.Prior, skip: str, steps: int) -> float:
+def gradient_norm(recipe: Recipe, images: ImageSet, prior: priors.Prior, skip: str, steps: int) -> float:
     """Median over draws and classes, one image each, of ‖∂loss/∂Z‖."""
     labels = range(len(images.classes))
     device = torch.device("cpu")
@@ -54,7 +54,7 @@ def gradient_norm(recipe: Recipe, images: data.ImageSet, prior: priors.Prior, sk
 def measured() -> dict[str, Any]:
     """The norms by skip, one a number of steps; those of the paper's Table 1; and where they were measured."""
     recipe = load(Recipe, "quickstart", ["distill.real_batch=32", "network.width=32"])
-    images = data.prepare(recipe.data)
+    images = prepare(recipe.data)
     prior = priors.load(recipe.prior)
     norms = {skip: [gradient_norm(recipe, images, prior, skip, steps) for steps in STEPS] for skip in SKIPS}
     return {

@@ -57,7 +57,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ld3m import objectives, priors
 from ld3m.data import coresets
-from ld3m.data import prepared as data
+from ld3m.data.prepared import prepare
 from ld3m.distillation.latents import LearntLatents
 from ld3m.distillation.setup import noise_of
 from ld3m.distillation.starts import initial_state
@@ -237,9 +237,7 @@ class Iterations:
         self.prior = priors.load(self.recipe.prior)
         self.baseline = naive(self.prior)
         self.device = torch.device("cpu")
-        self.images = coresets.open_whole(
-            data.prepare(self.recipe.data, progress=False), self.recipe.data, [], self.device
-        )
+        self.images = coresets.open_whole(prepare(self.recipe.data, progress=False), self.recipe.data, [], self.device)
         self.labels = range(len(self.images.classes))
         alone = Processes(self.device)
         self.objective = objectives.build(self.recipe, self.images, self.labels, alone)
