@@ -27,10 +27,10 @@ def spawn(count: int, function: Callable[..., Any], *arguments: Any, output: Pat
     """`count` processes that run `function(*arguments)`, as torchrun would start them.
 
     Args:
-        count: processes; one alone is not told of a launch.
-        function: of a module's top level.
-        arguments: that can be pickled.
-        output: a folder where each writes what it prints, as `0.txt`, `1.txt`, …
+        count: processes; a single one gets none of a launch's variables.
+        function: defined at the top level of a module.
+        arguments: its arguments, which must be picklable.
+        output: a folder for what each prints: `0.txt`, `1.txt`, …
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -53,7 +53,7 @@ def spawn(count: int, function: Callable[..., Any], *arguments: Any, output: Pat
 
 
 def finish(processes: list[Any], seconds: float = 300) -> list[int]:
-    """Their exit codes, negative for signals; those that take longer are killed."""
+    """The exit codes, negative for signals, of processes that are killed if they take longer."""
     for process in processes:
         process.join(seconds)
         if process.is_alive():
