@@ -23,7 +23,7 @@ from ld3m.recipe.files import load
 from ld3m.sampling.memory_budget import MemoryBudget
 from ld3m.sizing import auto, devices
 from ld3m.sizing.bench import Bench
-from ld3m.sizing.meta_models import ImageOutline, Outline
+from ld3m.sizing.meta_models import MetaImages, MetaPrior
 
 META = torch.device("meta")
 
@@ -259,7 +259,7 @@ def test_memory_that_really_ends(recipe_file: Path, tmp_path: Path) -> None:
 def outlined(recipe_file: Path, *overrides: str) -> Bench:
     """Three classes of twenty images on the meta device."""
     recipe = load(Recipe, str(recipe_file), ["distill.images_per_class=20", "prior.steps=5", *overrides])
-    return Bench(recipe, Outline.of(recipe.prior), ImageOutline.of(recipe.data), range(3), META)
+    return Bench(recipe, MetaPrior.of(recipe.prior), MetaImages.of(recipe.data), range(3), META)
 
 
 def test_auto_is_the_largest_micro_batch_that_fits(recipe_file: Path) -> None:

@@ -22,7 +22,7 @@ from ld3m.sizing import devices
 from ld3m.sizing.bench import Bench
 from ld3m.sizing.cost import RunCost
 from ld3m.sizing.count import Counts, Pass, Tally
-from ld3m.sizing.meta_models import ImageOutline, Outline
+from ld3m.sizing.meta_models import MetaImages, MetaPrior
 
 MEASURED = """
 import resource, sys
@@ -194,8 +194,8 @@ def test_networks_that_take_turns_pass_real_images_once(
     planned = shapes(recipe_file, *fixed, *overrides, classes=3)
     assert planned.real_bytes([200, 200, 60]) == 16 * 16 * (2 * images + min(60, images))
     recipe = load(Recipe, str(recipe_file), [*fixed, *overrides])
-    outline = Outline.of(recipe.prior)
-    drawn = ImageOutline(["a"], torch.zeros(1), torch.ones(1), {"train": [200]}, [0], Path("x"), 16)
+    outline = MetaPrior.of(recipe.prior)
+    drawn = MetaImages(["a"], torch.zeros(1), torch.ones(1), {"train": [200]}, [0], Path("x"), 16)
 
     def operations(recipe: Recipe) -> int:
         bench = Bench(recipe, outline, drawn, range(1), torch.device("meta"))
@@ -241,8 +241,8 @@ def imagenet_prior(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def published(imagenet_prior: Path) -> tuple[Recipe, Counts]:
     """The run whose cost the paper gives: ten classes at 256 px, T = 20."""
     recipe = load(Recipe, "imagenet256", [f"prior.source={imagenet_prior}", "prior.micro_batch=1"])
-    outline = Outline.of(recipe.prior)
-    bench = Bench(recipe, outline, ImageOutline.of(recipe.data), range(10), torch.device("meta"))
+    outline = MetaPrior.of(recipe.prior)
+    bench = Bench(recipe, outline, MetaImages.of(recipe.data), range(10), torch.device("meta"))
     return recipe, Counts.of(bench, outline)
 
 
@@ -281,7 +281,7 @@ def test_what_runs_in_16_bits_takes_less(
 def test_weights_of_an_outline_are_those_of_the_files(prior_folder: Path, recipe_file: Path) -> None:
     recipe = load(Recipe, str(recipe_file), ["prior.dtype=bfloat16"]).prior
     table = 4 * 16 * 4  # three classes and none, of 16 numbers
-    held = sum(tensor.nbytes for tensor in Outline.of(recipe).weights)
+    held = sum(tensor.nbytes for tensor in MetaPrior.of(recipe).weights)
     assert held + table == weight_bytes(recipe)[1]
 
 

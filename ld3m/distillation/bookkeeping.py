@@ -152,7 +152,7 @@ class Bookkeeping:
             _, states, _ = checkpoints.read_states(checkpoints.path_of(recipe.folder, last), range(len(classes)), "cpu")
             result.write_result(recipe, classes, states, noise, setup.objective.learnt())
             count = len(classes) * recipe.distill.images_per_class
-            print(f"{recipe.folder}: {count} images in images/, a look at them in grid.png and evolution.gif")
+            print(f"{recipe.folder}: {count} images in images/, shown in grid.png and evolution.gif")
         processes.wait_for_everyone()
 
     def _log(self, i: int, before: LearntLatents, outcome: Outcome, clock: Clock) -> None:

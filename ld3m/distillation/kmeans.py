@@ -7,10 +7,10 @@ from torch import Tensor
 def kmeans(points: Tensor, count: int, draws: torch.Generator, iterations: int = 100) -> Tensor:
     """Centres of the points, each the mean of those nearest to it.
 
-    Lloyd (1982), started as in k-means++ (Arthur and Vassilvitskii, SODA 2007); ends where no point changes its centre.
+    Lloyd (1982), started as in k-means++ (Arthur and Vassilvitskii, SODA 2007); ends once no point changes its centre.
 
     Args:
-        points: [n, d] floating point, on the CPU, where the result is a function of its arguments alone.
+        points: [n, d] floating point, on the CPU, on which the result depends on the arguments alone.
         count: of centres, at most n.
         draws: decides the start.
         iterations: at most.

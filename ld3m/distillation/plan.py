@@ -31,11 +31,11 @@ from ld3m.sizing.auto import solve_auto
 from ld3m.sizing.bench import Bench
 from ld3m.sizing.cost import RunCost
 from ld3m.sizing.count import Counts
-from ld3m.sizing.meta_models import ImageOutline, Outline
+from ld3m.sizing.meta_models import MetaImages, MetaPrior
 from ld3m.sizing.timed import Sample, Seconds, now, timed
 
 FEW = 10
-"""Classes that stand for all where the start and the end are timed."""
+"""Classes that stand for all when the start and the end are timed."""
 META = torch.device("meta")
 
 
@@ -114,17 +114,17 @@ def plan(recipe: Recipe, processes: int, device: str | None = None) -> Plan:
     chosen = devices.find(device) if device else None
     here = None if chosen else _prepare(recipe, processes)
     basis = _measure(*here) if here else None  # before anything else takes memory
-    outline = Outline.of(recipe.prior)
-    images: Any = here[0].images if here else ImageOutline.of(recipe.data)
+    meta = MetaPrior.of(recipe.prior)
+    images: Any = here[0].images if here else MetaImages.of(recipe.data)
     own = range(0, len(images.classes), processes)
-    weights = sum(tensor.nbytes for tensor in outline.weights)
-    bench = Bench(recipe, outline, images, own, META)
+    weights = sum(tensor.nbytes for tensor in meta.weights)
+    bench = Bench(recipe, meta, images, own, META)
     if here:
         recipe = here[0].recipe
     elif chosen:
         recipe = _with_auto(bench, processes, chosen.gib * 2**30 - devices.RESERVED - weights)
-    counts = Counts.of(replace(bench, recipe=recipe), outline)
-    cost = RunCost(recipe, processes, len(images.classes), outline.latent_shape, outline.conditioning_shape)
+    counts = Counts.of(replace(bench, recipe=recipe), meta)
+    cost = RunCost(recipe, processes, len(images.classes), meta.latent_shape, meta.conditioning_shape)
     if chosen:
         basis = _look_up(chosen, cost, counts)
     assert basis

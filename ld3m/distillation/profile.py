@@ -44,9 +44,9 @@ class Part:
     """A part of an iteration."""
 
     seconds: float
-    """Of an iteration, on average."""
+    """Mean of the iterations."""
     bytes: int
-    """The most that it takes beyond what there was when it began: tensors, of the GPU where there is one."""
+    """The most that it takes beyond what there was when it began: tensors, of the GPU if there is one."""
 
 
 @watched_command

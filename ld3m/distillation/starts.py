@@ -63,7 +63,7 @@ def _published(init: str, name: str, count: int, prior: Prior) -> tuple[Tensor, 
     """Z and c of the first images of a class in another run, which is here or on the Hub.
 
     Raises:
-        UserError: where it has not as many images of the class, or latents of another prior.
+        UserError: if it does not have as many images of the class, or has latents of another prior.
     """
     folder: Path | None = Path(init)
     if init.startswith("hub:"):

@@ -62,7 +62,7 @@ class Heartbeat:
         self.thread.join()
 
     def _wait_for_all(self, seconds: float) -> None:
-        """Until all are done, watching on; where one of them never is, the thread ends this process."""
+        """Waits until all are done, still watching; if one of them never is, the thread ends this process."""
         until = time.monotonic() + seconds
         with suppress(dist.DistError):  # process 0 saw before us that all are done
             self.store.add("done", 1)

@@ -43,7 +43,7 @@ def experts_of(recipe: Recipe) -> Experts:
 
 
 def describe(network: NetworkRecipe, images: ImageSet, parameters: int) -> dict[str, Any]:
-    """What experts and whoever uses them must agree on, by the recipe's keys where it has one."""
+    """What experts and whoever uses them must agree on, by the recipe's keys if it has them."""
     return {
         **{f"network.{key}": value for key, value in network.model_dump(exclude={"dtype"}).items()},
         "data.channels": images.shape.channels,

@@ -31,7 +31,7 @@ def train_experts(processes: Processes, recipe: Recipe, resume: bool = True) -> 
     number of processes makes the same ones, and a larger `experts.count` adds to those there are.
 
     Raises:
-        UserError: where the folder holds other experts, or the disk has no room.
+        UserError: if the folder holds other experts, or the disk has no room.
     """
     settings = recipe.experts
     keep_freed_memory()

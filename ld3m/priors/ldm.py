@@ -27,7 +27,7 @@ class _LDM(LatentDiffusion):
         self.save_configurations(folder)
 
     def save_configurations(self, folder: Path) -> None:
-        """Writes what `save` does, but the weights; `Outline` reads no more."""
+        """Writes what `save` does, but the weights; `MetaPrior` reads no more."""
         parts = self._models() | {"scheduler": self.scheduler}
         for name, part in parts.items():
             part.save_config(folder / name)

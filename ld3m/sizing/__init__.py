@@ -1,1 +1,1 @@
-"""What a run takes, before it is paid for: work and memory, counted or measured. `distillation.plan` tells it."""
+"""What a run takes, before it is paid for: work and memory, counted or measured. The plan itself is `distillation.plan`."""

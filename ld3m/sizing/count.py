@@ -15,7 +15,7 @@ from torch.utils.flop_counter import flop_registry
 from ld3m.objectives.draws import REAL_CHUNK
 from ld3m.sampling.algorithm import decoded, reverse_step
 from ld3m.sizing.bench import Bench
-from ld3m.sizing.meta_models import Outline
+from ld3m.sizing.meta_models import MetaPrior
 
 
 class Tally(TorchDispatchMode):
@@ -32,9 +32,9 @@ class Tally(TorchDispatchMode):
         super().__init__()
         self.operations = 0
         self.bytes = 0
-        """Alive now."""
+        """Bytes of tensors that are alive now."""
         self.peak = 0
-        """The most that were alive since it was last set."""
+        """The most bytes that were alive at once since it was last set."""
         self._sizes = {tensor.untyped_storage()._cdata: 0 for tensor in known}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -90,26 +90,27 @@ class Counts:
     step: Pass
     """One reverse step of a micro-batch, guidance included."""
     decoder: Pass
-    """Of a micro-batch."""
+    """The decoder on a micro-batch."""
     objective: tuple[int, int]
-    """Operations of a further unit, and what is there without any: of the two, one unit has the sum."""
+    """Operations of each further unit, and those there are without any; one unit takes the sum of the two."""
     objective_bytes: tuple[int, int]
-    """As `objective`."""
+    """The same for the peak bytes."""
     inner: int
     """Operations of a step of the inner loop."""
     inner_bytes: int
+    """Peak bytes of such a step."""
     images: int
-    """Of a micro-batch."""
+    """Images of a micro-batch."""
     shown: int
     """Images of a unit of "mtt"."""
     units: int
-    """Of the objective in an iteration."""
+    """Units of the objective in an iteration."""
     batches: int
     """Steps of the inner loop in an iteration that has one."""
 
     @classmethod
-    def of(cls, bench: Bench, prior: Outline) -> "Counts":
-        """Those of a recipe; `bench` has the outline for its prior, on the meta device."""
+    def of(cls, bench: Bench, prior: MetaPrior) -> "Counts":
+        """Those of a recipe; `bench` has the meta prior."""
         settings = bench.recipe.distill
         micro_batch = min(len(bench.own) * settings.latents_per_class, bench.recipe.prior.images_at_a_time)
         z = torch.empty(micro_batch, *prior.latent_shape, device="meta")

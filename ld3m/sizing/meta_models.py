@@ -1,4 +1,4 @@
-"""Priors and images in outline: their shapes alone, for planning a run where neither weights nor images are at hand."""
+"""Priors and images on the meta device: their shapes alone, to plan a run without weights or images at hand."""
 
 import json
 from collections import Counter
@@ -24,7 +24,7 @@ IMAGENET_CLASS = 1281
 """Training images of a class of ImageNet, the mean of 732 to 1,300."""
 
 
-class Outline(LatentDiffusion):
+class MetaPrior(LatentDiffusion):
     """A prior on the meta device, made of the configurations in its folder; its answers have shapes and no values."""
 
     def __init__(self, autoencoder: Any, denoiser: Any, scheduler: Any, conditioning_shape: tuple[int, ...]) -> None:
@@ -53,11 +53,11 @@ class Outline(LatentDiffusion):
         return [tensor for model in models for tensor in (*model.parameters(), *model.buffers())]
 
     @classmethod
-    def of(cls, recipe: SamplerRecipe) -> "Outline":
-        """That of `prior.source`, of which only the configurations need be on this machine.
+    def of(cls, recipe: SamplerRecipe) -> "MetaPrior":
+        """The prior of `prior.source`, of which only the configurations need to be on this machine.
 
         Raises:
-            UserError: where they are not, or the prior is of a kind whose shapes are not known here.
+            UserError: if they are not, or the prior is of a kind whose shapes are not known here.
         """
         import diffusers
 
@@ -85,14 +85,14 @@ class Outline(LatentDiffusion):
                 shape = (denoiser.config.num_attention_heads * denoiser.config.attention_head_dim,)
             case _:
                 shape = (0,)
-        outline = cls(autoencoder, denoiser, parts.scheduler(), shape)
+        prior = cls(autoencoder, denoiser, parts.scheduler(), shape)
         if recipe.resolution:
-            outline.render_at(recipe.resolution)
-        return outline
+            prior.render_at(recipe.resolution)
+        return prior
 
 
 def _configurations(source: str) -> Path:
-    """The folder of a prior, of which nothing is fetched."""
+    """The folder of a prior; nothing is fetched."""
     if not source.startswith("hub:"):
         return prior_folder.fetch(source)
     from huggingface_hub import try_to_load_from_cache
@@ -107,7 +107,7 @@ def _configurations(source: str) -> Path:
 
 
 @dataclass(frozen=True)
-class ImageOutline(ImageSet):
+class MetaImages(ImageSet):
     """Images of the right number and size, all black and of no memory."""
 
     def images(self, split: str, label: int) -> Tensor:
@@ -115,11 +115,11 @@ class ImageOutline(ImageSet):
         return torch.zeros((), dtype=torch.uint8).expand(size)
 
     @classmethod
-    def of(cls, recipe: DataRecipe) -> "ImageOutline":
-        """Of the recipe's classes; ImageNet itself need not be there, other sources are opened but not read.
+    def of(cls, recipe: DataRecipe) -> "MetaImages":
+        """The recipe's classes; ImageNet itself need not be there, other sources are opened but not read.
 
         Raises:
-            UserError: where `data.source` or `data.subset` is wrong.
+            UserError: if `data.source` or `data.subset` is wrong.
         """
         if recipe.source == "imagenet":
             names = [each.name for each in imagenet.classes()]

@@ -78,7 +78,7 @@ def now(device: torch.device) -> Seconds:
 def timed(bench: Bench) -> tuple[dict[str, Seconds], Sample]:
     """Seconds of the parts of a process's iteration, and the sample that they were measured on.
 
-    Medians of a few iterations, whole ones where a micro-batch is all there is and `BUDGET` allows, else smaller in
+    Medians of a few iterations: whole ones if there is one micro-batch only and `BUDGET` allows, else smaller in
     images, steps and units, and scaled in proportion.
     """
     bench, settings = bench.on_average, bench.recipe.prior
