@@ -154,7 +154,7 @@ def test_another_recipe_that_measures_it_takes_it_apart_too(
     [
         (["distill.factor=3"], "override distill.factor=3: 3 does not divide 16"),
         (
-            ["prior.source=pixels"],
+            ["prior.source=pixels", "prior.steps=3"],
             "override prior.source=pixels: pixels has neither denoiser nor size; set",
         ),
         (["distill.images_per_class=4", "distill.factor=2"], "Z starts from 16 images, but class 'circle' has only 12"),

@@ -422,6 +422,15 @@ def test_what_contradicts_is_refused_before_anything_is_opened(
     assert all(line.startswith(start) for line, start in zip(caught.value.lines, lines, strict=True))
 
 
+@pytest.mark.parametrize("name", ["quickstart", "imagenet128", "baselines/conditioning"])
+def test_an_override_by_pixels_leaves_nothing_of_the_denoiser(name: str) -> None:
+    """These recipes state steps, guidance, a resolution of the prior, or that c alone is learnt."""
+    recipe = load(Recipe, name, ["prior.source=pixels"])
+    assert (recipe.prior.steps, recipe.prior.guidance, recipe.prior.resolution) == (0, 1.0, None)
+    assert recipe.distill.learn == "latents"
+    check_inputs(recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": "digits", "root": None})}))
+
+
 @pytest.mark.parametrize("override", ["prior.steps=5", "prior.resolution=16"])
 def test_pixels_have_neither_steps_nor_size(minimal: str, override: str) -> None:
     (line,) = mistakes(minimal, "prior.source=pixels", override)

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -66,6 +66,7 @@ def load(kind: type[AnyRecipe], name: str, overrides: list[str] | None = None) -
             applied[_apply(content, override)] = override
         except UserError as error:
             mistakes += error.lines
+    _leave_to_pixels(content, applied)
     for key, (_, why) in _removed(kind, content).items():
         if key in applied:
             mistakes.append(f"override {applied[key]}: there is no such key any more; {why}")
@@ -141,6 +142,15 @@ def _apply(content: dict[str, Any], override: str) -> KeyPath:
             raise UserError(f"override {override}: {name} is a value, not a section with keys of its own")
     content[last] = value
     return (*sections, last)
+
+
+def _leave_to_pixels(content: dict[str, Any], applied: Mapping[KeyPath, str]) -> None:
+    """Removes what a file says of the denoiser if an override does without: `prior.source=pixels` implies one value."""
+    if ("prior", "source") not in applied or content["prior"]["source"] != "pixels":
+        return
+    for section, key in (("prior", "steps"), ("prior", "guidance"), ("prior", "resolution"), ("distill", "learn")):
+        if (section, key) not in applied and isinstance(content.get(section), dict):
+            content[section].pop(key, None)
 
 
 def _removed(kind: type[BaseModel], content: Any, prefix: KeyPath = ()) -> dict[KeyPath, tuple[Any, str]]:

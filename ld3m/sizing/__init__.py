@@ -1,1 +1,1 @@
-"""What a run takes, before it is paid for: work and memory, counted or measured. The plan itself is `distillation.plan`."""
+"""What a run takes, before it is paid for: work and memory, counted or measured, for `distillation.plan`."""
