@@ -84,12 +84,12 @@ def profile(processes: Processes, recipe: Recipe) -> str:
         processes.wait_for_everyone()  # before the folder goes
     if not main:
         return ""
-    found = parts(trace)
+    times = parts(trace)
     return "\n".join(
         [
-            f"{recipe.name}: {MEASURED} iterations, {found[ITERATION].seconds:.4g} s each; {without:.4g} s without "
+            f"{recipe.name}: {MEASURED} iterations, {times[ITERATION].seconds:.4g} s each; {without:.4g} s without "
             "the profiler",
-            parts_text(found),
+            parts_text(times),
             f"{trace}: every operation; open it in ui.perfetto.dev or chrome://tracing",
         ]
     )
@@ -130,14 +130,14 @@ def _held(events: list[Any]) -> tuple[np.ndarray, np.ndarray]:
     return np.array([moment for moment, _ in changes]), np.array([before, *totals])
 
 
-def parts_text(found: dict[str, Part]) -> str:
+def parts_text(times: dict[str, Part]) -> str:
     """The parts as aligned text."""
-    whole = found[ITERATION]
-    rows = {said: found[name] for name, said in PARTS.items()}
+    whole = times[ITERATION]
+    rows = {label: times[name] for name, label in PARTS.items()}
     rest = whole.seconds - sum(part.seconds for part in rows.values())
     rows |= {"the rest": Part(rest, 0), "an iteration": whole}
     lines = [f"{'part':<32}{'seconds':>10}{'share':>9}{'MiB':>12}"]
-    for said, part in rows.items():
+    for label, part in rows.items():
         share = part.seconds / whole.seconds
-        lines.append(f"{said:<32}{part.seconds:>10.4f}{share:>8.1%} {part.bytes / 2**20:>12,.1f}")
+        lines.append(f"{label:<32}{part.seconds:>10.4f}{share:>8.1%} {part.bytes / 2**20:>12,.1f}")
     return "\n".join(lines)

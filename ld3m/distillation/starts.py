@@ -76,13 +76,13 @@ def _published(init: str, name: str, count: int, prior: Prior) -> tuple[Tensor, 
     classes = json.loads(metadata["classes"])
     if name not in classes:
         raise UserError(f"distill.init: {init} has no class {name!r}; its classes are {', '.join(classes[:20])}")
-    places = (tensors["labels"] == classes.index(name)).nonzero().flatten()[:count]
-    if len(places) < count:
+    rows = (tensors["labels"] == classes.index(name)).nonzero().flatten()[:count]
+    if len(rows) < count:
         raise UserError(
-            f"distill.images_per_class: {count} latents of class {name!r} are wanted, but {init} has {len(places)}; "
+            f"distill.images_per_class: {count} latents of class {name!r} are wanted, but {init} has {len(rows)}; "
             "set fewer images per class"
         )
-    z, c = tensors["z"][places], tensors["c"][places]
+    z, c = tensors["z"][rows], tensors["c"][rows]
     for what, found, wanted in (("Z", z, prior.latent_shape), ("c", c, prior.conditioning_shape)):
         if tuple(found.shape[1:]) != tuple(wanted):
             raise UserError(

@@ -93,7 +93,7 @@ class Heartbeat:
         try:
             self.store.compare_set("verdict", "", verdict)
         except dist.DistError:
-            return  # the store has gone, and with it those who could be told
+            return  # the store has gone, and with it the others
 
     def _stop(self, verdict: str) -> None:
         """Ends this process wherever it is, unless it is about to end by itself."""

@@ -1,4 +1,4 @@
-"""Processes: who we are in a launch, which classes are ours, and the little that must be said between us."""
+"""Processes: who we are in a launch, which classes are ours, and the little that they exchange."""
 
 import functools
 import importlib.util
@@ -153,26 +153,28 @@ def start() -> Processes:
 
 @functools.cache
 def _asked_for_more() -> str | None:
-    """The setting by which the `accelerate launch` that started this process was told to start several, if any."""
+    """The setting by which the `accelerate launch` that started this process was asked to start several, if any."""
     parent = psutil.Process().parent()
     try:
         line = parent.cmdline() if parent else []
     except psutil.Error:  # another user's, or gone
         return None
-    at = next((place for place, word in enumerate(line) if word in ("launch", "accelerate.commands.launch")), None)
-    if at is None or "accelerate" not in " ".join(line[: at + 1]):
+    position = next(
+        (index for index, word in enumerate(line) if word in ("launch", "accelerate.commands.launch")), None
+    )
+    if position is None or "accelerate" not in " ".join(line[: position + 1]):
         return None
     from accelerate.commands.config.config_args import default_config_file, load_config_from_file
     from accelerate.commands.launch import launch_command_parser
 
-    asked, _ = launch_command_parser().parse_known_args(line[at + 1 :])
+    asked, _ = launch_command_parser().parse_known_args(line[position + 1 :])
     if asked.num_processes is not None:
         return f"--num_processes {asked.num_processes}" if asked.num_processes > 1 else None
     if asked.config_file is None and not os.path.isfile(default_config_file):  # noqa: PTH113
         return None
     configured = load_config_from_file(asked.config_file).num_processes
-    place = asked.config_file or default_config_file
-    return f"{place} says num_processes: {configured}" if (configured or 1) > 1 else None
+    path = asked.config_file or default_config_file
+    return f"{path} says num_processes: {configured}" if (configured or 1) > 1 else None
 
 
 def _with_deepspeed(group: InitProcessGroupKwargs) -> Accelerator:

@@ -154,9 +154,9 @@ class Trajectories:
         return missing * (self.epochs + 1) * self.parameters * self.dtype.itemsize
 
     def bytes_free(self, resume: bool) -> int:
-        """Free bytes where the folder is or will be, with those of its experts unless training resumes."""
-        place = next(path for path in (self.folder.absolute(), *self.folder.absolute().parents) if path.exists())
-        return shutil.disk_usage(place).free + sum(path.stat().st_size for path in ([] if resume else self._held()))
+        """Free bytes on the folder's disk, with those of its experts unless training resumes."""
+        folder = next(path for path in (self.folder.absolute(), *self.folder.absolute().parents) if path.exists())
+        return shutil.disk_usage(folder).free + sum(path.stat().st_size for path in ([] if resume else self._held()))
 
     def _held(self) -> list[Path]:
         """The files of experts that are there, finished or not."""

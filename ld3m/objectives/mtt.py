@@ -61,15 +61,15 @@ class TrajectoryMatching(Objective):
         epoch = int(torch.randint(settings.max_start_epoch + 1, (), generator=numbers))
         batches = draw_batches(len(every), settings.batch_syn or len(every), settings.syn_steps, numbers)
 
-        def show(step: int, places: Tensor, images: Tensor) -> Tensor:
-            """Images of a batch, by their places in it, as the student sees them."""
+        def show(step: int, indices: Tensor, images: Tensor) -> Tensor:
+            """Images of a batch, by their indices in it, as the student sees them."""
             images = self.draws.images.normalise(images)
             if not settings.augment:
                 return images
             augmentation = augment.draw(
                 generator(seed, "augmentation", iteration, step), images.shape[-1], len(batches[step])
             )
-            return augmentation.of(places)(images)
+            return augmentation.of(indices)(images)
 
         own = torch.isin(labels, self.own)
         with torch.enable_grad():
@@ -138,7 +138,7 @@ def match_trajectory(
         target: θ*, [P].
         step_size: α.
         batches: for each step the indices of its images, on the CPU.
-        show: (step, places in its batch, their pixels) to what the student sees.
+        show: (step, indices in its batch, their pixels) to what the student sees.
         pixels: all images [N, channels, H, W].
         labels: [N], on the CPU.
         own: bool [N], on the CPU, the images whose gradient is wanted; it is zero for all others.
@@ -147,19 +147,19 @@ def match_trajectory(
         The loss, its gradient at `pixels`, and its derivative by α with the sum held constant.
     """
 
-    def gradient(weights: Tensor, step: int, places: Tensor, images: Tensor, keep_graph: bool = False) -> Tensor:
+    def gradient(weights: Tensor, step: int, indices: Tensor, images: Tensor, keep_graph: bool = False) -> Tensor:
         """What some of a batch's images add to g_i."""
         weights = weights.detach().requires_grad_()
-        logits = student(weights, show(step, places, images))
-        targets = send(labels[batches[step][places]], logits.device)
+        logits = student(weights, show(step, indices, images))
+        targets = send(labels[batches[step][indices]], logits.device)
         loss = functional.cross_entropy(logits, targets, reduction="sum") / len(batches[step])
         return torch.autograd.grad(loss, weights, create_graph=keep_graph)[0]
 
     weights, total = start, torch.zeros_like(start)
     for step, batch in enumerate(batches):
         mean = torch.zeros_like(start)
-        for places in torch.arange(len(batch)).split(CHUNK):
-            mean += gradient(weights, step, places, pixels[send(batch[places], pixels.device)])
+        for indices in torch.arange(len(batch)).split(CHUNK):
+            mean += gradient(weights, step, indices, pixels[send(batch[indices], pixels.device)])
         total += mean
         weights = weights - step_size * mean
     distance = (start - target).square().sum()
@@ -172,13 +172,15 @@ def match_trajectory(
     weights = start
     for step, batch in enumerate(batches):
         mean = torch.zeros_like(start)
-        for places in by_class(labels[batch]):
-            wanted = own[batch[places]].nonzero().flatten()
-            images = pixels[send(batch[places], pixels.device)].detach().requires_grad_()
-            part = gradient(weights, step, places, images, keep_graph=True)  # for others' too, or it rounds differently
+        for indices in by_class(labels[batch]):
+            wanted = own[batch[indices]].nonzero().flatten()
+            images = pixels[send(batch[indices], pixels.device)].detach().requires_grad_()
+            part = gradient(
+                weights, step, indices, images, keep_graph=True
+            )  # for others' too, or it rounds differently
             if len(wanted):
                 pulled = torch.autograd.grad(part.dot(direction), images)[0]
-                result[send(batch[places[wanted]], pixels.device)] += pulled[send(wanted, pixels.device)]
+                result[send(batch[indices[wanted]], pixels.device)] += pulled[send(wanted, pixels.device)]
             mean += part.detach()
         weights = weights - step_size * mean
     return loss, result, slope
@@ -191,9 +193,9 @@ def by_class(labels: Tensor) -> list[Tensor]:
     """
     parts: list[Tensor] = []
     _, counts = labels.unique(return_counts=True)
-    for places in labels.argsort(stable=True).split(counts.tolist()):
-        if parts and len(parts[-1]) + len(places) <= TOGETHER:
-            parts[-1] = torch.cat([parts[-1], places])
+    for indices in labels.argsort(stable=True).split(counts.tolist()):
+        if parts and len(parts[-1]) + len(indices) <= TOGETHER:
+            parts[-1] = torch.cat([parts[-1], indices])
         else:
-            parts.extend(places.split(CHUNK))
+            parts.extend(indices.split(CHUNK))
     return parts

@@ -79,10 +79,10 @@ def _tell_size(trajectories: Trajectories, count: int, resume: bool) -> None:
     """Says what the disk will take before hours of training fill it."""
     needed = trajectories.bytes_needed(count, resume)
     free = trajectories.bytes_free(resume)
-    said = f"{needed / 1e6:,.1f} MB in {trajectories.folder}, where {free / 1e6:,.0f} MB are free"
+    size = f"{needed / 1e6:,.1f} MB in {trajectories.folder}, where {free / 1e6:,.0f} MB are free"
     if needed > free:
-        raise UserError(f"experts.count: the experts need {said}; give fewer, or experts.dtype=float16")
-    print(f"the experts take {said}")
+        raise UserError(f"experts.count: the experts need {size}; give fewer, or experts.dtype=float16")
+    print(f"the experts take {size}")
 
 
 def _train(
@@ -109,14 +109,14 @@ def _train(
     for epoch in range(first, settings.epochs):
         draws = [generator(recipe.seed, "expert epoch", expert, epoch) for expert in experts]
         orders = torch.stack([torch.randperm(len(real), generator=numbers) for numbers in draws])
-        for places in orders.split(settings.batch, dim=1):
+        for indices in orders.split(settings.batch, dim=1):
             shown = torch.stack(
                 [
                     _shown(real[chosen].to(device), images, numbers if settings.augment else None)
-                    for chosen, numbers in zip(places, draws, strict=True)
+                    for chosen, numbers in zip(indices, draws, strict=True)
                 ]
             )
-            weights = sgd_step(student, weights, shown, real.labels[places].to(device), settings.lr)
+            weights = sgd_step(student, weights, shown, real.labels[indices].to(device), settings.lr)
         for expert, rows, row in zip(experts, snapshots, weights.cpu(), strict=True):
             rows[epoch + 1 :] = [row.clone()]
             trajectories.save(expert, torch.stack(rows))

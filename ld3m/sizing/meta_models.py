@@ -131,8 +131,8 @@ class MetaImages(ImageSet):
             names = list(source.classes)
             chosen = choose(recipe.subset, source.classes, source.aliases, source.subsets)
             train = source.splits["train"]
-            found = Counter(train[place].label for place in range(len(train)))
-            counts = [found[label] for label in chosen]
+            sizes = Counter(train[index].label for index in range(len(train)))
+            counts = [sizes[label] for label in chosen]
         zeros, ones = torch.zeros(recipe.channels), torch.ones(recipe.channels)
         classes = [names[label] for label in chosen]
         return cls(classes, zeros, ones, {"train": counts}, chosen, Path(json.dumps(recipe.source)), recipe.resolution)
