@@ -8,8 +8,11 @@ venv=${VENV:-.venv}
 [ -x "$venv/bin/python" ] || "${PYTHON:-python3}" -m venv "$venv"
 if ! "$venv/bin/python" -c "import torch" 2>/dev/null; then
   if [ "$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null; then
-    # The local part +cpu picks the CPU build: from PyTorch's index, or wherever pip is set up to look.
-    "$venv/bin/pip" install --quiet --retries 0 "torch==2.13.0+cpu" --extra-index-url https://download.pytorch.org/whl/cpu
+    # The CPU build, from wherever pip is set up to find one, or by uv, which knows PyTorch's own index. Else any build.
+    "$venv/bin/pip" install --quiet --retries 0 "torch==2.13.0+cpu" 2>/dev/null \
+      || { "$venv/bin/pip" install --quiet uv \
+        && "$venv/bin/uv" pip install --quiet --python "$venv/bin/python" --torch-backend cpu torch 2>/dev/null; } \
+      || "$venv/bin/pip" install --quiet torch
   else
     "$venv/bin/pip" install --quiet torch
   fi

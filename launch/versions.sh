@@ -3,16 +3,15 @@
 # iterations, and runs the tests of `launch/test.sh fast`.
 #   launch/versions.sh lowest [PYTHON]  every direct dependency at the minimum that pyproject.toml declares, in .venv-lowest
 #   launch/versions.sh newest [PYTHON]  what pip takes, in .venv-newest: to check another interpreter than python3
-# INSTALL_ONLY=1 ends once the environment is made. PyTorch is launch/install.sh's at both ends: the usual index has its minimum as a
-# CUDA build only, which takes several GB.
+# INSTALL_ONLY=1 ends once the environment is made. PyTorch is launch/install.sh's at both ends: its minimum comes as a CUDA
+# build of several GB only.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 end=$1
 export PYTHON=${2:-python3} VENV=.venv-$end
 if ! [ -e "$VENV/installed" ]; then
   rm -rf "$VENV"
-  # Not every interpreter has a CPU build where pip looks; the CUDA build takes several GB, and runs on a CPU too.
-  ./launch/install.sh --torch || "$VENV/bin/pip" install --quiet torch==2.13.0
+  ./launch/install.sh --torch
   if [ "$end" = lowest ]; then
     "$VENV/bin/pip" install --quiet uv
     # uv keeps what is installed if it satisfies: what PyTorch has brought is to be had again at its minimum.
