@@ -14,7 +14,6 @@ from pathlib import Path
 import psutil
 import yaml
 
-from ld3m import __version__
 from ld3m.files import PACKAGE
 
 PACKAGES = (
@@ -48,7 +47,7 @@ def machine() -> dict[str, str | int]:
     import torch
 
     return {
-        "ld3m": f"{__version__}{_or_its_error(_commit)}",
+        "ld3m": f"{_version('ld3m')}{_or_its_error(_commit)}",
         "torch": torch.__version__,
         "cpu": _or_its_error(_processor),
         "threads": torch.get_num_threads(),
@@ -106,7 +105,7 @@ def without_secrets(value: str) -> str:
 
 
 def _ld3m() -> str:
-    return f"{__version__}{_commit()}, {PACKAGE}"
+    return f"{_version('ld3m')}{_commit()}, {PACKAGE}"
 
 
 def _commit() -> str:

@@ -4,6 +4,7 @@ import io
 import shutil
 import tempfile
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +65,7 @@ def push(folder: Path, destination: Destination, dry_run: bool = False) -> None:
             return
         from huggingface_hub import HfApi
 
-        from ld3m import __version__
-
-        api = HfApi(token=destination.token, library_name="ld3m", library_version=__version__)
+        api = HfApi(token=destination.token, library_name="ld3m", library_version=version("ld3m"))
         try:
             _push(api, staged, section, wanted, destination, destination.private or recipe.hub.private)
         except UserError:
