@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes .venv beside this folder and installs ld3m into it: launch/install.sh [EXTRA,…]
 # Without an NVIDIA GPU, PyTorch comes as its CPU build, which spares several GB. VENV names another folder, PYTHON another
-# interpreter. `launch/install.sh --torch` ends once PyTorch is in.
+# interpreter, CPU_ONLY=1 fails if there is no CPU build. `launch/install.sh --torch` ends once PyTorch is in.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=${VENV:-.venv}
@@ -12,7 +12,7 @@ if ! "$venv/bin/python" -c "import torch" 2>/dev/null; then
     "$venv/bin/pip" install --quiet --retries 0 "torch==2.13.0+cpu" 2>/dev/null \
       || { "$venv/bin/pip" install --quiet uv \
         && "$venv/bin/uv" pip install --quiet --python "$venv/bin/python" --torch-backend cpu torch 2>/dev/null; } \
-      || "$venv/bin/pip" install --quiet torch
+      || { [ -z "${CPU_ONLY:-}" ] && "$venv/bin/pip" install --quiet torch; }
   else
     "$venv/bin/pip" install --quiet torch
   fi

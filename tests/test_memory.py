@@ -204,7 +204,7 @@ def test_processes_that_share_a_denoiser_stop() -> None:
         raise torch.OutOfMemoryError
 
     with pytest.raises(UserError, match=r"under ZeRO-3 and FSDP .* give prior\.micro_batch=4, "):
-        MemoryBudget(micro_batch=8, keep_graph_steps=0, together=True).render(attempt)
+        MemoryBudget(micro_batch=8, keep_graph_steps=0, collective=True).render(attempt)
 
 
 def test_nothing_of_an_attempt_is_left_when_it_is_repeated() -> None:

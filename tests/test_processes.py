@@ -242,14 +242,14 @@ def test_who_is_done_waits_for_the_other(late: int, tmp_path: Path) -> None:
     assert all((tmp_path / f"{rank}.txt").read_text().endswith("ended\n") for rank in (0, 1))
 
 
-def one_is_told_to_end(rank: int) -> None:
-    if rank == 1:
+def one_gets_a_signal(processes: Processes) -> None:
+    if processes.process_index == 1:
         raise SystemExit(128 + signal.SIGTERM)
     time.sleep(100)
 
 
 def test_a_signal_to_one_process_ends_the_other_too(tmp_path: Path) -> None:
-    assert finish(spawn(2, with_little_patience, one_is_told_to_end, output=tmp_path), 60) == [1, 143]
+    assert finish(spawn(2, with_little_patience, one_gets_a_signal, output=tmp_path), 60) == [1, 143]
     assert "process 1 of 2" in (tmp_path / "0.txt").read_text()
 
 

@@ -64,7 +64,11 @@ def check_resumable(recipe: Recipe) -> None:
     run = recipe.folder
     if not folder.is_run(run):
         return
-    if keys := differences(run, recipe):
+    try:
+        keys = differences(run, recipe)
+    except UserError as error:
+        raise UserError(f"output: the recipe of the run in {run} is damaged ({error.lines[0]}); {REPLACE}") from None
+    if keys:
         raise UserError(f"output: {run} holds a run of another recipe ({', '.join(keys)} differ); {REPLACE}")
     if (done := folder.iterations_saved(run) or 0) > recipe.distill.iterations:
         raise UserError(
