@@ -8,7 +8,7 @@ from torch import Tensor
 from ld3m.errors import UserError
 from ld3m.priors import ClassConditionalLDM
 from ld3m.priors.noise_schedule import NoiseSchedule
-from ld3m.sampling import Schedule, render
+from ld3m.sampling import Schedule, images_of, render
 
 SKIPS = ("paper", "reference", "none")
 
@@ -74,6 +74,21 @@ def test_pull_back_is_autograd_through_the_whole_chain(
     assert relative(pixels, expected) <= 1e-10
     assert relative(grad_z, expected_z) <= 1e-10
     assert relative(grad_c, expected_c) <= 1e-10
+
+
+@pytest.mark.parametrize("steps", [0, 1, 4])
+@pytest.mark.parametrize("skip", SKIPS)
+def test_the_algorithm_on_one_screen_is_what_render_computes(prior: ClassConditionalLDM, skip: str, steps: int) -> None:
+    """Its images bit for bit, and, differentiated as a whole, its gradients."""
+    z, c, noise, grad = inputs(prior)
+    schedule = Schedule.of(prior.noise_schedule, steps, skip, 3.0)
+    leaf_z, leaf_c = z.clone().requires_grad_(), c.clone().requires_grad_()
+    whole = images_of(prior, schedule, leaf_z, leaf_c, noise)
+    expected = torch.autograd.grad(whole, (leaf_z, leaf_c), grad, allow_unused=True, materialize_grads=True)
+    pixels, pull_back = render(prior, schedule, z, c, noise)
+    assert torch.equal(pixels, whole.detach())
+    for found, wanted in zip(pull_back(grad), expected, strict=True):
+        assert relative(found, wanted) <= 1e-12
 
 
 @pytest.mark.parametrize("keep", [1, 3, 5, "all"])
