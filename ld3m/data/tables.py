@@ -117,6 +117,8 @@ def _from_tables(
                 f"data.label_column: the {split} split of {recipe.source} numbers its classes in another order"
             )
         try:
+            if getattr(table.features[image_column], "dtype", None) == "large_binary":
+                table = table.cast_column(image_column, datasets.Value("binary"))  # older versions take no large ones
             table = table.cast_column(image_column, datasets.Image(decode=False))
         except Exception as error:
             raise UserError(f"data.image_column: {image_column!r} holds no images ({one_line(error)})") from None
