@@ -89,6 +89,7 @@ LONG = {
     "test_packaged_prior": ("test_it_is_small_and_judged_well",),
     "test_profiling": EVERY,
     "test_gradient_norms": EVERY,
+    "test_sampler": ("test_pull_back_is_autograd",),
     "test_priors": ("test_two_iterations_are_distilled", "test_a_convolutional_prior", "test_half_precision_gradients"),
     "test_waiting": ("test_an_iteration_that_is_not_logged",),
     "test_environment": ("test_a_token_in_a_file",),
