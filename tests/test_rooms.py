@@ -24,7 +24,7 @@ FLOORS = [
     {"networks"},
     {"images"},
     {"recipe", "machine"},
-    {"files", "randomness", "registry"},
+    {"files", "randomness", "reading", "registry"},
     {"errors"},
 ]
 """From the top."""
