@@ -40,11 +40,21 @@ def cache_key(description: Any, content: bytes = b"") -> str:
     """The name under which something is kept in the cache: 20 hexadecimal digits of a SHA-256.
 
     Args:
-        description: whatever decides the content, as a JSON value; the order of keys does not matter.
+        description: whatever decides the content, as a JSON value; the order of keys does not matter, nor whether a
+            whole number is written 2 or 2.0: a default and the same value read from a recipe's file may differ in that.
         content: bytes that decide it too, such as pixels.
     """
-    text = json.dumps(description, sort_keys=True)
+    text = json.dumps(_whole_as_int(description), sort_keys=True)
     return hashlib.sha256(text.encode() + content).hexdigest()[:20]
+
+
+def _whole_as_int(value: Any) -> Any:
+    """A JSON value in which whole numbers are int, however deep."""
+    if isinstance(value, dict):
+        return {key: _whole_as_int(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_whole_as_int(each) for each in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def writable(folder: Path, instead: str) -> Path:

@@ -3,6 +3,7 @@
 import io
 import itertools
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -580,6 +581,35 @@ def test_a_changed_file_or_setting_is_prepared_anew(numbered: Path) -> None:
     assert after.folder != before.folder
     assert all_values(after, 2) == [41, 42, 99]
     assert all_values(before, 2) == [40, 41, 42]
+
+
+def test_a_recipe_and_the_resolved_one_that_a_run_keeps_are_prepared_once(numbered: Path) -> None:
+    """As `distill` and then `evaluate` read it: a default is the whole number 0, and 0.0 once it was written out."""
+    given = DataRecipe.model_validate({"source": str(numbered), "resolution": 8, "channels": 1})
+    kept = DataRecipe.model_validate(json.loads(given.model_dump_json()))
+    assert prepare(given).folder == prepare(kept).folder
+    assert len(list((numbered.parent / "cache" / "data").iterdir())) == 1
+
+
+def test_an_image_replaced_at_equal_size_and_time_is_prepared_anew(numbered: Path) -> None:
+    """And two that change names; neither size nor time of any path changes then."""
+    first, second = numbered / "c" / "040.png", numbered / "c" / "041.png"
+    for path in (first, second):
+        os.utime(path, (1, 1))
+    before = prepared(numbered)
+    content = png(flat(99))
+    assert len(content) == first.stat().st_size
+    first.write_bytes(content)
+    os.utime(first, (1, 1))
+    after = prepared(numbered)
+    assert all_values(after, 2) == [41, 42, 99]
+    first.rename(numbered / "a.png")
+    second.rename(first)
+    (numbered / "a.png").rename(second)
+    swapped = prepared(numbered)
+    assert len({images.folder for images in (before, after, swapped)}) == 3
+    os.utime(first, (2, 2))
+    assert prepared(numbered).folder == swapped.folder  # what is only touched is the same
 
 
 def test_a_link_moved_to_another_class_is_prepared_anew(tmp_path: Path) -> None:

@@ -48,3 +48,4 @@ def test_a_cache_key_depends_on_the_description_and_the_bytes_alone() -> None:
     assert files.cache_key({"b": [2, None], "a": 1}) == files.cache_key({"a": 1, "b": [2, None]})
     assert files.cache_key({"a": 1, "b": [2, None]}) == "c8caf5ad035ad1d6a15b"
     assert files.cache_key({"a": 1, "b": [2, None]}, b"pixels") == "cca72f6c83c76914e984"
+    assert files.cache_key({"b": [2.0, None], "a": 1.0}) == "c8caf5ad035ad1d6a15b"  # as a recipe's file may have it

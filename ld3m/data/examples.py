@@ -1,10 +1,8 @@
 """What a source of real images is: labelled examples of a training split and, if there is one, of a test split."""
 
-import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -56,14 +54,3 @@ class Source:
     """Other names that `data.subset` may call a class by, such as WordNet ids."""
     subsets: Mapping[str, Sequence[int]] = field(default_factory=dict)
     """Classes of the subsets that `data.subset` may name."""
-
-
-def file_stamp(path: Path) -> str:
-    """A line that changes when the file's content does, as its size or its time of change tells."""
-    try:
-        status = path.lstat()
-        if stat.S_ISLNK(status.st_mode):
-            path, status = path.resolve(), path.stat()
-    except OSError:
-        return f"{path} is not there"
-    return f"{path} {status.st_size} {status.st_mtime_ns}"

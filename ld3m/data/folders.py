@@ -1,6 +1,5 @@
 """Images in class folders."""
 
-import hashlib
 import os
 from array import array
 from collections.abc import Mapping, Sequence
@@ -9,7 +8,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from ld3m.data.examples import Example, Source, file_stamp
+from ld3m.data.examples import Example, Source
+from ld3m.data.identity import Identity
 from ld3m.errors import UserError
 
 IMAGE_SUFFIXES = tuple(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN)
@@ -46,15 +46,15 @@ def from_class_folders(folders: Mapping[str, Path], classes: Sequence[str], name
         classes: names of the classes.
         names: of each class to read, by its number, the name of its folder below that of a split.
     """
-    stamps = hashlib.sha256()
+    identity = Identity()
     splits = {split: _Files(folder) for split, folder in folders.items()}
     for split, files in splits.items():
         for label, name in names.items():
             folder = (files.folder / name).resolve()
             for path in _image_files(folder):
-                stamps.update(f"{split} {label} {file_stamp(folder / path)}\n".encode())
+                identity.add(folder / path, f"{split} {label}")
                 files.add(f"{name}/{path}", label)
-    return Source(classes, splits, stamps.hexdigest())
+    return Source(classes, splits, identity.digest())
 
 
 def class_folders(folder: Path) -> list[str]:

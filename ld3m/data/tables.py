@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from ld3m.data.examples import Example, Examples, Source, file_stamp
+from ld3m.data.examples import Example, Examples, Source
+from ld3m.data.identity import Identity
 from ld3m.errors import UserError, one_line
 from ld3m.recipe import DataRecipe
 
@@ -52,7 +53,10 @@ def parquet(path: Path, recipe: DataRecipe) -> Source:
                 loaded[split] = datasets.Dataset.from_parquet([glob.escape(str(file)) for file in chosen])
             except Exception as error:  # columns that differ from file to file, no room for the Arrow copy, …
                 raise UserError(f"data.source: cannot load {chosen[0]} ({one_line(error)})") from None
-    return _from_tables(loaded, recipe, "\n".join(file_stamp(file.resolve()) for file in files))
+    identity = Identity()
+    for file in files:
+        identity.add(file.resolve())
+    return _from_tables(loaded, recipe, identity.digest())
 
 
 def hub(name: str, recipe: DataRecipe, classes: Sequence[str] | None = None) -> Source:
