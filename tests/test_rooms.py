@@ -24,7 +24,7 @@ FLOORS = [
     {"networks"},
     {"images"},
     {"recipe", "machine"},
-    {"files", "randomness", "reading", "registry"},
+    {"files", "markdown", "randomness", "reading", "registry"},
     {"errors"},
 ]
 """From the top."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ld3m.evaluation.comparison import TOO_FEW_PAIRS, paired
+from ld3m.markdown import code, table, text
 from ld3m.reporting.status import duration
 
 Rows = Sequence[Mapping[str, Any]]
@@ -146,14 +147,14 @@ def markdown(report: Mapping[str, Any]) -> str:
         )
     numbers = [*(["distillation seeds"] if has_seeds else []), *archs, "median s / iteration"]
     paragraphs = [
-        _markdown_table(["set", *axes], numbers, names, figures),
+        _table(["set", *axes], numbers, names, figures),
         f"Accuracy in % on the {report['split']} split, mean ± standard deviation over all networks (their number).",
     ]
     differences = [[seed_difference(row, rows[0], arch) for arch in archs] for row in rows[1:]]
     if any(map(any, differences)):
         first = " ".join(filter(None, names[0]))
         heads = [f"{arch}, against {first}" for arch in archs]
-        paragraphs.append(_markdown_table(["set", *axes], heads, names[1:], differences))
+        paragraphs.append(_table(["set", *axes], heads, names[1:], differences))
         paragraphs.append(_difference_caption([entry for line in differences for entry in line]))
     paragraphs += _measured_how(report, archs)
     return "\n\n".join(paragraphs) + "\n"
@@ -173,24 +174,25 @@ def _measured_how(report: Mapping[str, Any], archs: Sequence[str]) -> list[str]:
     """Paragraphs on what the figures rest on: architectures, protocols, failures, time, command and machines."""
     rows = report["rows"]
     measured = [(arch, row["accuracies"][arch]) for row in rows for arch in archs if arch in row["accuracies"]]
-    crossed = [f"{arch}: the mean over {', '.join(each['archs'])}." for arch, each in measured if "archs" in each]
-    protocols = {f"{arch}: `{json.dumps(each['protocol'])}`" for arch, each in measured if "archs" not in each}
+    crossed = [text(f"{arch}: the mean over {', '.join(each['archs'])}.") for arch, each in measured if "archs" in each]
+    protocols = {
+        f"{text(arch)}: {code(json.dumps(each['protocol']))}" for arch, each in measured if "archs" not in each
+    }
     paragraphs = list(dict.fromkeys(crossed))
     paragraphs += [f"Networks of {protocol}" for protocol in sorted(protocols)]
-    paragraphs += [f"Failed: {failed['cell']}: {failed['why']}" for failed in report["failed"]]
+    paragraphs += [f"Failed: {text(failed['cell'])}: {text(failed['why'])}" for failed in report["failed"]]
     if report["done"] + len(report["failed"]) < report["cells"]:
         paragraphs.append(f"Not finished: {report['done']} of {report['cells']} cells are done.")
     distilling = sum(run["seconds"] for row in rows if row["trained_on"] == "distilled" for run in row["runs"])
     if distilling:
         paragraphs.append(f"Distilling took {duration(distilling)} in all.")
     machines = dict.fromkeys(json.dumps(run["machine"]) for row in rows for run in row["runs"])
-    return [*paragraphs, f"Command: `{report['command']}`", *(f"Machine: `{machine}`" for machine in machines)]
+    return [*paragraphs, f"Command: {code(report['command'])}", *(f"Machine: {code(machine)}" for machine in machines)]
 
 
-def _markdown_table(
-    keys: Sequence[str], heads: Sequence[str], names: Sequence[Sequence[str]], cells: Sequence[Sequence[str]]
+def _table(
+    keys: Sequence[str], heads: Sequence[str], names: Sequence[Sequence[str]], figures: Sequence[Sequence[str]]
 ) -> str:
-    """A Markdown table: texts to the left, figures to the right."""
-    lines = [[*keys, *heads], ["---"] * len(keys) + ["--:"] * len(heads)]
-    lines += [[*name, *figures] for name, figures in zip(names, cells, strict=True)]
-    return "\n".join("| " + " | ".join(entry.replace("|", r"\|") for entry in line) + " |" for line in lines)
+    """A Markdown table: names to the left, figures to the right."""
+    rows = [[*map(text, name), *cells] for name, cells in zip(names, figures, strict=True)]
+    return table(list(map(text, [*keys, *heads])), rows, len(heads))

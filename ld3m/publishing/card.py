@@ -8,23 +8,26 @@ from typing import Any
 
 import yaml
 
+from ld3m import markdown
 from ld3m.data.known import imagenet
 from ld3m.evaluation.rows import augmented, set_name
 from ld3m.evaluation.tables import accuracy_text
 from ld3m.files import ASSETS
 from ld3m.priors.folder import PACKAGED_PRIORS
+from ld3m.publishing import front_matter
+from ld3m.publishing.front_matter import WITHOUT_HUB_ID
 from ld3m.recipe import Recipe
 from ld3m.runs.folder import document, load_recipe, metadata
 
 TEMPLATES = ASSETS / "card"
-TAGS = ("dataset-distillation", "ld3m", "synthetic", "diffusion", "arxiv:2403.03881")
-SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 ON_THE_HUB = {
     "fashion-mnist": "zalando-datasets/fashion_mnist",
     "fashion-mnist-small": "zalando-datasets/fashion_mnist",
     "imagenet": "ILSVRC/imagenet-1k",
 }
 """Data sources known by name, as the Hub has them."""
+ID_ON_THE_HUB = re.compile(r"(\w[\w.-]*(?:/[\w.-]+)?)(?:[:@]|$)")
+"""The name of a data set, before its config and revision."""
 LICENCES = {
     "digits": "cc-by-4.0",
     "fashion-mnist": "mit",
@@ -32,8 +35,6 @@ LICENCES = {
     "imagenet": "imagenet-terms-of-access",
 }
 """Licences of the real images, for data sources known by name."""
-WITHOUT_HUB_ID = {"imagenet-terms-of-access": "https://www.image-net.org/download.php"}
-"""Licences that the Hub has no id for, and links to them."""
 UNPACK = "\ninputs, targets = formation.shown(inputs, targets, {factor})"
 """The line of the card's program that cuts each image into the `factor`² that it holds."""
 PATH_KEYS = ("source", "root", "init", "folder")
@@ -101,81 +102,37 @@ def merge(old: str | None, repo: str, section: Section) -> str:
         repo: `user/name`.
         section: of the config.
     """
-    meta, text = _split(old or "")
-    title = (
-        meta.get("pretty_name") or f"{section.recipe.data.source.removeprefix('hub:').rpartition('/')[2]}, distilled"
-    )
+    meta, text = front_matter.split(old or "")
+    name = _without_folders(section.recipe.data.source).removeprefix("hub:").rpartition("/")[2]
+    title = str(meta.get("pretty_name") or f"{name}, distilled")
     for name, content in (
-        ("about", _fill("about", title=title)),
+        ("about", _fill("about", title=markdown.text(title))),
         ("limits", (TEMPLATES / "limits.md").read_text(encoding="utf-8")),
         (section.config, _body(repo, section)),
     ):
         text = _put(text, name, content)
-    return f"---\n{yaml.safe_dump(_metadata(meta, title, section), sort_keys=False, allow_unicode=True)}---\n{text}"
-
-
-def _split(card: str) -> tuple[dict[str, Any], str]:
-    """Metadata and text."""
-    match = re.fullmatch(r"---\r?\n(.*?\n)?---\r?\n?(.*)", card, re.DOTALL)
-    if not match:
-        return {}, card
-    meta = yaml.safe_load(match[1] or "")
-    return (meta if isinstance(meta, dict) else {}), match[2]
+    licences, sources = section.licences, _sources(section.recipe.data.source)
+    meta = front_matter.with_config(meta, title, section.config, section.images, licences, sources)
+    return front_matter.joined(meta, text)
 
 
 def _put(text: str, name: str, content: str) -> str:
     """Replaces the part of that name, or inserts it before the limits."""
     begin, end = f"<!-- ld3m:begin {name} -->", f"<!-- ld3m:end {name} -->"
     part = f"{begin}\n\n{content.strip()}\n\n{end}"
-    if begin in text and end in text:
-        before, _, rest = text.partition(begin)
-        return before + part + rest.partition(end)[2]
+    there = re.compile(rf"^{re.escape(begin)}.*?^{re.escape(end)}", re.DOTALL | re.MULTILINE)  # never inside a recipe
+    if there.search(text):
+        return there.sub(lambda _: part, text, count=1)
     before, limits, rest = text.partition("<!-- ld3m:begin limits -->")
     return f"{before.rstrip()}\n\n{part}\n\n{limits}{rest}".strip() + "\n"
 
 
-def _metadata(meta: dict[str, Any], title: str, section: Section) -> dict[str, Any]:
-    """What the Hub indexes: people's own keys stay, and ours cover all configs."""
-    paths = f"{section.config}/*.parquet"
-    ours = {"config_name": section.config, "data_files": [{"split": "train", "path": paths}]}
-    others = [config for config in meta.get("configs", []) if config.get("config_name") != section.config]
-    configs = sorted([*others, ours], key=lambda config: str(config["config_name"]))
-    for config in configs:
-        config.pop("default", None)
-    if len(configs) > 1:
-        configs[0]["default"] = True
-    sources = [*meta.get("source_datasets", []), *_source(section)]
-    return {
-        **meta,
-        "pretty_name": title,
-        **_licence_metadata(section.licences, meta),
-        "task_categories": ["image-classification"],
-        "size_categories": sorted({*meta.get("size_categories", []), _size(section.images)}),
-        **({"source_datasets": list(dict.fromkeys(sources))} if sources else {}),
-        "tags": list(dict.fromkeys([*meta.get("tags", []), *TAGS])),
-        "configs": configs,
-    }
-
-
-def _size(images: int) -> str:
-    return next((name for limit, name in SIZES if images < limit), "1M<n<10M")
-
-
-def _source(section: Section) -> list[str]:
-    source = section.recipe.data.source
-    name = source.removeprefix("hub:") if source.startswith("hub:") else ON_THE_HUB.get(source)
-    return [name] if name else []
-
-
-def _licence_metadata(licences: list[str], meta: dict[str, Any]) -> dict[str, Any]:
-    """The licence keys for all configs; one that is unknown makes them unknown for all."""
-    if foreign := next((licence for licence in licences if licence in WITHOUT_HUB_ID), None):
-        return {"license": "other", "license_name": foreign, "license_link": WITHOUT_HUB_ID[foreign]}
-    if meta.get("license") == "other" and "license_name" in meta:
-        return {}
-    before = meta.get("license") or []
-    named = list(dict.fromkeys([*([before] if isinstance(before, str) else before), *(licences or ["unknown"])]))
-    return {"license": named[0] if len(named) == 1 else named}
+def _sources(source: str) -> list[str]:
+    """The data sets of the Hub that a source is; none if it is a folder of this machine."""
+    if source.startswith("hub:"):
+        name = ID_ON_THE_HUB.match(source.removeprefix("hub:"))
+        return [name[1]] if name else []
+    return [ON_THE_HUB[source]] if source in ON_THE_HUB else []
 
 
 # --- the text of a config ----------------------------------------------------------------------------------
@@ -196,12 +153,12 @@ def _body(repo: str, section: Section) -> str:
         colour="grey" if recipe.data.channels == 1 else "colour",
         objective=recipe.distill.objective,
         iterations=recipe.distill.iterations,
-        data=f"`{_without_folders(recipe.data.source)}`",
-        prior=f"`{_without_folders(recipe.prior.source)}`",
+        data=markdown.code(_without_folders(recipe.data.source)),
+        prior=markdown.code(_without_folders(recipe.prior.source)),
         accuracy=_accuracy(section),
         training=_training(repo, section),
-        facts="\n".join(f"| {name} | {value} |" for name, value in _facts(section).items()),
-        recipe=section.recipe_yaml,
+        facts=markdown.table(["", ""], _facts(section).items()),
+        recipe=markdown.fenced(section.recipe_yaml, "yaml"),
         class_list=_classes(section),
         licence=_licence(section),
     )
@@ -217,23 +174,27 @@ def _accuracy(section: Section) -> str:
     if not rows:
         return "Not measured yet; `ld3m evaluate` measures it."
     sets = {set_name(row): row for row in rows}
-    heads = [_trained_on(row) for row in sets.values()]
-    lines = [f"| trained from scratch on | {' | '.join(heads)} |", "| --- |" + " --- |" * len(sets)]
-    for arch in dict.fromkeys(row["arch"] for row in rows):
-        lines.append(f"| {arch} | {' | '.join(_cell(rows, name, arch) for name in sets)} |")
+    heads = [markdown.text(_trained_on(row)) for row in sets.values()]
+    lines = [
+        [markdown.text(arch), *(_cell(rows, name, arch) for name in sets)]
+        for arch in dict.fromkeys(row["arch"] for row in rows)
+    ]
     means = [row for row in section.evaluation.get("cross_architecture", []) if row["split"] == "test"]
     for row in means[:1]:
         across = [next((accuracy_text(mean) for mean in means if set_name(mean) == name), "") for name in sets]
-        lines.append(f"| mean without {row['without']} | {' | '.join(across)} |")
+        lines.append([f"mean without {markdown.text(row['without'])}", *across])
     tested = max(row["tested_on"] for row in rows)
     protocols = dict.fromkeys(json.dumps(row["protocol"]) for row in rows)
     return "\n".join(
         [
             f"Test accuracy in % on {tested:,} real images, mean ± standard deviation (number of networks):",
             "",
-            *lines,
+            markdown.table(["trained from scratch on", *heads], lines),
             "",
-            *(f"Networks: `{protocol}`, SGD with momentum 0.9, weight decay 5e-4." for protocol in protocols),
+            *(
+                f"Networks: {markdown.code(protocol)}, SGD with momentum 0.9, weight decay 5e-4."
+                for protocol in protocols
+            ),
         ]
     )
 
@@ -269,7 +230,7 @@ def _training(repo: str, section: Section) -> str:
         unpack="" if factor == 1 else UNPACK.format(factor=factor),
         unpacked="" if factor == 1 else f"each image cut into the {factor**2} that it holds, which are enlarged, ",
         batch_images=batch if protocol["augment"] else "inputs[chosen]",
-        arch=rows[0]["arch"],
+        arch=json.dumps(rows[0]["arch"]),
         channels=data.channels,
         resolution=data.resolution,
         count=len(section.classes),
@@ -281,17 +242,21 @@ def _training(repo: str, section: Section) -> str:
 def _facts(section: Section) -> dict[str, str]:
     recipe, prior = section.recipe, section.prior
     versions = json.loads(section.metadata.get("versions", "{}"))
+    source = _without_folders(recipe.prior.source)
+    sampling = f"{recipe.prior.steps} steps, guidance {recipe.prior.guidance:g}, `{recipe.prior.skip}` skip"
     noise = f"{section.metadata['noise']}, of iteration {section.metadata['noise_iteration']}"
     return {
-        "seed": section.metadata["seed"],
-        "digest of the recipe": f"`{section.metadata['recipe']}`",
-        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()) or "not recorded",
-        "prior": f"`{_without_folders(recipe.prior.source)}`, {prior.get('kind', 'kind not recorded')}",
-        "revision of the prior": f"`{prior.get('revision') or 'none'}`",
-        "SHA-256 of the prior": f"`{prior.get('sha256', 'not recorded')}`",
-        "licence of the prior": prior.get("licence") or "not known",
-        "sampling": f"{recipe.prior.steps} steps, guidance {recipe.prior.guidance:g}, `{recipe.prior.skip}` skip",
-        "noise": noise,
+        "seed": markdown.text(section.metadata["seed"]),
+        "digest of the recipe": markdown.code(section.metadata["recipe"]),
+        "versions": markdown.text(
+            ", ".join(f"{name} {version}" for name, version in versions.items()) or "not recorded"
+        ),
+        "prior": f"{markdown.code(source)}, {markdown.text(prior.get('kind') or 'kind not recorded')}",
+        "revision of the prior": markdown.code(prior.get("revision") or "none"),
+        "SHA-256 of the prior": markdown.code(prior.get("sha256") or "not recorded"),
+        "licence of the prior": markdown.text(prior.get("licence") or "not known"),
+        **({"sampling": sampling} if recipe.prior.steps else {}),
+        "noise": markdown.text(noise),
         "normalisation": _normalisation(section),
     }
 
@@ -310,12 +275,10 @@ def _classes(section: Section) -> str:
     of_imagenet = section.recipe.data.source == "imagenet"
     names_there = [f"`{imagenet.classes()[index].wordnet_id}`" if of_imagenet else str(index) for index in indices]
     rows = [
-        f"| {label} | {name} | {known_as} |"
+        [str(label), markdown.text(name), known_as]
         for label, (name, known_as) in enumerate(zip(section.classes, names_there, strict=True))
     ]
-    return "\n".join(
-        [f"| label | class | {'WordNet id' if of_imagenet else 'number in the source'} |", "| --- | --- | --- |", *rows]
-    )
+    return markdown.table(["label", "class", "WordNet id" if of_imagenet else "number in the source"], rows)
 
 
 def _licence(section: Section) -> str:
@@ -323,12 +286,12 @@ def _licence(section: Section) -> str:
     recipe, prior = section.recipe, section.prior.get("licence")
     data, prior_source = (_without_folders(source) for source in (recipe.data.source, recipe.prior.source))
     if recipe.hub.licence:
-        sentences = [f"`{recipe.hub.licence}`, as stated by its author."]
+        sentences = [f"{markdown.code(recipe.hub.licence)}, as stated by its author."]
     else:
         sentences = [
             "The images derive from the real images and from the prior, so the terms of both licences apply to them.",
-            f"Real images (`{data}`): {_licence_link(LICENCES.get(recipe.data.source))}.",
-            f"Prior (`{prior_source}`): {_licence_link(prior)}.",
+            f"Real images ({markdown.code(data)}): {_licence_link(LICENCES.get(recipe.data.source))}.",
+            f"Prior ({markdown.code(prior_source)}): {_licence_link(prior)}.",
         ]
     licences = dict.fromkeys([*section.licences, prior])
     if non_commercial := [licence for licence in licences if licence and NON_COMMERCIAL.search(licence)]:
@@ -339,7 +302,7 @@ def _licence(section: Section) -> str:
 def _licence_link(licence: str | None) -> str:
     if licence in WITHOUT_HUB_ID:
         return f"[{licence}]({WITHOUT_HUB_ID[licence]})"
-    return f"`{licence}`" if licence else "licence unknown; ask the publisher"
+    return markdown.code(licence) if licence else "licence unknown; ask the publisher"
 
 
 def without_folders(content: Any) -> Any:
@@ -354,8 +317,9 @@ def without_folders(content: Any) -> Any:
     }
 
 
-def _without_folders(path: str | None) -> str | None:
+def _without_folders(source: str) -> str:
     """A source as others may see it: the last part of an absolute path, all else as it is."""
-    if not path or path in PACKAGED_PRIORS or path.startswith("hub:") or not PurePath(path).is_absolute():
-        return path
-    return PurePath(path).name
+    scheme, path = ("hub:", source.removeprefix("hub:")) if source.startswith("hub:") else ("", source)
+    if source in PACKAGED_PRIORS or not PurePath(path).is_absolute():
+        return source
+    return scheme + PurePath(path).name
