@@ -18,6 +18,7 @@ import torch
 import yaml
 from conftest import CLASSES, Outcome, command, distilled, latents
 from PIL import Image
+from processes import command_line, finish, spawn
 
 from ld3m.errors import UserError
 from ld3m.images.grids import shown
@@ -108,31 +109,27 @@ def test_the_saved_recipe_gives_the_same_result(finished: Path, tmp_path: Path) 
 def test_a_signal_saves_and_the_same_command_goes_on(
     finished: Path, recipe_file: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
-    arguments = command("distill", recipe_file, "distill.iterations=30", "--output", tmp_path / "run")
-    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
+    arguments = ("distill", recipe_file, "distill.iterations=30", "--output", tmp_path / "run")
+    processes = spawn(1, command_line, *arguments, output=tmp_path)
     wait_for_rows(tmp_path / "run", 2)
-    process.send_signal(number)
-    out, _ = process.communicate(timeout=60)
-    assert process.returncode == 128 + number
-    assert "the same command resumes" in out
+    os.kill(processes[0].pid, number)
+    assert finish(processes, 60) == [128 + number]
+    assert "the same command resumes" in (tmp_path / "0.txt").read_text()
     distilled(recipe_file, tmp_path / "run", "distill.iterations=30")
     assert torch.equal(latents(tmp_path / "run")["z"], latents(finished)["z"])
 
 
 def test_a_signal_is_heard_between_logged_iterations(recipe_file: Path, tmp_path: Path) -> None:
     seldom = ("distill.iterations=2000", "distill.log_every=1000", "distill.checkpoint_every=1000")
-    arguments = command("distill", recipe_file, *seldom, "--output", tmp_path / "run")
-    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stderr
-    said = ""
-    while not re.search(r" [1-9]\d*/2000", said):  # the bar is not drawn anew after every iteration
-        letter = process.stderr.read(1)
-        assert letter, f"ended before it began: {said}"
-        said += letter
-    process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGINT
-    assert int(out.split("saved after iteration ")[1].split(";")[0]) < 1000
+    arguments = ("distill", recipe_file, *seldom, "--output", tmp_path / "run")
+    processes = spawn(1, command_line, *arguments, output=tmp_path)
+    printed = tmp_path / "0.txt"
+    while not (printed.exists() and re.search(r" [1-9]\d*/2000", printed.read_text())):  # the bar of an iteration
+        assert processes[0].is_alive(), printed.read_text()
+        time.sleep(0.1)
+    os.kill(processes[0].pid, signal.SIGINT)
+    assert finish(processes, 60) == [128 + signal.SIGINT]
+    assert int(printed.read_text().split("saved after iteration ")[1].split(";")[0]) < 1000
 
 
 def wait_for_rows(folder: Path, count: int) -> None:

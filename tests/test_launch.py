@@ -58,7 +58,7 @@ def slurm(folder: Path, *arguments: object) -> subprocess.Popen[str]:
 
 @pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="Slurm runs on POSIX")
 def test_a_job_of_slurm_that_is_preempted_is_queued_again_and_goes_on(recipe_file: Path, tmp_path: Path) -> None:
-    recipe = ("distill", recipe_file, "distill.iterations=40", "prior.micro_batch=2", "-o", "run")
+    recipe = ("distill", recipe_file, "distill.iterations=20", "prior.micro_batch=2", "-o", "run")
     job = slurm(tmp_path, *recipe)
     until = time.monotonic() + 180
     while not (tmp_path / "run" / "metrics.jsonl").exists():
@@ -75,7 +75,7 @@ def test_a_job_of_slurm_that_is_preempted_is_queued_again_and_goes_on(recipe_fil
     again.communicate(timeout=300)
     assert again.returncode == 0
     assert (tmp_path / "requeued").read_text() == f"{os.getpid()}\n"
-    alone = distilled(recipe_file, tmp_path / "alone", "distill.iterations=40", "prior.micro_batch=2")
+    alone = distilled(recipe_file, tmp_path / "alone", "distill.iterations=20", "prior.micro_batch=2")
     assert torch.equal(latents(tmp_path / "run")["z"], latents(alone)["z"])
 
 

@@ -50,12 +50,11 @@ class Shortage:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("objective", [["dm"], ["dc", "distill.dc.outer=3", "distill.dc.inner=1"]])
 @pytest.mark.parametrize(
-    ("keep", "lines"),
+    ("objective", "keep", "lines"),
     [
-        ("all", ["prior.keep_graph_steps=0", "prior.micro_batch=3", "prior.micro_batch=1"]),
-        ("0", ["prior.micro_batch=3", "prior.micro_batch=1"]),
+        (["dm"], "all", ["prior.keep_graph_steps=0", "prior.micro_batch=3", "prior.micro_batch=1"]),
+        (["dc", "distill.dc.outer=3", "distill.dc.inner=1"], "0", ["prior.micro_batch=3", "prior.micro_batch=1"]),
     ],
 )
 def test_a_run_goes_on_with_less(
@@ -125,7 +124,7 @@ def test_an_objective_that_runs_out_does_without_the_graphs(
     assert torch.equal(latents(Path("run"))["z"], latents(told)["z"])
 
 
-@pytest.mark.parametrize("init", ["real", "herding"])
+@pytest.mark.parametrize("init", [pytest.param("real", marks=pytest.mark.slow), "herding"])
 def test_the_first_encoding_goes_on_with_fewer_images(
     recipe_file: Path, ld3m: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch, init: str
 ) -> None:

@@ -29,7 +29,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [save_stable_diffusion(made[0]), save_dit(made[1])]
 
 
-@pytest.mark.parametrize("config", ["zero3", "fsdp2"])
+@pytest.mark.parametrize("config", [pytest.param("zero3", marks=pytest.mark.slow), "fsdp2"])
 def test_a_layer_at_a_time_is_whole_and_gradients_are_exact(config: str, folders: list[Path], tmp_path: Path) -> None:
     """Half of the parameters and one layer through forward and pull-back, half of them after.
 
@@ -52,13 +52,14 @@ def test_a_layer_at_a_time_is_whole_and_gradients_are_exact(config: str, folders
                 assert pull["difference"] <= {"fsdp2": 0, "zero3": 2e-6}[config]
 
 
-def test_a_run_goes_on_under_every_launch_file(recipe_file: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("configs", [["zero3", "fsdp2"], pytest.param(CONFIGS, marks=pytest.mark.slow)], ids=str)
+def test_a_run_goes_on_under_every_launch_file(configs: list[str], recipe_file: Path, tmp_path: Path) -> None:
     """Each goes on where the last one stopped, two of the classes on one process and one on the other.
 
     What `auto` is where the denoiser is shared out is measured by all processes together.
     """
     auto = ("prior.micro_batch=auto", "prior.keep_graph_steps=auto")
-    for iterations, config in enumerate(CONFIGS, 1):
+    for iterations, config in enumerate(configs, 1):
         overrides = (f"distill.iterations={iterations}", "prior.keep_graph_steps=0")
         launch("distill", recipe_file, *overrides, *auto, "--output", tmp_path / "run", config=config)
         moved = latents(tmp_path / "run")

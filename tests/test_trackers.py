@@ -84,10 +84,10 @@ def test_a_killed_run_goes_on_in_the_same_log_of_tensorboard(recipe_file: Path, 
     """Killed two or more iterations after its last checkpoint, it does these again; TensorBoard shows them once."""
     folder = tmp_path / "run"
     arguments = ("distill", recipe_file, "log_with=tensorboard", "distill.iterations=40", "-o", folder)
-    process = subprocess.Popen(command(*arguments, "distill.checkpoint_every=9"))
+    processes = spawn(1, command_line, *arguments, "distill.checkpoint_every=9")
     wait_for(lambda: len(expected_so_far(folder)) % 9 > 2 and len(expected_so_far(folder)) > 9)
-    process.kill()
-    process.wait()
+    processes[0].kill()
+    finish(processes)
     repeated = int(sorted((folder / "checkpoints").glob("*/manifest.json"))[-1].parent.name)
     assert 0 < repeated < len(expected_so_far(folder))
     distilled(recipe_file, folder, "log_with=tensorboard", "distill.iterations=40")

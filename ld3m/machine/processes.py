@@ -184,8 +184,11 @@ def _with_deepspeed(group: InitProcessGroupKwargs) -> Accelerator:
             raise UserError(
                 f"the launch asks for DeepSpeed, which needs the package {package}: pip install 'ld3m[deepspeed]'"
             )
+    import deepspeed
     from transformers.integrations import unset_hf_deepspeed_config
 
+    # DeepSpeed would compile a kernel for processes that share a machine's memory: a minute, and a C++ compiler.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     accelerator = Accelerator(kwargs_handlers=[group])
     unset_hf_deepspeed_config()  # else transformers would shard a text encoder as it is loaded
     return accelerator
