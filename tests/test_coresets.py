@@ -3,8 +3,6 @@
 import itertools
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import get_args
 
@@ -15,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from processes import command_line, finish, spawn
 
 from ld3m import objectives, priors
 from ld3m.data import coresets, scorer
@@ -309,15 +308,10 @@ def test_a_run_matches_what_is_kept(recipe_file: Path, tmp_path: Path) -> None:
 def test_two_processes_distil_from_the_same_core_set(recipe_file: Path, tmp_path: Path, own_scores: None) -> None:
     """One of them trains the scorer, with an empty cache, and the other waits for it."""
     options = [*SCORER, "data.keep=0.6", "data.keep_order=herding", "distill.init=k-center", "distill.iterations=2"]
-    config = Path(__file__).parent.parent / "launch" / "cpu2.yaml"
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), "-m", "ld3m"]
-    output = subprocess.run(
-        [*launcher, "distill", str(recipe_file), *options, "-o", str(tmp_path / "two")],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    assert output.stderr.count("training the scorer of real images:   0%") == 1
+    arguments = ("distill", recipe_file, *options, "-o", tmp_path / "two")
+    assert finish(spawn(2, command_line, *arguments, output=tmp_path)) == [0, 0]
+    printed = "".join((tmp_path / f"{rank}.txt").read_text() for rank in range(2))
+    assert printed.count("training the scorer of real images:   0%") == 1
     distill(load(Recipe, str(recipe_file), [*options, f"output={tmp_path / 'one'}"]))
     two, one = (safetensors.torch.load_file(tmp_path / name / "latents.safetensors") for name in ("two", "one"))
     torch.testing.assert_close(two["z"], one["z"], rtol=1e-5, atol=1e-5)

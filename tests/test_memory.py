@@ -239,6 +239,7 @@ main()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits on address space are Linux's")
 def test_memory_that_really_ends(recipe_file: Path, tmp_path: Path) -> None:
     """A process that may have 700 MB more once it is ready; the graphs of 240 images would take 1.2 GB."""

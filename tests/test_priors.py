@@ -185,7 +185,7 @@ def double(prior: Any) -> Any:
     return prior
 
 
-@pytest.mark.parametrize("skip", ["paper", "reference", "none"])
+@pytest.mark.parametrize("skip", ["paper", "reference", pytest.param("none", marks=pytest.mark.slow)])
 def test_gradients_agree_with_finite_differences(kind: tuple[str, Path], skip: str) -> None:
     """Central differences in float64 along all of Z and along all of c, each of which has a gradient."""
     name, folder = kind
@@ -255,7 +255,7 @@ def pull_back_c(pixels: Tensor, pull_back: Any) -> Tensor:
     return pull_back(torch.ones_like(pixels))[1]
 
 
-@pytest.mark.parametrize(("dtype", "most"), [("bfloat16", 0.1), ("float16", 0.02)])
+@pytest.mark.parametrize(("dtype", "most"), [("bfloat16", 0.1), pytest.param("float16", 0.02, marks=pytest.mark.slow)])
 def test_half_precision_gradients_are_close(kind: tuple[str, Path], dtype: str, most: float) -> None:
     """Relative error of the pull-back against float32, S = 4; the sampler's state stays in float32."""
     name, folder = kind

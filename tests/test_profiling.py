@@ -42,7 +42,7 @@ def test_a_trace_by_hand(tmp_path: Path) -> None:
     assert (on_gpu["render"].bytes, on_gpu["pull_back"].bytes) == (0, 4)
 
 
-@pytest.mark.parametrize("iterations", [3, 40])
+@pytest.mark.parametrize("iterations", [3, pytest.param(40, marks=pytest.mark.slow)])
 def test_a_profile(recipe_file: Path, ld3m: Callable[..., Outcome], iterations: int) -> None:
     outcome = ld3m("distill", recipe_file, f"distill.iterations={iterations}", "-o", "runs/mine", "--profile")
     assert outcome.code == 0, outcome.err

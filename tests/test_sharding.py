@@ -68,7 +68,8 @@ def test_a_run_goes_on_under_every_launch_file(configs: list[str], recipe_file: 
         assert relative(moved["c"], one["c"]) <= 1e-5
 
 
-@pytest.mark.parametrize("config", ["fsdp2", pytest.param("zero3", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("config", ["fsdp2", "zero3"])
 def test_a_process_without_a_class_makes_the_calls_of_the_others(
     config: str, recipe_file: Path, tmp_path: Path
 ) -> None:

@@ -4,14 +4,13 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Outcome, command, distilled, latents
+from conftest import Outcome, distilled, latents
 from processes import command_line, finish, spawn
 
 from ld3m.machine import lock
@@ -40,16 +39,16 @@ def finished(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 @pytest.fixture
-def running(recipe_file: Path, tmp_path: Path) -> Iterator[tuple[Path, subprocess.Popen]]:
+def running(recipe_file: Path, tmp_path: Path) -> Iterator[tuple[Path, Any]]:
     """A run in a process of its own that has logged a dozen iterations, and goes on."""
     folder = tmp_path / "runs" / "busy"
-    process = subprocess.Popen(command("distill", recipe_file, *LONG, "-o", folder), stdout=subprocess.DEVNULL)
+    (process,) = processes = spawn(1, command_line, "distill", recipe_file, *LONG, "-o", folder)
     try:
         wait_for_rows(folder, 12)
         yield folder, process
     finally:
         process.kill()
-        process.wait()
+        finish(processes)
 
 
 def test_a_finished_run(finished: Path, ld3m: Callable[..., Outcome]) -> None:
@@ -93,12 +92,12 @@ def test_evaluation_figures(finished: Path, tmp_path: Path, ld3m: Callable[..., 
     assert line.endswith(expected)
 
 
-def test_a_running_run(running: tuple[Path, subprocess.Popen], ld3m: Callable[..., Outcome]) -> None:
+def test_a_running_run(running: tuple[Path, Any], ld3m: Callable[..., Outcome]) -> None:
     """The newest below runs/ without being named; its numbers are of one of its logged iterations."""
     folder, process = running
     before = len(rows(folder))
     said = json.loads(ld3m("status", "--json").out)
-    process.send_signal(signal.SIGSTOP)  # so that nothing more is logged
+    os.kill(process.pid, signal.SIGSTOP)  # so that nothing more is logged
     assert said["run"] == "runs/busy"
     assert said["state"] == "running"
     assert before <= said["iteration"] <= len(rows(folder))
@@ -113,11 +112,11 @@ def test_a_running_run(running: tuple[Path, subprocess.Popen], ld3m: Callable[..
 
 
 def test_a_killed_run_can_go_on(
-    running: tuple[Path, subprocess.Popen], recipe_file: Path, tmp_path: Path, ld3m: Callable[..., Outcome]
+    running: tuple[Path, Any], recipe_file: Path, tmp_path: Path, ld3m: Callable[..., Outcome]
 ) -> None:
     folder, process = running
     process.kill()
-    process.wait()
+    process.join()
     said = json.loads(ld3m("status", folder, "--json").out)
     assert said["state"] == "stopped"
     assert said["iteration"] == len(rows(folder))
@@ -227,7 +226,7 @@ def test_durations(seconds: float, said: str) -> None:
 
 
 def test_a_second_command_on_one_folder_is_refused(
-    running: tuple[Path, subprocess.Popen], recipe_file: Path, ld3m: Callable[..., Outcome]
+    running: tuple[Path, Any], recipe_file: Path, ld3m: Callable[..., Outcome]
 ) -> None:
     """Also one that would replace it; the first goes on unharmed."""
     folder, process = running
@@ -237,7 +236,7 @@ def test_a_second_command_on_one_folder_is_refused(
         assert f"output: another process is at work in {folder}" in done.err
         assert len([line for line in done.err.splitlines() if line.startswith("ld3m:")]) == 1
     wait_for_rows(folder, len(rows(folder)) + 3)
-    assert process.poll() is None
+    assert process.is_alive()
     assert [row["iteration"] for row in rows(folder)] == list(range(len(rows(folder))))
 
 

@@ -134,6 +134,7 @@ def test_other_processes_start_no_tracker(recipe_file: Path, tmp_path: Path, not
 # --- trackio -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_trackio_has_the_numbers_and_the_pictures(recipe_file: Path, tmp_path: Path) -> None:
     """Begun and gone on with, in a process of its own: trackio decides on import where it keeps things."""
     folder, place = tmp_path / "run", tmp_path / "trackio"
