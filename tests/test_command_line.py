@@ -1,12 +1,18 @@
 """The command line itself: how a command is resumed, started again, and refused."""
 
+import io
+import os
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Outcome
+from conftest import Outcome, command
 
 from ld3m import __version__
+from ld3m.machine import streams
 
 
 def test_version(ld3m: Callable[..., Outcome]) -> None:
@@ -35,3 +41,113 @@ def test_no_resume_means_one_thing(command: str, ld3m: Callable[..., Outcome], m
     (line,) = [line for line in lines if line.startswith("--no-resume")]
     assert line.endswith("Start again and replace what is in the folder; by default it is resumed.")
     assert any(line.startswith("--resume PATH") for line in lines) == (command == "distill")
+
+
+# --- whatever goes wrong is a line -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def failing(ld3m: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Outcome]:
+    """Runs a command that meets an error nobody expected."""
+    from ld3m.machine import environment
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def run(error: BaseException, *arguments: str) -> Outcome:
+        def fail() -> str:
+            raise error
+
+        monkeypatch.setattr(environment, "report", fail)
+        return ld3m("env", *arguments)
+
+    return run
+
+
+def test_an_unexpected_error_is_a_line_and_a_file(failing: Callable[..., Outcome], tmp_path: Path) -> None:
+    code, out, err = failing(KeyError("hf_secret"))
+    (report,) = tmp_path.glob("ld3m-error-*.txt")
+    assert (code, out) == (1, "")
+    assert err == (
+        f"ld3m: unexpected error (KeyError: 'hf_secret'); please report it with {report} and the output of ld3m env\n"
+    )
+    text = report.read_text()
+    assert text.startswith(f"ld3m {__version__}: env\n\nTraceback (most recent call last):")
+    assert text.endswith("KeyError: '(a token)'\n")
+
+
+def test_a_traceback_is_printed_on_request(failing: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LD3M_DEBUG", "1")
+    lines = failing(KeyError("x")).err.splitlines()
+    assert lines[0].startswith("ld3m: unexpected error (KeyError: 'x')")
+    assert lines[1] == "Traceback (most recent call last):"
+    monkeypatch.setenv("LD3M_DEBUG", "0")
+    assert "Traceback" not in failing(KeyError("x")).err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (PermissionError(13, "Permission denied", "runs/a"), 2, "ld3m: runs/a: Permission denied; ask its owner for"),
+        (OSError(28, "No space left on device", "a"), 2, "ld3m: a: No space left on device; free some space"),
+        (OSError(36, "File name too long", "a" * 300), 2, "ld3m: aaaaaaaaaaaa"),
+        (OSError(28, "No space left on device"), 1, "ld3m: cannot print or write (No space left on device)"),
+        (MemoryError(), 1, "ld3m: memory ran out (MemoryError: ); ld3m plan RECIPE says"),
+        (ConnectionResetError(104, "reset"), 1, "ld3m: a connection failed (ConnectionResetError: [Errno 104] reset)"),
+        (
+            UnicodeDecodeError("utf-8", b"\xe9", 0, 1, "invalid"),
+            1,
+            "ld3m: unexpected error (UnicodeDecodeError: 'utf-8",
+        ),
+        (RecursionError("too deep"), 1, "ld3m: unexpected error (RecursionError: too deep)"),
+    ],
+)
+def test_errors_of_the_machine_say_what_to_do(
+    failing: Callable[..., Outcome], error: Exception, code: int, line: str
+) -> None:
+    outcome = failing(error)
+    assert (outcome.code, outcome.out) == (code, "")
+    assert outcome.err.startswith(line)
+    assert outcome.err.count("\n") == 1
+
+
+def test_a_reader_that_leaves_early_and_ctrl_c_need_no_line(failing: Callable[..., Outcome]) -> None:
+    assert failing(BrokenPipeError(32, "Broken pipe")) == Outcome(1, "", "")
+    assert failing(KeyboardInterrupt()).code == 130
+
+
+def test_streams_of_other_encodings_take_every_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipe on Windows is cp1252, which has ± but no →; names on disk may be no text at all."""
+    shown = {}
+    for encoding in ("latin-1", "cp1252", "utf-8"):
+        written = io.BytesIO()
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding=encoding))
+        streams.prepare()
+        print("1 → 2 ± 3 猫 caf\udce9", end="", flush=True)
+        shown[encoding] = written.getvalue().decode(encoding)
+    plain = "1 -> 2 ± 3 \\u732b caf\\udce9"
+    assert shown == {"latin-1": plain, "cp1252": plain, "utf-8": "1 → 2 ± 3 猫 caf\\udce9"}
+
+
+def test_closed_streams_are_the_null_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    streams.prepare()
+    print("nobody", file=sys.stderr)
+    assert (sys.stdout.name, sys.stderr.name) == (os.devnull, os.devnull)
+    assert streams.lost_output() is None
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a device that is always full")
+def test_a_full_output_is_said() -> None:
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        process = subprocess.run(command("--version"), stdout=full, stderr=subprocess.PIPE, text=True)
+    assert process.returncode == 1
+    assert process.stderr.startswith("ld3m: cannot print or write (No space left on device), so the output is")
+
+
+def test_a_variable_of_the_progress_bars_that_is_no_number() -> None:
+    environment = os.environ | {"TQDM_MININTERVAL": "x"}
+    process = subprocess.run(command("--version"), capture_output=True, text=True, env=environment)
+    assert (process.returncode, process.stdout) == (2, "")
+    assert process.stderr.startswith("ld3m: ")
+    assert "TQDM_MININTERVAL=x" in process.stderr

@@ -2,7 +2,6 @@
 
 import ctypes
 import os
-import resource
 import sys
 from pathlib import Path
 
@@ -22,8 +21,13 @@ def peak(device: torch.device) -> int:
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
     except (OSError, StopIteration):
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        pass
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset
+    import resource  # which Windows does not have
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def free(device: torch.device) -> int:
@@ -37,7 +41,7 @@ def free(device: torch.device) -> int:
         available = min(available, max(0, limit - used))
     except (OSError, ValueError):  # no control group, or one without a limit
         pass
-    return available // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return available // int(os.environ.get("LOCAL_WORLD_SIZE") or "1")
 
 
 # --- the allocator -----------------------------------------------------------------------------------------

@@ -3,7 +3,9 @@
 import functools
 import importlib.util
 import os
-from collections.abc import Callable, Sequence
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,13 +17,19 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, gather_object, parse_flag_from_env
 from torch import Tensor
 
-from ld3m.errors import UserError
+from ld3m.errors import UserError, one_line
 from ld3m.machine.heartbeat import Heartbeat
 
 P = ParamSpec("P")
 T = TypeVar("T")
 PATIENCE = timedelta(days=30)
 """How long a process waits for the others, which may be training a network yet; `Heartbeat` sees whether they live."""
+
+
+NOTICE = 10.0
+"""Seconds after which a process that waits for the others to start says so."""
+UNSET = "start with accelerate launch or torchrun, or unset it"
+"""Advice about a variable that only launchers should set."""
 
 
 @dataclass(frozen=True)
@@ -123,21 +131,19 @@ def start() -> Processes:
     Others start one process although more were asked for; it would then take several times as long.
 
     Raises:
-        UserError: if the number of processes is not what the launcher set or was asked for, or exceeds the GPUs.
+        UserError: if the number of processes is not what the launcher set or was asked for, or exceeds the GPUs; if
+            the launcher's variables do not fit each other, or what it asks for cannot be set up.
     """
+    sizes = _launch_variables()
     cpu = not torch.accelerator.is_available()
-    here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.accelerator.device_count()
-    if not cpu and here > gpus and not parse_flag_from_env("ACCELERATE_USE_CPU"):
+    here, gpus = sizes.get("LOCAL_WORLD_SIZE", 1), torch.accelerator.device_count()
+    if not cpu and here > gpus and not _flag("ACCELERATE_USE_CPU"):
         raise UserError(
             f"--num_processes: {here} on this machine, which has {gpus} GPU{'s' * (gpus > 1)}; start one for each, or "
             "hide them for a run on CPUs: CUDA_VISIBLE_DEVICES="
         )
-    deepspeed = parse_flag_from_env("ACCELERATE_USE_DEEPSPEED")
-    group = InitProcessGroupKwargs(timeout=PATIENCE)
-    if deepspeed and cpu:
-        group.backend = "gloo"
-    accelerator = _with_deepspeed(group) if deepspeed else Accelerator(cpu=cpu, kwargs_handlers=[group])
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    accelerator = _join(cpu, sizes)
+    launched = sizes.get("WORLD_SIZE", 1)
     if launched != accelerator.num_processes:
         raise UserError(
             f"WORLD_SIZE: the launcher started {launched} processes but Accelerate sees {accelerator.num_processes}; "
@@ -148,7 +154,79 @@ def start() -> Processes:
             f"{setting}, but accelerate launch started one process; use a configuration of launch/ with "
             "distributed_type: MULTI_GPU (also on CPUs, with use_cpu: true), or ask for one"
         )
-    return Processes(accelerator.device, accelerator.process_index, accelerator.num_processes, accelerator)
+    processes = Processes(accelerator.device, accelerator.process_index, accelerator.num_processes, accelerator)
+    if processes.is_main_process:
+        for line in _ignored_settings():
+            print(f"ld3m: {line}", file=sys.stderr)
+    return processes
+
+
+def _launch_variables() -> dict[str, int]:
+    """The variables by which a launcher tells a process its place, checked; empty ones are taken for unset."""
+    numbers = {}
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        value = os.environ.get(name, "").strip()
+        if not value:
+            os.environ.pop(name, None)  # Accelerate takes it for a number
+        elif value.isascii() and value.isdigit():
+            numbers[name] = int(value)
+        else:
+            raise UserError(f"{name}: {value!r} is not a number of processes; {UNSET}")
+    given = ", ".join(f"{name}={number}" for name, number in numbers.items())
+    rank, count = numbers.get("RANK"), numbers.get("WORLD_SIZE")
+    if numbers and count is None:
+        raise UserError(f"{given}, but no WORLD_SIZE, which launchers set beside it; {UNSET}")
+    if count == 0 or (count and count > 1 and rank is None) or (count and rank and rank >= count):
+        raise UserError(f"{given}: RANK must be one of 0 to WORLD_SIZE - 1; {UNSET}")
+    return numbers
+
+
+def _flag(name: str) -> bool:
+    """One of Accelerate's variables that is true or false."""
+    try:
+        return bool(parse_flag_from_env(name))
+    except ValueError:
+        raise UserError(f"{name}: {os.environ[name]!r} is neither true nor false; {UNSET}") from None
+
+
+def _join(cpu: bool, sizes: Mapping[str, int]) -> Accelerator:
+    """Meets the other processes of the launch, and says what it waits for if they are slow to come."""
+    count = sizes.get("WORLD_SIZE", 1)
+    where = f"{os.environ.get('MASTER_ADDR', 'this machine')}:{os.environ.get('MASTER_PORT', '29500')}"
+    line = (
+        f"ld3m: process {sizes.get('RANK', 0)} of {count} (WORLD_SIZE) is waiting for the others at {where} "
+        f"(MASTER_ADDR, MASTER_PORT); unset WORLD_SIZE if this process is meant to be alone"
+    )
+    notice = threading.Timer(NOTICE, print, [line], {"file": sys.stderr, "flush": True})
+    notice.daemon = True
+    group = InitProcessGroupKwargs(timeout=PATIENCE)
+    try:
+        if count > 1:
+            notice.start()
+        if _flag("ACCELERATE_USE_DEEPSPEED"):
+            if cpu:
+                group.backend = "gloo"
+            return _with_deepspeed(group)
+        accelerator = Accelerator(cpu=cpu, mixed_precision="no", kwargs_handlers=[group])
+        torch.empty(1, device=accelerator.device)  # ACCELERATE_TORCH_DEVICE may name one that is not there
+        return accelerator
+    except UserError:
+        raise
+    except Exception as error:  # Accelerate, DeepSpeed and torch.distributed have no kind of their own
+        raise UserError(f"the launch cannot be set up ({one_line(error)}); use a configuration of launch/") from None
+    finally:
+        notice.cancel()
+
+
+def _ignored_settings() -> Iterator[str]:
+    """A line for each setting of the launch that changes nothing here, with the key that does."""
+    precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+    if precision not in ("", "no"):
+        keys = "prior.dtype=bfloat16 network.dtype=bfloat16" if precision != "fp16" else "prior.dtype=float16"
+        yield f"the launch's mixed_precision={precision} is ignored: precision is the recipe's, such as {keys}"
+    compiler = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower()
+    if compiler not in ("", "no"):
+        yield f"the launch's dynamo_backend={compiler} is ignored: prior.compile=true compiles the denoiser"
 
 
 @functools.cache
@@ -189,6 +267,6 @@ def _with_deepspeed(group: InitProcessGroupKwargs) -> Accelerator:
 
     # DeepSpeed would compile a kernel for processes that share a machine's memory: a minute, and a C++ compiler.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    accelerator = Accelerator(kwargs_handlers=[group])
+    accelerator = Accelerator(mixed_precision="no", kwargs_handlers=[group])
     unset_hf_deepspeed_config()  # else transformers would shard a text encoder as it is loaded
     return accelerator

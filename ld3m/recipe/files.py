@@ -82,7 +82,7 @@ def load(kind: type[AnyRecipe], name: str, overrides: list[str] | None = None) -
     if mistakes:
         raise UserError(*mistakes)
     for key, (value, why) in removed.items():
-        if _at(content, key) != value and os.environ.get("RANK", "0") == "0":  # a launcher's first process says it
+        if _at(content, key) != value and (os.environ.get("RANK") or "0") == "0":  # a launcher's first process says it
             print(f"{path}: {'.'.join(key)} is ignored: there is no such key any more; {why}", file=sys.stderr)
     return kind.model_validate(content)
 
