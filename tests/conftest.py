@@ -3,6 +3,7 @@
 import offline  # noqa: F401 - before the libraries
 
 # isort: split
+import json
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+import safetensors
 import safetensors.torch
 import torch
 from PIL import Image
@@ -276,6 +278,13 @@ def ld3m(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tm
 def latents(folder: Path) -> dict[str, torch.Tensor]:
     """The tensors of a finished run."""
     return safetensors.torch.load_file(folder / "latents.safetensors")
+
+
+def noted(folder: Path) -> dict[str, Any]:
+    """What a finished run notes beside its tensors: one JSON value, as several keys come out in random order."""
+    with safetensors.safe_open(folder / "latents.safetensors", "pt") as file:
+        (text,) = file.metadata().values()
+    return dict(json.loads(text))
 
 
 def distilled(recipe_file: Path, folder: Path, *overrides: str) -> Path:

@@ -12,11 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import safetensors
 import safetensors.torch
 import torch
 import yaml
-from conftest import CLASSES, Outcome, command, distilled, latents
+from conftest import CLASSES, Outcome, command, distilled, latents, noted
 from PIL import Image
 from processes import command_line, finish, spawn
 
@@ -37,10 +36,8 @@ def test_run_folder_holds_what_it_promises(finished: Path) -> None:
     assert tensors["z"].dtype == torch.float32
     assert tensors["c"].shape == (6, 1, 16)
     assert tensors["labels"].tolist() == [0, 0, 1, 1, 2, 2]
-    with safetensors.safe_open(finished / "latents.safetensors", "pt") as file:
-        metadata = file.metadata()
-    assert metadata["iteration"] == "30"
-    assert json.loads(metadata["classes"]) == CLASSES
+    assert noted(finished)["iteration"] == 30
+    assert noted(finished)["classes"] == CLASSES
     rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     assert [row["iteration"] for row in rows] == list(range(30))
     assert all(row["grad_z"] > 0 and row["grad_c"] > 0 for row in rows)
@@ -79,9 +76,7 @@ def test_images_are_what_the_latents_render_to(finished: Path, prior_folder: Pat
 
     prior = priors.load(SamplerRecipe(source=str(prior_folder)))
     tensors = latents(finished)
-    with safetensors.safe_open(finished / "latents.safetensors", "pt") as file:
-        metadata = file.metadata()
-    moment, seed = int(metadata["noise_iteration"]), int(metadata["seed"])
+    moment, seed = noted(finished)["noise_iteration"], noted(finished)["seed"]
     keys = [(label, image) for label in range(3) for image in range(2)]
     noise = torch.stack([torch.randn(3, 8, 8, generator=generator(seed, "noise", moment, *key)) for key in keys])
     schedule = Schedule.of(prior.noise_schedule, 3, "reference", 3.0)
@@ -229,8 +224,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_state(recipe_file: Path, 
 
 def test_fixed_noise_is_that_of_iteration_0(recipe_file: Path, tmp_path: Path) -> None:
     folder = distilled(recipe_file, tmp_path / "run", "prior.noise=fixed")
-    with safetensors.safe_open(folder / "latents.safetensors", "pt") as file:
-        assert file.metadata()["noise_iteration"] == "0"
+    assert noted(folder)["noise_iteration"] == 0
 
 
 @pytest.mark.parametrize(("learn", "moved", "still"), [("latents", "z", "c"), ("conditioning", "c", "z")])

@@ -10,7 +10,7 @@ import pytest
 import safetensors
 import safetensors.torch
 import torch
-from conftest import Outcome, distilled, latents, launch, relative
+from conftest import Outcome, distilled, latents, launch, noted, relative
 
 from ld3m import objectives
 from ld3m.data.prepared import prepare
@@ -346,8 +346,7 @@ def test_mtt_goes_on_bit_for_bit(followed: Path, recipe_file: Path, experts: tup
 
 
 def test_the_learnt_step_size_is_saved_and_evaluated_with(ld3m: Callable[..., Outcome], followed: Path) -> None:
-    with safetensors.safe_open(followed / "latents.safetensors", "pt") as file:
-        step_size = json.loads(file.metadata()["learnt"])["step_size"]
+    step_size = noted(followed)["learnt"]["step_size"]
     assert step_size != 0.01
     outcome = ld3m("evaluate", followed, "--arch", "convnet", "evaluate.lr=learnt", "--json")
     assert outcome.code == 0, outcome.err

@@ -201,7 +201,7 @@ def as_older(run: Path, recipe_digest: str) -> None:
     (run / "data.json").unlink()
     for path in run.glob("checkpoints/*/manifest.json"):
         manifest = json.loads(path.read_text())
-        del manifest["prior"], manifest["data"]
+        del manifest["prior"], manifest["data"], manifest["sha256"]
         path.write_text(json.dumps(manifest | {"recipe": recipe_digest}))
 
 

@@ -51,8 +51,8 @@ def make_run(
     if rows:
         write_text(folder / "metrics.jsonl", "".join(f"{json.dumps(row)}\n" for row in rows))
     if finished:
-        metadata = {"iteration": str(iterations), "classes": json.dumps(classes)}
-        write_tensors(folder / "latents.safetensors", {"z": torch.zeros(1)}, metadata)
+        about = {"iteration": iterations, "classes": classes, "noise": "fresh", "noise_iteration": 0, "seed": 0}
+        write_tensors(folder / "latents.safetensors", {"z": torch.zeros(1)}, {"ld3m": json.dumps(about)})
     return folder
 
 

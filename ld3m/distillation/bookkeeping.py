@@ -149,7 +149,7 @@ class Bookkeeping:
         if processes.is_main_process:
             grids.write_animation(recipe.folder)
             classes = setup.class_ids
-            _, states, _ = checkpoints.read_states(checkpoints.path_of(recipe.folder, last), range(len(classes)), "cpu")
+            states, _ = checkpoints.read_states(checkpoints.path_of(recipe.folder, last), range(len(classes)), "cpu")
             result.write_result(recipe, classes, states, noise, setup.objective.learnt())
             count = len(classes) * recipe.distill.images_per_class
             print(f"{recipe.folder}: {count} images in images/, shown in grid.png and evolution.gif")

@@ -135,9 +135,12 @@ def checkpoint_or_start(setup: Setup) -> tuple[int, LearntLatents]:
     labels = setup.own or [0]  # an idle process needs the shapes, and learns none of it
     checkpoint = checkpoints.newest(recipe.folder, processes.print)
     if checkpoint:
-        first, states, objective = checkpoints.read_states(checkpoint, labels, processes.device)
+        first = int(checkpoint.name)
+        states, objective = checkpoints.read_states(checkpoint, labels, processes.device)
         setup.objective.restore(first, objective)
     else:
+        if iterations_saved(recipe.folder):
+            processes.print(f"{recipe.folder}: no checkpoint is whole, so the run begins again")
         first = 0
         states = [
             initial_state(recipe, setup.images, setup.prior, setup.embeddings[label], label, processes.device)

@@ -1,6 +1,5 @@
 """The latents of a finished run rendered differently: with other steps, another skip, guidance or prior."""
 
-import json
 from pathlib import Path
 
 import torch
@@ -17,10 +16,14 @@ from ld3m.machine.processes import Processes, watched_command
 from ld3m.priors import Prior
 from ld3m.recipe import Recipe
 from ld3m.recipe.files import to_yaml
-from ld3m.runs import result
-from ld3m.runs.folder import has_result, note_classes
+from ld3m.runs import result, sources
+from ld3m.runs.folder import has_result, load_recipe, note_classes
+from ld3m.runs.resume import flat
 from ld3m.sampling.memory_budget import MemoryBudget
 from ld3m.sampling.synthetic import SyntheticImages
+
+LATENTS_KEYS = ("seed", "distill.", "network.", "experts.", "data.subset", "data.channels")
+"""Beginnings of the keys that a run's latents and their noise stand for."""
 
 
 @watched_command
@@ -38,19 +41,26 @@ def render_again(processes: Processes, folder: Path, recipe: Recipe, output: Pat
         The folder, which `ld3m evaluate` takes.
 
     Raises:
-        UserError: if the prior's latents or conditioning have other shapes, or `output` holds something that this
-            function did not write.
+        UserError: if the recipe differs from the run's in what its latents are, the prior's latents or conditioning
+            have other shapes, or `output` holds something that this function did not write.
     """
     if not has_result(folder):
         raise UserError(f"RUN: {folder} has no latents to render, only images")
     if processes.is_main_process and output and output.exists():
         _check_replaceable(output)
+    tensors, about = result.read_latents(folder)
+    names = about.classes
+    _check_same_latents(folder, len(tensors["labels"]), len(names), recipe)
     prior = priors.for_images(recipe.prior, recipe.data.channels, recipe.rendered_size, processes.device)
-    tensors, metadata = result.read_latents(folder)
     _check_shapes(folder, tensors, recipe, prior)
-    names, numbers = json.loads(metadata["classes"]), json.loads(metadata.get("class_ids", "null"))
+    used, noted = priors.provenance(recipe.prior.source), sources.read_prior(folder)
+    if noted and noted["sha256"] != used["sha256"]:
+        processes.print(
+            f"prior.source: {recipe.prior.source} has other weights than the prior that {folder} was made with, "
+            f"{noted['source']}: the images will not be the run's"
+        )
     own = processes.shard(range(len(names)))
-    images = _render_classes(own, tensors, int(metadata["noise_iteration"]), recipe, prior, processes)
+    images = _render_classes(own, tensors, about.noise_iteration, recipe, prior, processes)
     output = output or folder / "rendered" / _folder_name(recipe)
     if processes.is_main_process:
         result.begin_images(output)
@@ -62,7 +72,8 @@ def render_again(processes: Processes, folder: Path, recipe: Recipe, output: Pat
     everyone = sorted(processes.gather(seen), key=lambda item: item[0])
     if processes.is_main_process:
         result.replace_images(output)
-        note_classes(output, dict(zip(names, numbers or range(len(names)), strict=True)))
+        note_classes(output, about.ids)
+        sources.write_prior(output, used)
         grids.write_grid(output, torch.stack([of_class for _, of_class in everyone]))
         write_text(output / "recipe.yaml", to_yaml(recipe.model_copy(update={"output": str(output)})))
         print(f"{output}: {len(tensors['labels']) // recipe.distill.factor**2} images in images/, shown in grid.png")
@@ -97,8 +108,29 @@ def _folder_name(recipe: Recipe) -> str:
     return f"steps{settings.steps}-{settings.skip}-guidance{settings.guidance:g}"
 
 
+def _check_same_latents(folder: Path, latents: int, classes: int, recipe: Recipe) -> None:
+    """Checks that a recipe differs from the run's own only in what rendering may change."""
+    before, now = (flat(each.model_dump(mode="json")) for each in (load_recipe(folder), recipe))
+    for key in sorted(before.keys() | now.keys()):
+        if key.startswith(LATENTS_KEYS) and before.get(key) != now.get(key):
+            raise UserError(
+                f"{key}: {now.get(key)}, but the latents of {folder} were learnt with {before.get(key)}; "
+                "ld3m render changes how they are rendered (prior.*); distil again for others"
+            )
+    if latents != (wanted := classes * recipe.distill.latents_per_class):
+        raise UserError(
+            f"RUN: {folder} has {latents} latents of {classes} classes, but its recipe.yaml says {wanted}; "
+            "give the recipe back that the run was made by"
+        )
+
+
 def _check_shapes(folder: Path, tensors: dict[str, Tensor], recipe: Recipe, prior: Prior) -> None:
-    """Checks that a run's latents and conditioning are those of a prior."""
+    """Checks that a run's latents and conditioning are those of a prior, and its images those of the recipe."""
+    if prior.image_channels != recipe.data.channels:
+        raise UserError(
+            f"prior.source: images of {recipe.prior.source} have {prior.image_channels} channels, but those of "
+            f"{folder} have {recipe.data.channels}; give the prior that the run was made with"
+        )
     for name, shape in (("z", prior.latent_shape), ("c", prior.conditioning_shape)):
         if tuple(tensors[name].shape[1:]) != tuple(shape):
             raise UserError(

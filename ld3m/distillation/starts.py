@@ -1,6 +1,5 @@
 """Where Z and c start: encodings of real images, noise, k-means centres, or another run's latents."""
 
-import json
 from pathlib import Path
 
 import torch
@@ -72,8 +71,8 @@ def _published(init: str, name: str, count: int, prior: Prior) -> tuple[Tensor, 
         folder = fetch(init.removeprefix("hub:"))
     if folder is None:
         raise UserError(f"distill.init: {init} has no latents; give a data set that ld3m push-to-hub made")
-    tensors, metadata = read_latents(folder)
-    classes = json.loads(metadata["classes"])
+    tensors, about = read_latents(folder)
+    classes = about.classes
     if name not in classes:
         raise UserError(f"distill.init: {init} has no class {name!r}; its classes are {', '.join(classes[:20])}")
     rows = (tensors["labels"] == classes.index(name)).nonzero().flatten()[:count]

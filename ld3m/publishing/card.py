@@ -17,7 +17,8 @@ from ld3m.priors.folder import PACKAGED_PRIORS
 from ld3m.publishing import front_matter
 from ld3m.publishing.front_matter import WITHOUT_HUB_ID
 from ld3m.recipe import Recipe
-from ld3m.runs.folder import document, load_recipe, metadata
+from ld3m.runs import sources
+from ld3m.runs.folder import Metadata, document, load_recipe, metadata
 
 TEMPLATES = ASSETS / "card"
 ON_THE_HUB = {
@@ -54,21 +55,20 @@ class Section:
     recipe: Recipe
     prior: dict[str, Any]
     evaluation: dict[str, Any]
-    metadata: dict[str, str]
+    metadata: Metadata
 
     @classmethod
     def of(cls, folder: Path) -> "Section":
         """Reads it from a run's folder."""
         recipe, about = load_recipe(folder), metadata(folder)
-        classes = json.loads(about["classes"])
         each, factor = recipe.distill.images_per_class, recipe.distill.factor
         suffix = f"-factor{factor}" if factor > 1 else ""
         return cls(
             config=f"ipc{each}{suffix}-{recipe.data.resolution}px",
-            classes=classes,
-            images=len(classes) * each,
+            classes=about.classes,
+            images=len(about.classes) * each,
             recipe=recipe,
-            prior=without_folders(document(folder, "prior.json")),
+            prior=without_folders(dict(sources.read_prior(folder) or {})),
             evaluation=without_folders(document(folder, "evaluation.json")),
             metadata=about,
         )
@@ -241,22 +241,21 @@ def _training(repo: str, section: Section) -> str:
 
 def _facts(section: Section) -> dict[str, str]:
     recipe, prior = section.recipe, section.prior
-    versions = json.loads(section.metadata.get("versions", "{}"))
+    about = section.metadata
     source = _without_folders(recipe.prior.source)
     sampling = f"{recipe.prior.steps} steps, guidance {recipe.prior.guidance:g}, `{recipe.prior.skip}` skip"
-    noise = f"{section.metadata['noise']}, of iteration {section.metadata['noise_iteration']}"
     return {
-        "seed": markdown.text(section.metadata["seed"]),
-        "digest of the recipe": markdown.code(section.metadata["recipe"]),
+        "seed": str(about.seed),
+        "digest of the recipe": markdown.code(about.recipe),
         "versions": markdown.text(
-            ", ".join(f"{name} {version}" for name, version in versions.items()) or "not recorded"
+            ", ".join(f"{name} {version}" for name, version in about.versions.items()) or "not recorded"
         ),
         "prior": f"{markdown.code(source)}, {markdown.text(prior.get('kind') or 'kind not recorded')}",
         "revision of the prior": markdown.code(prior.get("revision") or "none"),
         "SHA-256 of the prior": markdown.code(prior.get("sha256") or "not recorded"),
         "licence of the prior": markdown.text(prior.get("licence") or "not known"),
         **({"sampling": sampling} if recipe.prior.steps else {}),
-        "noise": markdown.text(noise),
+        "noise": markdown.text(f"{about.noise}, of iteration {about.noise_iteration}"),
         "normalisation": _normalisation(section),
     }
 
@@ -271,7 +270,7 @@ def _normalisation(section: Section) -> str:
 
 def _classes(section: Section) -> str:
     """Labels, names, and their numbers in the source, or WordNet ids."""
-    indices = json.loads(section.metadata.get("class_ids", "null")) or range(len(section.classes))
+    indices = section.metadata.ids.values()
     of_imagenet = section.recipe.data.source == "imagenet"
     names_there = [f"`{imagenet.classes()[index].wordnet_id}`" if of_imagenet else str(index) for index in indices]
     rows = [

@@ -19,7 +19,7 @@ from ld3m.files import write_text
 from ld3m.images import grids
 from ld3m.reporting import charts, svg, webp
 from ld3m.reporting.status import duration
-from ld3m.runs import metrics
+from ld3m.runs import metrics, sources
 from ld3m.runs.folder import classes, document, image_paths, iterations_done, load_recipe, progress
 
 LARGEST = 5_000_000
@@ -60,7 +60,7 @@ def report(folder: Path, output: Path | None = None) -> Path:
         "damaged": logged.damaged,
         "accuracies": _accuracies(evaluation),
         "cost": _cost(logged.rows, done),
-        "prior": document(folder, "prior.json"),
+        "prior": sources.read_prior(folder),
         "origin": document(folder, "origin.json"),
         "images": None,
     }

@@ -5,21 +5,47 @@ import json
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import safetensors.torch
 import torch
+from pydantic import BaseModel, Field
 from torch import Tensor
 
+from ld3m.errors import UserError
 from ld3m.files import write_bytes, write_json
 from ld3m.machine.processes import Processes
+from ld3m.reading import read_json, read_tensors
 from ld3m.recipe import Recipe
 from ld3m.recipe.files import digest
 from ld3m.runs import sources
+from ld3m.runs.folder import checkpoint_folders, is_number
 
 FORMAT = "ld3m-1"
 KEPT = 2
 OBJECTIVE_FILE = "objective.safetensors"
+
+
+class Manifest(BaseModel, frozen=True, extra="forbid"):
+    """What a checkpoint is of, and the digests by which its files are known to be whole."""
+
+    format: Literal["ld3m-1"]
+    iteration: int = Field(ge=0)
+    """The next to do."""
+    recipe: str
+    """Digests of the run's recipe, prior and data; older versions noted the first alone."""
+    prior: str | None = None
+    data: str | None = None
+    files: dict[str, str]
+    """The SHA-256 of each file, by name."""
+    sha256: str | None = None
+    """Of all the above; older versions did not write it."""
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of the manifest without its own."""
+        content = json.dumps(self.model_dump(exclude={"sha256"}), sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()
 
 
 def path_of(folder: Path, iteration: int) -> Path:
@@ -55,49 +81,62 @@ def save(
     files = dict(processes.gather(written))
     if processes.is_main_process:
         made_from = sources.digests(*sources.read(recipe.folder))
-        about = {"format": FORMAT, "iteration": iteration, "recipe": digest(recipe), **made_from, "files": files}
-        write_json(folder / "manifest.json", about)
-        before = [path.parent for path in folder.parent.glob("*/manifest.json") if path.parent.name <= folder.name]
+        about = Manifest(format=FORMAT, iteration=iteration, recipe=digest(recipe), **made_from, files=files)
+        write_json(folder / "manifest.json", about.model_dump() | {"sha256": about.digest})
+        before = [path for path in checkpoint_folders(recipe.folder) if int(path.name) <= iteration]
         for path in folder.parent.iterdir():  # also damaged and incomplete ones of later iterations
-            if path not in sorted(before)[-KEPT:]:
+            if path not in before[-KEPT:] and is_number(path.name):
                 shutil.rmtree(path, ignore_errors=True)
 
 
 def newest(folder: Path, say: Callable[[str], None]) -> Path | None:
-    """A run's newest checkpoint whose files are all as its manifest says; damaged ones are reported and skipped."""
-    for checkpoint in sorted((folder / "checkpoints").glob("[0-9]*"), reverse=True):
-        if not (checkpoint / "manifest.json").is_file():
-            continue  # the process ended before the last file was written
-        damaged = damage(checkpoint)
-        if damaged is None:
-            return checkpoint
-        say(f"{damaged} is damaged; going back to the checkpoint before it")
+    """A run's newest checkpoint that is whole; damaged ones are reported and skipped."""
+    for checkpoint in reversed(checkpoint_folders(folder)):
+        try:
+            manifest = check(checkpoint, "going back to the checkpoint before it")
+            if manifest.iteration == int(checkpoint.name):
+                return checkpoint
+            say(f"{checkpoint} holds iteration {manifest.iteration}; going back to the checkpoint before it")
+        except UserError as error:
+            say(error.lines[0])
     return None
 
 
-def manifest(folder: Path) -> dict[str, Any]:
-    """A checkpoint's manifest: the next `iteration`, digests of its `recipe`, `data` and `prior`, and its `files`."""
-    return dict(json.loads((folder / "manifest.json").read_text(encoding="utf-8")))
+def check(folder: Path, advice: str) -> Manifest:
+    """The manifest of a checkpoint that is whole: all its files are as the manifest says.
 
+    Args:
+        folder: of the checkpoint.
+        advice: what to do if it is damaged; the error ends with it.
 
-def damage(folder: Path) -> Path | None:
-    """A file of a checkpoint that is missing or not as the manifest says, or None."""
-    try:
-        files = manifest(folder)["files"]
-    except (ValueError, KeyError):
-        return folder / "manifest.json"
-    for name, expected in files.items():
+    Raises:
+        UserError: naming the file that is missing or damaged.
+    """
+    path = folder / "manifest.json"
+    manifest = read_json(path, Manifest, advice)
+    if manifest.sha256 not in (None, manifest.digest):
+        raise UserError(f"{path} is damaged (it has another digest than it says); {advice}")
+    for name, expected in manifest.files.items():
         path = folder / name
-        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != expected:
-            return path
-    return None
+        try:
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise UserError(f"{path} is damaged ({error.strerror}); {advice}") from None
+        if found != expected:
+            raise UserError(f"{path} is damaged (it has another digest than the manifest says); {advice}")
+    return manifest
 
 
 def read_states(
     folder: Path, labels: Iterable[int], device: torch.device | str
-) -> tuple[int, list[dict[str, Tensor]], dict[str, Tensor]]:
-    """The next iteration, the states of some classes, and the state of the objective, on a device."""
-    iteration = manifest(folder)["iteration"]
-    states = [safetensors.torch.load_file(folder / f"class-{label:04d}.safetensors") for label in labels]
-    objective = safetensors.torch.load_file(folder / OBJECTIVE_FILE)
-    return iteration, [{name: tensor.to(device) for name, tensor in state.items()} for state in states], objective
+) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
+    """The states of some classes, and the state of the objective, on a device.
+
+    Raises:
+        UserError: if a file is missing or damaged.
+    """
+    advice = f"remove {folder}, and the same command resumes from the checkpoint before it"
+    states = [read_tensors(folder / f"class-{label:04d}.safetensors", advice).tensors for label in labels]
+    objective = read_tensors(folder / OBJECTIVE_FILE, advice, finite=False).tensors
+    return [{name: tensor.to(device) for name, tensor in state.items()} for state in states], objective

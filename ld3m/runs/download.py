@@ -8,10 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from ld3m.errors import UserError, one_line
+from ld3m.errors import UserError, one_line, user_error_if_damaged
 from ld3m.files import write_folder
 from ld3m.machine.hub import patiently
-from ld3m.runs.folder import IMPORTED, classes
+from ld3m.reading import read_metadata
+from ld3m.runs.folder import IMPORTED, parse_metadata
 
 T = TypeVar("T")
 NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(:(?P<config>[\w.-]+))?(@(?P<revision>[\w./-]+))?")
@@ -58,30 +59,32 @@ def fetch(name: str) -> Path | None:
 def _unpack(copy: Path, config: str, target: Path) -> None:
     """Writes the images of a config by class, byte for byte as its Parquet files hold them, and its other files.
 
-    Names of classes become folders, here and when the latents are rendered again, so they must not lead elsewhere.
-
     Raises:
-        UserError: if they would, or the images are of other classes than the latents.
+        UserError: if the names of classes cannot be folders, or the images are of other classes than the latents.
     """
     import datasets
     import pyarrow.parquet
 
-    shutil.copyfile(copy / "latents" / f"{config}.safetensors", target / "latents.safetensors")
-    names, counts = classes(target), Counter[str]()
-    if bad := [name for name in names if not name.strip(".") or "/" in name or "\\" in name]:
-        raise UserError(f"{config}: the class {bad[0]!r} cannot name a folder; nothing of this data set is kept")
+    published = copy / "latents" / f"{config}.safetensors"
+    name, advice = f"latents/{published.name}", "nothing of this data set is kept; ask who pushed it to push it again"
+    names = parse_metadata(name, read_metadata(published, advice, name), advice).classes
+    counts = Counter[str]()
+    shutil.copyfile(published, target / "latents.safetensors")
     for part in sorted((copy / config).glob("*.parquet")):
-        table = pyarrow.parquet.read_table(part)
-        if datasets.Features.from_arrow_schema(table.schema)["label"].names != names:
-            raise UserError(f"{config}: {part.name} has other classes than the latents; nothing of it is kept")
-        for image, label in zip(table["image"].to_pylist(), table["label"].to_pylist(), strict=True):
-            folder = target / "images" / names[label]
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / f"{counts[names[label]]}.png").write_bytes(image["bytes"])
-            counts[names[label]] += 1
-    for name in (*COPIED, *WRITTEN):
-        if (copy / config / name).is_file():
-            shutil.copyfile(copy / config / name, target / name)
+        with user_error_if_damaged(f"{config}/{part.name}", advice):
+            table = pyarrow.parquet.read_table(part)
+            if datasets.Features.from_arrow_schema(table.schema)["label"].names != names:
+                raise UserError(f"{config}: {part.name} has other classes than the latents; {advice}")
+            for image, label in zip(table["image"].to_pylist(), table["label"].to_pylist(), strict=True):
+                if not 0 <= label < len(names):
+                    raise ValueError(f"it has the label {label}")
+                folder = target / "images" / names[label]
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / f"{counts[names[label]]}.png").write_bytes(image["bytes"])
+                counts[names[label]] += 1
+    for file in (*COPIED, *WRITTEN):
+        if (copy / config / file).is_file():
+            shutil.copyfile(copy / config / file, target / file)
 
 
 def _ask_hub(name: str, ask: Callable[[], T]) -> T:

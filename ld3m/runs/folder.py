@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import safetensors
+from pydantic import BaseModel, Field, model_validator
 
-from ld3m.errors import UserError, user_error_if_damaged
+from ld3m.errors import UserError
 from ld3m.files import write_json
+from ld3m.reading import parse_json, read_json, read_metadata
 from ld3m.recipe import Recipe
 from ld3m.recipe.files import load
 from ld3m.runs.metrics import Metrics
@@ -21,6 +22,48 @@ IMPORTED = Path("imported")
 """Folder, below the working folder, of sets that were not made here, in the layout of a run."""
 EXACT_PIXELS = "pixels.safetensors"
 """Float images of a set that PNGs would round, in the order of the PNGs."""
+METADATA_KEY = "ld3m"
+"""The one key of the latents' metadata, a JSON value: files with several keys come out in random order."""
+LATENTS_ADVICE = "remove it, and ld3m distill makes it again"
+
+
+class Metadata(BaseModel, frozen=True):
+    """What a finished run notes beside its latents."""
+
+    format: str = ""
+    iteration: int = Field(ge=0)
+    """Iterations done."""
+    recipe: str = ""
+    """Digest of the recipe."""
+    classes: list[str] = Field(min_length=1)
+    """Their names, in the order of the labels."""
+    class_ids: list[int] | None = None
+    """The number of each class among all of the source; older versions did not write it."""
+    noise: str
+    """`prior.noise` of the run."""
+    noise_iteration: int = Field(ge=0)
+    """Keys the noise of the rendered images."""
+    seed: int = Field(ge=0)
+    learnt: dict[str, float] = {}
+    """Numbers that the objective learnt beside the latents, such as the step size of `mtt`."""
+    versions: dict[str, str] = {}
+    """Of the packages that made it."""
+    sha256: str | None = None
+    """Of the tensors, in the order of their names; older versions did not write it."""
+
+    @model_validator(mode="after")
+    def _classes_can_be_folders(self) -> "Metadata":
+        if len(set(self.classes)) < len(self.classes) or len(self.class_ids or self.classes) != len(self.classes):
+            raise ValueError("classes must be different, with one of class_ids each")
+        for name in self.classes:  # a set may be somebody else's, and images are written to folders of these names
+            if not name.strip(".") or set(name) & set("/\\\0"):
+                raise ValueError(f"the class {name!r} cannot name a folder")
+        return self
+
+    @property
+    def ids(self) -> dict[str, int]:
+        """The number of each class among all of the source, by name; its label if that was not noted."""
+        return dict(zip(self.classes, self.class_ids or range(len(self.classes)), strict=True))
 
 
 # --- which run ---------------------------------------------------------------------------------------------
@@ -85,10 +128,9 @@ def load_recipe(folder: Path, overrides: Sequence[str] = ()) -> Recipe:
 def classes(folder: Path) -> list[str]:
     """Names of a run's classes in the order of their labels; none if the run has not begun."""
     path = folder / "classes.json"
-    if path.is_file():
-        with user_error_if_damaged(path, "ld3m distill writes it again"):
-            return list(json.loads(path.read_text(encoding="utf-8")))
-    return list(json.loads(metadata(folder)["classes"])) if has_result(folder) else []
+    if path.exists():
+        return list(read_json(path, dict[str, int] | list[str], "remove it, and ld3m distill writes it again"))  # type: ignore[arg-type]
+    return metadata(folder).classes if has_result(folder) else []
 
 
 def note_classes(folder: Path, classes: Mapping[str, int]) -> None:
@@ -103,15 +145,12 @@ def document(folder: Path, name: str) -> dict[str, Any]:
         UserError: if it is damaged.
     """
     path = folder / name
-    if not path.is_file():
-        return {}
-    with user_error_if_damaged(path, "move it away to continue without it"):
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+    return read_json(path, dict[str, Any], "move it away to continue without it") if path.exists() else {}
 
 
 def image_paths(folder: Path, name: str) -> list[Path]:
     """The images of a run's class, in their order; files whose name is not a number are not the run's."""
-    paths = (path for path in (folder / "images" / name).glob("*.png") if path.stem.isdecimal())
+    paths = (path for path in (folder / "images" / name).glob("*.png") if is_number(path.stem))
     return sorted(paths, key=lambda path: int(path.stem))
 
 
@@ -125,12 +164,33 @@ def has_result(folder: Path) -> bool:
 
 def iterations_done(folder: Path) -> int | None:
     """Iterations of the result, or None if there is none."""
-    return int(metadata(folder)["iteration"]) if has_result(folder) else None
+    return metadata(folder).iteration if has_result(folder) else None
+
+
+def checkpoint_folders(folder: Path) -> list[Path]:
+    """A run's checkpoints, the newest last: those with a manifest, which is written last; odd names are not the run's.
+
+    Raises:
+        UserError: if the folder of checkpoints cannot be read.
+    """
+    parent = folder / "checkpoints"
+    try:
+        names = [path.name for path in parent.iterdir() if is_number(path.name)] if parent.is_dir() else []
+    except OSError as error:
+        raise UserError(f"cannot read {parent} ({error.strerror}); give yourself permission to read it") from None
+    found = [parent / name for name in sorted(names, key=int)]
+    return [path for path in found if (path / "manifest.json").exists()]
+
+
+def is_number(name: str) -> bool:
+    """Whether a file's name is a number that a run gave it."""
+    return name.isascii() and name.isdecimal()
 
 
 def iterations_saved(folder: Path) -> int | None:
     """The iteration from which the newest checkpoint resumes, or None if there is no checkpoint."""
-    return max((int(path.parent.name) for path in folder.glob("checkpoints/*/manifest.json")), default=None)
+    found = checkpoint_folders(folder)
+    return int(found[-1].name) if found else None
 
 
 def progress(folder: Path, logged: Metrics) -> int:
@@ -138,20 +198,37 @@ def progress(folder: Path, logged: Metrics) -> int:
     return max(logged.iterations, iterations_saved(folder) or 0, iterations_done(folder) or 0)
 
 
-def metadata(folder: Path) -> dict[str, str]:
-    """The metadata of a finished run's latents: iteration, classes, noise, seed, versions, …
+def metadata(folder: Path) -> Metadata:
+    """What a finished run notes beside its latents.
 
     Raises:
         UserError: if the file is damaged.
     """
     path = folder / "latents.safetensors"
-    with (
-        user_error_if_damaged(path, "remove it, and ld3m distill makes it again"),
-        safetensors.safe_open(path, "np") as file,
-    ):
-        return dict(file.metadata())
+    return parse_metadata(path, read_metadata(path, LATENTS_ADVICE))
+
+
+def parse_metadata(path: Path | str, raw: Mapping[str, str], advice: str = LATENTS_ADVICE) -> Metadata:
+    """The metadata of a file of latents; older versions wrote a key for each part.
+
+    Args:
+        path: of the file, or what an error calls it.
+        raw: as the file has it.
+        advice: what to do if it is damaged; the error ends with it.
+
+    Raises:
+        UserError: if a part is missing or of another type.
+    """
+    try:
+        if METADATA_KEY in raw:
+            return parse_json(raw[METADATA_KEY], Metadata)
+        texts = {name for name, field in Metadata.model_fields.items() if field.annotation is str}
+        parts = {name: text if name in texts else parse_json(text, Any) for name, text in raw.items()}
+        return parse_json(json.dumps(parts), Metadata)
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}); {advice}") from None
 
 
 def learnt(folder: Path) -> dict[str, float]:
     """Numbers that a finished run's objective learnt beside the latents, such as the step size of `mtt`."""
-    return json.loads(metadata(folder).get("learnt", "{}")) if has_result(folder) else {}
+    return metadata(folder).learnt if has_result(folder) else {}

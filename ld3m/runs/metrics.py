@@ -1,7 +1,7 @@
 """metrics.jsonl: one JSON object per logged iteration, written line by line and read by one rule.
 
-A last line that is still being written does not count. Any other line that is not a JSON object with an `iteration` is
-damaged: it is skipped, and counted. Reading does not import torch.
+A last line that is still being written does not count. Any other line that is not a row, as `Logged` says, is damaged:
+it is skipped, and counted. Reading does not import torch.
 """
 
 import json
@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, Field
+
+from ld3m.errors import UserError
 from ld3m.files import append_line, write_text
 
 FILE = "metrics.jsonl"
@@ -17,6 +20,18 @@ COMMON = ("iteration", "loss", "grad_z", "grad_c", "peak_memory", "seconds")
 """Keys that the rows of every objective have; all others are numbers that an objective learns."""
 
 Row = Mapping[str, Any]
+
+
+class Logged(BaseModel, extra="allow", allow_inf_nan=False):
+    """The numbers of a row; older versions did not write all of them."""
+
+    __pydantic_extra__: dict[str, float]
+    iteration: int = Field(ge=0)
+    loss: float
+    grad_z: float | None = None
+    grad_c: float | None = None
+    peak_memory: int | None = None
+    seconds: dict[str, float] = {}
 
 
 @dataclass(frozen=True)
@@ -35,29 +50,34 @@ class Metrics:
 
 
 def read(folder: Path) -> Metrics:
-    """The metrics of a run's folder; none if it has not logged anything yet."""
+    """The metrics of a run's folder; none if it has not logged anything yet.
+
+    Raises:
+        UserError: if the file cannot be read at all.
+    """
     path = folder / FILE
-    if not path.is_file():
+    if not path.exists():
         return Metrics([], 0)
-    rows, damaged = [], 0
-    *lines, last = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    for line in filter(None, lines):
-        if row := _row(line):
-            rows.append(row)
-        else:
-            damaged += 1
-    if row := _row(last):  # whole but for its line break
-        rows.append(row)
-    return Metrics(rows, damaged)
-
-
-def _row(line: str) -> dict[str, Any] | None:
-    """A line as a row, or None if it is not one."""
     try:
-        row = json.loads(line)
+        text = path.read_bytes().decode(errors="replace")
+    except OSError as error:
+        raise UserError(f"cannot read {path} ({error.strerror}); move it away to continue without it") from None
+    logged = Metrics([], 0)
+    *lines, last = text.split("\n")
+    damaged = sum(not _take(line, logged) for line in lines if line)
+    _take(last, logged)  # it may be whole but for its line break
+    return Metrics(logged.rows, damaged)
+
+
+def _take(line: str, logged: Metrics) -> bool:
+    """Adds a line to the rows if it is one, of a later iteration than those before."""
+    try:
+        is_next = Logged.model_validate_json(line, strict=True).iteration >= logged.iterations
     except ValueError:
-        return None
-    return row if isinstance(row, dict) and isinstance(row.get("iteration"), int) else None
+        return False
+    if is_next:
+        logged.rows.append(json.loads(line))
+    return is_next
 
 
 def append(folder: Path, row: Row) -> None:

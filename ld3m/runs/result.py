@@ -1,13 +1,12 @@
 """Images and latents of a run as tensors: how they are written so that nothing is lost, and read back."""
 
-import json
+import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import safetensors.torch
 import torch
 from PIL import Image
 from torch import Tensor
@@ -15,10 +14,19 @@ from torch import Tensor
 from ld3m.errors import UserError
 from ld3m.files import write_folder, write_tensors
 from ld3m.images.grids import to_image
+from ld3m.reading import read_tensors
 from ld3m.recipe import Recipe
 from ld3m.recipe.files import digest
 from ld3m.runs import checkpoints
-from ld3m.runs.folder import EXACT_PIXELS, has_result, image_paths, metadata
+from ld3m.runs.folder import (
+    EXACT_PIXELS,
+    LATENTS_ADVICE,
+    METADATA_KEY,
+    Metadata,
+    has_result,
+    image_paths,
+    parse_metadata,
+)
 
 NEW_IMAGES = ".images"
 """Folder in which the processes of a run write its images until all are there."""
@@ -65,33 +73,66 @@ def write_result(
     folder = recipe.folder
     (folder / "latents.safetensors").unlink(missing_ok=True)  # latents and images always agree
     replace_images(folder)
-    about = {
-        "format": checkpoints.FORMAT,
-        "iteration": str(recipe.distill.iterations),
-        "recipe": digest(recipe),
-        "classes": json.dumps(list(classes), ensure_ascii=False),
-        "class_ids": json.dumps(list(classes.values())),
-        "noise": recipe.prior.noise,
-        "noise_iteration": str(noise_iteration),
-        "seed": str(recipe.seed),
-        "learnt": json.dumps(learnt),
-        "versions": json.dumps({name: version(name) for name in ("ld3m", "torch", "diffusers", "accelerate")}),
-    }
     z, c = (torch.cat([state[name] for state in states]).float() for name in ("z", "c"))
     labels = torch.arange(len(classes)).repeat_interleave(recipe.distill.latents_per_class)
-    write_tensors(folder / "latents.safetensors", {"z": z, "c": c, "labels": labels}, about)
+    tensors = {"z": z, "c": c, "labels": labels}
+    about = Metadata(
+        format=checkpoints.FORMAT,
+        iteration=recipe.distill.iterations,
+        recipe=digest(recipe),
+        classes=list(classes),
+        class_ids=list(classes.values()),
+        noise=recipe.prior.noise,
+        noise_iteration=noise_iteration,
+        seed=recipe.seed,
+        learnt=learnt,
+        versions={name: version(name) for name in ("ld3m", "torch", "diffusers", "accelerate")},
+        sha256=_content(tensors),
+    )
+    write_tensors(folder / "latents.safetensors", tensors, {METADATA_KEY: about.model_dump_json()})
 
 
-def read_latents(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a finished run (`z` and `c`, float32 [N, …], `labels`, int64 [N]) and their metadata.
+def read_latents(folder: Path) -> tuple[dict[str, Tensor], Metadata]:
+    """The tensors of a finished run (`z` and `c`, float32 [N, …], `labels`, int64 [N]) and what it notes beside them.
 
     Raises:
         UserError: if there are none, or the file is damaged.
     """
     if not has_result(folder):
         raise UserError(f"{folder} has no latents.safetensors; give the folder of a finished run")
-    about = metadata(folder)
-    return safetensors.torch.load_file(folder / "latents.safetensors"), about
+    path = folder / "latents.safetensors"
+    tensors, raw = read_tensors(path, LATENTS_ADVICE)
+    about = parse_metadata(path, raw)
+    wrong = _mistake(tensors, len(about.classes))
+    if not wrong and about.sha256 not in (None, _content(tensors)):
+        wrong = "its tensors have another digest than it says"
+    if wrong:
+        raise UserError(f"{path} is damaged ({wrong}); {LATENTS_ADVICE}")
+    return tensors, about
+
+
+def _mistake(tensors: Mapping[str, Tensor], classes: int) -> str | None:
+    """Why tensors are not the latents of so many classes, or None if they are."""
+    types = {"z": torch.float32, "c": torch.float32, "labels": torch.int64}
+    if {name: tensor.dtype for name, tensor in tensors.items()} != types:
+        found = ", ".join(f"{name} of {tensor.dtype}" for name, tensor in sorted(tensors.items())[:5])
+        return f"it holds {found or 'no tensors'}, not c and z of torch.float32 and labels of torch.int64"
+    if len({tensor.shape[:1] for tensor in tensors.values()}) > 1 or min(tensors["z"].dim(), tensors["c"].dim()) < 2:
+        shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in sorted(tensors.items()))
+        return f"it holds {shapes}, not a row of each for every image"
+    each, labels = len(tensors["labels"]) // classes, tensors["labels"]
+    if not each or not torch.equal(labels, torch.arange(classes).repeat_interleave(each)):
+        return f"its labels are not as many of each of {classes} classes, in their order"
+    return None
+
+
+def _content(tensors: Mapping[str, Tensor]) -> str:
+    """The SHA-256 of tensors, in the order of their names."""
+    content = hashlib.sha256()
+    for name in sorted(tensors):
+        content.update(name.encode())
+        content.update(tensors[name].cpu().contiguous().numpy().tobytes())
+    return content.hexdigest()
 
 
 def read_images(folder: Path, classes: Sequence[str], channels: int, resolution: int) -> tuple[Tensor, Tensor]:
@@ -123,5 +164,5 @@ def read_images(folder: Path, classes: Sequence[str], channels: int, resolution:
             labels.append(label)
     stacked = torch.stack(images)
     if (exact := folder / EXACT_PIXELS).is_file():
-        stacked = safetensors.torch.load_file(exact)["images"]
+        stacked = read_tensors(exact, "remove the folder and import the set again").tensors["images"]
     return stacked, torch.tensor(labels)

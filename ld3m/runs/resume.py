@@ -13,7 +13,7 @@ from ld3m.recipe import Recipe
 from ld3m.recipe.files import deciding, digest, digest_with_paths, to_yaml
 from ld3m.runs import checkpoints, folder, sources
 from ld3m.runs.result import NEW_IMAGES
-from ld3m.runs.sources import Note, Sources
+from ld3m.runs.sources import Sources
 
 RESULTS = (
     "latents.safetensors", "classes.json", "metrics.jsonl", "grid.png", "evolution.gif", "evaluation.json",
@@ -40,7 +40,7 @@ def claim(recipe: Recipe, made_from: Sources, resume: bool = True, start: Path |
             something that is not a run, or if another process is at work in the folder.
     """
     run = recipe.folder
-    checkpoint = _starting_point(start, recipe, made_from) if start else None
+    beginning = _starting_point(start, recipe, made_from) if start else None
     with lock.claim(run, mark="recipe.yaml", kind="a run"):
         if folder.is_run(run):
             if resume:
@@ -48,8 +48,8 @@ def claim(recipe: Recipe, made_from: Sources, resume: bool = True, start: Path |
                 sources.check(recipe, made_from, *sources.read(run), run, REPLACE)
             else:
                 _remove(run)
-        if checkpoint:
-            _take_over(checkpoint, run)
+        if beginning:
+            _take_over(*beginning, run)
         write_text(run / "recipe.yaml", to_yaml(recipe))
         sources.write(run, made_from)
         yield
@@ -87,7 +87,7 @@ def differences(run: Path, recipe: Recipe) -> list[str]:
         UserError: if the run's recipe.yaml cannot be read.
     """
     theirs = folder.load_recipe(run)
-    before, now = _flat(deciding(theirs)), _flat(deciding(recipe))
+    before, now = flat(deciding(theirs)), flat(deciding(recipe))
     keys = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
     prior, data = sources.read(run)
     if data is None and theirs.data.source != recipe.data.source:
@@ -99,12 +99,12 @@ def differences(run: Path, recipe: Recipe) -> list[str]:
     return keys
 
 
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     """Nested sections as one dictionary by dotted keys."""
     if not isinstance(tree, dict):
         return {prefix: tree}
     return {
-        key: value for name, part in tree.items() for key, value in _flat(part, f"{prefix}.{name}".strip(".")).items()
+        key: value for name, part in tree.items() for key, value in flat(part, f"{prefix}.{name}".strip(".")).items()
     }
 
 
@@ -119,55 +119,54 @@ def _remove(run: Path) -> None:
 # --- another checkpoint ------------------------------------------------------------------------------------
 
 
-def _starting_point(start: Path, recipe: Recipe, made_from: Sources) -> Path:
-    """The checkpoint that `--resume PATH` means, once it is known to be whole and of the same run."""
+def _starting_point(start: Path, recipe: Recipe, made_from: Sources) -> tuple[Path, int]:
+    """The checkpoint that `--resume PATH` means, known to be whole and of the same run, and its iteration."""
     if (start / "manifest.json").is_file():
         checkpoint = start.resolve()
-        if damaged := checkpoints.damage(checkpoint):
-            raise UserError(f"--resume: {damaged} is damaged; give another checkpoint, or the run's folder")
     elif newest := checkpoints.newest(start.resolve(), print):
         checkpoint = newest
     else:
         raise UserError(f"--resume: {start} is no checkpoint and no run with one; give a run's folder")
-    manifest, origin = checkpoints.manifest(checkpoint), checkpoint.parent.parent
+    manifest = checkpoints.check(checkpoint, "give --resume another checkpoint, or the run's folder")
+    origin = checkpoint.parent.parent
     if folder.is_run(origin):
         keys = differences(origin, recipe)
         prior, data = sources.read(origin)
     else:  # copied without its run
-        keys = [] if manifest["recipe"] in (digest(recipe), digest_with_paths(recipe)) else ["digests"]
+        keys = [] if manifest.recipe in (digest(recipe), digest_with_paths(recipe)) else ["digests"]
         prior, data = None, None
     instead = "give what that run was made from"
     if keys:
         raise UserError(f"--resume: {start} is of another recipe ({', '.join(keys)} differ); give that run's recipe")
     sources.check(recipe, made_from, prior, data, origin, instead)
     _check_digests(start, manifest, made_from)
-    if (done := manifest["iteration"]) > recipe.distill.iterations:
+    if (done := manifest.iteration) > recipe.distill.iterations:
         raise UserError(f"distill.iterations: {recipe.distill.iterations}, but {start} already has {done}; give more")
     if not _is_in(recipe.folder, checkpoint) and folder.is_run(recipe.folder):
         raise UserError(f"output: {recipe.folder} holds a run already; to resume {start} give another --output")
-    return checkpoint
+    return checkpoint, done
 
 
-def _check_digests(start: Path, manifest: Note, made_from: Sources) -> None:
+def _check_digests(start: Path, manifest: checkpoints.Manifest, made_from: Sources) -> None:
     """Compares data and prior with what a checkpoint notes of them; older ones note nothing."""
     now = sources.digests(made_from.prior, made_from.data)
     for name, source in (("prior", made_from.prior["source"]), ("data", made_from.data["source"])):
-        before = manifest.get(name)
+        before = getattr(manifest, name)
         if before and before != now[name]:
             raise UserError(f"{name}.source: {source} is not what {start} was made from; give the run's own {name}")
 
 
 def _is_in(run: Path, checkpoint: Path) -> bool:
     """Whether a checkpoint is one of a run's own."""
-    return checkpoint.parent == run.resolve() / "checkpoints"
+    return checkpoint.parent == run.resolve() / "checkpoints" and folder.is_number(checkpoint.name)
 
 
-def _take_over(checkpoint: Path, run: Path) -> None:
+def _take_over(checkpoint: Path, iteration: int, run: Path) -> None:
     """Makes a checkpoint the newest of a run's folder, and copies it there if it is another run's."""
     origin = checkpoint.parent.parent
     if _is_in(run, checkpoint):
-        for later in (run / "checkpoints").iterdir():
-            if later.name > checkpoint.name:
+        for later in (run / "checkpoints").iterdir():  # incomplete ones too
+            if folder.is_number(later.name) and int(later.name) > int(checkpoint.name):
                 shutil.rmtree(later)
         (run / "latents.safetensors").unlink(missing_ok=True)  # of a later iteration, or of this one, made again
         return
@@ -178,4 +177,4 @@ def _take_over(checkpoint: Path, run: Path) -> None:
         for file in checkpoint.iterdir():
             shutil.copyfile(file, target / file.name)
 
-    write_folder(checkpoints.path_of(run, checkpoints.manifest(checkpoint)["iteration"]), copy)
+    write_folder(checkpoints.path_of(run, iteration), copy)

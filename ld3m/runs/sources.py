@@ -11,14 +11,42 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ld3m.errors import UserError, user_error_if_damaged
+from pydantic import BaseModel
+
+from ld3m.errors import UserError
 from ld3m.files import write_json
+from ld3m.reading import read_json
 from ld3m.recipe import DistilledDataRecipe, Recipe
 
 if TYPE_CHECKING:
     from ld3m.data.prepared import ImageSet
 
 Note = Mapping[str, Any]
+
+
+class PriorNote(BaseModel):
+    """What prior.json must hold."""
+
+    source: str
+    kind: str
+    revision: str | None = None
+    sha256: str
+    licence: str | None = None
+
+
+class ClassNote(BaseModel):
+    """What data.json must hold for each class."""
+
+    images: int
+    pixels: str
+
+
+class DataNote(BaseModel):
+    """What data.json must hold."""
+
+    source: str
+    classes: dict[str, ClassNote]
+    scorer: str | None = None
 
 
 @dataclass(frozen=True)
@@ -54,21 +82,36 @@ def describe_data(images: "ImageSet", recipe: DistilledDataRecipe) -> dict[str, 
 
 
 def read(folder: Path) -> tuple[Note | None, Note | None]:
-    """The notes on prior and data in a run's folder; None for one that an older version did not write."""
-    return _read(folder / "prior.json"), _read(folder / "data.json")
+    """The notes on prior and data in a run's folder; None for one that an older version did not write.
+
+    Raises:
+        UserError: if one is damaged.
+    """
+    return read_prior(folder), _read(folder / "data.json", DataNote)
+
+
+def read_prior(folder: Path) -> Note | None:
+    """The note on the prior in a run's folder, or None.
+
+    Raises:
+        UserError: if it is damaged.
+    """
+    return _read(folder / "prior.json", PriorNote)
+
+
+def _read(path: Path, shape: type[BaseModel]) -> Note | None:
+    return read_json(path, shape, "move it away to continue without it").model_dump() if path.exists() else None
 
 
 def write(folder: Path, sources: Sources) -> None:
     """Writes both notes into a run's folder."""
-    write_json(folder / "prior.json", dict(sources.prior))
+    write_prior(folder, sources.prior)
     write_json(folder / "data.json", dict(sources.data))
 
 
-def _read(path: Path) -> Note | None:
-    if not path.is_file():
-        return None
-    with user_error_if_damaged(path, "move it away to resume without it"):
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+def write_prior(folder: Path, prior: Note) -> None:
+    """Writes the note on the prior into a folder."""
+    write_json(folder / "prior.json", dict(prior))
 
 
 def digests(prior: Note | None, data: Note | None) -> dict[str, str | None]:
