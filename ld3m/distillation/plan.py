@@ -31,7 +31,7 @@ from ld3m.sizing.auto import solve_auto
 from ld3m.sizing.bench import Bench
 from ld3m.sizing.cost import RunCost
 from ld3m.sizing.count import Counts
-from ld3m.sizing.meta_models import MetaImages, MetaPrior
+from ld3m.sizing.meta_models import MetaImages, meta_prior
 from ld3m.sizing.timed import Sample, Seconds, now, timed
 
 FEW = 10
@@ -114,7 +114,7 @@ def plan(recipe: Recipe, processes: int, device: str | None = None) -> Plan:
     chosen = devices.find(device) if device else None
     here = None if chosen else _prepare(recipe, processes)
     basis = _measure(*here) if here else None  # before anything else takes memory
-    meta = MetaPrior.of(recipe.prior)
+    meta = meta_prior(recipe)
     images: Any = here[0].images if here else MetaImages.of(recipe.data)
     own = range(0, len(images.classes), processes)
     weights = sum(tensor.nbytes for tensor in meta.weights)

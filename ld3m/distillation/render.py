@@ -17,7 +17,7 @@ from ld3m.priors import Prior
 from ld3m.recipe import Recipe
 from ld3m.recipe.files import to_yaml
 from ld3m.runs import result, sources
-from ld3m.runs.folder import has_result, load_recipe, note_classes
+from ld3m.runs.folder import check_folder_names, has_result, load_recipe, note_classes
 from ld3m.runs.resume import flat
 from ld3m.sampling.memory_budget import MemoryBudget
 from ld3m.sampling.synthetic import SyntheticImages
@@ -50,6 +50,7 @@ def render_again(processes: Processes, folder: Path, recipe: Recipe, output: Pat
         _check_replaceable(output)
     tensors, about = result.read_latents(folder)
     names = about.classes
+    check_folder_names(names, f"RUN: {folder}")
     _check_same_latents(folder, len(tensors["labels"]), len(names), recipe)
     prior = priors.for_images(recipe.prior, recipe.data.channels, recipe.rendered_size, processes.device)
     _check_shapes(folder, tensors, recipe, prior)

@@ -12,7 +12,7 @@ from ld3m.errors import UserError, one_line, user_error_if_damaged
 from ld3m.files import write_folder
 from ld3m.machine.hub import patiently
 from ld3m.reading import read_metadata
-from ld3m.runs.folder import IMPORTED, parse_metadata
+from ld3m.runs.folder import IMPORTED, check_folder_names, parse_metadata
 
 T = TypeVar("T")
 NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(:(?P<config>[\w.-]+))?(@(?P<revision>[\w./-]+))?")
@@ -68,6 +68,7 @@ def _unpack(copy: Path, config: str, target: Path) -> None:
     published = copy / "latents" / f"{config}.safetensors"
     name, advice = f"latents/{published.name}", "nothing of this data set is kept; ask who pushed it to push it again"
     names = parse_metadata(name, read_metadata(published, advice, name), advice).classes
+    check_folder_names(names, config)
     counts = Counter[str]()
     shutil.copyfile(published, target / "latents.safetensors")
     for part in sorted((copy / config).glob("*.parquet")):

@@ -52,12 +52,9 @@ class Metadata(BaseModel, frozen=True):
     """Of the tensors, in the order of their names; older versions did not write it."""
 
     @model_validator(mode="after")
-    def _classes_can_be_folders(self) -> "Metadata":
+    def _ids_belong_to_classes(self) -> "Metadata":
         if len(set(self.classes)) < len(self.classes) or len(self.class_ids or self.classes) != len(self.classes):
             raise ValueError("classes must be different, with one of class_ids each")
-        for name in self.classes:  # a set may be somebody else's, and images are written to folders of these names
-            if not name.strip(".") or set(name) & set("/\\\0"):
-                raise ValueError(f"the class {name!r} cannot name a folder")
         return self
 
     @property
@@ -152,6 +149,16 @@ def image_paths(folder: Path, name: str) -> list[Path]:
     """The images of a run's class, in their order; files whose name is not a number are not the run's."""
     paths = (path for path in (folder / "images" / name).glob("*.png") if is_number(path.stem))
     return sorted(paths, key=lambda path: int(path.stem))
+
+
+def check_folder_names(classes: Sequence[str], where: str) -> None:
+    """Checks that names of classes can be folders of images, and lead nowhere else; a set may be somebody else's.
+
+    Raises:
+        UserError: naming the first that cannot, and `where` it is from.
+    """
+    if bad := [name for name in classes if not name.strip(".") or set(name) & set("/\\\0")]:
+        raise UserError(f"{where}: the class {bad[0]!r} cannot name a folder; give a set whose class names can")
 
 
 # --- how far it is -----------------------------------------------------------------------------------------

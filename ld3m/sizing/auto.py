@@ -97,7 +97,7 @@ def _pulled_back(bench: Bench, count: int, steps: int, keep: int) -> Callable[[]
     short = replace(schedule, steps=schedule.steps[-steps:])
     z = torch.zeros(count, *prior.latent_shape, device=device)
     c = torch.zeros(count, *prior.conditioning_shape, device=device)
-    resolution = bench.recipe.data.resolution
+    resolution = bench.recipe.rendered_size
     pixels, pull_back = render(prior, short, z, c, z, resolution=resolution, micro_batch=count, keep_graph_steps=keep)
     return lambda: pull_back(torch.zeros_like(pixels))
 

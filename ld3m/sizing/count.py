@@ -15,7 +15,7 @@ from torch.utils.flop_counter import flop_registry
 from ld3m.objectives.draws import REAL_CHUNK
 from ld3m.sampling.algorithm import decoded, reverse_step
 from ld3m.sizing.bench import Bench
-from ld3m.sizing.meta_models import MetaPrior
+from ld3m.sizing.meta_models import MetaPixels, MetaPrior
 
 
 class Tally(TorchDispatchMode):
@@ -109,7 +109,7 @@ class Counts:
     """Steps of the inner loop in an iteration that has one."""
 
     @classmethod
-    def of(cls, bench: Bench, prior: MetaPrior) -> "Counts":
+    def of(cls, bench: Bench, prior: MetaPrior | MetaPixels) -> "Counts":
         """Those of a recipe; `bench` has the meta prior."""
         settings = bench.recipe.distill
         micro_batch = min(len(bench.own) * settings.latents_per_class, bench.recipe.prior.images_at_a_time)
@@ -121,7 +121,7 @@ class Counts:
             step = Pass.of(
                 partial(reverse_step, prior, schedule, schedule.steps[-1]), [z.clone(), c, z.clone()], prior.weights
             )
-        decoder = Pass.of(partial(decoded, prior, resolution=bench.recipe.data.resolution), [z], prior.weights)
+        decoder = Pass.of(partial(decoded, prior, resolution=bench.recipe.rendered_size), [z], prior.weights)
         # In proportion to the units, from where the real images are as many as go through the network at a time.
         enough = 1 if settings.objective == "mtt" else -(-REAL_CHUNK // settings.real_batch)
         low, high = (enough, enough + 1) if bench.units > enough else (1, max(2, bench.units))

@@ -18,7 +18,8 @@ from ld3m.errors import UserError
 from ld3m.priors import folder as prior_folder
 from ld3m.priors.base import LatentDiffusion
 from ld3m.priors.loading import Parts
-from ld3m.recipe import DataRecipe, SamplerRecipe
+from ld3m.priors.pixels import Pixels
+from ld3m.recipe import DataRecipe, Recipe, SamplerRecipe
 
 IMAGENET_CLASS = 1281
 """Training images of a class of ImageNet, the mean of 732 to 1,300."""
@@ -89,6 +90,19 @@ class MetaPrior(LatentDiffusion):
         if recipe.resolution:
             prior.render_at(recipe.resolution)
         return prior
+
+
+class MetaPixels(Pixels):
+    """No prior, on the meta device: images without values."""
+
+    weights: tuple[Tensor, ...] = ()
+
+
+def meta_prior(recipe: Recipe) -> MetaPrior | MetaPixels:
+    """The prior of a recipe on the meta device, as `MetaPrior.of` has it; for `prior.source=pixels` there is none."""
+    if recipe.prior.source == "pixels":
+        return MetaPixels(recipe.data.channels, recipe.rendered_size, "meta")
+    return MetaPrior.of(recipe.prior)
 
 
 def _configurations(source: str) -> Path:

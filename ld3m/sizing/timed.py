@@ -54,7 +54,7 @@ def run_sample(bench: Bench, sample: Sample, iteration: int) -> dict[str, Second
         z,
         c,
         noise,
-        resolution=bench.recipe.data.resolution,
+        resolution=bench.recipe.rendered_size,
         micro_batch=settings.images_at_a_time,
         keep_graph_steps=settings.kept_steps,
     )
