@@ -3,7 +3,7 @@
     import ld3m
 
     recipe = ld3m.load_recipe("quickstart", "distill.iterations=20")
-    run = ld3m.distill(recipe)
+    run = ld3m.distill(recipe, output="runs/short")
     report = ld3m.evaluate(run)
 
 The names in `__all__` are imported when they are first asked for, so that `import ld3m` takes no time.

@@ -33,11 +33,11 @@ def test_the_five_lines_of_the_readme(recipe_file: Path, tmp_path: Path) -> None
     smaller = lines.replace('"quickstart"', repr(str(recipe_file))).replace("iterations=20", "iterations=3")
     code = f"{smaller}\nimport json; print(json.dumps([str(run), report]))"
     run, report = json.loads(python(code, tmp_path).splitlines()[-1])
-    assert run == "runs/shapes"
+    assert run == "runs/short"
     folder = tmp_path / run
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [row["iteration"] for row in rows] == [0, 1, 2]
-    assert report["run"] == "runs/shapes"
+    assert report["run"] == "runs/short"
     (row,) = report["results"]
     assert (row["trained_on"], row["arch"], row["images"], row["tested_on"]) == ("distilled", "convnet", 6, 18)
     assert len(row["accuracies"]) == 2

@@ -86,6 +86,18 @@ def test_a_plan_leaves_nothing_behind(ld3m: Callable[..., Outcome], recipe_file:
     assert not list(Path().iterdir())
 
 
+@pytest.mark.parametrize("options", [("--device", "l4-24gb"), ()], ids=["table", "here"])
+def test_pixel_space_is_planned(ld3m: Callable[..., Outcome], recipe_file: Path, options: tuple[str, ...]) -> None:
+    """The first recipe for photos: no denoiser is called, Z is the images, and nothing conditions them."""
+    outcome = ld3m("plan", recipe_file, "prior.source=pixels", "distill.factor=2", "--json", *options)
+    assert outcome.code == 0, outcome.err
+    plan = json.loads(outcome.out[outcome.out.index("{") :])
+    assert [plan["denoiser_calls"][name] for name in ("forwards in all", "backwards in all")] == [0, 0]
+    assert (plan["z"], plan["c"]) == ([3, 8, 1, 8, 8], [3, 8, 0])
+    assert plan["learnt_bytes"] == 3 * 8 * 8 * 8 * 4 * 2
+    assert plan["memory"]["weights of the prior"] == 0
+
+
 # --- arithmetic --------------------------------------------------------------------------------------------
 
 

@@ -59,6 +59,7 @@ def resolve(
     dry_run: bool = False,
     output: str | None = None,
     data_only: bool = False,
+    resume: bool = False,
 ) -> "AnyRecipe":
     """The recipe of a command, with its overrides applied; a dry run prints it and exits, or refuses as the run would.
 
@@ -69,6 +70,7 @@ def resolve(
         dry_run: whether to print the recipe and exit.
         output: overrides the recipe's `output`.
         data_only: whether the command reads only the data, neither the prior nor what a distillation starts from.
+        resume: whether the command resumes what is in the run folder, which then must be a run of this recipe.
 
     Raises:
         UserError: with one line for each mistake.
@@ -85,6 +87,10 @@ def resolve(
             from ld3m.distillation.inputs import check_inputs
 
             check_inputs(resolved)
+            if resume:
+                from ld3m.runs.resume import check_resumable
+
+                check_resumable(resolved)
         else:
             from ld3m.data.sources import check_source
 

@@ -47,7 +47,7 @@ def distill(
         raise UserError("--resume and --no-resume are mutually exclusive; leave one out")
     if resume and output is None:
         output = os.path.normpath(resume / "../.." if (resume / "manifest.json").is_file() else resume)
-    resolved = resolve(Recipe, recipe, overrides, dry_run, output)
+    resolved = resolve(Recipe, recipe, overrides, dry_run, output, resume=not (resume or no_resume))
     if profile:
         from ld3m.distillation.profile import profile as take_profile
 

@@ -1,34 +1,42 @@
-"""What a distillation takes, looked at before anything slow: are its files there, and do its keys have an effect?"""
+"""What a distillation takes, looked at before anything slow: is there what it names, and do keys have an effect?"""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
+from ld3m import networks, registry
 from ld3m.data import sources
 from ld3m.errors import UserError
 from ld3m.priors import folder as prior_folder
-from ld3m.recipe import Recipe
+from ld3m.recipe import NetworkRecipe, Recipe
+from ld3m.recipe.objectives import LEARNING_RATES
 from ld3m.recipe.values import STARTS
 
 
 def check_inputs(recipe: Recipe, resumes: bool = False) -> None:
-    """Looks for the files that a distillation reads; it opens none of them and does not ask the Hub.
+    """Looks for what a distillation names: files, of which it opens none, objective, networks and trackers.
 
-    Commands that distil, or plan or print a distillation, call it first. What only the opened prior or data show is
-    checked when they are loaded.
+    Commands that distil, or plan or print a distillation, call it first. It does not ask the Hub. What only the opened
+    prior or data show is checked when they are loaded.
 
     Args:
         recipe: of the distillation.
         resumes: whether it resumes from a checkpoint, which has what `distill.init` gave it.
 
     Raises:
-        UserError: with one line for each mistake: in data.source or data.root, prior.source, distill.init, and in keys
-            that contradict prior.source=pixels or prior.steps=0.
+        UserError: with one line for each mistake: in data.source or data.root, prior.source, distill.init,
+            distill.objective, network.arch, evaluate.arch, log_with, and in keys that contradict prior.source=pixels or
+            prior.steps=0.
     """
     checks: list[Callable[[], None]] = [
         lambda: sources.check_source(recipe.data),
         lambda: prior_folder.check_source(recipe.prior.source),
         lambda: None if resumes else _check_start(recipe.distill.init),
         lambda: _check_without_denoiser(recipe),
+        lambda: _check_objective(recipe.distill.objective),
+        lambda: _check_network(recipe, recipe.network.arch, recipe.network, "network.arch"),
+        *(partial(_check_network, recipe, arch, NetworkRecipe(), "evaluate.arch") for arch in recipe.evaluate.arch),
+        lambda: _check_trackers(recipe.log_with),
     ]
     mistakes: list[str] = []
     for check in checks:
@@ -37,7 +45,7 @@ def check_inputs(recipe: Recipe, resumes: bool = False) -> None:
         except UserError as error:
             mistakes += error.lines
     if mistakes:
-        raise UserError(*mistakes)
+        raise UserError(*dict.fromkeys(mistakes))
 
 
 def _check_start(init: str) -> None:
@@ -47,6 +55,24 @@ def _check_start(init: str) -> None:
     raise UserError(
         f"distill.init: {init!r} is invalid: give one of {', '.join(STARTS)}, the folder of a finished run, or hub:<id>"
     )
+
+
+def _check_objective(name: str) -> None:
+    """That an objective is known; ours are not imported for it."""
+    registry.find("ld3m.objectives", dict.fromkeys(LEARNING_RATES), name, "distill.objective")
+
+
+def _check_trackers(names: Sequence[str]) -> None:
+    """That trackers are known and installed."""
+    if names:  # Accelerate, which knows them, takes seconds to import
+        from ld3m.distillation import trackers
+
+        trackers.check(names)
+
+
+def _check_network(recipe: Recipe, arch: str, settings: NetworkRecipe, key: str) -> None:
+    """That a network is known and fits the images; their classes, of which there are two here, do not matter."""
+    networks.check(arch, networks.Shape(recipe.data.channels, recipe.data.resolution, 2), settings, key)
 
 
 def _check_without_denoiser(recipe: Recipe) -> None:
@@ -63,5 +89,8 @@ def _check_without_denoiser(recipe: Recipe) -> None:
             f"distill.learn: {learn!r}, but {setting} leaves the denoiser out and only Z has a part; "
             "set distill.learn=latents, or leave it out"
         )
+    if sampler.source == "pixels" and (sampler.compile or sampler.denoiser == "random"):
+        key = "prior.compile: true" if sampler.compile else "prior.denoiser: random"
+        mistakes.append(f"{key}, but prior.source=pixels has no denoiser; leave the key out")
     if mistakes:
         raise UserError(*mistakes)

@@ -21,8 +21,8 @@ from ld3m.machine.processes import Processes, watched_command
 from ld3m.machine.timing import Clock
 from ld3m.recipe import Recipe
 from ld3m.runs import checkpoints, metrics
-from ld3m.runs.folder import iterations_done, iterations_saved, note_classes
-from ld3m.runs.resume import claim
+from ld3m.runs.folder import iterations_saved, note_classes
+from ld3m.runs.resume import claim, nothing_left
 from ld3m.runs.sources import Sources, describe_data
 from ld3m.sampling.memory_budget import RetryingPullBack
 
@@ -47,8 +47,12 @@ def distill(processes: Processes, recipe: Recipe, resume: bool = True, start: Pa
             at work, or a loss that is not finite.
         SystemExit: with 128 + the signal's number after SIGINT, SIGTERM or SIGUSR1, once the state is saved.
     """
-    trackers.check(recipe.log_with)  # first: what is missing should not cost the reading of the data
     main = processes.is_main_process
+    if resume and not start:  # on one process, as another may be late and find what this one has made
+        (finished, *_) = processes.gather([nothing_left(recipe) if main else None])
+        if finished:
+            processes.print(finished)
+            return recipe.folder
     with repeatable(processes.device, recipe.tf32), ExitStack() as claimed:
         resumes = start is not None or (resume and iterations_saved(recipe.folder) is not None)
         setup = Setup.load(processes, recipe, resumes)
@@ -58,9 +62,6 @@ def distill(processes: Processes, recipe: Recipe, resume: bool = True, start: Pa
                 made_from = Sources(priors.provenance(recipe.prior.source), data)
                 claimed.enter_context(claim(recipe, made_from, resume, start))
                 note_classes(recipe.folder, setup.class_ids)
-        if iterations_done(recipe.folder) == recipe.distill.iterations:
-            processes.print(f"{recipe.folder} is finished; raise distill.iterations to resume, or give --no-resume")
-            return recipe.folder
         first, latents = checkpoint_or_start(setup)
         with trackers.started(recipe, first, main) as tracked, Bookkeeping.opened(setup, tracked, first) as books:
             latents = optimise(setup, first, latents, books)

@@ -13,7 +13,7 @@ from ld3m.machine import memory
 from ld3m.machine.processes import Processes
 from ld3m.objectives import Objective
 from ld3m.priors import Prior, sharding
-from ld3m.recipe import NetworkRecipe, Recipe
+from ld3m.recipe import Recipe
 from ld3m.recipe.values import STARTS
 from ld3m.sampling import Schedule
 from ld3m.sampling.memory_budget import MemoryBudget
@@ -137,8 +137,6 @@ def _check(recipe: Recipe, images: prepared.ImageSet, prior: Prior) -> None:
     """Mistakes that only the data and the prior show."""
     channels, count = recipe.data.channels, recipe.distill.latents_per_class
     networks.check(recipe.network.arch, images.shape, recipe.network)
-    for arch in recipe.evaluate.arch:
-        networks.check(arch, images.shape, NetworkRecipe(), "evaluate.arch")
     _check_learnable(recipe, prior)
     if prior.image_channels != channels:
         raise UserError(

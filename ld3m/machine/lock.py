@@ -36,8 +36,8 @@ def claim(
         UserError: if the folder cannot be written to, is not empty and of another kind, or another process works in it.
     """
     writable(folder, instead)
-    if mark and not (folder / mark).is_file() and any(path.name != LOCK for path in folder.iterdir()):
-        raise UserError(f"{key}: {folder} is not empty and not {kind}; {instead}")
+    if mark:
+        check_kind(folder, mark, kind, key, instead)
     lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=TIMEOUT)
@@ -52,6 +52,18 @@ def claim(
         yield
     finally:
         lock.release()
+
+
+def check_kind(folder: Path, mark: str, kind: str, key: str = "output", instead: str = "give another --output") -> None:
+    """Checks that a folder is missing, empty or of a kind; the arguments are those of `claim`.
+
+    Raises:
+        UserError: if it is something else.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{key}: {folder} is no folder; {instead}")
+    if folder.exists() and not (folder / mark).is_file() and any(path.name != LOCK for path in folder.iterdir()):
+        raise UserError(f"{key}: {folder} is not empty and not {kind}; {instead}")
 
 
 def is_held(folder: Path) -> bool | None:

@@ -56,13 +56,14 @@ def claim(recipe: Recipe, made_from: Sources, resume: bool = True, start: Path |
 
 
 def check_resumable(recipe: Recipe) -> None:
-    """Checks that the recipe's folder holds no run, or one that the recipe resumes; data and prior are not looked at.
+    """Checks that the recipe's folder is empty, or a run that the recipe resumes; data and prior are not looked at.
 
     Raises:
-        UserError: if it holds another recipe's run, or one of more iterations.
+        UserError: if it holds another recipe's run, one of more iterations, or something else.
     """
     run = recipe.folder
     if not folder.is_run(run):
+        lock.check_kind(run, "recipe.yaml", "a run")
         return
     try:
         keys = differences(run, recipe)
@@ -75,6 +76,31 @@ def check_resumable(recipe: Recipe) -> None:
             f"distill.iterations: {recipe.distill.iterations}, but {run} already has {done}; "
             "give more to resume it, or --no-resume to replace it"
         )
+
+
+def nothing_left(recipe: Recipe) -> str | None:
+    """What to say if the recipe's folder holds its finished run, so that nothing is written; None if work is left.
+
+    Raises:
+        UserError: if the folder holds a run that the recipe does not resume.
+    """
+    run = recipe.folder
+    check_resumable(recipe)
+    if not folder.is_run(run) or not folder.has_result(run):
+        return None
+    done = folder.metadata(run)
+    each = recipe.distill.images_per_class
+    whole = all(len(folder.image_paths(run, name)) == each for name in done.classes)
+    if done.iteration == recipe.distill.iterations and whole:
+        before, now = (flat(each.model_dump(mode="json")) for each in (folder.load_recipe(run), recipe))
+        keys = [key for key in now if now[key] != before.get(key) and key != "output"]
+        ignored = f" (ignored, as nothing is written: {', '.join(keys)})" if keys else ""
+        return f"{run} is finished{ignored}; raise distill.iterations to resume, or give --no-resume to replace it"
+    if not whole:
+        print(f"{run / 'images'}: some are missing; they are rendered again")
+    if not folder.checkpoint_folders(run):
+        raise UserError(f"output: {run} has no checkpoints any more, from which it could be resumed; {REPLACE}")
+    return None
 
 
 def differences(run: Path, recipe: Recipe) -> list[str]:
