@@ -15,6 +15,7 @@ from ld3m.errors import UserError
 from ld3m.publishing import card
 from ld3m.recipe import Recipe
 from ld3m.recipe.files import load
+from ld3m.runs.folder import Metadata
 
 NAMES = [
     "<b>bold</b>", "a|b", "`code`", r"a\|b", "_x_ my_class *y* ~~z~~", "[l](http://x)", "![i](j)", "&amp;", "$x$ # y",
@@ -41,7 +42,7 @@ def recipe(source: str = "digits", subset: list[str] | None = None, prior: str =
 
 
 def section(classes: list[str] = NAMES, licence: str = "<i>a|b</i>", source: str = "digits") -> card.Section:
-    about = {"seed": "0", "recipe": "ab", "noise": "fixed", "noise_iteration": "0"}
+    about = Metadata(iteration=1, classes=classes, recipe="ab", noise="fixed", noise_iteration=0, seed=0)
     results = [RESULT, RESULT | {"trained_on": "distilled"}]
     evaluation = {"results": results, "normalisation": {"mean": [0.5], "std": [0.25]}}
     prior = {"licence": licence, "kind": "<u>"}
