@@ -17,8 +17,9 @@ import pytest
 import torch
 from PIL import Image
 
+from ld3m.data.decode import convert
 from ld3m.data.known import fashion_mnist
-from ld3m.data.prepared import ImageSet, convert, prepare
+from ld3m.data.prepared import ImageSet, prepare
 from ld3m.errors import UserError
 from ld3m.images.ranges import bytes_to_unit
 from ld3m.recipe import DataRecipe
@@ -135,31 +136,6 @@ def test_cmyk() -> None:
     expected = (255.0 - inks[..., :3]) * (255.0 - inks[..., 3:]) / 255
     assert close(convert(image, 8, 3), expected.transpose(2, 0, 1))
     assert np.abs(convert(image, 8, 1)[0] - luma(expected)).max() <= 2  # two conversions
-
-
-def test_16_bit_png_is_scaled_by_65535() -> None:
-    levels = RNG.integers(0, 65536, (8, 8)).astype(np.uint16)
-    image = Image.open(io.BytesIO(png(levels)))
-    assert np.array_equal(convert(image, 8, 1)[0], np.round(levels / 65535 * 255))
-    dark = np.full((8, 8), 200, np.uint16)  # 0.78 of a step of 8 bits, however dark its neighbours
-    assert np.array_equal(convert(Image.fromarray(dark), 8, 1)[0], flat(1))
-
-
-def test_32_bit_integers_are_scaled_by_the_bits_they_use() -> None:
-    for bits, levels in ((255, GREY.astype(np.int32)), (65535, GREY.astype(np.int32) * 257)):
-        image = Image.fromarray(levels)
-        assert image.mode == "I"
-        assert np.array_equal(convert(image, 8, 1)[0], np.round(levels / bits * 255))
-    assert convert(Image.fromarray(np.full((8, 8), -5, np.int32)), 8, 1).max() == 0
-
-
-def test_floats_are_in_0_to_1_or_to_255() -> None:
-    shares = RNG.random((8, 8)).astype(np.float32)
-    assert Image.fromarray(shares).mode == "F"
-    assert np.array_equal(convert(Image.fromarray(shares), 8, 1)[0], np.round(shares.astype(float) * 255))
-    assert np.array_equal(convert(Image.fromarray(GREY.astype(np.float32)), 8, 1)[0], GREY)
-    with pytest.raises(ValueError, match="not finite"):
-        convert(Image.fromarray(np.full((8, 8), np.nan, np.float32)), 8, 1)
 
 
 @pytest.mark.parametrize(
@@ -501,7 +477,7 @@ def test_only_validation_is_held_out_where_the_source_has_a_test_split(shapes: P
 def test_a_class_too_small_to_be_split_is_an_error_before_any_image_is_read(
     numbered: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ld3m.data.prepared.convert", None)
+    monkeypatch.setattr("ld3m.data.preparation.convert", None)
     with pytest.raises(UserError, match=r"class 'c' has too few images in .* \(3 train\); .* each of train, test$"):
         prepared(numbered, test_share=0.9)
 
@@ -564,7 +540,7 @@ def test_images_are_mapped_not_read(colourful: Path) -> None:
 
 def test_the_second_time_no_image_is_read(numbered: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = prepared(numbered)
-    monkeypatch.setattr("ld3m.data.prepared.convert", None)
+    monkeypatch.setattr("ld3m.data.preparation.convert", None)
     after = prepared(numbered)
     assert after.folder == before.folder
     assert members(after, 0) == members(before, 0)

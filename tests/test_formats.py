@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from ld3m.data.formats import is_image, open_image
+from ld3m.data.formats import UnreadableImageError, is_image, open_image
 
 GREY = np.arange(64, dtype=np.uint8).reshape(8, 8)
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
@@ -75,5 +75,5 @@ def test_what_is_not_read_is_named(name: str, content: bytes, message: str, tmp_
     """All of them have the name or the content of an image, hence are reported and not left out."""
     (tmp_path / name).write_bytes(content)
     assert is_image(tmp_path / name)
-    with pytest.raises(ValueError, match=f"^{message}$"):
+    with pytest.raises(UnreadableImageError, match=f"^{message}$"):
         open_image(tmp_path / name)

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ld3m.data.decode import convert_grey
+from ld3m.data.decode import convert, convert_grey
 from ld3m.data.examples import GreyArrays, Source
-from ld3m.data.prepared import ImageSet, convert, prepare
+from ld3m.data.prepared import ImageSet, prepare
 from ld3m.data.sources import SOURCES
 from ld3m.recipe import DataRecipe
 
@@ -122,7 +122,7 @@ def test_killed_in_the_middle_it_goes_on_with_the_class_it_was_at(
         read.append(Path(image.filename).parent.name)
         return convert(image, resolution, channels)
 
-    monkeypatch.setattr("ld3m.data.prepared.convert", noted)
+    monkeypatch.setattr("ld3m.data.preparation.convert", noted)
     resumed = prepared(photos, tmp_path / "killed")
     assert sorted(set(read)) == ["c", "d", "e", "f"]
     assert resumed.folder == folder

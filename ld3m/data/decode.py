@@ -3,18 +3,29 @@
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
+from ld3m.data.formats import UnreadableImageError
 
-def convert(image: Image.Image, resolution: int, channels: int) -> np.ndarray:
-    """Any PIL image as uint8 [channels, resolution, resolution].
 
-    EXIF rotation is applied, 16-bit, 32-bit and float images are scaled to 8 bits, transparency is laid on white;
-    the short side is resized (bicubic, antialiased) to `resolution` and the centre cropped.
-    """
+def upright(image: Image.Image) -> Image.Image:
+    """A loaded image, turned as its EXIF data says."""
     image.load()  # some formats have their EXIF after the pixels
     if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
-        image = ImageOps.exif_transpose(image)  # copies the image even if there is nothing to turn
+        return ImageOps.exif_transpose(image)  # copies the image even if there is nothing to turn
+    return image
+
+
+def convert(image: Image.Image, resolution: int, channels: int) -> np.ndarray:
+    """A PIL image of at most 8 bits per value as uint8 [channels, resolution, resolution].
+
+    EXIF rotation is applied, transparency is laid on white; the short side is resized (bicubic, antialiased) to
+    `resolution` and the centre cropped. Images of more bits become such by `depth.to_8_bits`.
+
+    Raises:
+        UnreadableImageError: if it has more than 8 bits.
+    """
+    image = upright(image)
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        image = _to_8_bits(image)
+        raise UnreadableImageError(f"has more than 8 bits per value (mode {image.mode}); save it as 8-bit PNG")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -45,17 +56,3 @@ def convert_grey(images: np.ndarray, resolution: int) -> np.ndarray:
     wide = Image.fromarray(np.ascontiguousarray(rows).reshape(height, count * resolution))
     fitted = np.asarray(wide.resize((wide.width, resolution), bicubic, box=(0, top, wide.width, top + side)))
     return fitted.reshape(resolution, count, resolution).swapaxes(0, 1)[:, None]
-
-
-def _to_8_bits(image: Image.Image) -> Image.Image:
-    """Scales by the mode's largest value; 32-bit modes have none, so that the image's own values decide."""
-    values = np.asarray(image).astype(np.float64)
-    if not np.isfinite(values).all():
-        raise ValueError("holds values that are not finite")
-    if image.mode.startswith("I;16"):
-        largest = 65535
-    elif image.mode == "F" and values.max() <= 1:
-        largest = 1
-    else:
-        largest = 255 if values.max() <= 255 else 65535
-    return Image.fromarray((values / largest * 255).clip(0, 255).round().astype(np.uint8))

@@ -64,6 +64,10 @@ _NO_IMAGES = {
 }
 
 
+class UnreadableImageError(ValueError):
+    """What is wrong with an image, in words for the user."""
+
+
 def is_image(path: Path) -> bool:
     """Whether a file is an image, by its name or else by its first bytes; a broken one counts by its name.
 
@@ -82,17 +86,17 @@ def open_image(file: Path | BytesIO) -> Image.Image:
     """`PIL.Image.open`, whose errors say what the file is instead.
 
     Raises:
-        ValueError: if it is not an image that Pillow reads.
+        UnreadableImageError: if it is not an image that Pillow reads.
         OSError: if it cannot be opened.
     """
     if isinstance(file, Path) and file.name.lower().endswith(CAMERA_RAW):
-        raise ValueError(f"a camera's raw data ({file.suffix}); develop it to TIFF or JPEG")
+        raise UnreadableImageError(f"a camera's raw data ({file.suffix}); develop it to TIFF or JPEG")
     try:
         return Image.open(file)
     except UnidentifiedImageError:
         head = _head(file)
         kind = _image_format(head) or _other_format(head)
-        raise ValueError(kind or "no image that Pillow reads") from None
+        raise UnreadableImageError(kind or "no image that Pillow reads") from None
 
 
 def _head(file: Path | BytesIO) -> bytes:

@@ -1,18 +1,24 @@
-"""The claim on a folder: one command at a time works in it, and others can see that one does."""
+"""Locks: the claim on a folder, in which one command at a time works, and those of what is made in the cache."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ld3m.errors import UserError
+from ld3m.errors import UserError, one_line
 from ld3m.files import writable
 
 LOCK = ".lock"
 """The lock's file; empty, and left behind. The system releases the lock when the process that holds it ends."""
 TIMEOUT = 2.0
 """Seconds to wait for the lock: `is_held` takes it for a moment."""
+PATIENCE = 10.0
+"""Seconds after which `hold` says that it waits."""
+LOCKLESS = (OSError, NotImplementedError)
+"""What filelock raises on disks without locks, and where a lock's file cannot be made."""
+CACHE_WITH_LOCKS = "set LD3M_CACHE to a folder on a disk that has file locks, such as a local one"
 
 
 @contextmanager
@@ -46,8 +52,8 @@ def claim(
         raise UserError(
             f"{key}: another process is at work in {folder}; {status}wait until it ends, or {instead}"
         ) from None
-    except OSError as error:
-        raise UserError(f"{key}: cannot lock {folder / LOCK} ({error.strerror}); {instead}") from None
+    except LOCKLESS as error:
+        raise UserError(f"{key}: cannot lock {folder / LOCK} ({_reason(error)}); {instead}") from None
     try:
         yield
     finally:
@@ -66,6 +72,37 @@ def check_kind(folder: Path, mark: str, kind: str, key: str = "output", instead:
         raise UserError(f"{key}: {folder} is not empty and not {kind}; {instead}")
 
 
+@contextmanager
+def hold(path: Path, wait: bool = True) -> Iterator[bool]:
+    """Holds the lock of something in the cache until the context ends; yields whether it does.
+
+    Args:
+        path: the lock's file, in a folder that is there; empty, and left behind.
+        wait: for another process that holds it, and after ten seconds say so; if not, False is yielded instead.
+
+    Raises:
+        UserError: if the disk has no locks, or does not let us lock.
+    """
+    lock = FileLock(path)
+    try:
+        try:
+            lock.acquire(timeout=PATIENCE if wait else 0)
+        except Timeout:
+            if wait:
+                print(f"waiting for another process, which holds {path}", file=sys.stderr)
+                lock.acquire()
+    except LOCKLESS as error:
+        raise UserError(f"cannot lock {path} ({_reason(error)}); {CACHE_WITH_LOCKS}") from None
+    try:
+        yield lock.is_locked
+    finally:
+        lock.release()
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or one_line(error)
+
+
 def is_held(folder: Path) -> bool | None:
     """Whether a process is at work in a folder; None if the system does not let us see it."""
     if not (folder / LOCK).exists():  # made by an older version, or copied from elsewhere: nothing is written here
@@ -75,5 +112,5 @@ def is_held(folder: Path) -> bool | None:
             return False
     except Timeout:
         return True
-    except OSError:  # another user's, or on a read-only disk
+    except LOCKLESS:  # another user's, or on a read-only disk
         return None

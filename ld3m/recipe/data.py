@@ -2,10 +2,18 @@
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from ld3m.recipe import values
 from ld3m.recipe.values import Section
+
+
+def _ascending(values: list[float]) -> list[float]:
+    """`data.range`: black first."""
+    black, white = values
+    if black >= white:
+        raise ValueError(f"{values} is invalid: give [black, white] with the smaller value first, such as [0, 4095]")
+    return values
 
 
 class DataRecipe(Section):
@@ -31,6 +39,12 @@ class DataRecipe(Section):
     """Height and width in pixels: the short side is resized to it, then the centre is cropped."""
     channels: Literal[1, 3] = 3
     """1 for grey, 3 for colour; images of any mode are converted."""
+    range: Annotated[list[float], Field(min_length=2, max_length=2), AfterValidator(_ascending)] | None = None
+    """The values that become black and white in images of more than 8 bits per value, such as `[0, 4095]`; left out:
+    found once for the whole source and printed. Images of 8 bits are 0 to 255."""
+    max_pixels: int = Field(178_956_970, ge=1, le=2**40)
+    """The largest image that is read, in pixels, since a small file can claim to hold an enormous one; Pillow's own
+    limit. Each thread that reads holds one image in memory."""
     on_corrupt: Literal["error", "skip"] = "error"
     """What to do about files that cannot be read: stop, or leave them out. They are named either way."""
     image_column: str | None = None

@@ -62,9 +62,9 @@ class Sources:
 def describe_data(images: "ImageSet", recipe: DistilledDataRecipe) -> dict[str, Any]:
     """The content of data.json: classes in their order, with the number and a fingerprint of their training images.
 
-    The fingerprint is a hash of how often each value occurs in each channel of the prepared images of a class, which
-    their preparation counts anyway. It changes if an image is added, removed or replaced. It does not see the order of
-    images, another arrangement of the same pixels, or test images; paths, file names and dates play no part.
+    The fingerprint is a hash of a class's prepared training images in their order. It changes if an image is added,
+    removed or replaced, or if two change places. Test images, paths and dates play no part, file names only by the
+    order that they give.
 
     Args:
         images: prepared, all or a core-set of them.
@@ -75,7 +75,7 @@ def describe_data(images: "ImageSet", recipe: DistilledDataRecipe) -> dict[str, 
         "source": recipe.source,
         "classes": {
             name: {"images": count, "pixels": digest}
-            for name, (count, digest) in zip(images.classes, images.fingerprints(), strict=True)
+            for name, (count, digest) in zip(images.classes, images.fingerprints, strict=True)
         },
         "scorer": hashlib.sha256(scorer.read_bytes()).hexdigest() if scorer and scorer.is_file() else None,
     }

@@ -149,4 +149,5 @@ class MetaImages(ImageSet):
             counts = [sizes[label] for label in chosen]
         zeros, ones = torch.zeros(recipe.channels), torch.ones(recipe.channels)
         classes = [names[label] for label in chosen]
-        return cls(classes, zeros, ones, {"train": counts}, chosen, Path(json.dumps(recipe.source)), recipe.resolution)
+        folder = Path(json.dumps(recipe.source))
+        return cls(classes, zeros, ones, {"train": counts}, chosen, [], folder, recipe.resolution)

@@ -1,0 +1,218 @@
+"""Images of more than 8 bits: one range for the whole source, found once, printed, or given."""
+
+import io
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ld3m.data import depth
+from ld3m.data.prepared import ImageSet, prepare
+from ld3m.errors import UserError
+from ld3m.recipe import DataRecipe
+
+RNG = np.random.default_rng(0)
+RAMP = np.linspace(0, 1, 64).reshape(8, 8)
+"""From 0 to 1, both included."""
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LD3M_CACHE", str(tmp_path / "cache"))
+
+
+def save(path: Path, pixels: np.ndarray, **options: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, **options)
+
+
+def source(root: Path, kind: str, **images: np.ndarray) -> Path:
+    """A folder with one training image in each class, and the same image for testing."""
+    for name, pixels in images.items():
+        for split in ("train", "test"):
+            save(root / split / name / f"1.{kind}", pixels)
+    return root
+
+
+def prepared(root: Path, **settings: Any) -> ImageSet:
+    return prepare(DataRecipe.model_validate({"source": str(root), "resolution": 8, "channels": 1, **settings}))
+
+
+def pixels_of(images: ImageSet, label: int) -> np.ndarray:
+    return images.images("train", label)[0, 0].numpy()
+
+
+def scaled(values: np.ndarray, black: float, white: float) -> np.ndarray:
+    return np.round((values - black) / (white - black) * 255)
+
+
+def test_12_bits_in_a_16_bit_png_are_scaled_by_4095(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Together: an image of little light stays darker than one of much."""
+    dim, bright = (RAMP * 800).astype(np.uint16), (RAMP * 4000).astype(np.uint16)
+    images = prepared(source(tmp_path / "set", "png", dim=dim, bright=bright))
+    assert images.classes == ["bright", "dim"]
+    assert np.array_equal(pixels_of(images, 0), scaled(bright, 0, 4095))
+    assert np.array_equal(pixels_of(images, 1), scaled(dim, 0, 4095))
+    said = "data.range: 4 images of more than 8 bits have values from 0 to 4000; 0 becomes black, 4095 white; "
+    assert said in capsys.readouterr().err
+
+
+def test_16_bits_are_scaled_by_65535_as_before(tmp_path: Path) -> None:
+    levels = (RAMP * 65535).astype(np.uint16)
+    images = prepared(source(tmp_path / "set", "png", a=levels))
+    assert np.array_equal(pixels_of(images, 0), scaled(levels, 0, 65535))
+
+
+def test_whole_numbers_below_zero_and_floats_are_scaled_between_their_extremes(tmp_path: Path) -> None:
+    """As of CT, from -1024; each image keeps its place in the range of both."""
+    air, bone = np.full((8, 8), -1024, np.int32), (RAMP * 3071).astype(np.int32)
+    images = prepared(source(tmp_path / "ct", "tif", air=air, bone=bone))
+    assert np.array_equal(pixels_of(images, 0), np.zeros((8, 8)))
+    assert np.array_equal(pixels_of(images, 1), scaled(bone, -1024, 3071))
+    dark, light = (RAMP * 0.01).astype(np.float32), (RAMP * 0.02).astype(np.float32)
+    images = prepared(source(tmp_path / "floats", "tif", dark=dark, light=light))
+    assert np.array_equal(pixels_of(images, 1), scaled(light.astype(float), 0, light.max()))
+    assert np.array_equal(pixels_of(images, 0), scaled(dark.astype(float), 0, light.max()))
+
+
+def test_the_range_of_a_subset_is_that_of_all(tmp_path: Path) -> None:
+    dim, bright = (RAMP * 800).astype(np.uint16), (RAMP * 4000).astype(np.uint16)
+    root = source(tmp_path / "set", "png", dim=dim, bright=bright)
+    assert np.array_equal(pixels_of(prepared(root, subset=["dim"]), 0), scaled(dim, 0, 4095))
+
+
+def test_the_users_range(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A window of CT: what is outside is clipped; nothing was guessed, nothing is printed."""
+    values = (RAMP * 4000 - 1000).astype(np.int32)
+    images = prepared(source(tmp_path / "set", "tif", a=values), range=[-160, 240])
+    assert np.array_equal(pixels_of(images, 0), scaled(values, -160, 240).clip(0, 255))
+    assert "data.range" not in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"\[5.0, 5.0\] is invalid: give \[black, white\]"):
+        prepared(tmp_path / "set", range=[5, 5])
+
+
+def test_images_of_8_bits_beside_them_stay_as_they_are(tmp_path: Path) -> None:
+    grey = (RAMP * 200).astype(np.uint8)
+    images = prepared(source(tmp_path / "set", "png", grey=grey, deep=(RAMP * 4000).astype(np.uint16)))
+    assert np.array_equal(pixels_of(images, 1), grey)
+
+
+@pytest.mark.parametrize(
+    ("extremes", "expected"),
+    [
+        ((0, 4000), (0, 4095)),
+        ((2, 60000), (0, 65535)),
+        ((0, 200), (0, 255)),
+        ((0.0, 0.9), (0, 1)),
+        ((0, 1200), (0, 1200)),  # of 4095, less than half
+        ((31744, 36000), (31744, 36000)),  # CT stored with an offset
+        ((-1024, 3071), (-1024, 3071)),
+        ((0, 2.0**31), (0, 2.0**31)),
+    ],
+)
+def test_which_range_values_are_meant_to_have(extremes: tuple[float, float], expected: tuple[float, float]) -> None:
+    assert depth.natural(*extremes) == expected
+
+
+def test_images_of_one_value_have_a_range(tmp_path: Path) -> None:
+    images = prepared(source(tmp_path / "set", "tif", a=np.full((8, 8), -5, np.int32)))
+    assert pixels_of(images, 0).max() == 0
+
+
+# --- colours -----------------------------------------------------------------------------------------------
+
+
+def png16(pixels: np.ndarray) -> bytes:
+    """A PNG of 16-bit colours, RGB or RGBA, which Pillow does not write (PNG, third edition, 11.2.1)."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    height, width, channels = pixels.shape
+    header = struct.pack(">IIBBBBB", width, height, 16, {3: 2, 4: 6}[channels], 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+def tiff16(pixels: np.ndarray) -> bytes:
+    """A little-endian TIFF of 16-bit RGB, in one strip and not compressed (TIFF 6.0, section 6)."""
+    height, width, _ = pixels.shape
+    content = pixels.astype("<u2").tobytes()
+    entries = 9
+    bits = 8 + 2 + 12 * entries + 4
+    fields = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, 3, bits), (259, 3, 1, 1), (262, 3, 1, 2)]
+    fields += [(273, 4, 1, bits + 6), (277, 3, 1, 3), (278, 4, 1, height), (279, 4, 1, len(content))]
+    directory = b"".join(struct.pack("<HHII", *each) for each in fields)
+    head = b"II*\0" + struct.pack("<IH", 8, entries) + directory + struct.pack("<I", 0)
+    return head + struct.pack("<HHH", 16, 16, 16) + content
+
+
+@pytest.mark.parametrize(("encode", "kind"), [(png16, "png"), (tiff16, "tif")])
+def test_16_bit_colours_have_all_their_bits(encode: Callable[[np.ndarray], bytes], kind: str, tmp_path: Path) -> None:
+    """Pillow keeps the upper 8: of 12 bits, 16 levels."""
+    colours = RNG.integers(0, 4096, (8, 8, 3)).astype(np.uint16)
+    for split in ("train", "test"):
+        (tmp_path / "set" / split / "a").mkdir(parents=True)
+        (tmp_path / "set" / split / "a" / f"1.{kind}").write_bytes(encode(colours))
+    images = prepared(tmp_path / "set", channels=3)
+    assert np.array_equal(images.images("train", 0)[0].numpy(), scaled(colours, 0, 4095).transpose(2, 0, 1))
+
+
+def test_16_bit_colours_with_transparency_are_laid_on_white() -> None:
+    colours = np.dstack([RNG.integers(0, 65536, (8, 8, 3)), RNG.choice([0, 65535], (8, 8))]).astype(np.uint16)
+    image = depth.to_8_bits(lambda: Image.open(io.BytesIO(png16(colours))), lambda: (0, 65535))
+    assert image.mode == "RGBA"
+    assert np.array_equal(np.asarray(image)[..., :3], scaled(colours[..., :3], 0, 65535))
+    assert np.array_equal(np.asarray(image)[..., 3], colours[..., 3] >> 8)
+
+
+def test_a_16_bit_image_is_turned_as_its_exif_says(tmp_path: Path) -> None:
+    values = (RAMP * 65535).astype(np.uint16)
+    exif = Image.Exif()
+    exif[274] = 6
+    for split in ("train", "test"):
+        save(tmp_path / "set" / split / "a" / "1.png", values, exif=exif)
+    assert np.array_equal(pixels_of(prepared(tmp_path / "set"), 0), scaled(np.rot90(values, -1), 0, 65535))
+
+
+# --- what looks wrong --------------------------------------------------------------------------------------
+
+
+def test_pixels_of_few_levels_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prepared(source(tmp_path / "dark", "png", a=(RAMP * 15).astype(np.uint8)))
+    assert "nearly all prepared pixels lie between 0 and 15 of 255: see data.range\n" in capsys.readouterr().err
+    prepared(source(tmp_path / "usual", "png", a=(RAMP * 40).astype(np.uint8)))
+    assert capsys.readouterr().err == ""
+
+
+def test_values_that_are_not_finite_are_an_error_that_names_the_image(tmp_path: Path) -> None:
+    root = source(tmp_path / "set", "tif", a=np.full((8, 8), np.nan, np.float32))
+    with pytest.raises(UserError, match=r"cannot read .*/1\.tif \(holds values that are not finite\); "):
+        prepared(root)
+
+
+def test_the_first_of_several_pages_is_taken_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pages = [Image.fromarray((RAMP * level).astype(np.uint8)) for level in (255, 100)]
+    for split in ("train", "test"):
+        (tmp_path / "set" / split / "a").mkdir(parents=True)
+        pages[0].save(tmp_path / "set" / split / "a" / "1.tif", save_all=True, append_images=pages[1:])
+    images = prepared(tmp_path / "set")
+    assert torch.equal(images.images("train", 0)[0, 0], torch.from_numpy(np.array(pages[0])))
+    assert "took the first frame or page of 2 images that have more: " in capsys.readouterr().err
+
+
+def test_an_image_above_the_limit_of_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Named by the key that raises it; Pillow's own limit, of the whole process, neither warns nor stays lifted."""
+    root = source(tmp_path / "set", "png", a=np.zeros((10, 30), np.uint8))
+    with pytest.raises(UserError, match=r"1\.png \(30 × 10 pixels, more than data\.max_pixels=299\); "):
+        prepared(root, max_pixels=299)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    assert prepared(root, max_pixels=300).counts == {"train": [1], "test": [1]}
+    assert Image.MAX_IMAGE_PIXELS == 100
