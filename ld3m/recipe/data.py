@@ -42,7 +42,7 @@ class DataRecipe(Section):
     range: Annotated[list[float], Field(min_length=2, max_length=2), AfterValidator(_ascending)] | None = None
     """The values that become black and white in images of more than 8 bits per value, such as `[0, 4095]`; left out:
     found once for the whole source and printed. Images of 8 bits are 0 to 255."""
-    max_pixels: int = Field(178_956_970, ge=1, le=2**40)
+    max_pixels: int = Field(178_956_970, ge=1, le=10**12)
     """The largest image that is read, in pixels, since a small file can claim to hold an enormous one; Pillow's own
     limit. Each thread that reads holds one image in memory."""
     on_corrupt: Literal["error", "skip"] = "error"
