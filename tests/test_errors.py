@@ -279,7 +279,6 @@ def images(given: Path, shapes: Path) -> Path:
 
 def test_a_class_without_training_images(refused: Refusal, recipe_file: Path, images: Path) -> None:
     (images / "train" / "star").mkdir()
-    (images / "train" / "star" / "readme.txt").write_text("to come")
     refuse_data(refused, recipe_file, images, "class 'star' has too few images", "0 train")
 
 
@@ -309,7 +308,7 @@ def test_a_folder_without_classes(refused: Refusal, recipe_file: Path, given: Pa
 
 def test_a_file_that_is_no_data(refused: Refusal, recipe_file: Path, given: Path) -> None:
     (given / "images.zip").write_bytes(b"PK")
-    refuse_data(refused, recipe_file, given / "images.zip", "neither a folder nor a .parquet file")
+    refuse_data(refused, recipe_file, given / "images.zip", "neither a folder nor a .parquet or .arrow file")
 
 
 def test_a_parquet_file_that_is_none(refused: Refusal, recipe_file: Path, given: Path) -> None:
@@ -325,7 +324,7 @@ def test_parquet_without_labels(refused: Refusal, recipe_file: Path, given: Path
 
 def test_parquet_with_test_files_only(refused: Refusal, recipe_file: Path, given: Path) -> None:
     pq.write_table(pa.table({"image": [b"x"], "label": ["y"]}), given / "test.parquet")
-    refuse_data(refused, recipe_file, given, "only test files", "train*.parquet")
+    refuse_data(refused, recipe_file, given, "has no train split, only test; call that of training train")
 
 
 def test_columns_that_are_not_there(refused: Refusal, recipe_file: Path, given: Path) -> None:

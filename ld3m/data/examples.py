@@ -54,3 +54,5 @@ class Source:
     """Other names that `data.subset` may call a class by, such as WordNet ids."""
     subsets: Mapping[str, Sequence[int]] = field(default_factory=dict)
     """Classes of the subsets that `data.subset` may name."""
+    note: str = ""
+    """What was guessed of its layout and what is not used, in a line; printed before images are prepared."""

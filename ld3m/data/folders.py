@@ -1,6 +1,5 @@
-"""Images in class folders."""
+"""Images in class folders, as a source."""
 
-import os
 from array import array
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -9,66 +8,62 @@ from pathlib import Path
 from PIL import Image
 
 from ld3m.data.examples import Example, Source
+from ld3m.data.formats import open_image
 from ld3m.data.identity import Identity
-from ld3m.errors import UserError
-
-IMAGE_SUFFIXES = tuple(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN)
-"""Endings of the names of files that Pillow reads; some it only writes."""
+from ld3m.data.layout import find_layout
+from ld3m.data.listing import check_regular, image_files, printable
 
 
 def image_folder(root: Path) -> Source:
-    """`root/train/<class>/…` and `root/test/<class>/…` (or `val`), or `root/<class>/…` alone.
+    """`root/train/<class>/…` and `root/test/<class>/…`, or `root/<class>/…` alone, or what `find_layout` makes of it.
 
     Raises:
-        UserError: if there are no class folders, or the test split has a class that the training split has not.
+        UserError: as `find_layout` does.
     """
-    folders = {"train": root / "train"} if (root / "train").is_dir() else {"train": root}
-    if folders["train"] != root:
-        tests = [root / name for name in ("test", "val", "validation") if (root / name).is_dir()]
-        if tests:  # ImageNet's test folder has no classes, its val may have
-            folders["test"] = next(filter(class_folders, tests), tests[0])
-    classes = class_folders(folders["train"])
-    if not classes:
-        raise UserError(
-            f"data.source: {folders['train']} has no class folders; put images in <class>/ folders below it"
-        )
-    for folder in folders.values():
-        if unknown := sorted(set(class_folders(folder)) - set(classes)):
-            raise UserError(f"data.source: {folder / unknown[0]} is a class that {folders['train']} does not have")
-    return from_class_folders(folders, classes, dict(enumerate(classes)))
+    layout, note = find_layout(root)
+    classes = sorted(layout.train)
+    numbers = {name: label for label, name in enumerate(classes)}
+    splits = {"train": layout.train, **({"test": layout.test} if layout.test else {})}
+    places = {
+        split: {numbers[name]: folders for name, folders in by_class.items()} for split, by_class in splits.items()
+    }
+    return from_class_folders(root, places, classes, note)
 
 
-def from_class_folders(folders: Mapping[str, Path], classes: Sequence[str], names: Mapping[int, str]) -> Source:
+def from_class_folders(
+    root: Path, places: Mapping[str, Mapping[int, Sequence[Path]]], classes: Sequence[str], note: str = ""
+) -> Source:
     """A source of the images below class folders.
 
     Args:
-        folders: of each split.
+        root: a folder that holds them all.
+        places: of each split, the folders of each class to read, by the class's number.
         classes: names of the classes.
-        names: of each class to read, by its number, the name of its folder below that of a split.
+        note: what was guessed; files that are no images are added.
     """
     identity = Identity()
-    splits = {split: _Files(folder) for split, folder in folders.items()}
+    splits = {split: _Files(root) for split in places}
+    ignored: list[str] = []
     for split, files in splits.items():
-        for label, name in names.items():
-            folder = (files.folder / name).resolve()
-            for path in _image_files(folder):
-                identity.add(folder / path, f"{split} {label}")
-                files.add(f"{name}/{path}", label)
-    return Source(classes, splits, identity.digest())
-
-
-def class_folders(folder: Path) -> list[str]:
-    """The names of the folders in a split's folder, in order."""
-    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not _is_hidden(entry.name))
+        for label, folders in places[split].items():
+            for folder in folders:
+                below, resolved = folder.relative_to(root), folder.resolve()
+                for path in image_files(folder, ignored):
+                    identity.add(resolved / path, f"{split} {label}")
+                    files.add(f"{below}/{path}", label)
+    if ignored:
+        few = ", ".join([*ignored[:3], *["…"] * (len(ignored) > 3)])
+        note = "; ".join([*([note] if note else []), f"{len(ignored)} files are no images: {few}"])
+    return Source(classes, splits, identity.digest(), note=note)
 
 
 class _Files:
     """`Examples` by path."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, root: Path) -> None:
+        self.root = root
         self.paths: list[str] = []
-        """Below the folder."""
+        """Below the root."""
         self.labels = array("l")
 
     def add(self, path: str, label: int) -> None:
@@ -79,20 +74,10 @@ class _Files:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Example:
-        path = str(self.folder / self.paths[index])
-        return Example(path, self.labels[index], partial(Image.open, path))
+        path = self.root / self.paths[index]
+        return Example(printable(str(path)), self.labels[index], partial(_open, path))
 
 
-def _image_files(root: Path) -> list[str]:
-    """Images anywhere below a folder, in order; links that lead nowhere are among them, so that they are reported."""
-    paths: list[tuple[str, ...]] = []
-    for parent, folders, files in os.walk(root):
-        folders[:] = [name for name in folders if not _is_hidden(name)]
-        below = Path(parent).relative_to(root).parts
-        paths += [(*below, name) for name in files if name.lower().endswith(IMAGE_SUFFIXES) and not _is_hidden(name)]
-    return ["/".join(parts) for parts in sorted(paths)]
-
-
-def _is_hidden(name: str) -> bool:
-    """Whether systems and tools leave it beside images, such as ._1.png, .ipynb_checkpoints and __MACOSX."""
-    return name.startswith((".", "__"))
+def _open(path: Path) -> Image.Image:
+    check_regular(path)
+    return open_image(path)

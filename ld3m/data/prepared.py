@@ -105,13 +105,15 @@ def prepare(recipe: DataRecipe, progress: bool = True, workers: int | None = Non
 
     Args:
         recipe: which images, and how they are prepared.
-        progress: whether a bar and a note on unreadable files are shown.
+        progress: whether a bar and notes on guesses and unreadable files are shown.
         workers: threads that read images; None: one for each core that this process may use, 8 at most.
 
     Raises:
         UserError: naming the source, class or file that is wrong.
     """
     source = open_source(recipe)
+    if source.note and progress:
+        print(f"data.source: {source.note}", file=sys.stderr)
     chosen = choose(recipe.subset, source.classes, source.aliases, source.subsets)
     settings = recipe.model_dump(exclude=NOT_CONTENT)
     key = cache_key([LAYOUT, source.identity, list(source.classes), chosen, settings])

@@ -4,11 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ld3m import registry
-from ld3m.data import folders, tables
+from ld3m.data import folders, table_files, tables
 from ld3m.data.examples import Source
 from ld3m.data.known import digits, fashion_mnist, imagenet
+from ld3m.data.listing import exists
 from ld3m.errors import UserError
-from ld3m.recipe import DataRecipe
+from ld3m.recipe import DataRecipe, DistilledDataRecipe
 
 SOURCES: dict[str, Callable[[DataRecipe], Source]] = {
     "digits": digits.source,
@@ -27,14 +28,14 @@ def check_source(recipe: DataRecipe) -> None:
         UserError: if one is not.
     """
     name, root = recipe.source, recipe.root
-    if not (name in SOURCES or name.startswith("hub:") or "*" in name or Path(name).exists()):
+    if not (name in SOURCES or name.startswith("hub:") or "*" in name or exists(name)):
         offered = registry.plugins("ld3m.sources")
         if name not in offered:
             known = ", ".join([*SOURCES, *sorted(offered)])
             raise UserError(
                 f"data.source: {name!r} is not there; give a folder, Parquet files, hub:<id>, or one of {known}"
             )
-    if root and not root.startswith("hub:") and not Path(root).is_dir():
+    if root and not root.startswith("hub:") and not (exists(root) and Path(root).is_dir()):
         raise UserError(f"data.root: {root!r} is not a folder; give one that has train/ and val/, or hub:<id>")
 
 
@@ -42,19 +43,31 @@ def open_source(recipe: DataRecipe) -> Source:
     """The source that `data.source` names.
 
     Raises:
-        UserError: if it is not there, or does not hold what the recipe asks of it.
+        UserError: if it is not there, or does not hold what the recipe asks of it, or has a single class, which leaves
+            nothing to tell apart.
     """
     check_source(recipe)
+    source = _open(recipe)
+    if len(source.classes) < 2 and isinstance(recipe, DistilledDataRecipe):
+        raise UserError(
+            f"data.source: {recipe.source} has one class only ({', '.join(source.classes)}); give a folder of "
+            "train/<class>/ and test/<class>/, or of <class>/ folders, with two classes or more"
+        )
+    return source
+
+
+def _open(recipe: DataRecipe) -> Source:
     name = recipe.source
     if name in SOURCES:
         return SOURCES[name](recipe)
     if name.startswith("hub:"):
         return tables.hub(name.removeprefix("hub:"), recipe)
     path = Path(name)
-    if "*" in name or path.suffix == ".parquet" or (path.is_dir() and any(path.glob("*.parquet"))):
-        return tables.parquet(path, recipe)
     if path.is_dir():
-        return folders.image_folder(path)
+        path = table_files.hub_snapshot(path)
+        return table_files.from_files(path, recipe) if table_files.is_table_folder(path) else folders.image_folder(path)
+    if "*" in name or path.suffix.lower() in table_files.SUFFIXES:
+        return table_files.from_files(path, recipe)
     if path.exists():
-        raise UserError(f"data.source: {path} is neither a folder nor a .parquet file")
+        raise UserError(f"data.source: {path} is neither a folder nor a .parquet or .arrow file")
     return registry.find("ld3m.sources", SOURCES, name, "data.source")(recipe)

@@ -1,93 +1,119 @@
-"""Images in tables: Parquet files, and data sets of the Hugging Face Hub, both read by `datasets`."""
+"""Images in tables of `datasets`: those of the Hugging Face Hub, and those that `table_files` finds on disk."""
 
-import glob
 import io
+import re
 from array import array
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 from PIL import Image
 
 from ld3m.data.examples import Example, Examples, Source
-from ld3m.data.identity import Identity
+from ld3m.data.listing import exists
+from ld3m.data.split_names import plainest, rank, split_of
 from ld3m.errors import UserError, one_line
 from ld3m.recipe import DataRecipe
 
-
-def parquet(path: Path, recipe: DataRecipe) -> Source:
-    """A Parquet file, a pattern, or a folder of `train*.parquet` and `test*.parquet` (or `val*`).
-
-    Raises:
-        UserError: if there is no such file, or it cannot be read, or its columns are not images and labels.
-    """
-    import datasets
-    import pyarrow.parquet
-
-    if path.is_file():
-        files = [path]
-    elif path.is_dir():
-        files = sorted(path.glob("*.parquet"))
-    else:
-        files = sorted(Path(path.anchor or ".").glob(str(path.relative_to(path.anchor))))
-    if not files:
-        raise UserError(f"data.source: no file matches {path}")
-    for file in files:  # mistakes are reported before anything is copied
-        try:
-            features = datasets.Features.from_arrow_schema(pyarrow.parquet.read_schema(file))
-        except Exception as error:
-            raise UserError(f"data.source: {file} is not readable as Parquet ({one_line(error)})") from None
-        _column("image_column", features, recipe)
-        _column("label_column", features, recipe)
-    named = {prefix: [file for file in files if file.name.startswith(prefix)] for prefix in ("test", "val")}
-    train = [file for file in files if file not in named["test"] + named["val"]]
-    if not train:
-        raise UserError(f"data.source: {path} has only test files; name the training ones train*.parquet")
-    loaded = {}
-    for split, chosen in (("train", train), ("test", named["test"] or named["val"])):
-        if chosen:
-            try:
-                loaded[split] = datasets.Dataset.from_parquet([glob.escape(str(file)) for file in chosen])
-            except Exception as error:  # columns that differ from file to file, no room for the Arrow copy, …
-                raise UserError(f"data.source: cannot load {chosen[0]} ({one_line(error)})") from None
-    identity = Identity()
-    for file in files:
-        identity.add(file.resolve())
-    return _from_tables(loaded, recipe, identity.digest())
+UNLABELLED = {-1, None}
+"""What stands for a label that is not known, also in a column of plain numbers."""
+_ID = re.compile(r"(?P<id>[^:@]+)(:(?P<config>[^:@]+))?(@(?P<revision>[^:@]+))?")
 
 
 def hub(name: str, recipe: DataRecipe, classes: Sequence[str] | None = None) -> Source:
-    """A data set of the Hugging Face Hub; its test split, or its validation split if the test labels are secret.
+    """A data set of the Hugging Face Hub, or of a folder that is laid out as one.
 
     Args:
-        name: its id.
+        name: its id, with a configuration and a revision if it needs them: NAME:CONFIG@REVISION.
         recipe: may name the columns.
         classes: names to give its classes, in its order; left out, its own.
 
     Raises:
-        UserError: if it cannot be loaded, or has no training split, or its columns are not images and labels.
+        UserError: if it cannot be loaded, or as `from_splits` does.
     """
     import datasets
 
+    identifier, config, revision = name, None, None
+    if not exists(name) and (match := _ID.fullmatch(name)):
+        identifier, config, revision = match["id"], match["config"], match["revision"]
     try:
-        loaded = datasets.load_dataset(name)
+        loaded = datasets.load_dataset(
+            identifier, *([config] if config else []), **({"revision": revision} if revision else {})
+        )
     except Exception as error:
-        raise UserError(f"data.source: cannot load {name} from the Hub ({one_line(error)})") from None
-    if "train" not in loaded:
-        raise UserError(f"data.source: {name} has no train split, only {', '.join(loaded)}")
-    splits = {"train": loaded["train"]}
-    label_column = _column("label_column", splits["train"].features, recipe)
-    for split in ("test", "validation", "valid", "val"):
-        labelled = split in loaded and label_column in loaded[split].features
-        if labelled and set(loaded[split].unique(label_column)) - {-1, None}:
-            splits["test"] = loaded[split]
-            break
+        cause = error.__cause__ if isinstance(error.__cause__, Exception) else error  # datasets wraps what is wrong
+        local = exists(identifier)
+        several = f"; give one as hub:{'./' if local else ''}{identifier}:CONFIG" if "Config name" in str(error) else ""
+        from_where = "" if local else " from the Hub"
+        raise UserError(f"data.source: cannot load {name}{from_where} ({one_line(cause)}){several}") from None
     # a fingerprint changes with the data's revision
-    identity = name + "".join(table._fingerprint for table in splits.values())
-    return _from_tables(splits, recipe, identity, classes)
+    return from_splits(loaded, name, recipe, lambda used: name + "".join(each._fingerprint for each in used), classes)
+
+
+def from_splits(
+    loaded: Mapping[str, Any],
+    name: str,
+    recipe: DataRecipe,
+    identity: Callable[[Sequence[Any]], str],
+    classes: Sequence[str] | None = None,
+) -> Source:
+    """The training split of a data set, and its test split, or its validation split if that alone has labels.
+
+    Args:
+        loaded: tables of `datasets`, by the names of their splits.
+        name: of the data set, for messages.
+        recipe: may name the columns.
+        identity: what changes with the content of the tables that are used.
+        classes: names to give its classes, in its order; left out, its own.
+
+    Raises:
+        UserError: if there is no training split, or its columns are not images and labels.
+    """
+    by_split = {
+        split: [each for each in loaded if split_of(each) == split] for split in ("train", "test", "validation")
+    }
+    tests = sorted(by_split["test"], key=rank) + sorted(by_split["validation"], key=rank)
+    unnamed = [each for each in loaded if split_of(each) is None]
+    train = plainest(by_split["train"] or (unnamed if len(unnamed) == 1 else []))
+    if not train:
+        raise UserError(
+            f"data.source: {name} has no train split, only {', '.join(loaded)}; call that of training train"
+        )
+    if len(train) > 1:
+        raise UserError(
+            f"data.source: {name} has several training splits ({', '.join(train)}); give one of them alone, by its "
+            "files or as datasets' save_to_disk writes it"
+        )
+    label_column = _column("label_column", loaded[train[0]].features, recipe)
+    reasons: dict[str, str] = {}
+    test: list[str] = []
+    for each in tests:
+        if test:
+            break
+        if label_column in loaded[each].features and set(loaded[each].unique(label_column)) - UNLABELLED:
+            test = [each]
+        else:
+            reasons[each] = " (no labels)"
+    chosen = {"train": loaded[train[0]], **({"test": loaded[test[0]]} if test else {})}
+    source = _from_tables(chosen, recipe, identity(list(chosen.values())), classes)
+    unused = [each + reasons.get(each, "") for each in loaded if each not in train + test]
+    features = chosen["train"].features
+    others = [key for key in features if key != label_column and _is_class_label(features[key])]
+    if others and not recipe.label_column:
+        unused += [f"the column {key}" for key in others]
+    names = ", ".join([*source.classes[:5], *["…"] * (len(source.classes) > 5)])
+    parts = [
+        f"classes: {len(source.classes)} ({names}), from {train[0]}, column {label_column}",
+        f"test: {test[0]}" if test else "test: a share of them (data.test_share)",
+        *([f"not used: {', '.join(unused)}"] if unused else []),
+    ]
+    counted = not _is_class_label(features[label_column]) and "-1" in source.classes
+    if counted:
+        parts.append("-1 is taken for a class; remove its rows if it stands for no label")
+    guessed = unused or counted or train != ["train"] or test not in ([], ["test"]) or len(source.classes) < 2
+    return replace(source, note="; ".join(parts)) if guessed else source
 
 
 def _from_tables(
@@ -154,6 +180,18 @@ class _TableRows:
     def _read(self, index: int) -> Image.Image:
         record = self.table[index][self.column]
         return Image.open(io.BytesIO(record["bytes"]) if record["bytes"] else record["path"])
+
+
+def check_columns(features: Any, recipe: DataRecipe) -> None:
+    """Raises a UserError if there is no column of images or none of labels."""
+    _column("image_column", features, recipe)
+    _column("label_column", features, recipe)
+
+
+def _is_class_label(kind: Any) -> bool:
+    import datasets
+
+    return isinstance(kind, datasets.ClassLabel)
 
 
 def _column(key: Literal["image_column", "label_column"], features: Any, recipe: DataRecipe) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ld3m.data import tables
+from ld3m.data import table_files, tables
 from ld3m.data.examples import Examples, GreyArrays, Source
 from ld3m.files import ASSETS
 from ld3m.recipe import DataRecipe
@@ -32,7 +32,7 @@ def source(recipe: DataRecipe) -> Source:
 
 def small_source(recipe: DataRecipe) -> Source:
     """800 training and 200 test images of each class."""
-    return tables.parquet(SMALL, recipe)
+    return table_files.from_files(SMALL, recipe)
 
 
 def _read_idx(path: Path, header: int) -> np.ndarray:

@@ -7,9 +7,10 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from ld3m.data import folders, tables
+from ld3m.data import folders, layout, listing, table_files, tables
 from ld3m.data.class_choice import choose
 from ld3m.data.examples import Source
+from ld3m.data.split_names import split_of
 from ld3m.errors import UserError
 from ld3m.files import ASSETS
 from ld3m.recipe import DataRecipe
@@ -17,6 +18,8 @@ from ld3m.recipe import DataRecipe
 IMAGENET = ASSETS / "imagenet"
 HUB = "hub:ILSVRC/imagenet-1k"
 """Where the images come from if no folder is known; access is given by the Hub after its terms are accepted."""
+
+FOLDERS = "train/n01440764/… and val/n01440764/…, one per class"
 
 
 class ImageNetClass(NamedTuple):
@@ -58,27 +61,44 @@ def source(recipe: DataRecipe) -> Source:
             images = tables.hub(root.removeprefix("hub:"), recipe, names)
         except UserError as error:
             raise UserError(f"{error}; or name ImageNet's folder by data.root or LD3M_IMAGENET") from None
+    elif not Path(root).is_dir():
+        raise UserError(f"{key}: {root} needs the folders {FOLDERS}, but is none itself")
+    elif table_files.is_table_folder(folder := table_files.hub_snapshot(Path(root))):
+        images = table_files.from_files(folder, recipe, names)
     else:
         chosen = choose(recipe.subset, names, aliases, subsets())
-        images = _from_folder(Path(root), names, {label: classes()[label].wordnet_id for label in chosen}, key)
+        images = _from_folder(folder, names, {label: classes()[label].wordnet_id for label in chosen}, key)
     return replace(images, aliases=aliases, subsets=subsets())
 
 
 def _from_folder(root: Path, names: list[str], wordnet_ids: dict[int, str], key: str) -> Source:
-    """The images of some classes, by number, below `root/train/<WordNet id>` and `root/val/<WordNet id>`."""
-    tests = [root / name for name in ("val", "validation", "val_folders") if (root / name).is_dir()]
-    if not (root / "train").is_dir() or not tests:
-        raise UserError(f"{key}: {root} needs the folders train/n01440764/… and val/n01440764/…, one per class")
+    """The images of some classes, by number, below `root/train/<WordNet id>` and `root/val/<WordNet id>`.
+
+    The two may lie deeper, as in ILSVRC/Data/CLS-LOC, and may be called otherwise (`imagenet_train`, `val_folders`).
+    """
     known = {each.wordnet_id for each in classes()}
-    test = next((folder for folder in tests if known.intersection(folders.class_folders(folder))), None)
-    if test is None:
+    root = layout.pass_through(root, [])
+    train, validation, test = (
+        [each for each in listing.sub_folders(root) if split_of(each.name) == split]
+        for split in ("train", "validation", "test")
+    )
+    tests = validation + test
+    if not train or not tests:
+        raise UserError(f"{key}: {root} needs the folders {FOLDERS}")
+    sorted_tests = (each for each in tests if known.intersection(below.name for below in listing.sub_folders(each)))
+    sorted_test = next(sorted_tests, None)
+    if sorted_test is None:
         raise UserError(
             f"{key}: {tests[0]} is not sorted by class; move its images into folders such as {tests[0]}/n01440764"
         )
     for label, wordnet_id in wordnet_ids.items():
-        if missing := [folder for folder in (root / "train", test) if not (folder / wordnet_id).is_dir()]:
+        if missing := [folder for folder in (train[0], sorted_test) if not (folder / wordnet_id).is_dir()]:
             raise UserError(
                 f"{key}: there is no {missing[0] / wordnet_id}, the class {names[label]!r}; "
                 "set data.subset to classes that are there"
             )
-    return folders.from_class_folders({"train": root / "train", "test": test}, names, wordnet_ids)
+    places = {
+        split: {label: [folder / wordnet_id] for label, wordnet_id in wordnet_ids.items()}
+        for split, folder in (("train", train[0]), ("test", sorted_test))
+    }
+    return folders.from_class_folders(root, places, names)
