@@ -64,6 +64,8 @@ def refused(ld3m: Command, tmp_path: Path, given: Path) -> Refusal:
     return run
 
 
+BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12))
+"""A billion values in twelve lines, each of which repeats the one before nine times."""
 OVERRIDE = re.compile(r" (?=[\w.]+=)")
 """Between two overrides."""
 
@@ -123,6 +125,18 @@ OVERRIDE = re.compile(r" (?=[\w.]+=)")
         ("network.pooling=min", ("override network.pooling=min: 'min' is invalid", "'avg', 'max' or 'none'")),
         ("name=a/b", ("override name=a/b: 'a/b' is invalid", "[A-Za-z0-9]")),
         ("name=..", ("override name=..: '..' is invalid", "[A-Za-z0-9]")),
+        # no machine has so much
+        (f"distill.iterations={10**30}", ("less than or equal to 100000000",)),
+        (f"distill.images_per_class={10**30}", ("less than or equal to 100000",)),
+        (f"evaluate.seeds={10**30}", ("less than or equal to 10000",)),
+        (f"seed={2**63}", ("less than 9223372036854775808",)),
+        (f"seed={'9' * 5000}", ("999…' is not a YAML value", "4300 digits")),
+        ("distill.lr_latents=1e300", ("less than or equal to 1000000000",)),
+        (f"name={'n' * 101}", ("at most 100 characters",)),
+        (f"output={'n' * 5000}", ("…: 'nnnnnnnnnnnnnnnnnnnn'… is invalid: give at most 4,096 characters",)),
+        ('output="a\\0b"', ("'a\\x00b' is invalid: give at most 4,096 characters, none of them NUL",)),
+        ('evaluate.arch=["a\\0b"]', ("none of them NUL",)),
+        (f"data.subset={'[' * 100}", ("more than 20 sections or lists",)),
         # names
         ("prior.skip=half", ("override prior.skip=half: 'half' is invalid", "'paper', 'reference' or 'none'")),
         ("prior.noise=pink", ("override prior.noise=pink: 'pink' is invalid", "'fresh' or 'fixed'")),
@@ -226,18 +240,31 @@ def test_what_contradicts_a_prior_without_denoiser(refused: Refusal, recipe_file
     [
         (b"name: [x", ("cannot be read as YAML", "line 1")),
         (b"name: x\n\tseed: 1", ("cannot be read as YAML", "line 2")),
-        (b"name: \xff\xfe", ("cannot be read as YAML", "utf-8")),
+        (b"name: \xff\xfe", ("is damaged (not UTF-8 at byte 6)",)),
         (b"name: 2024-13-45", ("cannot be read as YAML",)),
         (b"- name: x", ("has no keys", "name: my-run")),
         (b"just words", ("has no keys", "name: my-run")),
-        (b"", ("has no keys", "name: my-run")),
+        (b"", ("is empty; give a YAML file",)),
+        (b"name: x\nseed: 1\nname: y", ("cannot be read as YAML: name is given twice, the first time in line 1",)),
+        (b"name: x\ndistill: {seed: 1, seed: 2}", ("seed is given twice",)),
+        (b"1: x", ("the key 1 is no text",)),
+        (b"name: 2024-01-01", ("2024-01-01 is a date to YAML; put it in quotes",)),
+        (b"name: !!binary aGk=", ("is a bytes to YAML",)),
+        (b"name: !!python/object:os.system {}", ("could not determine a constructor",)),
+        (b"name: " + b"[" * 10**4, ("more than 20 sections or lists",)),
+        (b"name: " + b"[" * 21 + b"]" * 21, ("more than 20 sections or lists",)),
+        (b"name: &a [*a]", ("more than 20 sections or lists",)),
+        (BOMB.encode(), ("more than 100,000 values",)),
+        (b"seed: 0x" + b"f" * 10**4, ("a number of more than 100 digits",)),
+        (b"name: a\x00b", ("cannot be read as YAML", "special characters are not allowed")),
         (b"# nothing but a comment\n", ("has no keys", "name: my-run")),
     ],
 )
 def test_files_that_are_no_recipe(refused: Refusal, given: Path, content: bytes, parts: tuple[str, ...]) -> None:
     (given / "mine.yaml").write_bytes(content)
     (line,) = refused("distill", given / "mine.yaml", parts=parts)
-    assert line.startswith(f"ld3m: {given / 'mine.yaml'}: ")
+    assert line.startswith(f"ld3m: {given / 'mine.yaml'}")
+    assert len(line) < 400
 
 
 def test_a_recipe_that_is_not_there(refused: Refusal, given: Path) -> None:

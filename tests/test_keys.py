@@ -31,8 +31,8 @@ def test_a_key_has_type_range_and_default() -> None:
         "name": ("text", "", None),
         "distill.momentum": ("number", "≥ 0, < 1", "0.5"),
         "prior.skip": ("paper, reference, none", "", "reference"),
-        "prior.micro_batch": ("integer or auto", "≥ 1", "64"),
-        "evaluate.lr": ("number or learnt", "> 0", ""),
+        "prior.micro_batch": ("integer or auto", "≥ 1, ≤ 1,000,000", "64"),
+        "evaluate.lr": ("number or learnt", "> 0, ≤ 1,000,000,000", ""),
         "evaluate.arch": ("list of text", "", "[convnet]"),
         "hub.private": ("true or false", "", "false"),
     }
@@ -45,3 +45,11 @@ def test_listing_keys_does_not_load_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     count, loaded = done.stdout.split()
     assert (int(count), loaded) == (len(keys(Recipe)), "False")
+
+
+@pytest.mark.parametrize("kind", [Recipe, PriorRecipe])
+def test_every_count_and_rate_has_an_end(kind: Any) -> None:
+    """A number that no machine can hold is refused before anything is tried with it."""
+    numbers = [key for key in described(kind) if "integer" in key.type or "number" in key.type]
+    assert len(numbers) > 10
+    assert [key.name for key in numbers if "≤" not in key.range and "<" not in key.range] == []

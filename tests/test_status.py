@@ -197,7 +197,7 @@ def test_mistakes_are_one_line(finished: Path, tmp_path: Path, ld3m: Callable[..
         (): "RUN: there is no run below runs/",
         ("nowhere",): "RUN: nowhere is not a run (it has no recipe.yaml)",
         (finished, finished): "RUN: give one run, not 2",
-        (broken,): f"{broken}/recipe.yaml: cannot be read as YAML: ParserError",
+        (broken,): f"{broken}/recipe.yaml: cannot be read as YAML: expected",
     }
     for arguments, told in cases.items():
         done = ld3m("status", *arguments)

@@ -72,11 +72,11 @@ class ScorerRecipe(Section):
 
     arch: str = "convnet"
     """Its architecture, as for `network.arch`."""
-    width: int = Field(64, ge=1)
+    width: int = Field(64, ge=1, le=10**4)
     """Channels of a ConvNet; other architectures have sizes of their own."""
-    epochs: int = Field(3, ge=1)
+    epochs: int = Field(3, ge=1, le=10**4)
     """Passes over the training images."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     """Seed of its weights and batches, apart from the recipe's `seed`, so that runs with other seeds share its
     scores."""
     source: str | None = None

@@ -14,14 +14,18 @@ from pydantic import BaseModel
 
 from ld3m.errors import UserError, one_line
 from ld3m.files import PACKAGE
+from ld3m.reading import read_text
 from ld3m.recipe import Recipe
-from ld3m.recipe.mistakes import KeyPath, Mistake, Origins, validation_mistakes
+from ld3m.recipe.mistakes import KeyPath, Mistake, Origins, shown, validation_mistakes
+from ld3m.recipe.parsing import parse
 from ld3m.recipe.prior import PriorRecipe
 
 AnyRecipe = TypeVar("AnyRecipe", Recipe, PriorRecipe)
 
 FOLDERS = (Path("recipes"), PACKAGE / "recipes", PACKAGE.parent / "recipes")
 """Where recipes are found by name: the working folder, the installed package, a checkout of it."""
+
+ADVICE = "give a YAML file or the name of a shipped recipe"
 
 
 def shipped() -> list[str]:
@@ -37,8 +41,13 @@ def find_recipe(name: str) -> Path:
         UserError: if there is none.
     """
     for path in [Path(name), *(folder / f"{name}.yaml" for folder in FOLDERS)]:
-        if path.is_file():
-            return path
+        try:
+            if path.is_file():
+                return path
+        except OSError as error:  # no access to the folder, or a name that is too long
+            raise UserError(f"{shown(name)}: cannot be read ({error.strerror}); {ADVICE}") from None
+    if (Path(name) / "recipe.yaml").is_file():
+        raise UserError(f"{name}: is a run's folder; give {name}/recipe.yaml to distil its recipe")
     raise UserError(f"{name}: there is no such recipe; give a YAML file or one of {', '.join(shipped())}")
 
 
@@ -69,7 +78,7 @@ def load(kind: type[AnyRecipe], name: str, overrides: list[str] | None = None) -
     _leave_to_pixels(content, applied)
     for key, (_, why) in _removed(kind, content).items():
         if key in applied:
-            mistakes.append(f"override {applied[key]}: there is no such key any more; {why}")
+            mistakes.append(f"override {shown(applied[key])}: there is no such key any more; {why}")
     origins = Origins(path, files, applied)
     wrong = _read_class_list(content) + validation_mistakes(kind, content)
 
@@ -92,10 +101,11 @@ def _read(path: Path, extending: tuple[Path, ...] = ()) -> tuple[dict[str, Any],
 
     `extending` are the files that extend this one.
     """
+    text = read_text(path, ADVICE)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date such as 2024-13-01
-        raise UserError(f"{path}: cannot be read as YAML: {one_line(error)}") from None
+        content = parse(text)
+    except ValueError as error:
+        raise UserError(f"{path}: cannot be read as YAML: {error}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: has no keys; a recipe is made of lines such as name: my-run")
     base = content.pop("extends", None)
@@ -128,18 +138,18 @@ def _apply(content: dict[str, Any], override: str) -> KeyPath:
     """Writes an override into a recipe's content, and returns its key."""
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise UserError(f"override {override}: must have the form KEY=VALUE, such as distill.iterations=200")
+        raise UserError(f"override {shown(override)}: must have the form KEY=VALUE, such as distill.iterations=200")
     try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError):
-        raise UserError(f"override {override}: {text!r} is not a YAML value") from None
+        value = parse(text)
+    except ValueError as error:
+        raise UserError(f"override {shown(override)}: {shown(text)!r} is not a YAML value: {error}") from None
     *sections, last = key.split(".")
     for name in sections:
         if content.get(name) is None:
             content[name] = {}
         content = content[name]
         if not isinstance(content, dict):
-            raise UserError(f"override {override}: {name} is a value, not a section with keys of its own")
+            raise UserError(f"override {shown(override)}: {name} is a value, not a section with keys of its own")
     content[last] = value
     return (*sections, last)
 

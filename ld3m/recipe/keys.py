@@ -140,12 +140,19 @@ def _bounds(metadata: list[Any] | tuple[Any, ...]) -> str:
     for each in metadata:
         inner = each.metadata if isinstance(each, FieldInfo) else [each]
         bounds += [
-            f"{sign} {getattr(bound, name):g}"
+            f"{sign} {_number(getattr(bound, name))}"
             for bound in inner
             for name, sign in SIGNS.items()
             if hasattr(bound, name)
         ]
     return ", ".join(bounds)
+
+
+def _number(bound: float) -> str:
+    """A bound as people write it: 2^63 and 1,000,000."""
+    if bound == 2**63:
+        return "2^63"
+    return f"{bound:,}" if isinstance(bound, int) else f"{bound:g}"
 
 
 def _inner_bounds(annotation: Any) -> str:

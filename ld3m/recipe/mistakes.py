@@ -13,6 +13,9 @@ from ld3m.recipe.keys import keys
 KeyPath = tuple[str, ...]
 """A key's name and those of the sections it is in, from the outside."""
 
+MOST_SHOWN = 200
+"""The most characters of a value or name that a message repeats."""
+
 
 @dataclass(frozen=True)
 class Mistake:
@@ -47,11 +50,11 @@ class Origins:
         path = tuple(mistake.key.split("."))
         for key, override in self.overrides.items():
             if path[: len(key)] == key or key[: len(path)] == path:
-                return f"override {override}: {mistake.text if path == key else whole}"
+                return f"override {shown(override)}: {mistake.text if path == key else whole}"
         if self.overrides and mistake not in (alone := without_overrides()):
             named = [override for key, override in self.overrides.items() if ".".join(key) in mistake.text]
             if culprits := named or ([] if alone else list(self.overrides.values())):
-                return f"override {' '.join(culprits)}: {whole}"
+                return f"override {shown(' '.join(culprits))}: {whole}"
         within = [path[:length] for length in range(len(path), 0, -1)]
         file = next((self.files[part] for part in within if part in self.files), self.path)
         return f"{file}: {whole}"
@@ -75,14 +78,21 @@ def _explained(kind: type[BaseModel], error: Any) -> Mistake:
         case "missing":
             return Mistake(key, "is missing")
         case "model_type":
-            return Mistake(key, f"{value!r} is invalid: give a section with some of {', '.join(_names(kind, key))}")
+            return Mistake(
+                key, f"{shown(repr(value))} is invalid: give a section with some of {', '.join(_names(kind, key))}"
+            )
         case "value_error":  # one of ours; that of a whole section names the key below it
             text = message.removeprefix("Value error, ")
             if key not in keys(kind):
                 below, _, text = text.partition(": ")
                 key = f"{key}.{below}" if key else below
             return Mistake(key, text)
-    return Mistake(key, f"{value!r} is invalid: {message[0].lower()}{message[1:]}")
+    return Mistake(key, f"{shown(repr(value))} is invalid: {message[0].lower()}{message[1:]}")
+
+
+def shown(text: str) -> str:
+    """A text as a message repeats it: cut if it is long."""
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
 
 
 def _right_key(kind: type[BaseModel], key: str) -> str:

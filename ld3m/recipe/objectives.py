@@ -15,7 +15,7 @@ class DmRecipe(Section):
     match: Literal["mean", "moments"] = "mean"
     """What the features of real and synthetic images should have in common: their mean, as published, or the mean and
     the standard deviation of each feature. The mean alone leaves the images of a class free to be alike."""
-    pool: int | None = Field(None, ge=1)
+    pool: int | None = Field(None, ge=1, le=10**5)
     """Networks that take turns, each of which sees its real images once, under one augmentation: `distill.real_batch`
     may be large then. Left out: another network in each iteration, as published."""
 
@@ -25,14 +25,14 @@ class DcRecipe(Section):
 
     augment: bool = True
     """Whether differentiable Siamese augmentation changes real and synthetic images, and those of the inner loop."""
-    outer: int = Field(1, ge=1)
+    outer: int = Field(1, ge=1, le=10**4)
     """Matches that one network goes through; left out: 1 at 1 image per class, 10 at 10, 50 at 50."""
-    inner: int = Field(1, ge=0)
+    inner: int = Field(1, ge=0, le=10**4)
     """Epochs that the network trains on the synthetic set between matches; left out: 1 at 1 image per class, 50 at 10,
     10 at 50."""
-    lr_network: float = Field(0.01, gt=0)
+    lr_network: float = Field(0.01, gt=0, le=10**9)
     """Learning rate of that training."""
-    batch: int = Field(256, ge=1)
+    batch: int = Field(256, ge=1, le=10**6)
     """Synthetic images of a step of the inner loop."""
 
 
@@ -41,17 +41,17 @@ class MttRecipe(Section):
 
     augment: bool = True
     """Whether differentiable Siamese augmentation changes the synthetic images, each differently."""
-    syn_steps: int = Field(10, ge=1)
+    syn_steps: int = Field(10, ge=1, le=10**4)
     """Steps that the student network takes on synthetic images."""
-    expert_epochs: int = Field(2, ge=1)
+    expert_epochs: int = Field(2, ge=1, le=10**4)
     """Epochs of the expert that these steps should make up for."""
-    max_start_epoch: int = Field(2, ge=0)
+    max_start_epoch: int = Field(2, ge=0, le=10**4)
     """The latest epoch of an expert from which a student starts."""
-    batch_syn: int | None = Field(None, ge=1)
+    batch_syn: int | None = Field(None, ge=1, le=10**6)
     """Synthetic images of one of these steps; left out: all."""
-    step_size: float = Field(0.01, gt=0)
+    step_size: float = Field(0.01, gt=0, le=10**9)
     """The student's step size at the start; it is learnt."""
-    lr_step_size: float = Field(1e-6, ge=0)
+    lr_step_size: float = Field(1e-6, ge=0, le=10**9)
     """Learning rate of the step size; 0 keeps it as it is."""
 
 

@@ -1,31 +1,33 @@
 """The recipe of `ld3m train-prior`: every key with its type, range, default and meaning."""
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from ld3m.recipe import DataRecipe
 from ld3m.recipe.values import Section
 
 NORM_GROUPS = 16
 """Normalisation groups in the networks of a prior; their channel counts are multiples of it."""
+Channels = Annotated[int, Field(gt=0, le=10**4)]
+"""Of a level of a network."""
 
 
 class AutoencoderRecipe(Section):
     """The VQ autoencoder of the prior, and its training."""
 
-    channels: list[PositiveInt] = Field([32, 64, 64], min_length=1)
+    channels: list[Channels] = Field([32, 64, 64], min_length=1, max_length=10)
     """Channels of each level, multiples of 16; every level but the last halves the resolution."""
-    latent_channels: int = Field(3, ge=1)
+    latent_channels: int = Field(3, ge=1, le=1024)
     """Channels of a latent."""
-    codes: int = Field(512, ge=2)
+    codes: int = Field(512, ge=2, le=10**6)
     """Vectors in the codebook that latents are quantised to."""
-    steps: int = Field(6000, ge=1)
+    steps: int = Field(6000, ge=1, le=10**8)
     """Training steps; in the first tenth nothing is quantised."""
-    batch: int = Field(64, ge=1)
+    batch: int = Field(64, ge=1, le=10**6)
     """Images of a training step."""
-    lr: float = Field(1e-3, gt=0)
+    lr: float = Field(1e-3, gt=0, le=10**9)
     """Peak learning rate of AdamW."""
 
     @model_validator(mode="after")
@@ -38,25 +40,25 @@ class AutoencoderRecipe(Section):
 class DenoiserRecipe(Section):
     """The class-conditional UNet of the prior, and its training."""
 
-    channels: list[PositiveInt] = Field([64, 96], min_length=1)
+    channels: list[Channels] = Field([64, 96], min_length=1, max_length=10)
     """Channels of each level, multiples of 16 and of `denoiser.heads`; latents are halved between levels."""
-    layers: int = Field(1, ge=1)
+    layers: int = Field(1, ge=1, le=100)
     """Residual blocks of each level."""
-    attention: list[bool] = Field([False, True])
+    attention: list[bool] = Field([False, True], max_length=10)
     """Whether each level has attention (to itself and to the class); at least one must."""
-    heads: int = Field(4, ge=1)
+    heads: int = Field(4, ge=1, le=1000)
     """Attention heads of each level that has attention."""
-    class_width: int = Field(64, ge=1)
+    class_width: int = Field(64, ge=1, le=10**4)
     """Width of the class embedding."""
     null_share: float = Field(0.1, ge=0, lt=1)
     """The share of training images that are given the null class, which guidance needs."""
     ema: float = Field(0.9995, ge=0, lt=1)
     """Decay of the running average of the weights, which is what is saved."""
-    steps: int = Field(30000, ge=1)
+    steps: int = Field(30000, ge=1, le=10**8)
     """Training steps."""
-    batch: int = Field(128, ge=1)
+    batch: int = Field(128, ge=1, le=10**6)
     """Latents of a training step."""
-    lr: float = Field(1e-3, gt=0)
+    lr: float = Field(1e-3, gt=0, le=10**9)
     """Peak learning rate of AdamW."""
 
     @model_validator(mode="after")
@@ -79,29 +81,29 @@ class PriorEvaluateRecipe(Section):
         "classifier_width": (64, "the classifier's blocks have 64 channels, which nobody changed; leave it out")
     }
 
-    samples: int = Field(1000, ge=1)
+    samples: int = Field(1000, ge=1, le=10**6)
     """Images to sample with each guidance scale."""
     steps: int = Field(20, ge=1, le=999)
     """DDIM steps of a sample."""
-    guidance: list[float] = Field([1.0, 3.0])
+    guidance: list[Annotated[float, Field(ge=-1000, le=1000)]] = Field([1.0, 3.0], max_length=100)
     """Guidance scales to sample with."""
-    classifier_epochs: int = Field(3, ge=1)
+    classifier_epochs: int = Field(3, ge=1, le=10**4)
     """Passes over the real images when the classifier, a ConvNet, is trained."""
 
 
 class PriorRecipe(Section):
     """Everything about training a small class-conditional latent diffusion model."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """The name of the prior: letters, digits, and after the first also `.`, `_` and `-`."""
-    seed: int = Field(0, ge=0)
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
+    """The name of the prior: letters, digits, and after the first also `.`, `_` and `-`; 100 characters at most."""
+    seed: int = Field(0, ge=0, lt=2**63)
     """Seed of every random draw; the same recipe with the same seed gives the same prior."""
     output: str | None = None
     """The folder of the prior; left out: `priors/<name>`."""
     data: DataRecipe
     autoencoder: AutoencoderRecipe = AutoencoderRecipe()
     denoiser: DenoiserRecipe = DenoiserRecipe()
-    checkpoint_every: int = Field(1000, ge=1)
+    checkpoint_every: int = Field(1000, ge=1, le=10**9)
     """Training steps between checkpoints, from which an interrupted training resumes."""
     evaluate: PriorEvaluateRecipe = PriorEvaluateRecipe()
 

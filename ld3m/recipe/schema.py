@@ -24,27 +24,29 @@ class SamplerRecipe(Section):
     prompt: Annotated[str, AfterValidator(values.prompt_with_class)] = "a photo of a {}"
     """For a prior that is conditioned on text: the text that each class's c starts as, with {} for the class's
     name."""
-    resolution: int | None = Field(None, ge=8)
+    resolution: int | None = Field(None, ge=8, le=4096)
     """Height and width in pixels of what the prior renders, before images are resized to `data.resolution`; left out:
     the prior's own."""
-    scaling_factor: float | None = Field(None, gt=0)
+    scaling_factor: float | None = Field(None, gt=0, le=10**6)
     """What encodings are multiplied by to have unit variance; left out: the factor in the autoencoder's
     configuration."""
     steps: int = Field(10, ge=0, le=1000)
     """DDIM steps S. 0 is the autoencoder alone, without noise and denoiser, which implies `distill.learn=latents`;
     left out with `prior.source=pixels`: 0."""
-    guidance: float = 3.0
+    guidance: float = Field(3.0, ge=-1000, le=1000)
     """Scale g of classifier-free guidance; 1 leaves the null class out, which takes half as many calls of the denoiser.
     Left out with `prior.source=pixels`: 1."""
     noise: Literal["fresh", "fixed"] = "fresh"
     """Whether the noise of an image is drawn in each iteration, or once for the whole run."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Precision of the denoiser's weights and passes; the autoencoder, Z and c are in float32."""
-    micro_batch: Annotated[Annotated[int, Field(ge=1)] | Literal["auto"], BeforeValidator(values.images_or_auto)] = 64
+    micro_batch: Annotated[
+        Annotated[int, Field(ge=1, le=10**6)] | Literal["auto"], BeforeValidator(values.images_or_auto)
+    ] = 64
     """Images that go through the prior at a time; auto: as many as fit, so that rounding may differ between machines
     with different amounts of memory."""
     keep_graph_steps: Annotated[
-        Annotated[int, Field(ge=0)] | Literal["all", "auto"], BeforeValidator(values.steps_or_all)
+        Annotated[int, Field(ge=0, le=1000)] | Literal["all", "auto"], BeforeValidator(values.steps_or_all)
     ] = "all"
     """How many of the last steps keep their graph for the gradient: more is faster and takes more memory, which with 0
     does not grow with S; auto: as many as fit beside the micro-batch."""
@@ -87,12 +89,12 @@ class DistillRecipe(Section):
     objective: str = "dm"
     """The matching loss: dm (distribution matching), dc (gradient matching), mtt (trajectory matching), or one of an
     installed package."""
-    images_per_class: int = Field(1, ge=1)
+    images_per_class: int = Field(1, ge=1, le=10**5)
     """Synthetic images of each class (IPC)."""
-    factor: int = Field(1, ge=1)
+    factor: int = Field(1, ge=1, le=1024)
     """Each image holds factor × factor smaller ones side by side, which networks see enlarged (the multi-formation of
     IDC); each has a latent of its own. It must divide `data.resolution`."""
-    iterations: int = Field(1000, ge=0)
+    iterations: int = Field(1000, ge=0, le=10**8)
     """Steps of the optimiser; 0 keeps what `distill.init` gives. A finished run resumes if the number is raised."""
     init: str = "real"
     """What Z starts as: encodings of random real images of the class (real); standard normal noise; k-means centres of
@@ -101,9 +103,9 @@ class DistillRecipe(Section):
     learn: Literal["both", "latents", "conditioning"] = "both"
     """Whether Z and c are learnt, Z alone (latents), or c alone (conditioning). Left out with `prior.source=pixels` or
     `prior.steps=0`: latents. A prior without classes needs latents too."""
-    lr_latents: float = Field(1.0, gt=0)
+    lr_latents: float = Field(1.0, gt=0, le=10**9)
     """Learning rate of Z; left out: 1 for dm, 0.1 for dc, 1000 for mtt, which are the authors'."""
-    lr_conditioning: float = Field(1.0, gt=0)
+    lr_conditioning: float = Field(1.0, gt=0, le=10**9)
     """Learning rate of c; left out: 1 for dm, 0.1 for dc, 1000 for mtt, which are the authors'."""
     optimiser: Literal["sgd", "adam"] = "sgd"
     """The optimiser of Z and c. Adam's steps are as large as the learning rate, whatever the gradient is: rates of 0.01
@@ -116,13 +118,13 @@ class DistillRecipe(Section):
     networks: Literal["random", "experts"] = "random"
     """Which networks dm and dc match in: fresh random ones, as published, or the experts after a randomly drawn epoch,
     which are the trained networks of IDM (Zhao et al., CVPR 2023)."""
-    real_batch: int = Field(256, ge=1)
+    real_batch: int = Field(256, ge=1, le=10**6)
     """Real images of each class in an iteration."""
-    checkpoint_every: int = Field(100, ge=1)
+    checkpoint_every: int = Field(100, ge=1, le=10**9)
     """Iterations between checkpoints, from which an interrupted run resumes."""
-    log_every: int = Field(1, ge=1)
+    log_every: int = Field(1, ge=1, le=10**9)
     """Iterations between those that are logged in metrics.jsonl; a GPU is waited for in these alone."""
-    pictures: int = Field(20, ge=0)
+    pictures: int = Field(20, ge=0, le=10**4)
     """The most pictures of the images to keep while they are learnt, for evolution.gif and the report."""
     dm: DmRecipe = DmRecipe()
     dc: DcRecipe = DcRecipe()
@@ -164,10 +166,10 @@ class NetworkRecipe(Section):
 
     arch: str = "convnet"
     """convnet, resnet18, vgg11, alexnet, vit, `timm/<model>`, or one of an installed package."""
-    depth: int | None = Field(None, ge=1)
+    depth: int | None = Field(None, ge=1, le=100)
     """Blocks of the ConvNet, each of which halves the image; left out: 3 at 32 px and one more
     for each doubling: 5 at 128 px, 6 at 256 px."""
-    width: int = Field(128, ge=1)
+    width: int = Field(128, ge=1, le=10**4)
     """Channels of the ConvNet's blocks; a multiple of 4 with `network.norm=group`."""
     norm: Literal["instance", "batch", "group", "layer", "none"] = "instance"
     """Normalisation in the ConvNet, ResNet18 and VGG11."""
@@ -189,43 +191,43 @@ class ExpertsRecipe(Section):
 
     folder: str | None = None
     """The folder they are in; left out: `experts/<name>`."""
-    count: int = Field(100, ge=1)
+    count: int = Field(100, ge=1, le=10**5)
     """How many there are; a larger number adds to those already trained."""
-    epochs: int = Field(15, ge=1)
+    epochs: int = Field(15, ge=1, le=10**4)
     """Passes of each over the real images; at least `distill.mtt.max_start_epoch` + `distill.mtt.expert_epochs`."""
-    batch: int = Field(256, ge=1)
+    batch: int = Field(256, ge=1, le=10**6)
     """Real images of a training step."""
-    lr: float = Field(0.01, gt=0)
+    lr: float = Field(0.01, gt=0, le=10**9)
     """Learning rate of plain SGD, without momentum."""
     augment: bool = True
     """Whether differentiable Siamese augmentation changes the real images in training."""
     dtype: Literal["float32", "float16"] = "float32"
     """Precision of the snapshots on disk; float16 takes half the space."""
-    together: int = Field(1, ge=1)
+    together: int = Field(1, ge=1, le=1000)
     """Networks that a process trains at once, as one stack."""
 
 
 class EvaluateRecipe(Section):
     """How networks are trained on the distilled set; the defaults are GLaD's protocol."""
 
-    arch: list[str] = Field(["convnet"], min_length=1)
+    arch: list[str] = Field(["convnet"], min_length=1, max_length=100)
     """The architectures to train, as for `network.arch`."""
-    seeds: int = Field(5, ge=1)
+    seeds: int = Field(5, ge=1, le=10**4)
     """Networks of each architecture, which differ by their seed alone."""
-    epochs: int = Field(1000, ge=1)
+    epochs: int = Field(1000, ge=1, le=10**6)
     """Passes over the distilled set."""
-    batch: int = Field(256, ge=1)
+    batch: int = Field(256, ge=1, le=10**6)
     """Images of a training step."""
-    lr: Annotated[Annotated[float, Field(gt=0)] | Literal["learnt"] | None, BeforeValidator(values.rate_or_learnt)] = (
-        None
-    )
+    lr: Annotated[
+        Annotated[float, Field(gt=0, le=10**9)] | Literal["learnt"] | None, BeforeValidator(values.rate_or_learnt)
+    ] = None
     """Peak learning rate, or the step size that trajectory matching learnt (learnt); left out: 0.001, and 0.0001 for
     VGG11."""
     ema: float = Field(0.995, ge=0, lt=1)
     """Decay of the running average of the weights, which is updated each epoch and is what is tested."""
     augment: bool = True
     """Whether differentiable Siamese augmentation changes the images in training."""
-    full_epochs: int | None = Field(None, ge=1)
+    full_epochs: int | None = Field(None, ge=1, le=10**6)
     """Passes over all real images, for `--against full` and `--scores`; left out: `evaluate.epochs`."""
 
 
@@ -244,9 +246,9 @@ class HubRecipe(Section):
 class Recipe(Section):
     """Everything about a distillation."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """The name of the run: letters, digits, and after the first also `.`, `_` and `-`."""
-    seed: int = Field(0, ge=0)
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
+    """The name of the run: letters, digits, and after the first also `.`, `_` and `-`; 100 characters at most."""
+    seed: int = Field(0, ge=0, lt=2**63)
     """Seed of every random draw; the same recipe with the same seed gives the same result."""
     output: str | None = None
     """The run folder; left out: `runs/<name>`."""

@@ -11,6 +11,9 @@ from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, mod
 STARTS = ("real", "noise", "prototype", "herding", "k-center", "easy", "hard")
 """The words that `distill.init` may be; anything else is a finished run."""
 
+LONGEST = 4096
+"""The most characters of a text in a recipe; no system takes longer paths."""
+
 
 class Section(BaseModel):
     """Keys that belong together. Unknown keys are mistakes, and a validated recipe never changes."""
@@ -34,6 +37,16 @@ class Section(BaseModel):
         """YAML's `yes`, `on` and `true` are not numbers, although Python counts with them."""
         if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
             raise ValueError(f"{value!r} is invalid: this is not a key to switch on and off")
+        return value
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _texts_that_a_system_takes(cls, value: Any) -> Any:
+        """Texts are names and paths: without NUL, and no longer than the longest path."""
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and ("\0" in text or len(text) > LONGEST):
+                shown = f"{text[:20]!r}…" if len(text) > 20 else repr(text)
+                raise ValueError(f"{shown} is invalid: give at most {LONGEST:,} characters, none of them NUL")
         return value
 
 

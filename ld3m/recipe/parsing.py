@@ -1,0 +1,78 @@
+"""YAML as people mean it: no key twice, nothing but texts, numbers, lists and sections, and no more than fits."""
+
+from collections.abc import Hashable
+from typing import Any
+
+import yaml
+
+LONGEST = 10**7
+"""The most characters of a file."""
+MOST = 10**5
+"""The most values of a file, counted as often as they are referred to: a few lines of aliases can mean millions."""
+DEEPEST = 20
+"""The most sections and lists within each other."""
+TOO_DEEP = f"it has more than {DEEPEST} sections or lists within each other"
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses keys that are given twice, of which YAML keeps the last without a word, and nesting without end."""
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self.depth += 1
+        if self.depth > DEEPEST:
+            raise ValueError(TOO_DEEP)
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and names.count(key.value) > 1:
+                line = key.start_mark.line + 1
+                raise ValueError(f"{key.value} is given twice, the first time in line {line}; leave one of them out")
+        return super().construct_mapping(node, deep)
+
+
+def parse(text: str) -> Any:
+    """The content of a YAML text.
+
+    Raises:
+        ValueError: if it is not YAML, has a key twice, a value that is no text, number, list or section, or too much.
+    """
+    if len(text) > LONGEST:
+        raise ValueError(f"it has more than {LONGEST:,} characters")
+    try:
+        content = yaml.load(text, _Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        at = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ValueError(f"{error.problem}{at}") from None
+    except yaml.YAMLError as error:  # a control character
+        raise ValueError(" ".join(str(error).split())) from None
+    _check(content)
+    return content
+
+
+def _check(content: Any) -> None:
+    """Walks through a content, and stops as soon as there is too much of it."""
+    rest, count = [(content, 0)], 0
+    while rest:
+        value, depth = rest.pop()
+        count += 1
+        if count > MOST:
+            raise ValueError(f"it has more than {MOST:,} values")
+        if depth > DEEPEST:
+            raise ValueError(TOO_DEEP)
+        if isinstance(value, dict):
+            if wrong := [key for key in value if not isinstance(key, str)]:
+                raise ValueError(f"the key {wrong[0]!r} is no text")
+            rest += [(each, depth + 1) for each in value.values()]
+        elif isinstance(value, list):
+            rest += [(each, depth + 1) for each in value]
+        elif isinstance(value, int) and abs(value) > 10**100:
+            raise ValueError("it has a number of more than 100 digits")
+        elif not isinstance(value, str | int | float | None):
+            raise ValueError(f"{value!s:.100} is a {type(value).__name__} to YAML; put it in quotes")
