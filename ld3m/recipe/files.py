@@ -238,6 +238,7 @@ def _without_upkeep(recipe: Recipe | PriorRecipe) -> dict[str, Any]:
     path = {"checkpoint_every", "log_every", "pictures"}
     if isinstance(recipe, Recipe) and recipe.distill.schedule == "constant":
         path.add("iterations")
+    data = {"root", "max_pixels", *({"range"} if recipe.data.range is None else ())}  # found, as it was before
     return recipe.model_dump(
         mode="json",
         exclude={
@@ -248,7 +249,7 @@ def _without_upkeep(recipe: Recipe | PriorRecipe) -> dict[str, Any]:
             "hub": True,
             "checkpoint_every": True,
             "experts": {"folder", "together"},
-            "data": {"root"},
+            "data": data,
             "prior": {"micro_batch", "keep_graph_steps", "compile"},
             "distill": path,
         },
