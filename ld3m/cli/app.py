@@ -10,8 +10,10 @@ from ld3m.cli.distill import distill
 from ld3m.cli.env import env
 from ld3m.cli.evaluate import evaluate
 from ld3m.cli.experts import experts
+from ld3m.cli.keys import keys
 from ld3m.cli.plan import plan
 from ld3m.cli.push_to_hub import push_to_hub
+from ld3m.cli.recipes import recipes
 from ld3m.cli.render import render
 from ld3m.cli.report import report
 from ld3m.cli.status import status
@@ -21,7 +23,7 @@ PANELS = {
     "Make": (distill, plan, train_prior, experts, convert_prior),
     "Measure": (evaluate, ablate),
     "Share": (report, render, push_to_hub),
-    "Inspect": (status, env),
+    "Inspect": (status, recipes, keys, env),
 }
 """The commands by panel, both in the order of a user's day; underscores in a name become dashes."""
 

@@ -34,7 +34,7 @@ PriorOverrides = Annotated[
     ),
 ]
 Output = Annotated[str | None, typer.Option("--output", "-o", metavar="DIR", help="The folder to write the result to.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and exit.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe, each key explained, and exit.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 NoResume = Annotated[
     bool,
@@ -76,7 +76,8 @@ def resolve(
         UserError: with one line for each mistake.
     """
     from ld3m.recipe import Recipe
-    from ld3m.recipe.files import load, to_yaml
+    from ld3m.recipe.files import load
+    from ld3m.recipe.keys import commented
 
     overrides = list(overrides or [])
     if output is not None:
@@ -95,7 +96,7 @@ def resolve(
             from ld3m.data.sources import check_source
 
             check_source(resolved.data)
-        typer.echo(to_yaml(resolved), nl=False)
+        typer.echo(commented(resolved), nl=False)
         if isinstance(resolved, Recipe):
             typer.echo(_weights(resolved))
         raise typer.Exit

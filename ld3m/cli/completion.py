@@ -32,6 +32,15 @@ def runs(incomplete: str) -> list[str]:
     return sorted(_starting_with(incomplete, (path.parent.as_posix() for path in recipe_files)))
 
 
+def keys(incomplete: str) -> list[str]:
+    """Keys of both kinds of recipe."""
+    from ld3m.recipe import Recipe
+    from ld3m.recipe.keys import keys
+    from ld3m.recipe.prior import PriorRecipe
+
+    return _starting_with(incomplete, dict.fromkeys([*keys(Recipe), *keys(PriorRecipe)]))
+
+
 def overrides(ctx: typer.Context, incomplete: str) -> list[str]:
     """`KEY=VALUE` of a recipe of a distillation."""
     from ld3m.recipe import Recipe

@@ -39,7 +39,14 @@ class DataRecipe(Section):
     """Height and width in pixels: the short side is resized to it, then the centre is cropped."""
     channels: Literal[1, 3] = 3
     """1 for grey, 3 for colour; images of any mode are converted."""
-    range: Annotated[list[float], Field(min_length=2, max_length=2), AfterValidator(_ascending)] | None = None
+    range: (
+        Annotated[
+            list[Annotated[float, Field(ge=-(10**12), le=10**12)]],
+            Field(min_length=2, max_length=2),
+            AfterValidator(_ascending),
+        ]
+        | None
+    ) = None
     """The values that become black and white in images of more than 8 bits per value, such as `[0, 4095]`; left out:
     found once for the whole source and printed. Images of 8 bits are 0 to 255."""
     max_pixels: int = Field(178_956_970, ge=1, le=10**12)

@@ -1,9 +1,12 @@
 """Recipe files: found by name, read with overrides, with every mistake reported at once; written back; compared."""
 
 import hashlib
+import itertools
 import json
 import os
+import re
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -25,6 +28,8 @@ AnyRecipe = TypeVar("AnyRecipe", Recipe, PriorRecipe)
 FOLDERS = (Path("recipes"), PACKAGE / "recipes", PACKAGE.parent / "recipes")
 """Where recipes are found by name: the working folder, the installed package, a checkout of it."""
 
+LONGEST_NAME = 26
+"""The column in which lists of recipes begin to say what each is."""
 ADVICE = "give a YAML file or the name of a shipped recipe"
 
 
@@ -32,6 +37,30 @@ def shipped() -> list[str]:
     """The names that recipes are found by."""
     names = {path.relative_to(folder).with_suffix("") for folder in FOLDERS for path in folder.rglob("*.yaml")}
     return sorted(name.as_posix() for name in names)
+
+
+def about_recipes() -> str:
+    """The names that recipes are found by, each with the first sentence of the comment that its file opens with."""
+    priors = [name for name in shipped() if name.startswith("prior-")]
+    groups = {
+        "Recipes of ld3m distill NAME and most other commands": [name for name in shipped() if name not in priors],
+        "Recipes of ld3m train-prior NAME": priors,
+    }
+    parts = []
+    for title, names in groups.items():
+        parts.append(f"{title}:\n")
+        for name in names:
+            head = f"  {name}  ".ljust(LONGEST_NAME)
+            parts.append(textwrap.fill(head + _opening(find_recipe(name)), 110, subsequent_indent=" " * LONGEST_NAME))
+        parts.append("")
+    return "\n".join(parts).rstrip()
+
+
+def _opening(path: Path) -> str:
+    """The first sentence of the comment at the top of a file."""
+    lines = itertools.takewhile(lambda line: line.startswith("# "), read_text(path, ADVICE).splitlines())
+    text = " ".join(line[2:].strip() for line in lines)
+    return re.split(r"(?<=[.?])\s+(?=[A-Z])", text)[0]
 
 
 def find_recipe(name: str) -> Path:

@@ -1,5 +1,8 @@
 """The keys of a recipe as data: names, types, ranges, defaults and meanings, from which recipes/KEYS.md is made."""
 
+import difflib
+import fnmatch
+import textwrap
 import types
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -9,6 +12,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from ld3m.errors import UserError
 from ld3m.recipe.prior import PriorRecipe
 from ld3m.recipe.schema import Recipe
 
@@ -16,6 +20,9 @@ SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 """How bounds are written, by their name in pydantic."""
 NAMES = {bool: "true or false", int: "integer", float: "number", str: "text", dict: "mapping"}
 """How types are called."""
+LINE = 100
+"""Characters of a line of explanation."""
+LIST_THEM = "ld3m keys lists all of them"
 HEAD = """# Keys of a recipe
 
 Every key with its values, its default and its meaning. A file gives them as sections (`distill:` and below it
@@ -38,6 +45,11 @@ class Key:
     """As YAML; None if the key must be given, empty if `text` says what holds when it is left out."""
     text: str
     """Its docstring, in one line."""
+
+    @property
+    def values(self) -> str:
+        """Type and range, such as `integer, ≥ 1`."""
+        return ", ".join(part for part in (self.type, self.range) if part)
 
 
 def keys(kind: type[BaseModel], sections: bool = False) -> list[str]:
@@ -68,10 +80,63 @@ def described(kind: type[BaseModel], prefix: str = "") -> list[Key]:
         if section := _section(field):
             listed += described(section, f"{prefix}{name}.")
         else:
-            bounds = _bounds(field.metadata) or _inner_bounds(field.annotation)
-            text = " ".join((field.description or "").split())
-            listed.append(Key(prefix + name, _type(field.annotation), bounds, _default(field), text))
+            listed.append(_key(prefix + name, field))
     return listed
+
+
+def listing(pattern: str = "") -> str:
+    """What a user must know of the keys that match, for a terminal.
+
+    Args:
+        pattern: a part of a key, with * for any characters; if no key has it, of what is said about one.
+
+    Raises:
+        UserError: if nothing matches.
+    """
+    distillation, prior = described(Recipe), described(PriorRecipe)
+    groups = {
+        "Keys of ld3m distill and most other commands": distillation,
+        "Keys of ld3m train-prior": [key for key in prior if key not in distillation],
+    }
+    for text_of in (lambda key: key.name, lambda key: f"{key.type} {key.text}"):
+        found = {title: [key for key in group if _has(text_of(key), pattern)] for title, group in groups.items()}
+        if any(found.values()):
+            break
+    else:
+        near = difflib.get_close_matches(pattern, [key.name for key in distillation + prior], n=1)
+        raise UserError(f"{pattern!r} is in no key and no explanation; {f'{near[0]} is near' if near else LIST_THEM}")
+    parts = [
+        "\n\n".join([f"{title}:", *(_entry(key) for key in group)])
+        for title, group in found.items() if group
+    ]  # fmt: skip
+    return "\n\n".join(parts)
+
+
+def _has(text: str, pattern: str) -> bool:
+    """Whether a text has a pattern somewhere, whatever their case."""
+    return fnmatch.fnmatchcase(text.lower(), f"*{pattern.lower()}*")
+
+
+def _entry(key: Key) -> str:
+    default = {None: "must be given", "": "may be left out"}.get(key.default, f"default {key.default}")
+    about = textwrap.fill(key.text, LINE, initial_indent="    ", subsequent_indent="    ")
+    return f"{key.name}  ({key.values}; {default})\n{about}"
+
+
+def commented(recipe: BaseModel, indent: str = "") -> str:
+    """A recipe as YAML, with what each key may be and means above it; loading it gives the same recipe."""
+    parts, content = [], recipe.model_dump(mode="json")
+    for name, field in type(recipe).model_fields.items():
+        value = getattr(recipe, name)
+        if isinstance(value, BaseModel):
+            about, text = type(value).__doc__ or "", f"{name}:\n{commented(value, '  ')}"
+        else:
+            key = _key(name, field)
+            about = f"{key.text} ({key.values})"
+            text = yaml.safe_dump({name: content[name]}, sort_keys=False, allow_unicode=True)
+        parts += [f"# {line}\n" for line in textwrap.wrap(" ".join(about.split()), LINE, break_on_hyphens=False)]
+        parts.append(text)
+    return textwrap.indent("".join(parts), indent)
 
 
 def markdown() -> str:
@@ -108,10 +173,14 @@ def _tables(kind: type[BaseModel], listed: list[Key], section: str = "") -> list
 
 
 def _row(key: Key) -> str:
-    values = ", ".join(part for part in (key.type, key.range) if part)
     default = "required" if key.default is None else f"`{key.default}`" if key.default else ""
-    cells = [f"`{key.name}`", values, default, key.text]
+    cells = [f"`{key.name}`", key.values, default, key.text]
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
+
+
+def _key(name: str, field: FieldInfo) -> Key:
+    bounds = _bounds(field.metadata) or _inner_bounds(field.annotation)
+    return Key(name, _type(field.annotation), bounds, _default(field), " ".join((field.description or "").split()))
 
 
 def _section(field: FieldInfo) -> type[BaseModel] | None:
@@ -158,7 +227,8 @@ def _number(bound: float) -> str:
 def _inner_bounds(annotation: Any) -> str:
     """Bounds of the members of a union or a list."""
     if get_origin(annotation) is Annotated:
-        return _bounds(get_args(annotation)[1:])
+        inner, *metadata = get_args(annotation)
+        return _bounds(metadata) or _inner_bounds(inner)
     return ", ".join(filter(None, map(_inner_bounds, get_args(annotation))))
 
 
