@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 import yaml
 from conftest import CLASSES, Outcome, command, distilled, latents, noted
-from PIL import Image
+from PIL import Image, ImageOps
 from processes import command_line, finish, spawn
 
 from ld3m.errors import UserError
@@ -54,9 +54,19 @@ def test_pictures_show_the_images_on_their_way(finished: Path) -> None:
     images = [np.asarray(Image.open(finished / "images" / name / f"{i}.png")) for name in CLASSES for i in range(2)]
     assert np.array_equal(sheets[-1], np.vstack([np.hstack(images[place : place + 2]) for place in (0, 2, 4)]))
     assert not np.array_equal(sheets[0], sheets[-1])
-    assert Image.open(finished / "grid.png").size == (2 * (2 * 18 - 2), 2 * (3 * 18 - 2))
+    margin = Image.open(finished / "grid.png").width - 2 * (96 + 3)  # six times 16 pixels, and a gap after each
+    assert 40 < margin < 80, "room for the longest name, triangle or circle"
+    assert Image.open(finished / "grid.png").height == 3 + 3 * (96 + 3)
     with Image.open(finished / "evolution.gif") as animation:
         assert animation.n_frames == len(frames)
+
+
+def test_real_images_lie_beside_them(finished: Path, shapes: Path) -> None:
+    """The first two of each class, as they were prepared."""
+    sheet = np.asarray(Image.open(finished / "real.png"))
+    paths = [path for name in CLASSES for path in sorted((shapes / "train" / name).iterdir())[:2]]
+    images = [np.asarray(ImageOps.fit(Image.open(path), (16, 16), Image.Resampling.BICUBIC)) for path in paths]
+    assert np.array_equal(sheet, np.vstack([np.hstack(images[place : place + 2]) for place in (0, 2, 4)]))
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def test_a_finished_run(finished: Path, ld3m: Callable[..., Outcome]) -> None:
     assert said["objective"] == "dm"
     assert said["prior"].endswith("skip reference, 3 steps")
     assert said["evaluation"] == []
-    assert said["look_at"] == ["images", "grid.png", "evolution.gif", "evolution", "metrics.jsonl"]
+    assert said["look_at"] == ["images", "grid.png", "real.png", "evolution.gif", "evolution", "metrics.jsonl"]
     lines = ld3m("status", finished).out.splitlines()
     assert lines[0] == f"{finished}: finished, iteration 6 of 6 (100 %)"
     assert f"{first['loss']:.5g} → {last['loss']:.5g}" in lines[1]

@@ -125,7 +125,7 @@ class Bookkeeping:
         if self.setup.processes.is_main_process:
             images = torch.stack([images for _, images in everyone])
             grids.write_frame(folder, i, images)
-            grids.write_grid(folder, images)
+            grids.write_grid(folder, images, self.setup.images.classes)
             self.tracked.draw(i, grids.side_by_side(images))
 
     def finish(self, latents: LearntLatents) -> None:
@@ -147,7 +147,7 @@ class Bookkeeping:
         self.draw(last, pixels)
         processes.wait_for_everyone()
         if processes.is_main_process:
-            grids.write_animation(recipe.folder)
+            grids.write_animation(recipe.folder, setup.images.classes, recipe.distill.images_per_class)
             classes = setup.class_ids
             states, _ = checkpoints.read_states(checkpoints.path_of(recipe.folder, last), range(len(classes)), "cpu")
             result.write_result(recipe, classes, states, noise, setup.objective.learnt())

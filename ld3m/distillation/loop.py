@@ -22,6 +22,7 @@ from ld3m.machine.timing import Clock
 from ld3m.recipe import Recipe
 from ld3m.runs import checkpoints, metrics
 from ld3m.runs.folder import iterations_saved, note_classes
+from ld3m.runs.result import write_real
 from ld3m.runs.resume import claim, nothing_left
 from ld3m.runs.sources import Sources, describe_data
 from ld3m.sampling.memory_budget import RetryingPullBack
@@ -62,6 +63,7 @@ def distill(processes: Processes, recipe: Recipe, resume: bool = True, start: Pa
                 made_from = Sources(priors.provenance(recipe.prior.source), data)
                 claimed.enter_context(claim(recipe, made_from, resume, start))
                 note_classes(recipe.folder, setup.class_ids)
+                write_real(recipe.folder, setup.images, recipe.distill.images_per_class)
         first, latents = checkpoint_or_start(setup)
         with trackers.started(recipe, first, main) as tracked, Bookkeeping.opened(setup, tracked, first) as books:
             latents = optimise(setup, first, latents, books)

@@ -220,8 +220,9 @@ def _measure(bench: Bench, embeddings: torch.Tensor, start: Seconds) -> Basis:
         parts["checkpoints"] = (now(device) - clock) / len(few) * len(images.classes) / recipe.distill.checkpoint_every
         classes, each = grids.shown(len(images.classes), len(pixels))
         clock = now(device)
-        grids.write_grid(Path(folder), pixels[:each].expand(classes, -1, -1, -1, -1))
-        grids.write_frame(Path(folder), 0, pixels[:each].expand(classes, -1, -1, -1, -1))
+        images_shown = pixels[:each].expand(classes, -1, -1, -1, -1)
+        grids.write_grid(Path(folder), images_shown, images.classes)
+        grids.write_frame(Path(folder), 0, images_shown)
         parts["pictures"] = (now(device) - clock) * recipe.distill.pictures / max(1, recipe.distill.iterations)
         clock = now(device)
         names = [images.classes[label] for label in few]

@@ -2,20 +2,28 @@
 
 import io
 import math
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ld3m.files import write_bytes, write_image
 
 MOST_SHOWN = 100
 """Images in a run's grid.png and in each picture of its evolution."""
-WIDTH = 400
-"""An animation's width in pixels, roughly: smaller images are enlarged, those twice as wide are reduced."""
+SMALLEST_TILE = 96
+"""Edge in pixels that an image has at least in grid.png; smaller ones are enlarged."""
+LETTERS, GAP, LONGEST_NAME = 13, 3, 160
+"""Pixels: height of letters, between images, and of the longest name beside a row of images."""
+WIDTH, WIDEST, LARGEST_TILE = 640, 800, 160
+"""Pixels of an animation without names: small images are enlarged up to the first or the last, wide ones reduced."""
+MOST_BYTES, FEWEST_FRAMES = 16_000_000, 10
+"""What an animation takes at most, at a byte for each pixel of each frame, and the frames that it keeps anyway."""
 SECONDS_A_FRAME = 0.25
 LAST_FRAME = 2.0
 """Seconds that the last frame of an animation stays."""
@@ -48,19 +56,26 @@ def shown(classes: int, images_per_class: int) -> tuple[int, int]:
     return min(classes, MOST_SHOWN // each), each
 
 
-def columns(images_per_class: int) -> int:
-    """Columns of a run's pictures: one class per row, or ten classes per row if they have one image each."""
-    return images_per_class if images_per_class > 1 else 10
-
-
-def write_grid(folder: Path, pixels: Tensor) -> None:
-    """A run's `grid.png` of uint8 pixels [classes, images per class, channels, H, W], as many as `shown` says."""
-    write_image(folder / "grid.png", grid(pixels.flatten(0, 1), columns(pixels.shape[1])))
+def columns(classes: int, images_per_class: int) -> int:
+    """Columns of a run's pictures: one class per row, or several per row if they have one image each."""
+    return images_per_class if images_per_class > 1 else min(classes, 5 if classes <= 20 else 10)
 
 
 def side_by_side(pixels: Tensor) -> Image.Image:
-    """The images of `write_grid` side by side, not enlarged."""
-    return grid(pixels.flatten(0, 1), columns(pixels.shape[1]), scale=1, gap=0)
+    """A run's images, uint8 [classes, images per class, channels, H, W], without gaps and not enlarged."""
+    return grid(pixels.flatten(0, 1), columns(*pixels.shape[:2]), scale=1, gap=0)
+
+
+def write_grid(folder: Path, pixels: Tensor, names: Sequence[str]) -> None:
+    """A run's `grid.png`, with the names of its classes.
+
+    Args:
+        folder: of the run.
+        pixels: uint8 [classes, images per class, channels, H, W], as many as `shown` says.
+        names: of all classes, in their order.
+    """
+    edge = pixels.shape[-1] * -(-SMALLEST_TILE // pixels.shape[-1])
+    write_image(folder / "grid.png", _captioned(side_by_side(pixels), names[: len(pixels)], pixels.shape[1], edge))
 
 
 def write_frame(folder: Path, iteration: int, pixels: Tensor) -> None:
@@ -69,21 +84,35 @@ def write_frame(folder: Path, iteration: int, pixels: Tensor) -> None:
 
 
 def frames(folder: Path) -> dict[int, Path]:
-    """The pictures of a run's evolution by iteration, in order."""
-    return {int(path.stem): path for path in sorted((folder / "evolution").glob("[0-9]*.png"))}
+    """The pictures of a run's evolution by iteration, in order; files whose name is no number are none of them."""
+    paths = (path for path in (folder / "evolution").glob("*.png") if path.stem.isdecimal())
+    return {int(path.stem): path for path in sorted(paths, key=lambda path: int(path.stem))}
 
 
-def write_animation(folder: Path) -> None:
-    """A run's `evolution.gif` of its frames, each with its iteration below it."""
+def write_animation(folder: Path, names: Sequence[str], images_per_class: int) -> None:
+    """A run's `evolution.gif` of its frames, each with the names of the classes and its iteration.
+
+    Frames that an older version drew with another layout are left out, and every second one while the file would be
+    larger than anybody sends.
+
+    Args:
+        folder: of the run.
+        names: of all classes, in their order.
+        images_per_class: of the run.
+    """
+    classes, each = shown(len(names), images_per_class)
+    across = columns(classes, each)
+    paths = frames(folder)
+    with Image.open(paths[max(paths)]) as last:
+        size, own = last.size, last.width // across
+    edge = min(own * max(1, min(WIDTH // size[0], LARGEST_TILE // own)), max(1, WIDEST // across))
     pages = []
-    for iteration, path in frames(folder).items():
+    for iteration, path in paths.items():
         with Image.open(path) as sheet:
-            scale = max(1, WIDTH // sheet.width) if sheet.width <= 2 * WIDTH else 2 * WIDTH / sheet.width
-            size = round(sheet.width * scale), round(sheet.height * scale)
-            page = Image.new("RGB", (size[0], size[1] + 16), "white")
-            page.paste(sheet.resize(size, Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS))
-        ImageDraw.Draw(page).text((4, page.height - 13), f"iteration {iteration}", fill="black")
-        pages.append(page)
+            if sheet.size == size:
+                pages.append(_captioned(sheet, names[:classes], each, edge, f"iteration {iteration:,}"))
+    while len(pages) > FEWEST_FRAMES and len(pages) * pages[0].width * pages[0].height > MOST_BYTES:
+        pages = [*pages[:-1:2], pages[-1]]
     seconds = [SECONDS_A_FRAME] * (len(pages) - 1) + [LAST_FRAME]
     buffer = io.BytesIO()
     first, *others = pages
@@ -91,6 +120,55 @@ def write_animation(folder: Path) -> None:
         buffer, "GIF", save_all=True, append_images=others, duration=[round(1000 * each) for each in seconds], loop=0
     )
     write_bytes(folder / "evolution.gif", buffer.getvalue())
+
+
+def _captioned(
+    sheet: Image.Image, names: Sequence[str], images_per_class: int, edge: int, footer: str = ""
+) -> Image.Image:
+    """A picture of images `side_by_side` in which each class has its name, before its row or below its one image.
+
+    Args:
+        sheet: the images, `images_per_class` of each name.
+        names: of its classes.
+        images_per_class: images of each class.
+        edge: pixels of an image in the picture: not smoothed if it is larger there, smoothed if it is smaller.
+        footer: a line below all.
+    """
+    across, own = columns(len(names), images_per_class), sheet.width // columns(len(names), images_per_class)
+    font, single = ImageFont.load_default(LETTERS), images_per_class == 1
+    room = edge if single else LONGEST_NAME
+    texts = [_shortened(_ascii(name, label), room, font) for label, name in enumerate(names)]
+    left = GAP if single else round(max(map(font.getlength, texts))) + 3 * GAP
+    high = edge + (LETTERS + 3 * GAP if single else GAP)
+    rows = -(-len(names) * images_per_class // across)
+    height = GAP + rows * high + (LETTERS + 2 * GAP) * bool(footer)
+    canvas = Image.new("L" if sheet.mode == "L" else "RGB", (left + across * (edge + GAP), height), "white")
+    draw = ImageDraw.Draw(canvas)
+    smooth = Image.Resampling.NEAREST if edge >= own else Image.Resampling.LANCZOS
+    for index in range(len(names) * images_per_class):
+        row, column = divmod(index, across)
+        tile = sheet.crop((column * own, row * own, (column + 1) * own, (row + 1) * own))
+        corner = left + column * (edge + GAP), GAP + row * high
+        canvas.paste(tile.resize((edge, edge), smooth), corner)
+        if single:
+            draw.text((corner[0] + edge // 2, corner[1] + edge + GAP), texts[index], "black", font, anchor="ma")
+        elif not column:
+            draw.text((GAP, corner[1] + edge // 2), texts[row], "black", font, anchor="lm")
+    draw.text((GAP, height - GAP), footer, "black", font, anchor="ls")
+    return canvas
+
+
+def _ascii(name: str, label: int) -> str:
+    """A name in the letters that the font has: without accents, or the number of the class."""
+    plain = "".join(letter for letter in unicodedata.normalize("NFKD", name) if not unicodedata.combining(letter))
+    return plain if plain.isascii() and plain.isprintable() and plain.strip() else f"class {label}"
+
+
+def _shortened(text: str, room: int, font: Any) -> str:
+    """As much of a text as `room` pixels hold."""
+    if font.getlength(text) <= room:
+        return text
+    return next((f"{text[:end]}…" for end in range(len(text), 0, -1) if font.getlength(f"{text[:end]}…") <= room), "")
 
 
 def curves(path: Path, lines: Mapping[str, Sequence[tuple[float, float]]], x: str, y: str) -> None:

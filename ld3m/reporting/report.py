@@ -104,7 +104,7 @@ def _sheets(folder: Path, recipe: Mapping[str, Any], last: int) -> dict[int, Pat
     if not (folder / "images").is_dir() or not names:
         return {}
     count, each = grids.shown(len(names), recipe["distill"]["images_per_class"])
-    columns, images = grids.columns(each), []
+    columns, images = grids.columns(count, each), []
     for name in names[:count]:
         for path in image_paths(folder, name)[:each]:
             with Image.open(path) as image:
@@ -144,7 +144,7 @@ class Images:
     def first(cls, classes: Sequence[str], images_per_class: int) -> "Images":
         """As many as a run's pictures show."""
         count, each = grids.shown(len(classes), images_per_class)
-        return cls(list(classes[:count]), each, grids.columns(each), len(classes), images_per_class, [])
+        return cls(list(classes[:count]), each, grids.columns(count, each), len(classes), images_per_class, [])
 
     @property
     def pairs(self) -> list[tuple[int, str]]:

@@ -18,6 +18,7 @@ RECENT = 20
 LOOK_AT = (
     "images",
     "grid.png",
+    "real.png",
     "evolution.gif",
     "evolution",
     "metrics.jsonl",

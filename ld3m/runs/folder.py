@@ -22,6 +22,8 @@ IMPORTED = Path("imported")
 """Folder, below the working folder, of sets that were not made here, in the layout of a run."""
 EXACT_PIXELS = "pixels.safetensors"
 """Float images of a set that PNGs would round, in the order of the PNGs."""
+REAL = "real.png"
+"""A few real images of each class, as they were prepared, in the layout of the pictures in evolution/."""
 METADATA_KEY = "ld3m"
 """The one key of the latents' metadata, a JSON value: files with several keys come out in random order."""
 LATENTS_ADVICE = "remove it, and ld3m distill makes it again"

@@ -19,7 +19,7 @@ from ld3m.data.prepared import prepare
 from ld3m.data.sources import open_source
 from ld3m.errors import UserError, one_line
 from ld3m.files import write_folder, write_json, write_tensors, write_text
-from ld3m.images.grids import grid, to_image
+from ld3m.images.grids import shown, to_image, write_grid
 from ld3m.images.ranges import bytes_to_unit, unit_to_bytes
 from ld3m.recipe import DataRecipe, Recipe
 from ld3m.recipe.files import load, to_yaml
@@ -223,7 +223,9 @@ def _write_set(name: str, recipe: Recipe, classes: list[str], images: Tensor, la
                 to_image(image).save(target / "images" / each / f"{index}.png")
         if not torch.equal(bytes_to_unit(images), bytes_to_unit(rounded)):
             write_tensors(target / EXACT_PIXELS, {"images": images})
-        grid(rounded[:100], columns=10).save(target / "grid.png")
+        by_class = [rounded[labels == label] for label in range(len(classes))]
+        count, least = shown(len(classes), min(map(len, by_class)))
+        write_grid(target, torch.stack([of_class[:least] for of_class in by_class[:count]]), classes)
         note_classes(target, {each: label for label, each in enumerate(classes)})
         write_json(target / "origin.json", {"source": name, "sha256": hashlib.sha256(content).hexdigest()})
 

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,7 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from ld3m.errors import UserError
-from ld3m.files import write_folder, write_tensors
+from ld3m.files import write_folder, write_image, write_tensors
+from ld3m.images import grids
 from ld3m.images.grids import to_image
 from ld3m.reading import read_tensors
 from ld3m.recipe import Recipe
@@ -22,11 +24,15 @@ from ld3m.runs.folder import (
     EXACT_PIXELS,
     LATENTS_ADVICE,
     METADATA_KEY,
+    REAL,
     Metadata,
     has_result,
     image_paths,
     parse_metadata,
 )
+
+if TYPE_CHECKING:
+    from ld3m.data.prepared import ImageSet
 
 NEW_IMAGES = ".images"
 """Folder in which the processes of a run write its images until all are there."""
@@ -52,6 +58,20 @@ def replace_images(folder: Path) -> None:
     (folder / "evaluation.json").unlink(missing_ok=True)
     shutil.rmtree(folder / "images", ignore_errors=True)
     (folder / NEW_IMAGES).rename(folder / "images")
+
+
+def write_real(folder: Path, images: "ImageSet", images_per_class: int) -> None:
+    """Writes a run's `real.png`: real images, laid out as the pictures of its evolution, to look at beside them.
+
+    Args:
+        folder: of the run.
+        images: prepared; the first training images of each class are taken, repeatedly if there are fewer.
+        images_per_class: of the run.
+    """
+    count, each = grids.shown(len(images.classes), images_per_class)
+    by_class = [images.images("train", label) for label in range(count)]
+    first = [of_class[torch.arange(each) % len(of_class)] for of_class in by_class]
+    write_image(folder / REAL, grids.side_by_side(torch.stack(first)))
 
 
 def write_result(

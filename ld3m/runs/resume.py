@@ -16,7 +16,7 @@ from ld3m.runs.result import NEW_IMAGES
 from ld3m.runs.sources import Sources
 
 RESULTS = (
-    "latents.safetensors", "classes.json", "metrics.jsonl", "grid.png", "evolution.gif", "evaluation.json",
+    "latents.safetensors", "classes.json", "metrics.jsonl", "grid.png", "real.png", "evolution.gif", "evaluation.json",
     "prior.json", "data.json", "report.html",
 )  # fmt: skip
 """Files of a run folder that a new run replaces."""
