@@ -3,6 +3,7 @@
 import itertools
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
@@ -22,6 +23,7 @@ from ld3m.data.prepared import ImageSet, prepare
 from ld3m.distillation.kmeans import kmeans
 from ld3m.distillation.loop import checkpoint_or_start, distill
 from ld3m.distillation.setup import Setup
+from ld3m.errors import UserError
 from ld3m.evaluation import evaluate
 from ld3m.images.ranges import bytes_to_signed, bytes_to_unit
 from ld3m.machine.processes import Processes
@@ -205,6 +207,60 @@ def test_a_given_network_is_not_trained(recipe_file: Path, own_scores: None, mon
     assert {n: c for n, c in contents(given_).items() if n[0].isdigit()} == {
         n: c for n, c in contents(trained).items() if n[0].isdigit()
     }
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "1.safetensors").write_bytes(b""), "1.safetensors is empty"),
+        (lambda folder: (folder / "1.safetensors").write_bytes(b"no scores"), "1.safetensors is damaged"),
+        (lambda folder: (folder / "1.safetensors").unlink(), "1.safetensors is missing"),
+        (lambda folder: shutil.copy(folder / "scorer.safetensors", folder / "1.safetensors"), "has the tensors"),
+        (
+            lambda folder: safetensors.torch.save_file(
+                {"losses": torch.zeros(11), "features": torch.zeros(11, 4)}, folder / "1.safetensors"
+            ),
+            "is 11 x 4 of torch.float32, not 12 x any of torch.float32",
+        ),
+        (lambda folder: (shutil.rmtree(folder), folder.write_text("a file")), "cannot read"),
+    ],
+)
+def test_damaged_scores_are_made_again_and_said(
+    damage: Callable[[Path], object],
+    message: str,
+    recipe_file: Path,
+    own_scores: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(scorer, "train", lambda network, *_: network.eval())
+    folder = scored(recipe_file)[2]
+    before = contents(folder)
+    damage(folder)
+    capsys.readouterr()
+    assert contents(scored(recipe_file)[2]) == before
+    said = [line for line in capsys.readouterr().err.splitlines() if "made again" in line]
+    assert len(said) == 1
+    assert message in said[0]
+    assert said[0].endswith("; the scores are made again")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"", "is empty"), (b"pickle", "is damaged"), (None, "is missing"), ("folder", "is a folder")],
+)
+def test_weights_of_the_user_that_cannot_be_read(
+    content: object, message: str, recipe_file: Path, own_scores: None, tmp_path: Path
+) -> None:
+    path = tmp_path / "weights.safetensors"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content:
+        path.mkdir()
+    with pytest.raises(
+        UserError, match=rf"^data.scorer.source: {path} {message}.*; give a safetensors file of weights$"
+    ):
+        scored(recipe_file, f"data.scorer.source={path}")
 
 
 # --- what is kept ------------------------------------------------------------------------------------------

@@ -373,6 +373,26 @@ def test_what_the_hub_does_not_have(hub: dict[str, datasets.DatasetDict]) -> Non
         prepared("hub:me/mine")
 
 
+def test_parquet_that_names_its_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By paths that count from its folder, wherever the command runs; a named file that changes is seen."""
+    folder = write_folder(tmp_path / "set", {"pictures": [1, 2, 3, 4]})
+    rows = [{"bytes": None, "path": f"pictures/{number:03d}.png"} for number in (1, 2, 3, 4)]
+    pq.write_table(pa.table({"image": rows, "label": ["a", "a", "b", "b"]}), folder / "train.parquet")
+    assert sorted(all_values(prepared(folder / "train.parquet"), 1)) == [3, 4]
+    (folder / "pictures" / "004.png").write_bytes(png(flat(9)))
+    assert sorted(all_values(prepared(folder), 1)) == [3, 9]
+
+
+def test_parquet_replaced_at_the_same_time_of_change_is_read_again(tmp_path: Path) -> None:
+    """Also by datasets, whose copy knows path and time alone."""
+    for numbers in ([1, 2], [3, 4]):
+        pq.write_table(
+            pa.table({"image": [png(flat(n)) for n in numbers], "label": ["a", "a"]}), tmp_path / "train.parquet"
+        )
+        os.utime(tmp_path / "train.parquet", (1, 1))
+        assert all_values(prepared(tmp_path / "train.parquet"), 0) == numbers
+
+
 # --- unreadable images -------------------------------------------------------------------------------------
 
 

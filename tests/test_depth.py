@@ -189,7 +189,7 @@ def test_pixels_of_few_levels_are_said(tmp_path: Path, capsys: pytest.CaptureFix
     prepared(source(tmp_path / "dark", "png", a=(RAMP * 15).astype(np.uint8)))
     assert "nearly all prepared pixels lie between 0 and 15 of 255: see data.range\n" in capsys.readouterr().err
     prepared(source(tmp_path / "usual", "png", a=(RAMP * 40).astype(np.uint8)))
-    assert capsys.readouterr().err == ""
+    assert "nearly all" not in capsys.readouterr().err
 
 
 def test_values_that_are_not_finite_are_an_error_that_names_the_image(tmp_path: Path) -> None:

@@ -2,16 +2,15 @@
 
 import hashlib
 import json
+import shutil
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
-from filelock import FileLock
 from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
@@ -20,16 +19,19 @@ from ld3m import networks
 from ld3m.data import scorer
 from ld3m.data.prepared import ImageSet
 from ld3m.errors import UserError, one_line
-from ld3m.files import ANOTHER_CACHE, cache_folder, cache_key, writable, write_folder
+from ld3m.files import ANOTHER_CACHE, cache_folder, cache_key, writable, write_folder, write_tensors
 from ld3m.images.ranges import bytes_to_unit
+from ld3m.machine.lock import hold
 from ld3m.machine.out_of_memory import in_parts
 from ld3m.randomness import generator
+from ld3m.reading import Tensors, TensorSpec, parse_json, read_tensors
 from ld3m.recipe import DistilledDataRecipe, NetworkRecipe, ScorerRecipe
 
 LAYOUT = 1
 """Version of the layout of cached scores; part of their key."""
 CHUNK = 100
 """Images scored at a time."""
+REMOVE = "remove the folder, and the same command makes it again"
 
 
 # --- selections: indices in the order in which they are taken, so that fewer are a beginning of more -------
@@ -139,8 +141,10 @@ class Coreset(ImageSet):
             return torch.arange(self.counts["train"][label])
         measure, selection = SELECTIONS[name]
         assert self.scores, f"the set was not opened for {name}"
-        with safetensors.safe_open(self.scores / f"{label}.safetensors", "pt") as file:
-            return selection(file.get_tensor(measure)[self.kept(label)], count)
+        values = _read_scores(self.scores, label)[measure]
+        if not values.isfinite().all():  # of the network, or damaged; an order would mean nothing
+            raise UserError(f"the {measure} of class {self.classes[label]!r} in {self.scores} are not finite; {REMOVE}")
+        return selection(values[self.kept(label)], count)
 
 
 def open_whole(
@@ -189,16 +193,39 @@ def score(images: ImageSet, recipe: ScorerRecipe, device: torch.device) -> Path:
     """
     networks.check(recipe.arch, images.shape, NetworkRecipe(width=recipe.width), "data.scorer.arch")
     settings = recipe.model_dump(exclude={"source", "epochs", "seed"} if recipe.source else {"source"})
-    weights = hashlib.sha256(_read(recipe.source)).hexdigest() if recipe.source else None
+    weights = None
+    if recipe.source:
+        _given_weights(recipe.source)  # before its bytes are read: it is a sound file then
+        weights = hashlib.sha256(Path(recipe.source).read_bytes()).hexdigest()
     folder = cache_folder() / "scores" / cache_key([LAYOUT, images.folder.name, settings, weights])
-    if folder.is_dir():
+    if folder.exists() and not _damage(folder, images):
         return folder
     writable(folder.parent, ANOTHER_CACHE)
-    with FileLock(folder.with_suffix(".lock")):
-        if not folder.is_dir():
+    with hold(folder.with_suffix(".lock")):
+        damage = _damage(folder, images) if folder.exists() else None
+        if damage:
+            print(f"{damage}; the scores are made again", file=sys.stderr)
+            shutil.rmtree(folder) if folder.is_dir() else folder.unlink()
+        if not folder.exists():
             network = _scorer(images, recipe, device)
             write_folder(folder, lambda target: _score_into(target, network, images, device))
     return folder
+
+
+def _damage(folder: Path, images: ImageSet) -> str | None:
+    """What is wrong with a folder of scores; their values are not looked at."""
+    try:
+        for label, count in enumerate(images.counts["train"]):
+            _read_scores(folder, label, count)
+    except UserError as error:
+        return str(error).removesuffix(f"; {REMOVE}")
+    return None
+
+
+def _read_scores(folder: Path, label: int, count: int = -1) -> dict[str, Tensor]:
+    """Losses and features of a class, memory-mapped; UserError if they are not of so many images."""
+    expected = {"losses": TensorSpec(torch.float32, (count,)), "features": TensorSpec(torch.float32, (count, -1))}
+    return read_tensors(folder / f"{label}.safetensors", REMOVE, expected, finite=False).tensors
 
 
 def _scorer(images: ImageSet, recipe: ScorerRecipe, device: torch.device) -> Any:
@@ -207,11 +234,11 @@ def _scorer(images: ImageSet, recipe: ScorerRecipe, device: torch.device) -> Any
     if recipe.source is None:
         scorer.train(network, images, recipe.epochs, recipe.seed, device, "training the scorer of real images")
         return network
+    given = _given_weights(recipe.source)
     try:
-        with safetensors.safe_open(recipe.source, "pt") as file:
-            classes = json.loads((file.metadata() or {}).get("classes", "null"))
-            network.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-    except (RuntimeError, ValueError, safetensors.SafetensorError) as error:
+        classes = parse_json(given.metadata.get("classes", "[]"), list[str])
+        network.load_state_dict(given.tensors)
+    except (RuntimeError, ValueError) as error:
         width = f" of data.scorer.width={recipe.width}" if recipe.arch == "convnet" else ""
         raise UserError(
             f"data.scorer.source: {recipe.source} does not hold the weights of a {recipe.arch}{width} "
@@ -225,13 +252,10 @@ def _scorer(images: ImageSet, recipe: ScorerRecipe, device: torch.device) -> Any
     return network.to(device).eval()
 
 
-def _read(source: str) -> bytes:
-    try:
-        return Path(source).read_bytes()
-    except OSError as error:
-        raise UserError(
-            f"data.scorer.source: cannot read {source} ({error.strerror}); give a safetensors file of weights"
-        ) from None
+def _given_weights(source: str) -> Tensors:
+    """What a file of weights holds."""
+    advice = "give a safetensors file of weights"
+    return read_tensors(Path(source), advice, name=f"data.scorer.source: {source}")
 
 
 @torch.no_grad()
@@ -250,6 +274,6 @@ def _score_into(target: Path, network: Any, images: ImageSet, device: torch.devi
     for label in tqdm(range(len(images.classes)), "scoring real images"):
         rows = in_parts(partial(look, label=label), images.images("train", label), CHUNK, advice)
         scores = {"losses": rows[:, 0].contiguous(), "features": rows[:, 1:].contiguous()}
-        safetensors.torch.save_file(scores, target / f"{label}.safetensors")
+        write_tensors(target / f"{label}.safetensors", scores)
     metadata = {"classes": json.dumps(images.classes)}
-    safetensors.torch.save_file(network.state_dict(), target / "scorer.safetensors", metadata)
+    write_tensors(target / "scorer.safetensors", network.state_dict(), metadata)

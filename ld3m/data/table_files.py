@@ -74,7 +74,8 @@ def from_files(path: Path, recipe: DataRecipe, classes: Sequence[str] | None = N
         if saved := _saved(path):
             files = [file for folder in saved.values() for file in files_below(folder, (".arrow", ".json"))]
             loaded = _LazyTables({split: partial(_load_saved, folder) for split, folder in saved.items()})
-            return tables.from_splits(loaded, name, recipe, lambda used: _identity(files), classes)
+            folders = list(saved.values())
+            return tables.from_splits(loaded, name, recipe, lambda used: _identity(files), classes, folders)
         files = [file for file in files_below(path, SUFFIXES) if not file.name.startswith("cache-")]
         if _metadata(path) or _has_configurations(path / "README.md"):
             return tables.hub(str(path), recipe, classes)
@@ -98,7 +99,8 @@ def from_files(path: Path, recipe: DataRecipe, classes: Sequence[str] | None = N
     if len(unnamed) > 1 and not any(split_of(split) == "train" for split in splits):
         splits[", ".join(unnamed)] = [file for split in unnamed for file in splits.pop(split)]
     loaded = _LazyTables({split: partial(_load, chosen) for split, chosen in splits.items()})
-    return tables.from_splits(loaded, name, recipe, lambda used: _identity(files), classes)
+    folders = list(dict.fromkeys([*(file.parent for file in files), *([path] if path.is_dir() else [])]))
+    return tables.from_splits(loaded, name, recipe, lambda used: _identity(files), classes, folders)
 
 
 class _LazyTables(Mapping[str, Any]):
@@ -148,9 +150,11 @@ def _load(files: Sequence[Path]) -> Any:
 
     arrow = [str(file) for file in files if file.suffix.lower() == ".arrow"]
     parquet = [glob.escape(str(file)) for file in files if str(file) not in arrow]
+    # datasets keeps its Arrow copy of Parquet by path and time of change alone
+    copies = Path(datasets.config.HF_DATASETS_CACHE) / "ld3m" / _identity(files)[:20]
     try:
         parts = [datasets.Dataset.from_file(file) for file in arrow]
-        parts += [datasets.Dataset.from_parquet(parquet)] if parquet else []
+        parts += [datasets.Dataset.from_parquet(parquet, cache_dir=str(copies))] if parquet else []
         return datasets.concatenate_datasets(parts)
     except Exception as error:  # columns that differ from file to file, no room for the Arrow copy, …
         raise UserError(f"data.source: cannot load {printable(str(files[0]))} ({one_line(error)})") from None

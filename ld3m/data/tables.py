@@ -4,14 +4,17 @@ import io
 import re
 from array import array
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 from PIL import Image
 
 from ld3m.data.examples import Example, Examples, Source
+from ld3m.data.formats import UnreadableImageError, open_image
+from ld3m.data.identity import Identity
 from ld3m.data.listing import exists
 from ld3m.data.split_names import plainest, rank, split_of
 from ld3m.errors import UserError, one_line
@@ -58,6 +61,7 @@ def from_splits(
     recipe: DataRecipe,
     identity: Callable[[Sequence[Any]], str],
     classes: Sequence[str] | None = None,
+    folders: Sequence[Path] = (),
 ) -> Source:
     """The training split of a data set, and its test split, or its validation split if that alone has labels.
 
@@ -67,6 +71,7 @@ def from_splits(
         recipe: may name the columns.
         identity: what changes with the content of the tables that are used.
         classes: names to give its classes, in its order; left out, its own.
+        folders: below which the files lie that rows name in place of an image, unless they name them whole.
 
     Raises:
         UserError: if there is no training split, or its columns are not images and labels.
@@ -97,7 +102,7 @@ def from_splits(
         else:
             reasons[each] = " (no labels)"
     chosen = {"train": loaded[train[0]], **({"test": loaded[test[0]]} if test else {})}
-    source = _from_tables(chosen, recipe, identity(list(chosen.values())), classes)
+    source = _from_tables(chosen, recipe, identity(list(chosen.values())), classes, folders)
     unused = [each + reasons.get(each, "") for each in loaded if each not in train + test]
     features = chosen["train"].features
     others = [key for key in features if key != label_column and _is_class_label(features[key])]
@@ -117,7 +122,7 @@ def from_splits(
 
 
 def _from_tables(
-    tables: dict[str, Any], recipe: DataRecipe, identity: str, classes: Sequence[str] | None = None
+    tables: dict[str, Any], recipe: DataRecipe, identity: str, classes: Sequence[str] | None, folders: Sequence[Path]
 ) -> Source:
     """Examples from `datasets` tables: the image and label columns are found by type, or named by the recipe."""
     import datasets
@@ -138,6 +143,7 @@ def _from_tables(
         raise UserError(f"data.label_column: {bad[0]!r} names two classes, or cannot name a folder")
     labels = {value: label for label, value in enumerate(values)}
     splits: dict[str, Examples] = {}
+    outside = Identity()
     for split, table in tables.items():
         for key, column in (("image_column", image_column), ("label_column", label_column)):
             if column not in table.features:
@@ -158,8 +164,10 @@ def _from_tables(
                     f"data.label_column: row {index} of {split} has label {value!r}, which is none of the classes"
                 )
         numbers = array("l", (labels[value] for value in table[label_column]))
-        splits[split] = _TableRows(f"{recipe.source} {split}", table, image_column, numbers)
-    return Source(names, splits, identity)
+        splits[split] = rows = _TableRows(f"{recipe.source} {split}", table, image_column, numbers, folders)
+        for path in rows.named_files():
+            outside.add(path)
+    return Source(names, splits, f"{identity} {outside.digest()}")
 
 
 @dataclass(frozen=True)
@@ -170,6 +178,7 @@ class _TableRows:
     table: Any
     column: str
     labels: Sequence[int]
+    folders: Sequence[Path]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -178,8 +187,31 @@ class _TableRows:
         return Example(f"{self.name} row {index}", self.labels[index], partial(self._read, index))
 
     def _read(self, index: int) -> Image.Image:
+        import datasets
+
         record = self.table[index][self.column]
-        return Image.open(io.BytesIO(record["bytes"]) if record["bytes"] else record["path"])
+        if record is None or (record["bytes"] is None and record["path"] is None):
+            raise UnreadableImageError("the row has no image")
+        if record["bytes"] is not None:
+            return open_image(io.BytesIO(record["bytes"]))
+        if _is_remote(record["path"]):
+            return datasets.Image().decode_example(record)
+        return open_image(self._locate(record["path"]))
+
+    def named_files(self) -> Iterator[Path]:
+        """The files on this machine that rows name in place of an image's bytes."""
+        for part in self.table.select_columns([self.column]).with_format("arrow").iter(1000):
+            for images in part[self.column].chunks:  # whose bytes are not touched
+                names = images.field("path").filter(images.field("bytes").is_null())
+                yield from (self._locate(name) for name in names.to_pylist() if name and not _is_remote(name))
+
+    def _locate(self, name: str) -> Path:
+        """A file by its name, which is whole or counts from one of the folders."""
+        return next((folder / name for folder in self.folders if exists(str(folder / name))), Path(name))
+
+
+def _is_remote(name: str) -> bool:
+    return "://" in name
 
 
 def check_columns(features: Any, recipe: DataRecipe) -> None:
