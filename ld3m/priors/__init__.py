@@ -3,17 +3,16 @@
 How a prior renders is `sampling`; training one on one's own images is `prior_training`.
 """
 
-import json
 from collections.abc import Callable
 
 import torch
 from torch import nn
 
 from ld3m import registry
-from ld3m.errors import UserError, one_line
+from ld3m.errors import UserError, one_line, user_error_if_damaged
 from ld3m.priors.base import LatentDiffusion, Prior
 from ld3m.priors.dit import DiT
-from ld3m.priors.folder import fetch, provenance, weight_bytes
+from ld3m.priors.folder import fetch, provenance, read_index, weight_bytes
 from ld3m.priors.ldm import ClassConditionalLDM, UnconditionalLDM
 from ld3m.priors.loading import Parts
 from ld3m.priors.pixels import Pixels
@@ -69,10 +68,7 @@ def load(
         UserError: if it is not a latent diffusion model in diffusers' layout, or of no known kind.
     """
     folder = fetch(recipe.source)
-    try:
-        kind = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["_class_name"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"prior.source: {folder} is not a whole prior; model_index.json: {one_line(error)}") from None
+    kind = read_index(folder).kind
     if kind in FLOWS:
         raise UserError(
             f"prior.source: {folder} is a {kind}, a flow-matching model: its first step keeps nothing of "
@@ -80,7 +76,9 @@ def load(
             f"known are {', '.join(PRIORS)}"
         )
     loader = registry.find("ld3m.priors", PRIORS, kind, f"prior.source: the kind of {folder}")
-    prior = loader(Parts(folder, device, recipe, denoiser_device))
+    with user_error_if_damaged(f"prior.source: {folder}, a {kind},", "compare its configurations with the original's"):
+        prior = loader(Parts(folder, device, recipe, denoiser_device))
+    check_guidance(recipe, prior.null_embedding is not None)
     if recipe.resolution:
         if not isinstance(prior, LatentDiffusion):
             raise UserError(f"prior.resolution: a prior of kind {kind!r} has one size; leave the key out")
@@ -90,6 +88,19 @@ def load(
             raise UserError(f"prior.denoiser: random, but a prior of kind {kind!r} has no denoiser")
         draw_weights(prior.denoiser)
     return prior
+
+
+def check_guidance(recipe: SamplerRecipe, null_class: bool) -> None:
+    """That a prior has what guidance contrasts with, if the recipe asks for any.
+
+    Raises:
+        UserError: if not.
+    """
+    if recipe.steps and recipe.guidance != 1 and not null_class:
+        raise UserError(
+            f"prior.guidance: {recipe.guidance:g}, but {recipe.source} has no null class to guide away from; "
+            "set prior.guidance=1"
+        )
 
 
 def compile_denoiser(prior: Prior, device: torch.device, sharded: bool = False) -> None:

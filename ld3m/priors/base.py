@@ -1,6 +1,9 @@
 """What a prior is, and what priors of diffusers share."""
 
-from collections.abc import Mapping, Sequence
+import math
+import re
+from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -10,6 +13,15 @@ from ld3m.data.known import imagenet
 from ld3m.errors import UserError
 from ld3m.priors.lean_layers import freeze
 from ld3m.priors.noise_schedule import NoiseSchedule
+
+INPUTS = {
+    "class_embed_type": "class labels",
+    "num_class_embeds": "class labels",
+    "addition_embed_type": "further embeddings, as Stable Diffusion XL",
+    "encoder_hid_dim_type": "embeddings of images or of several encoders",
+    "time_cond_proj_dim": "an embedding of the guidance scale, as distilled models",
+}
+"""What a diffusers network takes besides latents, time and one conditioning, if its configuration has such a key."""
 
 
 class Prior(Protocol):
@@ -28,8 +40,10 @@ class Prior(Protocol):
     noise_schedule: NoiseSchedule
     denoiser: nn.Module | None
     """What `denoise` calls, to be compiled, sharded or given random weights; None if there is no such module."""
-    null_embedding: Tensor
-    """[1, *conditioning_shape], what guidance contrasts with."""
+
+    @property
+    def null_embedding(self) -> Tensor | None:
+        """[1, *conditioning_shape], what guidance contrasts with; None if there is nothing: `prior.guidance` is 1."""
 
     def encode(self, images: Tensor) -> Tensor:
         """Latents of images, before quantisation."""
@@ -48,9 +62,14 @@ class Prior(Protocol):
 
 
 class LatentDiffusion:
-    """An autoencoder, VQModel or AutoencoderKL, and the latents of a denoiser, as diffusers has them."""
+    """An autoencoder, VQModel or AutoencoderKL, and the latents of a denoiser, as diffusers has them.
+
+    Raises:
+        UserError: if they do not fit each other, or the denoiser takes more than latents, time and one conditioning.
+    """
 
     def __init__(self, autoencoder: Any, denoiser: Any, scheduler: Any) -> None:
+        size = _check_fit(autoencoder.config, denoiser.config)
         self.autoencoder = freeze(autoencoder)
         self.denoiser = freeze(denoiser)
         self.scheduler = scheduler
@@ -60,7 +79,6 @@ class LatentDiffusion:
         self.quantises = hasattr(autoencoder, "quantize")
         self.image_channels = int(autoencoder.config.out_channels)
         levels = len(autoencoder.config.block_out_channels)
-        size = int(denoiser.config.sample_size)
         self.image_size = size * 2 ** (levels - 1)
         self.latent_shape: tuple[int, int, int] = (int(denoiser.config.in_channels), size, size)
 
@@ -109,25 +127,86 @@ class LatentDiffusion:
         return next(self.denoiser.parameters()).dtype
 
 
-def numbers_of(classes: Sequence[str], known: Mapping[str, int], count: int) -> list[int]:
-    """The numbers that a prior's classes have in it.
+def _check_fit(autoencoder: Any, denoiser: Any) -> int:
+    """The height and width of latents, after a look at the configurations of both networks."""
+    for key, what in INPUTS.items():
+        if getattr(denoiser, key, None) is not None:
+            raise UserError(
+                f"prior.source: the denoiser has {key}: {getattr(denoiser, key)!r}, so that it takes {what}; a prior's "
+                "takes latents, time and one conditioning"
+            )
+    if getattr(denoiser, "time_embedding_type", "positional") != "positional":
+        raise UserError(
+            f"prior.source: the denoiser has time_embedding_type: {denoiser.time_embedding_type!r}, so that it takes "
+            "noise levels in the place of time steps; a prior's takes time steps (positional)"
+        )
+    takes, gives = denoiser.in_channels, denoiser.out_channels or denoiser.in_channels
+    learns_variance = hasattr(denoiser, "patch_size") and gives == 2 * takes
+    if gives != takes and not learns_variance:
+        raise UserError(
+            f"prior.source: the denoiser takes {takes} channels and gives {gives}; one that is conditioned on images, "
+            "for inpainting, editing or super-resolution, cannot be a prior"
+        )
+    width = getattr(autoencoder, "vq_embed_dim", None) or autoencoder.latent_channels
+    if width != takes:
+        raise UserError(
+            f"prior.source: the autoencoder's latents have {width} channels, but the denoiser takes {takes}; "
+            "take both from the same model"
+        )
+    if autoencoder.in_channels != autoencoder.out_channels:
+        raise UserError(
+            f"prior.source: the autoencoder takes {autoencoder.in_channels} channels and gives "
+            f"{autoencoder.out_channels}; a prior's takes and gives images"
+        )
+    factor = getattr(autoencoder, "scaling_factor", 1.0)
+    if not isinstance(factor, int | float) or not 0 < factor < math.inf:
+        raise UserError(f"prior.scaling_factor: {factor!r} in the autoencoder's configuration; set a number above 0")
+    sizes = denoiser.sample_size if isinstance(denoiser.sample_size, list | tuple) else [denoiser.sample_size]
+    size = sizes[0] if len(set(sizes)) == 1 else None
+    if not isinstance(size, int) or size < 1:
+        raise UserError(
+            f"prior.source: the denoiser's sample_size is {denoiser.sample_size!r}; write the height and width of its "
+            "latents, one number, into its config.json"
+        )
+    return size
+
+
+def numbers_of(classes: Sequence[str], names: Sequence[Sequence[str]], file: str) -> list[int]:
+    """The numbers that classes have in a prior.
+
+    Case, blanks, hyphens and underscores do not matter if no two of the prior's names differ in nothing else.
 
     Args:
-        classes: names; for a prior of all of ImageNet also those that `data.source: imagenet` gives.
-        known: names to numbers.
-        count: classes of the prior, without a null class.
+        classes: names; of a prior of all of ImageNet also WordNet ids and those that `data.source: imagenet` gives.
+        names: all names of each of the prior's classes, the null class left out; none, if it knows its number alone.
+        file: which of the prior's files has the names, for the error.
 
     Raises:
-        UserError: naming a class that the prior does not know.
+        UserError: naming a class that the prior does not know, or knows more than one of.
     """
-    by_name = dict(known)
-    if count == len(imagenet.classes()):
-        by_name |= {each.name: number for number, each in enumerate(imagenet.classes())}
-    if unknown := [name for name in classes if name not in by_name]:
-        names = list(known)
-        some = ", ".join(names[:20] + ["…"] * (len(names) > 20))
-        raise UserError(
-            f"prior.source: the prior does not know the class {unknown[0]!r}, only {some}; "
-            "train one on your classes with ld3m train-prior"
-        )
-    return [by_name[name] for name in classes]
+    exact, spelt = defaultdict[str, set[int]](set), defaultdict[str, set[int]](set)
+    for number, each in enumerate(names):
+        for name in each or [str(number)]:
+            exact[name].add(number)
+            spelt[_spelling(name)].add(number)
+    if len(names) == len(imagenet.classes()):
+        exact |= {name: {number} for number, each in enumerate(imagenet.classes()) for name in each}
+    found = [exact.get(name) or spelt.get(_spelling(name), set()) for name in classes]
+    for name, numbers in zip(classes, found, strict=True):
+        if len(numbers) > 1:
+            both = " and ".join(f"{number} ({', '.join(names[number])})" for number in sorted(numbers))
+            raise UserError(
+                f"prior.source: the prior has several classes {name!r}, {both}; call yours by a name that one of them "
+                f"has alone, or change them in {file}"
+            )
+        if not numbers:
+            some = ", ".join([*list(exact)[:20], *(["…"] if len(exact) > 20 else [])])
+            instead = "train one on your classes with ld3m train-prior"
+            if not any(names):
+                instead = f"write their names into {file}, or {instead}"
+            raise UserError(f"prior.source: the prior does not know the class {name!r}, only {some}; {instead}")
+    return [number for numbers in found for number in numbers]
+
+
+def _spelling(name: str) -> str:
+    return re.sub(r"[\s_-]+", " ", name).strip().casefold()

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ld3m.errors import UserError
 from ld3m.priors.base import LatentDiffusion, numbers_of
+from ld3m.priors.folder import read_index
 from ld3m.priors.loading import Parts
 
 
@@ -22,7 +23,7 @@ class DiT(LatentDiffusion):
         self,
         autoencoder: Any,
         denoiser: Any,
-        names: dict[str, int],
+        names: Sequence[Sequence[str]],
         scheduler: Any,
     ) -> None:
         super().__init__(autoencoder, denoiser, scheduler)
@@ -45,14 +46,22 @@ class DiT(LatentDiffusion):
         return answer[:, : self.latent_shape[0]].to(z.dtype)
 
     def class_embeddings(self, classes: Sequence[str]) -> Tensor:
-        return self.table[numbers_of(classes, self.names, len(self.table) - 1)]
+        return self.table[numbers_of(classes, self.names, "model_index.json, as id2label")]
 
     @classmethod
     def load(cls, parts: Parts) -> "DiT":
         """Reads a folder of diffusers' DiTPipeline; a class's names are those between the commas of its label."""
         from diffusers import DiTTransformer2DModel
 
-        labels = parts.json("model_index.json").get("id2label", {})
-        names = {name.strip(): int(number) for number, label in labels.items() for name in label.split(",")}
+        labels = read_index(parts.folder).id2label or {}
         autoencoder, denoiser = parts.autoencoder(), parts.denoiser(DiTTransformer2DModel, "transformer")
+        count = denoiser.config.num_embeds_ada_norm
+        if labels and sorted(labels) != list(range(count)):
+            raise UserError(
+                f"prior.source: id2label in {parts.folder / 'model_index.json'} has {len(labels)} names, but the "
+                f"transformer has {count} classes; name each of 0 … {count - 1}, or leave id2label out"
+            )
+        names = [
+            [name.strip() for name in labels.get(number, "").split(",") if name.strip()] for number in range(count)
+        ]
         return cls(autoencoder, denoiser, names, parts.scheduler())

@@ -8,13 +8,17 @@ import hashlib
 import json
 import math
 import re
+import sys
 from collections.abc import Iterable
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import BaseModel, BeforeValidator, Field
 
 from ld3m.errors import UserError, one_line
 from ld3m.files import ASSETS
+from ld3m.reading import read_json, read_text
 from ld3m.recipe import SamplerRecipe
 
 PACKAGED_PRIORS = {
@@ -27,12 +31,43 @@ DENOISERS = ("unet", "transformer")
 """The parts that have the recipe's precision; the others stay in float32."""
 ON_DEMAND = ("text_encoder",)
 """Parts that are in memory for a moment only."""
-UNUSED = ("safety_checker", "image_encoder", "feature_extractor")
-"""Parts of pipelines that no prior reads."""
+UNUSED = ("safety_checker", "image_encoder", "feature_extractor", "training")
+"""Folders that no prior reads: parts of pipelines, and what ld3m train-prior keeps."""
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 """Bytes per number in each precision that a recipe may give a denoiser."""
-WEIGHTS = re.compile(r"[^/]+/[^./]+\.(safetensors|bin)")
-"""Weights of a part; not its variants, such as unet/diffusion_pytorch_model.fp16.safetensors."""
+WEIGHTS = re.compile(r"[^/]+/[^./]+(\.(?P<variant>fp16|bf16))?(-\d+-of-\d+)?\.(?P<format>safetensors|bin)")
+"""Weights of a part, also in half precision, such as unet/diffusion_pytorch_model.fp16.safetensors."""
+HUB_FOLDER = re.compile(r"hub:(?P<name>\w[\w.-]*(/\w[\w.-]*)?)(?P<part>(/\w[^/@]*)*)/?(@(?P<revision>\w[\w./-]*))?")
+GET_AGAIN = "not a whole prior: get it again, or make one with ld3m train-prior or convert-prior"
+"""Advice if a file of a prior is damaged."""
+
+
+class HubFolder(NamedTuple):
+    """A prior on the Hub: `hub:USER/NAME`, or a folder in it or a revision of it: `hub:USER/NAME/FOLDER@REVISION`."""
+
+    name: str
+    """Of the repository."""
+    part: str
+    """The folder in it, with a / behind it; empty for the top folder."""
+    revision: str | None
+    """A branch, tag or commit; None for the default branch."""
+
+    @classmethod
+    def of(cls, source: str) -> "HubFolder | None":
+        """What `prior.source` names; None if it is not on the Hub.
+
+        Raises:
+            UserError: if there can be no such name.
+        """
+        if not source.startswith("hub:"):
+            return None
+        if not (match := HUB_FOLDER.fullmatch(source)):
+            raise UserError(
+                f"prior.source: {source!r} is no name on the Hub; give hub:USER/NAME, with /FOLDER and @REVISION "
+                "behind it if need be, or a folder of this machine without hub:"
+            )
+        part = match["part"].strip("/")
+        return cls(match["name"], f"{part}/" if part else "", match["revision"])
 
 
 def check_source(source: str) -> None:
@@ -41,8 +76,13 @@ def check_source(source: str) -> None:
     Raises:
         UserError: if it is not.
     """
-    if source in PACKAGED_PRIORS or source.startswith("hub:") or (Path(source) / "model_index.json").is_file():
+    if source in PACKAGED_PRIORS or HubFolder.of(source):
         return
+    try:
+        if (Path(source) / "model_index.json").is_file():
+            return
+    except (OSError, ValueError) as error:  # no permission, a name that is too long
+        raise UserError(f"prior.source: cannot look into {source!r} ({one_line(error)}); give another folder") from None
     raise UserError(
         f"prior.source: {source!r} is not a folder with a model_index.json; make one with ld3m train-prior or "
         f"convert-prior, or give hub:<id> or one of {', '.join(PACKAGED_PRIORS)}"
@@ -56,41 +96,75 @@ def fetch(source: str) -> Path:
         UserError: if there is no such folder, or the Hub has none of the name or cannot be asked and there is no copy.
     """
     check_source(source)
-    if not source.startswith("hub:"):
-        return PACKAGED_PRIORS.get(source, Path(source))
-    return _snapshot(source.removeprefix("hub:"))
+    if hub := HubFolder.of(source):
+        return _snapshot(hub)
+    return PACKAGED_PRIORS.get(source, Path(source))
 
 
 @functools.cache  # what a command loads and what it notes of it are of one revision
-def _snapshot(name: str) -> Path:
+def _snapshot(hub: HubFolder) -> Path:
     """The folder of a repository's files that are read, downloaded unless they are on this machine."""
-    from huggingface_hub import snapshot_download, try_to_load_from_cache
+    from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=list(_hub_files(name))))
+        wanted = [hub.part + path for path in _hub_files(hub)]
+        return Path(snapshot_download(hub.name, revision=hub.revision, allow_patterns=wanted)) / hub.part
+    except UserError:
+        raise
     except Exception as error:  # the client's own, httpx's and the file system's
-        if isinstance(copy := try_to_load_from_cache(name, "model_index.json"), str):
-            return Path(copy).parent
-        raise UserError(f"prior.source: cannot fetch hub:{name}: {one_line(error)}") from None
+        if copy := copy_of(hub):
+            return copy
+        at = f"@{hub.revision}" if hub.revision else ""
+        source = f"hub:{hub.name}{'/' + hub.part.rstrip('/') if hub.part else ''}{at}"
+        raise UserError(f"prior.source: cannot fetch {source}: {one_line(error)}") from None
+
+
+def copy_of(hub: HubFolder) -> Path | None:
+    """The folder on this machine that was fetched before, if there is one."""
+    from huggingface_hub import try_to_load_from_cache
+
+    copy = try_to_load_from_cache(hub.name, f"{hub.part}model_index.json", revision=hub.revision)
+    return Path(copy).parent if isinstance(copy, str) else None
+
+
+# --- the files that are read -------------------------------------------------------------------------------
+
+
+class Weights(NamedTuple):
+    """The files of a part's weights."""
+
+    files: list[str]
+    variant: str | None
+    """"fp16" or "bf16" if there are none in full precision."""
+    safe: bool
+    """Whether they are in safetensors, or else in .bin."""
+
+
+def choose_weights(paths: Iterable[str]) -> Weights:
+    """The weights that are read out of the files of one part: none, if there are none in PyTorch's formats.
+
+    Full precision before half, safetensors before .bin.
+    """
+    found = [match for match in map(WEIGHTS.fullmatch, paths) if match]
+    for variant in (None, "fp16", "bf16"):
+        for kind in ("safetensors", "bin"):
+            if files := [match[0] for match in found if (match["variant"], match["format"]) == (variant, kind)]:
+                return Weights(files, variant, kind == "safetensors")
+    return Weights([], None, True)
 
 
 def read_files(paths: Iterable[str]) -> list[str]:
     """The files of a prior that are read, out of all its files.
 
-    Configurations, vocabularies, the card, and each part's weights: safetensors, or a .bin if there are none. Not the
-    weights in the top folder, in other precisions and for other libraries, which repositories also hold.
+    Configurations, vocabularies, the card, and each part's weights. Not the weights in the top folder, in other
+    precisions and for other libraries, which repositories also hold.
     """
     chosen = []
-    for part, files in groupby(sorted(paths), key=lambda path: path.partition("/")[0]):
-        if part in UNUSED:
-            continue
-        texts, weights = [], []
-        for path in files:
-            if path.endswith((".json", ".txt")) or path == "README.md":
-                texts.append(path)
-            elif WEIGHTS.fullmatch(path):
-                weights.append(path)
-        chosen += texts + ([path for path in weights if path.endswith(".safetensors")] or weights)
+    for part, group in groupby(sorted(paths), key=lambda path: path.partition("/")[0]):
+        if part not in UNUSED:
+            files = list(group)
+            chosen += [path for path in files if path.endswith((".json", ".txt")) or path == "README.md"]
+            chosen += choose_weights(files).files
     return sorted(chosen)
 
 
@@ -100,59 +174,119 @@ def _files(folder: Path) -> list[str]:
 
 
 @functools.cache
-def _hub_files(name: str) -> dict[str, int]:
-    """The files of a repository that are read, and their bytes."""
+def _hub_files(hub: HubFolder) -> dict[str, int]:
+    """The files of a folder on the Hub that are read, by their paths in it, and their bytes.
+
+    Raises:
+        UserError: if there is no prior in it.
+    """
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
 
-    entries = HfApi().list_repo_tree(name, recursive=True)
-    sizes = {each.path: each.size for each in entries if isinstance(each, RepoFile)}
+    entries = HfApi().list_repo_tree(hub.name, recursive=True, revision=hub.revision)
+    every = {each.path: each.size for each in entries if isinstance(each, RepoFile)}
+    sizes = {path.removeprefix(hub.part): size for path, size in every.items() if path.startswith(hub.part)}
+    if "model_index.json" not in sizes:
+        priors = sorted(path.rpartition("/")[0] for path in every if path.endswith("/model_index.json"))
+        elsewhere = f"it has priors in {', '.join(priors[:5])}" if priors else "it holds no prior in diffusers' layout"
+        raise UserError(f"prior.source: hub:{hub.name} has no {hub.part}model_index.json; {elsewhere}")
     return {path: sizes[path] for path in read_files(sizes)}
 
 
+# --- what they say -----------------------------------------------------------------------------------------
+
+
+def _last(name: Any) -> Any:
+    """A pipeline with code of its own is saved as [module, class]."""
+    return name[-1] if isinstance(name, list) and name else name
+
+
+class ModelIndex(BaseModel):
+    """What is read of a model_index.json."""
+
+    kind: Annotated[str, BeforeValidator(_last)] = Field(alias="_class_name")
+    id2label: dict[int, str] | None = None
+    """A DiTPipeline's: the names of each class, between commas."""
+
+
+def read_index(folder: Path) -> ModelIndex:
+    """A prior's model_index.json.
+
+    Raises:
+        UserError: if it is missing or damaged.
+    """
+    path = folder / "model_index.json"
+    return read_json(path, ModelIndex, GET_AGAIN, f"prior.source: {path}")
+
+
 def provenance(source: str) -> dict[str, Any]:
-    """Where a prior comes from: its kind, the Hub's revision, a digest of its files, its card's licence."""
+    """Where a prior comes from: its kind, the Hub's revision, a digest of its files, its card's licence.
+
+    Raises:
+        UserError: if one of them cannot be read.
+    """
     folder = fetch(source)
     content = hashlib.sha256()
     for name in _files(folder):
         if not name.endswith((".md", ".txt")):
-            content.update(name.encode())
-            with (folder / name).open("rb") as file:
-                content.update(hashlib.file_digest(file, "sha256").digest())
+            content.update(name.encode(errors="surrogateescape"))
+            content.update(_digest(folder / name))
+    hub = HubFolder.of(source)
+    commit = folder.parents[hub.part.count("/") - 1] if hub and hub.part else folder
     return {
         "source": source,
-        "kind": json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["_class_name"],
-        "revision": folder.name if source.startswith("hub:") else None,
+        "kind": read_index(folder).kind,
+        "revision": commit.name if hub else None,
         "sha256": content.hexdigest(),
         "licence": _licence(folder),
     }
 
 
+def _digest(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError as error:
+        raise UserError(f"prior.source: cannot read {path} ({error.strerror}); {GET_AGAIN}") from None
+
+
+@functools.cache
 def _licence(folder: Path) -> str | None:
-    """What the model card in the folder says, if anything."""
+    """What the model card in the folder says, if anything; a card that cannot be read is reported."""
     from huggingface_hub import ModelCard
 
-    try:
-        licence = ModelCard.load(folder / "README.md").data.license
-    except (OSError, ValueError):
+    path = folder / "README.md"
+    if not path.exists():
         return None
-    return str(licence) if licence else None
+    try:
+        data: Any = ModelCard(read_text(path, "mend or remove it")).data
+        licence = data.license
+    except UserError as error:
+        why = str(error)
+    except Exception as error:  # PyYAML's, and the client's own
+        why = f"{path} has damaged front matter ({one_line(error)})"
+    else:
+        return ", ".join(map(str, licence)) if isinstance(licence, list) else str(licence) if licence else None
+    print(f"prior.source: {why}; its licence is unknown", file=sys.stderr)
+    return None
 
 
 def weight_bytes(recipe: SamplerRecipe) -> tuple[int, int]:
     """Parameters of a prior, and the bytes that they take on a process once loaded; nothing is fetched for it.
 
-    From the headers of safetensors; a .bin, and a file on the Hub, is counted by its size, as if in float32.
+    From the headers of safetensors; a .bin, and a file on the Hub, is counted by its size and the precision in its
+    name.
     """
-    if recipe.source.startswith("hub:"):
+    if hub := HubFolder.of(recipe.source):
         try:
-            sizes = _hub_files(recipe.source.removeprefix("hub:"))
+            counts = {name: size // _width(name) for name, size in _hub_files(hub).items()}
+        except UserError:
+            raise
         except Exception as error:
             raise UserError(f"prior.source: cannot ask the Hub for {recipe.source}: {one_line(error)}") from None
-        counts = {name: size // 4 for name, size in sizes.items()}
     else:
         folder = fetch(recipe.source)
-        counts = {name: _numbers(folder / name) for name in _files(folder) if WEIGHTS.fullmatch(name)}
+        counts = {name: _numbers(folder, name) for name in _files(folder) if WEIGHTS.fullmatch(name)}
     parameters = size = 0
     for name, count in counts.items():
         if WEIGHTS.fullmatch(name) and (part := name.partition("/")[0]) not in ON_DEMAND:
@@ -161,14 +295,23 @@ def weight_bytes(recipe: SamplerRecipe) -> tuple[int, int]:
     return parameters, size
 
 
-def _numbers(path: Path) -> int:
+def _width(name: str) -> int:
+    """Bytes per number that a file's name promises."""
+    match = WEIGHTS.fullmatch(name)
+    return 2 if match and match["variant"] else 4
+
+
+def _numbers(folder: Path, name: str) -> int:
     """How many numbers a file of weights holds; safetensors begins with the length of its header, which is JSON."""
-    if path.suffix == ".bin":
-        return path.stat().st_size // 4
+    path = folder / name
     try:
+        if path.suffix == ".bin":
+            return path.stat().st_size // _width(name)
         with path.open("rb") as file:
             length = min(int.from_bytes(file.read(8), "little"), path.stat().st_size)  # a damaged one may say anything
             header = json.loads(file.read(length))
         return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+    except OSError as error:
+        raise UserError(f"prior.source: cannot read {path} ({error.strerror}); {GET_AGAIN}") from None
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(f"prior.source: {path} is no safetensors file ({one_line(error)}); get it again") from None

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from ld3m.errors import UserError
@@ -44,7 +45,8 @@ class ClassConditionalLDM(_LDM):
 
     Layout: `model_index.json`, `vqvae/` (VQModel) or `vae/` (AutoencoderKL), `unet/` (UNet2DConditionModel),
     `scheduler/` (any diffusers scheduler configuration), `class_embedder/` (config.json with the class names,
-    model.safetensors with a [classes + 1, width] table whose last row is the null class).
+    model.safetensors with a [classes + 1, width] table whose last row is the null class; without it if config.json
+    has null_class: false).
     """
 
     kind = "ClassConditionalLDM"
@@ -61,15 +63,17 @@ class ClassConditionalLDM(_LDM):
         self.table = table.detach()
         self.classes = list(classes)
         self.conditioning_shape: tuple[int, ...] = (1, denoiser.config.cross_attention_dim)
-        self.null_embedding = self.table[-1].view(1, *self.conditioning_shape)
+        has_null = len(self.table) > len(self.classes)
+        self.null_embedding = self.table[-1].view(1, *self.conditioning_shape) if has_null else None
         attend_to_one_token(self.denoiser)
 
     def denoise(self, z: Tensor, t: int, c: Tensor) -> Tensor:
         return self.denoiser(z.to(self.dtype), self.times(z, t), c.to(self.dtype)).sample.to(z.dtype)
 
     def class_embeddings(self, classes: Sequence[str]) -> Tensor:
-        known = {name: number for number, name in enumerate(self.classes)}
-        rows = numbers_of(classes, known, len(self.classes))
+        # One that has numbers for names was converted without them.
+        names = [[] if name == str(number) else [name] for number, name in enumerate(self.classes)]
+        rows = numbers_of(classes, names, "class_embedder/config.json")
         return self.table[rows].view(len(rows), *self.conditioning_shape)
 
     def save(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
@@ -79,7 +83,8 @@ class ClassConditionalLDM(_LDM):
 
     def save_configurations(self, folder: Path) -> None:
         """Writes what `save` does, but the weights and the table."""
-        write_json(folder / "class_embedder" / "config.json", {"classes": self.classes})
+        classes = {"classes": self.classes, "null_class": self.null_embedding is not None}
+        write_json(folder / "class_embedder" / "config.json", classes)
         super().save_configurations(folder)
 
     @classmethod
@@ -92,15 +97,28 @@ class ClassConditionalLDM(_LDM):
         from diffusers import UNet2DConditionModel
 
         autoencoder, denoiser = parts.autoencoder(), parts.denoiser(UNet2DConditionModel)
-        scheduler = parts.scheduler()
-        try:
-            classes = parts.json("class_embedder/config.json")["classes"]
-            table = parts.tensors("class_embedder/model.safetensors")["weight"].float()
-            if table.shape != (wanted := (len(classes) + 1, denoiser.config.cross_attention_dim)):
-                raise ValueError(f"the table is {tuple(table.shape)}, not {wanted}")
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"prior.source: {parts.folder} is not a whole prior; class_embedder: {error}") from None
-        return cls(autoencoder, denoiser, table.to(parts.device), classes, scheduler)
+        scheduler, table = parts.scheduler(), read_class_table(parts)
+        rows, width = len(table.classes) + table.null_class, denoiser.config.cross_attention_dim
+        weight = parts.tensors("class_embedder/model.safetensors").get("weight", torch.empty(0))
+        if weight.shape != (rows, width):
+            raise UserError(
+                f"prior.source: the table in {parts.folder / 'class_embedder'} is {list(weight.shape)}, not "
+                f"[{rows}, {width}] for {len(table.classes)} classes{' and the null class' * table.null_class}"
+            )
+        return cls(autoencoder, denoiser, weight.float().to(parts.device), table.classes, scheduler)
+
+
+class ClassTable(BaseModel):
+    """The content of class_embedder/config.json."""
+
+    classes: list[str] = Field(min_length=1)
+    null_class: bool = True
+    """Whether the table has one row more, the null class."""
+
+
+def read_class_table(parts: Parts) -> ClassTable:
+    """What the class_embedder/ of a prior's folder says of its classes."""
+    return parts.json("class_embedder/config.json", ClassTable)
 
 
 def attend_to_one_token(denoiser: Any) -> None:

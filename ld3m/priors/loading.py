@@ -1,18 +1,23 @@
 """The parts of a prior, read one at a time."""
 
-import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ld3m import reading
 from ld3m.errors import UserError, one_line
+from ld3m.machine.out_of_memory import ran_out
+from ld3m.priors.folder import GET_AGAIN, choose_weights, read_index
+from ld3m.priors.noise_schedule import check_scheduler
 from ld3m.recipe import SamplerRecipe
 
+T = TypeVar("T")
 DEFAULT_SCALING_FACTOR = 0.18215
 """What diffusers assumes if a VQModel's configuration has none: that of Stable Diffusion's KL autoencoder."""
+COMPUTED = ("position_ids", "pos_embed")
+"""Tables that older versions saved with the weights, and that newer ones compute; by the end of their names."""
 
 
 class Parts:
@@ -35,28 +40,63 @@ class Parts:
     ) -> Any:
         """A model's weights, moved to the device; they are never there twice in the same memory.
 
-        From safetensors, or else from a .bin, of which both libraries unpickle tensors only.
+        From safetensors, or else from a .bin, of which both libraries unpickle tensors only; in full precision, or else
+        in half.
+
+        Raises:
+            UserError: if the folder lacks them, they are not those of its configuration, or one is not finite.
         """
         here = self.folder / part
-        safe = any(here.glob("*.safetensors")) or not any(here.glob("*.bin"))
-        device = device or self.device
-        return self.read(
-            part, lambda path: kind.from_pretrained(path, torch_dtype=dtype, use_safetensors=safe).to(device)
-        )
+        if not here.is_dir():
+            raise self._not_whole(f"there is no {here}")
+        files = sorted(path.name for path in here.iterdir() if path.is_file())
+        weights = choose_weights(f"{part}/{name}" for name in files)
+        if not weights.files:
+            stem = "diffusion_pytorch_model" if kind.__module__.startswith("diffusers") else "model"
+            raise self._not_whole(f"{here} has no {stem}.safetensors or .bin, only {', '.join(files) or 'nothing'}")
+        self._check_kind(kind, part)
+
+        def load(path: Path) -> Any:
+            model, report = kind.from_pretrained(
+                path,
+                torch_dtype=dtype,
+                use_safetensors=weights.safe,
+                variant=weights.variant,
+                output_loading_info=True,
+                local_files_only=True,
+            )
+            _check_complete(model, report)
+            return model.to(device or self.device)
+
+        return self.read(part, load)
 
     def denoiser(self, kind: Any, part: str = "unet") -> Any:
         """The model that the recipe gives a precision."""
         return self.model(kind, part, getattr(torch, self.recipe.dtype), self.denoiser_device)
 
+    @property
+    def autoencoder_part(self) -> str:
+        """The folder of the autoencoder: `vae/` or `vqvae/`, whichever of the kinds is in it."""
+        return "vae" if (self.folder / "vae").is_dir() else "vqvae"
+
     def autoencoder(self) -> Any:
-        """A VQModel in `vqvae/` or an AutoencoderKL in `vae/`, in float32, with the recipe's scaling factor if any."""
+        """A VQModel or an AutoencoderKL, as its configuration says, in float32, scaled as the recipe says if it does.
+
+        Raises:
+            UserError: if it is of another kind, or its scaling factor is one that nobody chose.
+        """
         from diffusers import AutoencoderKL, VQModel
 
-        kind, part = (AutoencoderKL, "vae") if (self.folder / "vae").is_dir() else (VQModel, "vqvae")
-        autoencoder = self.model(kind, part)
+        part = self.autoencoder_part
+        config = self.json(f"{part}/config.json", dict[str, Any])
+        name = config.get("_class_name", "VQModel" if "num_vq_embeddings" in config else "AutoencoderKL")
+        kinds = {each.__name__: each for each in (AutoencoderKL, VQModel)}
+        if name not in kinds:
+            raise UserError(f"prior.source: {self.folder / part} is of the kind {name!r}; known are {', '.join(kinds)}")
+        autoencoder = self.model(kinds[name], part)
         if self.recipe.scaling_factor is not None:
             autoencoder.register_to_config(scaling_factor=self.recipe.scaling_factor)
-        elif kind is VQModel and autoencoder.config.scaling_factor == DEFAULT_SCALING_FACTOR:
+        elif name == "VQModel" and autoencoder.config.scaling_factor == DEFAULT_SCALING_FACTOR:
             raise UserError(
                 f"prior.scaling_factor: {self.folder / part} is a VQModel with {DEFAULT_SCALING_FACTOR}, which "
                 "diffusers assumes if there is none, as Stable Diffusion's autoencoder has it; CompVis' VQ "
@@ -65,23 +105,72 @@ class Parts:
         return autoencoder
 
     def scheduler(self) -> Any:
-        """The noise schedule of the scheduler, of whatever kind it is."""
+        """The noise schedule of the scheduler, of whatever kind it is, as diffusers' DDIMScheduler.
+
+        Raises:
+            UserError: if its configuration does not say the noise that the prior was trained with.
+        """
         from diffusers import DDIMScheduler
 
-        return self.read("scheduler", DDIMScheduler.from_pretrained)
+        name = "scheduler/scheduler_config.json"
+        config = self.json(name, dict[str, Any])
+        check_scheduler(config, self.folder / name)
+        return self.read("scheduler", lambda _: DDIMScheduler.from_config(config))
 
-    def json(self, name: str) -> Any:
-        """The content of a JSON file."""
-        return self.read(name, lambda path: json.loads(path.read_text(encoding="utf-8")))
+    def kind(self) -> str:
+        """The `_class_name` of its model_index.json."""
+        return read_index(self.folder).kind
+
+    def json(self, name: str, shape: type[T]) -> T:
+        """The content of a JSON file of a given shape, as `reading.read_json` has it."""
+        path = self.folder / name
+        return reading.read_json(path, shape, GET_AGAIN, f"prior.source: {path}")
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        """The content of a safetensors file."""
-        return dict(self.read(name, safetensors.torch.load_file))
+        """The content of a safetensors file; none of it is NaN or infinite."""
+        path = self.folder / name
+        return reading.read_tensors(path, GET_AGAIN, name=f"prior.source: {path}").tensors
 
     def read(self, name: str, reader: Any) -> Any:
         """What a reader makes of a part's path; UserError if it fails."""
         try:
             return reader(self.folder / name)
-        except Exception as error:  # diffusers, transformers, JSON and safetensors each raise their own
+        except UserError:
+            raise
+        except Exception as error:  # diffusers, transformers and safetensors each raise their own
             part = name.partition("/")[0]
-            raise UserError(f"prior.source: {self.folder} is not a whole prior; {part}: {one_line(error)}") from None
+            if ran_out(error):
+                raise UserError(
+                    f"prior.source: memory ran out while {self.folder / part} was loaded; free some, choose a "
+                    "smaller prior, or prior.dtype=bfloat16"
+                ) from None
+            raise self._not_whole(f"{part}: {one_line(error)}") from None
+
+    def _not_whole(self, what: str) -> UserError:
+        return UserError(f"prior.source: {self.folder} is not a whole prior; {what}")
+
+    def _check_kind(self, kind: Any, part: str) -> None:
+        """That a configuration is not one of another class of the same library, which it would load as."""
+        import diffusers
+
+        found = self.json(f"{part}/config.json", dict[str, Any]).get("_class_name", kind.__name__)
+        if found != kind.__name__ and kind.__module__.startswith("diffusers.") and hasattr(diffusers, str(found)):
+            raise UserError(
+                f"prior.source: {self.folder / part} is a {found}, but a {self.kind()} takes a {kind.__name__}; "
+                "correct _class_name in model_index.json, or give another prior"
+            )
+
+
+def _check_complete(model: nn.Module, report: dict[str, Any]) -> None:
+    """That a model took all of its weights and left none over; libraries only warn of it.
+
+    Raises:
+        ValueError: naming the first that did not fit, or is not finite.
+    """
+    if missing := sorted(report["missing_keys"]):
+        raise ValueError(f"the weights lack {missing[0]}, which the configuration asks for")
+    if surplus := sorted(name for name in report["unexpected_keys"] if not name.endswith(COMPUTED)):
+        raise ValueError(f"the weights have {surplus[0]}, for which the configuration has no layer")
+    for name, weight in model.named_parameters():
+        if not weight.isfinite().all():
+            raise ValueError(f"{name} has values that are not finite in {weight.dtype}")

@@ -2,9 +2,10 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import torch
+from pydantic import BaseModel, Field, ValidationError
 from torch import Tensor
 
 from ld3m.errors import UserError
@@ -13,6 +14,61 @@ Prediction = Literal["epsilon", "v_prediction", "sample"]
 Spacing = Literal["leading", "trailing", "linspace"]
 MAX_BETA = 0.999
 """The most noise that a step of the cosine schedule adds (Nichol and Dhariwal, ICML 2021)."""
+
+
+Beta = Annotated[float, Field(ge=0, le=1)]
+
+
+class SchedulerConfig(BaseModel):
+    """What is read of a scheduler's configuration, and what it must not say: the noise would be another."""
+
+    num_train_timesteps: int = Field(ge=1, le=100_000)
+    beta_start: Beta | None = None
+    beta_end: Beta | None = None
+    beta_schedule: str | None = None
+    trained_betas: list[Beta] | None = None
+    prediction_type: str = "epsilon"
+    timestep_spacing: Spacing = "leading"
+    steps_offset: int = Field(0, ge=0)
+    set_alpha_to_one: bool = True
+    rescale_betas_zero_snr: bool = False
+    use_flow_sigmas: Literal[False] = False
+    timestep_type: Literal["discrete"] = "discrete"
+    """A continuous one is the noise level itself, as in EDM."""
+    snr_shift_scale: None = None
+
+
+def check_scheduler(config: dict[str, Any], file: object) -> None:
+    """That a scheduler's configuration says what noise its model was trained with; diffusers fills in what is missing.
+
+    Args:
+        config: the content of scheduler_config.json.
+        file: its path, for the error.
+
+    Raises:
+        UserError: if it has no betas, as those of flow matching and of EDM, or a value of another kind or range.
+    """
+    of_betas = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")
+    wanted = of_betas[: 1 if config.get("trained_betas") else None]
+    if missing := [key for key in wanted if config.get(key) is None]:
+        raise UserError(
+            f"prior.source: {file} has no {', '.join(missing)}, as if the model were one of flow matching or EDM "
+            f"({config.get('_class_name', 'no _class_name')}), which cannot be a prior; if it is not, write them in"
+        )
+    try:
+        checked = SchedulerConfig.model_validate(config, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(map(str, first["loc"]))
+        raise UserError(
+            f"prior.source: {file}: {key}: {first['input']!r} is not supported ({first['msg']}); give a prior that "
+            "was trained with another noise schedule, or correct the file"
+        ) from None
+    if checked.trained_betas and len(checked.trained_betas) != checked.num_train_timesteps:
+        raise UserError(
+            f"prior.source: {file} has {len(checked.trained_betas)} trained_betas, but num_train_timesteps: "
+            f"{checked.num_train_timesteps}; correct it"
+        )
 
 
 class Level(NamedTuple):

@@ -58,9 +58,4 @@ class StableDiffusion(LatentDiffusion):
         from diffusers import UNet2DConditionModel
 
         autoencoder, denoiser = parts.autoencoder(), parts.denoiser(UNet2DConditionModel)
-        if denoiser.config.in_channels != denoiser.config.out_channels:
-            raise UserError(
-                f"prior.source: the UNet of {parts.folder} takes {denoiser.config.in_channels} channels and gives "
-                f"{denoiser.config.out_channels}; one for inpainting or of another task cannot be a prior"
-            )
         return cls(autoencoder, denoiser, parts.scheduler(), parts)

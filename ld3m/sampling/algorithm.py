@@ -115,6 +115,7 @@ def guided(prior: Prior, z: Tensor, time: int, c: Tensor, guidance: float) -> Te
     """The denoiser's answer under classifier-free guidance (Ho and Salimans, 2022), both classes in one batch."""
     if guidance == 1:
         return prior.denoise(z, time, c)
+    assert prior.null_embedding is not None  # `priors.load` refuses guidance without it
     null = prior.null_embedding.to(c).expand_as(c)
     unconditional, conditional = prior.denoise(torch.cat([z, z]), time, torch.cat([null, c])).chunk(2)
     return unconditional + guidance * (conditional - unconditional)

@@ -15,8 +15,10 @@ from ld3m.data.known import imagenet
 from ld3m.data.prepared import ImageSet
 from ld3m.data.sources import open_source
 from ld3m.errors import UserError
+from ld3m.priors import check_guidance
 from ld3m.priors import folder as prior_folder
 from ld3m.priors.base import LatentDiffusion
+from ld3m.priors.ldm import read_class_table
 from ld3m.priors.loading import Parts
 from ld3m.priors.pixels import Pixels
 from ld3m.recipe import DataRecipe, Recipe, SamplerRecipe
@@ -31,7 +33,7 @@ class MetaPrior(LatentDiffusion):
     def __init__(self, autoencoder: Any, denoiser: Any, scheduler: Any, conditioning_shape: tuple[int, ...]) -> None:
         super().__init__(autoencoder, denoiser, scheduler)
         self.conditioning_shape = conditioning_shape
-        self.null_embedding = torch.empty(1, *conditioning_shape, device="meta")
+        self.null_embedding: Tensor | None = torch.empty(1, *conditioning_shape, device="meta")
 
     def denoise(self, z: Tensor, t: int, c: Tensor) -> Tensor:
         times = self.times(z, t)
@@ -45,7 +47,7 @@ class MetaPrior(LatentDiffusion):
         return answer[:, : self.latent_shape[0]].to(z.dtype)
 
     def class_embeddings(self, classes: Sequence[str]) -> Tensor:
-        return self.null_embedding.expand(len(classes), *self.conditioning_shape)
+        return torch.empty(len(classes), *self.conditioning_shape, device="meta")
 
     @property
     def weights(self) -> list[Tensor]:
@@ -63,30 +65,31 @@ class MetaPrior(LatentDiffusion):
         import diffusers
 
         parts = Parts(_configurations(recipe.source), "meta", recipe)
-        kind = parts.json("model_index.json").get("_class_name")
+        kind = parts.kind()
         denoiser_part = "transformer" if kind == "DiTPipeline" else "unet"
-        autoencoder_part = "vae" if (parts.folder / "vae").is_dir() else "vqvae"
 
         def model(part: str) -> Any:
-            config = parts.json(f"{part}/config.json")
+            config = parts.json(f"{part}/config.json", dict[str, Any])
             with torch.device("meta"):
                 return parts.read(part, lambda path: getattr(diffusers, config["_class_name"]).from_config(config))
 
         if kind not in ("ClassConditionalLDM", "LDMPipeline", "DiTPipeline", "StableDiffusionPipeline"):
             raise UserError(f"prior.source: {parts.folder} is a {kind}, whose shapes ld3m plan does not know")
-        autoencoder, denoiser = model(autoencoder_part), model(denoiser_part)
+        autoencoder, denoiser = model(parts.autoencoder_part), model(denoiser_part)
         nn.Module.to(denoiser, getattr(torch, recipe.dtype))  # diffusers' own warns, of a list that is empty
         match kind:
             case "ClassConditionalLDM":
                 shape: tuple[int, ...] = (1, denoiser.config.cross_attention_dim)
             case "StableDiffusionPipeline":
-                tokens = parts.json("text_encoder/config.json")["max_position_embeddings"]
-                shape = (tokens, denoiser.config.cross_attention_dim)
+                encoder = parts.json("text_encoder/config.json", dict[str, Any])
+                shape = (encoder["max_position_embeddings"], denoiser.config.cross_attention_dim)
             case "DiTPipeline":
                 shape = (denoiser.config.num_attention_heads * denoiser.config.attention_head_dim,)
             case _:
                 shape = (0,)
         prior = cls(autoencoder, denoiser, parts.scheduler(), shape)
+        if kind == "ClassConditionalLDM":
+            check_guidance(recipe, read_class_table(parts).null_class)
         if recipe.resolution:
             prior.render_at(recipe.resolution)
         return prior
@@ -107,16 +110,16 @@ def meta_prior(recipe: Recipe) -> MetaPrior | MetaPixels:
 
 def _configurations(source: str) -> Path:
     """The folder of a prior; nothing is fetched."""
-    if not source.startswith("hub:"):
+    hub = prior_folder.HubFolder.of(source)
+    if not hub:
         return prior_folder.fetch(source)
-    from huggingface_hub import try_to_load_from_cache
-
-    name = source.removeprefix("hub:")
-    if isinstance(copy := try_to_load_from_cache(name, "model_index.json"), str):
-        return Path(copy).parent
+    if copy := prior_folder.copy_of(hub):
+        return copy
+    revision = f" --revision {hub.revision}" if hub.revision else ""
     raise UserError(
-        f"prior.source: {source} is not on this machine; its configurations are enough: hf download {name} --include "
-        "'*.json', or name a folder, as ld3m convert-prior cin256-v2 FOLDER writes it without a checkpoint"
+        f"prior.source: {source} is not on this machine; its configurations are enough: hf download {hub.name}"
+        f"{revision} --include '{hub.part}*.json', or name a folder, as ld3m convert-prior cin256-v2 FOLDER writes it "
+        "without a checkpoint"
     )
 
 

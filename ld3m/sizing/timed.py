@@ -36,7 +36,7 @@ def run_sample(bench: Bench, sample: Sample, iteration: int) -> dict[str, Second
     count = sample.images
     per_class = bench.recipe.distill.latents_per_class
     z = torch.randn(count, *prior.latent_shape, device=bench.device)
-    c = prior.null_embedding.expand(count, *prior.conditioning_shape).to(bench.device, torch.float32)
+    c = torch.zeros(count, *prior.conditioning_shape, device=bench.device)
     full = bench.schedule
     schedule = replace(full, steps=full.steps[len(full.steps) - sample.steps :])
     seconds = {}
