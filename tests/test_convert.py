@@ -20,8 +20,10 @@ from torch import Tensor, nn
 from ld3m import priors
 from ld3m.errors import UserError
 from ld3m.priors import ClassConditionalLDM, UnconditionalLDM
-from ld3m.priors.convert import convert, read_weights
-from ld3m.priors.original import KINDS, untrained
+from ld3m.priors.checkpoints import read_checkpoint
+from ld3m.priors.convert import convert
+from ld3m.priors.original import untrained
+from ld3m.priors.original_config import KINDS
 from ld3m.recipe import SamplerRecipe
 from ld3m.sampling import Schedule, render
 
@@ -77,7 +79,7 @@ def authors(oracle: tuple[dict[str, Tensor], dict[str, str]], tmp_path_factory: 
     weights = {name.removeprefix("sd/"): value.float() for name, value in tensors.items() if name.startswith("sd/")}
     torch.save({"state_dict": weights, "global_step": 1}, folder / "model.ckpt")
     (folder / "config.yaml").write_text(yaml.safe_dump(json.loads(metadata["compvis_config"])))
-    report = convert(folder / "model.ckpt", folder / "prior", config=folder / "config.yaml")
+    report = convert(folder / "model.ckpt", folder / "prior", config=folder / "config.yaml", classes="10")
     assert report["tensors used"] == 412  # 286 of the UNet, 125 of the first stage, the class table
     assert set(report["tensors left out"].values()) == {"computed from the configuration"}
     assert len(report["tensors left out"]) == 12
@@ -146,6 +148,8 @@ FIRST_STAGES = {
 }
 BODY = {"image_size": 8, "in_channels": 3, "out_channels": 3, "model_channels": 32}
 CONTEXT = {"use_spatial_transformer": True, "context_dim": 24}
+CLASSES = "5"
+"""Rows of the class table but for the null class, by number."""
 UNETS: dict[str, dict[str, Any]] = {
     "two heads": CONTEXT
     | {
@@ -224,7 +228,7 @@ def write(folder: Path, weights: dict[str, Tensor], config: dict[str, Any]) -> t
 def test_a_converted_prior_is_the_original(tmp_path: Path, unet: str, first_stage: str) -> None:
     denoiser, autoencoder, weights, config = build(unet, first_stage)
     checkpoint, configuration = write(tmp_path, weights, config)
-    report = convert(checkpoint, tmp_path / "prior", config=configuration)
+    report = convert(checkpoint, tmp_path / "prior", config=configuration, classes=CLASSES)
     assert report["tensors used"] == len(weights)
     assert report["tensors left out"] == {}
     prior = loaded(tmp_path / "prior")
@@ -252,7 +256,7 @@ def test_the_average_is_taken_where_there_is_one_and_the_scale_comes_along(tmp_p
     weights |= {"scale_factor": torch.tensor(0.25), "logvar": torch.zeros(1000), "betas": torch.zeros(1000)}
     weights["first_stage_model.loss.discriminator.weight"] = torch.zeros(3)
     checkpoint, configuration = write(tmp_path, weights, config)
-    report = convert(checkpoint, tmp_path / "prior", config=configuration)
+    report = convert(checkpoint, tmp_path / "prior", config=configuration, classes=CLASSES)
     assert report["denoiser weights"] == "averaged (EMA)"
     assert set(unet) <= set(report["tensors left out"])
     prior: Any = priors.load(SamplerRecipe(source=str(tmp_path / "prior")))
@@ -278,7 +282,7 @@ class Callback:
 def test_what_else_is_pickled_is_named_and_never_made(tmp_path: Path) -> None:
     torch.save({"state_dict": {"a": torch.ones(2)}, "callbacks": {Callback: Callback()}}, tmp_path / "old.ckpt")
     Callback.made = False
-    weights, others = read_weights(tmp_path / "old.ckpt")
+    weights, others = read_checkpoint(tmp_path / "old.ckpt")
     assert torch.equal(weights["a"], torch.ones(2))
     assert others == ["test_convert.Callback"]
     assert not Callback.made
@@ -293,7 +297,7 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": {"a": torch.ones(2), "b": Harmful()}}, "harmful.ckpt")
     with pytest.raises(UserError, match=r"harmful\.ckpt: cannot be read without running code"):
-        read_weights(Path("harmful.ckpt"))
+        read_checkpoint(Path("harmful.ckpt"))
     assert not Path("harmed").exists()
 
 
@@ -301,7 +305,7 @@ def test_safetensors_are_read_too(tmp_path: Path) -> None:
     _, _, weights, config = build("two heads", "VQ")
     _, configuration = write(tmp_path, weights, config)
     safetensors.torch.save_file(weights, tmp_path / "model.safetensors")
-    report = convert(tmp_path / "model.safetensors", tmp_path / "prior", config=configuration)
+    report = convert(tmp_path / "model.safetensors", tmp_path / "prior", config=configuration, classes=CLASSES)
     assert report["tensors used"] == len(weights)
 
 
@@ -326,7 +330,7 @@ def test_a_tensor_too_many_or_too_few_is_an_error(
     _, _, weights, config = build("two heads", "VQ")
     changed = {name: value for name, value in (weights | change).items() if value is not None}
     checkpoint, configuration = write(tmp_path_factory.mktemp("given"), changed, config)
-    outcome = ld3m("convert-prior", checkpoint, "out", "--config", configuration)
+    outcome = ld3m("convert-prior", checkpoint, "out", "--config", configuration, "--classes", CLASSES)
     assert outcome.code == 2, outcome.err
     assert len(outcome.err.splitlines()) == 1
     assert all(part in outcome.err for part in parts), outcome.err
@@ -340,7 +344,7 @@ def test_a_tensor_too_many_or_too_few_is_an_error(
         (["GIVEN", "out"], ["is none of cin256-v2", "--config"]),
         (["GIVEN", "out", "--kind", "cin512"], ["--kind: 'cin512'", "cin256-v2, ffhq256"]),
         (["GIVEN", "out", "--kind", "ffhq256"], ["of another kind"]),
-        (["GIVEN", "out", "--config", "GIVEN"], ["is not a configuration of latent-diffusion"]),
+        (["GIVEN", "out", "--config", "GIVEN"], ["--config: ", "the YAML file that the model was trained with"]),
     ],
 )
 def test_mistakes_of_the_command_line(

@@ -21,6 +21,13 @@ def convert_prior(
     config: Annotated[
         Path | None, typer.Option(metavar="YAML", help="The original's configuration, for a model of another kind.")
     ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|FILE",
+            help="How many classes the model has, or a file with the name of each on a line; the null class left out.",
+        ),
+    ] = None,
 ) -> None:
     """Convert an original checkpoint (CompVis) to a prior.
 
@@ -31,14 +38,16 @@ def convert_prior(
     --device.
     """
     from ld3m.priors.convert import convert, write_configurations
-    from ld3m.priors.original import KINDS
+    from ld3m.priors.original_config import KINDS
 
     if str(checkpoint) in KINDS and not checkpoint.exists():
         write_configurations(str(checkpoint), out)
         typer.echo(f"{out}: the configurations of {checkpoint} without weights, for ld3m plan --device")
         return
-    report = convert(checkpoint, out, kind, config)
-    left_out = len(report["tensors left out"])
+    report = convert(checkpoint, out, kind, config, classes)
+    left_out, count = len(report["tensors left out"]), report["classes"]
+    null = "a null class" if report["null class"] else "no null class, so prior.guidance=1"
     typer.echo(
-        f"{out}: {report['kind']}, {report['tensors used']} tensors, {left_out} left out, listed in provenance.json"
+        f"{out}: {report['kind']}, {f'{count} classes and {null}' if count else 'unconditional'}; "
+        f"{report['tensors used']} tensors, {left_out} left out, listed in provenance.json"
     )

@@ -4,6 +4,8 @@ How a prior renders is `sampling`; training one on one's own images is `prior_tr
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -76,7 +78,7 @@ def load(
             f"known are {', '.join(PRIORS)}"
         )
     loader = registry.find("ld3m.priors", PRIORS, kind, f"prior.source: the kind of {folder}")
-    with user_error_if_damaged(f"prior.source: {folder}, a {kind},", "compare its configurations with the original's"):
+    with whole(folder, kind):
         prior = loader(Parts(folder, device, recipe, denoiser_device))
     check_guidance(recipe, prior.null_embedding is not None)
     if recipe.resolution:
@@ -88,6 +90,11 @@ def load(
             raise UserError(f"prior.denoiser: random, but a prior of kind {kind!r} has no denoiser")
         draw_weights(prior.denoiser)
     return prior
+
+
+def whole(folder: Path, kind: str) -> AbstractContextManager[None]:
+    """Turns what goes wrong while a prior is made of a folder's configurations into a UserError."""
+    return user_error_if_damaged(f"prior.source: {folder}, a {kind},", "compare its configurations with the original's")
 
 
 def check_guidance(recipe: SamplerRecipe, null_class: bool) -> None:

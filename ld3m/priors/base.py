@@ -140,6 +140,8 @@ def _check_fit(autoencoder: Any, denoiser: Any) -> int:
             f"prior.source: the denoiser has time_embedding_type: {denoiser.time_embedding_type!r}, so that it takes "
             "noise levels in the place of time steps; a prior's takes time steps (positional)"
         )
+    if isinstance(width := getattr(denoiser, "cross_attention_dim", None), list | tuple):
+        raise UserError(f"prior.source: the denoiser has cross_attention_dim: {width!r}; a prior's has one number")
     takes, gives = denoiser.in_channels, denoiser.out_channels or denoiser.in_channels
     learns_variance = hasattr(denoiser, "patch_size") and gives == 2 * takes
     if gives != takes and not learns_variance:

@@ -1,54 +1,69 @@
 """Original latent-diffusion checkpoints (Rombach et al., CVPR 2022) to priors in diffusers' layout, with a report."""
 
 import hashlib
-from collections.abc import Mapping
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 import yaml
-from torch import Tensor
 
 from ld3m.errors import UserError, one_line
 from ld3m.files import write_json
-from ld3m.priors.original import EMA, KINDS, TABLE, TRAINING_ONLY, UNET, Weights, build, untrained
+from ld3m.priors import ClassConditionalLDM
+from ld3m.priors.checkpoints import another_model, check_values, read_checkpoint
+from ld3m.priors.original import EMA, TABLE, TRAINING_ONLY, UNET, Weights, build, untrained
+from ld3m.priors.original_config import KINDS
+from ld3m.reading import read_text
 
 BUFFERS = ("betas", "alphas_cumprod", "sqrt_", "log_one_minus", "posterior_", "lvlb_", "logvar", "scale_factor")
 """Tables that the original computes from its configuration and keeps with the weights."""
 
 
-def convert(checkpoint: Path, output: Path, kind: str = "auto", config: Path | None = None) -> dict[str, Any]:
+MOST_CLASSES = 1_000_000
+
+
+def convert(
+    checkpoint: Path, output: Path, kind: str = "auto", config: Path | None = None, classes: str | None = None
+) -> dict[str, Any]:
     """Writes a prior's folder from an original checkpoint, and returns the report that lies in it.
 
     Args:
-        checkpoint: a `.ckpt`, whose code is not run, or `.safetensors` with the original's names.
+        checkpoint: written by PyTorch, whose pickled code is not run, or safetensors with the original's names; by
+            content, whatever its name.
         output: the folder, which must not exist or be empty.
         kind: a name of `KINDS`, or "auto": the first whose shapes are the checkpoint's.
         config: the original's own YAML configuration, for a model of another kind.
+        classes: how many classes the model has, or a file with the name of each on a line, without the null class.
 
     Raises:
-        UserError: if the checkpoint cannot be read safely, is of another kind, or has a tensor too many or too few.
+        UserError: if the checkpoint cannot be read safely, is of another kind, has a tensor too many or too few, or
+            does not tell whether the last row of its class table is the null class.
     """
     _check_empty(output)
     if kind not in ("auto", *KINDS):
         raise UserError(f"--kind: {kind!r} is not known; known are auto, {', '.join(KINDS)}")
-    weights, foreign = read_weights(checkpoint)
+    names = None if classes is None else read_classes(classes)
+    content = read_checkpoint(checkpoint)
+    weights = content.weights
     if config is not None:
         kind, params = config.name, _read_config(config)
     else:
         kind = _recognise(weights, checkpoint) if kind == "auto" else kind
         params = KINDS[kind]
-    prior, used = build(params, weights)
+    prior, used = build(params, weights, names)
+    check_values({name: weights[name] for name in sorted(used)})
     averaged = any(name.startswith(EMA + "diffusion_model") for name in used)
     report = {
         "checkpoint": checkpoint.name,
         "sha256": _sha256(checkpoint),
         "kind": kind,
         "denoiser weights": "averaged (EMA)" if averaged else "as trained",
+        "classes": len(prior.classes) if isinstance(prior, ClassConditionalLDM) else 0,
+        "null class": isinstance(prior, ClassConditionalLDM) and prior.null_embedding is not None,
         "tensors used": len(used),
         "tensors left out": _left_out(weights.keys() - used, averaged),
-        "objects left out": foreign,
+        "objects left out": content.foreign,
     }
     prior.save(output)
     write_json(output / "provenance.json", report)
@@ -97,54 +112,39 @@ def _left_out(names: set[str], averaged: bool) -> dict[str, str]:
 # --- reading -----------------------------------------------------------------------------------------------
 
 
-class _Nothing:
-    """Stands for whatever a pickle names: takes any arguments and state, and keeps none."""
-
-    def __new__(cls, *arguments: Any, **options: Any) -> "_Nothing":
-        return super().__new__(cls)
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-
-def read_weights(checkpoint: Path) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors of a checkpoint by name, and the types of other objects in it, none of which is created.
+def read_classes(given: str) -> list[str]:
+    """The names of a model's classes: one per line of a file, or the numbers below a count.
 
     Raises:
-        UserError: if it cannot be read without running what is pickled in it, or holds no tensors.
+        UserError: if it is neither, or a name is there twice.
     """
-    if not checkpoint.is_file():
-        raise UserError(f"{checkpoint}: there is no such file")
-    try:
-        if checkpoint.suffix == ".safetensors":
-            return safetensors.torch.load_file(checkpoint), []
-        foreign = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(checkpoint))
-        stand_ins: list[Any] = [(type("Nothing", (_Nothing,), {}), name) for name in foreign]
-        with torch.serialization.safe_globals(stand_ins):
-            content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # each reader raises its own
-        raise UserError(
-            f"{checkpoint}: cannot be read without running code that is in it ({one_line(error)}); if you trust it, "
-            "load it and save its state_dict again, as .safetensors or by torch.save"
-        ) from None
-    content = content.get("state_dict", content) if isinstance(content, Mapping) else {}
-    weights = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
-    if not weights:
-        raise UserError(f"{checkpoint}: holds no tensors by name; a checkpoint of latent-diffusion has a state_dict")
-    return weights, foreign
+    if given.isdecimal() and not Path(given).exists():
+        if not 1 <= (count := int(given[:9])) <= MOST_CLASSES:
+            raise UserError(f"--classes: {given} is not between 1 and {MOST_CLASSES}")
+        return [str(number) for number in range(count)]
+    advice = "give a file with a class name on each line, or the number of classes"
+    lines = read_text(Path(given), advice, f"--classes: {given}").splitlines()
+    names = [line.strip() for line in lines if line.strip()]
+    if not names:
+        raise UserError(f"--classes: {given} has no names; {advice}")
+    if twice := next((name for name, count in Counter(names).items() if count > 1), None):
+        raise UserError(f"--classes: {given} has {twice!r} on several lines; give each class a name of its own")
+    return names
 
 
 def _read_config(path: Path) -> dict[str, Any]:
     """`model.params` of the original's configuration file."""
+    advice = "give the YAML file that the model was trained with"
+    text = read_text(path, advice, f"--config: {path}")
     try:
-        params = yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["params"]
+        params = yaml.safe_load(text)["model"]["params"]
         params["unet_config"]["params"], params["first_stage_config"]["params"]["ddconfig"]
-    except (OSError, ValueError, yaml.YAMLError, LookupError, TypeError) as error:
+        return dict(params)
+    except (ValueError, yaml.YAMLError, LookupError, TypeError, RecursionError) as error:
         raise UserError(
-            f"{path}: is not a configuration of latent-diffusion, with model.params.unet_config and "
-            f"first_stage_config ({one_line(error)})"
+            f"--config: {path} is not a configuration of latent-diffusion, with model.params.unet_config and "
+            f"first_stage_config ({one_line(error)}); {advice}"
         ) from None
-    return dict(params)
 
 
 def _recognise(weights: Weights, checkpoint: Path) -> str:
@@ -154,6 +154,8 @@ def _recognise(weights: Weights, checkpoint: Path) -> str:
         unet = params["unet_config"]["params"]
         if first is not None and len(first) == unet["model_channels"] and (TABLE in weights) == ("context_dim" in unet):
             return kind
+    if what := another_model(weights):
+        raise UserError(f"{checkpoint}: {what}")
     raise UserError(f"{checkpoint}: is none of {', '.join(KINDS)}; give the original's YAML file by --config")
 
 

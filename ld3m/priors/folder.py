@@ -18,6 +18,7 @@ from pydantic import BaseModel, BeforeValidator, Field
 
 from ld3m.errors import UserError, one_line
 from ld3m.files import ASSETS
+from ld3m.priors.file_kinds import SAFETENSORS, kind_of
 from ld3m.reading import read_json, read_text
 from ld3m.recipe import SamplerRecipe
 
@@ -205,6 +206,9 @@ class ModelIndex(BaseModel):
     """What is read of a model_index.json."""
 
     kind: Annotated[str, BeforeValidator(_last)] = Field(alias="_class_name")
+    vae: Any = None
+    vqvae: Any = None
+    """Where the autoencoder is."""
     id2label: dict[int, str] | None = None
     """A DiTPipeline's: the names of each class, between commas."""
 
@@ -307,11 +311,13 @@ def _numbers(folder: Path, name: str) -> int:
     try:
         if path.suffix == ".bin":
             return path.stat().st_size // _width(name)
+        if (kind := kind_of(path)) != SAFETENSORS:
+            raise ValueError(kind)
         with path.open("rb") as file:
             length = min(int.from_bytes(file.read(8), "little"), path.stat().st_size)  # a damaged one may say anything
             header = json.loads(file.read(length))
         return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
     except OSError as error:
         raise UserError(f"prior.source: cannot read {path} ({error.strerror}); {GET_AGAIN}") from None
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"prior.source: {path} is no safetensors file ({one_line(error)}); get it again") from None

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ld3m.errors import UserError
 from ld3m.files import write_json, write_tensors
 from ld3m.priors.base import LatentDiffusion, numbers_of
+from ld3m.priors.folder import GET_AGAIN
 from ld3m.priors.loading import Parts
 
 
@@ -99,11 +100,14 @@ class ClassConditionalLDM(_LDM):
         autoencoder, denoiser = parts.autoencoder(), parts.denoiser(UNet2DConditionModel)
         scheduler, table = parts.scheduler(), read_class_table(parts)
         rows, width = len(table.classes) + table.null_class, denoiser.config.cross_attention_dim
-        weight = parts.tensors("class_embedder/model.safetensors").get("weight", torch.empty(0))
-        if weight.shape != (rows, width):
+        tensors = parts.tensors("class_embedder/model.safetensors")
+        weight = tensors.get("weight", torch.empty(0))
+        if len(tensors) != 1 or weight.shape != (rows, width) or not weight.is_floating_point():
+            found = ", ".join(f"{name} {list(value.shape)} of {value.dtype}" for name, value in tensors.items())
+            count = f"{len(table.classes)} classes{' and the null class' * table.null_class}"
             raise UserError(
-                f"prior.source: the table in {parts.folder / 'class_embedder'} is {list(weight.shape)}, not "
-                f"[{rows}, {width}] for {len(table.classes)} classes{' and the null class' * table.null_class}"
+                f"prior.source: {parts.folder / 'class_embedder' / 'model.safetensors'} holds {found or 'nothing'}, "
+                f"not weight [{rows}, {width}] of floats for {count}; {GET_AGAIN}"
             )
         return cls(autoencoder, denoiser, weight.float().to(parts.device), table.classes, scheduler)
 

@@ -1,5 +1,9 @@
 """The parts of a prior, read one at a time."""
 
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -9,6 +13,7 @@ from torch import Tensor, nn
 from ld3m import reading
 from ld3m.errors import UserError, one_line
 from ld3m.machine.out_of_memory import ran_out
+from ld3m.priors.file_kinds import COMPUTED, check_weights
 from ld3m.priors.folder import GET_AGAIN, choose_weights, read_index
 from ld3m.priors.noise_schedule import check_scheduler
 from ld3m.recipe import SamplerRecipe
@@ -16,8 +21,6 @@ from ld3m.recipe import SamplerRecipe
 T = TypeVar("T")
 DEFAULT_SCALING_FACTOR = 0.18215
 """What diffusers assumes if a VQModel's configuration has none: that of Stable Diffusion's KL autoencoder."""
-COMPUTED = ("position_ids", "pos_embed")
-"""Tables that older versions saved with the weights, and that newer ones compute; by the end of their names."""
 
 
 class Parts:
@@ -47,14 +50,14 @@ class Parts:
             UserError: if the folder lacks them, they are not those of its configuration, or one is not finite.
         """
         here = self.folder / part
-        if not here.is_dir():
-            raise self._not_whole(f"there is no {here}")
-        files = sorted(path.name for path in here.iterdir() if path.is_file())
+        files = self.read(part, lambda path: sorted(each.name for each in path.iterdir() if each.is_file()))
         weights = choose_weights(f"{part}/{name}" for name in files)
         if not weights.files:
             stem = "diffusion_pytorch_model" if kind.__module__.startswith("diffusers") else "model"
             raise self._not_whole(f"{here} has no {stem}.safetensors or .bin, only {', '.join(files) or 'nothing'}")
         self._check_kind(kind, part)
+        for name in weights.files:
+            self.read(name, check_weights)
 
         def load(path: Path) -> Any:
             model, report = kind.from_pretrained(
@@ -74,29 +77,42 @@ class Parts:
         """The model that the recipe gives a precision."""
         return self.model(kind, part, getattr(torch, self.recipe.dtype), self.denoiser_device)
 
-    @property
-    def autoencoder_part(self) -> str:
-        """The folder of the autoencoder: `vae/` or `vqvae/`, whichever of the kinds is in it."""
-        return "vae" if (self.folder / "vae").is_dir() else "vqvae"
+    def outline(self, kind: Any, part: str) -> Any:
+        """A model of its configuration alone, on the meta device."""
+        self._check_kind(kind, part)
+        config = self.json(f"{part}/config.json", dict[str, Any])
+        with torch.device("meta"):
+            return self.read(part, lambda _: kind.from_config(config))
 
-    def autoencoder(self) -> Any:
-        """A VQModel or an AutoencoderKL, as its configuration says, in float32, scaled as the recipe says if it does.
+    def autoencoder_kind(self) -> tuple[Any, str]:
+        """VQModel or AutoencoderKL, and its folder; both kinds are found in `vae/` and in `vqvae/`.
 
         Raises:
-            UserError: if it is of another kind, or its scaling factor is one that nobody chose.
+            UserError: if it is of another kind.
         """
         from diffusers import AutoencoderKL, VQModel
 
-        part = self.autoencoder_part
+        there = [part for part in ("vae", "vqvae") if (self.folder / part).is_dir()]
+        index = read_index(self.folder).model_dump()
+        part = next((part for part in there if index[part]), there[0] if there else "vqvae")
         config = self.json(f"{part}/config.json", dict[str, Any])
-        name = config.get("_class_name", "VQModel" if "num_vq_embeddings" in config else "AutoencoderKL")
+        name = str(config.get("_class_name", "VQModel" if "num_vq_embeddings" in config else "AutoencoderKL"))
         kinds = {each.__name__: each for each in (AutoencoderKL, VQModel)}
         if name not in kinds:
-            raise UserError(f"prior.source: {self.folder / part} is of the kind {name!r}; known are {', '.join(kinds)}")
-        autoencoder = self.model(kinds[name], part)
+            raise UserError(f"prior.source: {self.folder / part} is of the kind {name}; known are {', '.join(kinds)}")
+        return kinds[name], part
+
+    def autoencoder(self) -> Any:
+        """The autoencoder, in float32, scaled as the recipe says if it does.
+
+        Raises:
+            UserError: if its scaling factor is one that nobody chose.
+        """
+        kind, part = self.autoencoder_kind()
+        autoencoder = self.model(kind, part)
         if self.recipe.scaling_factor is not None:
             autoencoder.register_to_config(scaling_factor=self.recipe.scaling_factor)
-        elif name == "VQModel" and autoencoder.config.scaling_factor == DEFAULT_SCALING_FACTOR:
+        elif kind.__name__ == "VQModel" and autoencoder.config.scaling_factor == DEFAULT_SCALING_FACTOR:
             raise UserError(
                 f"prior.scaling_factor: {self.folder / part} is a VQModel with {DEFAULT_SCALING_FACTOR}, which "
                 "diffusers assumes if there is none, as Stable Diffusion's autoencoder has it; CompVis' VQ "
@@ -132,9 +148,13 @@ class Parts:
         return reading.read_tensors(path, GET_AGAIN, name=f"prior.source: {path}").tensors
 
     def read(self, name: str, reader: Any) -> Any:
-        """What a reader makes of a part's path; UserError if it fails."""
+        """What a reader makes of a part's path, without its warnings; UserError if it fails."""
+        path = self.folder / name
+        if not path.exists():  # libraries would ask the Hub for it
+            raise self._not_whole(f"there is no {path}")
         try:
-            return reader(self.folder / name)
+            with _errors_alone():
+                return reader(path)
         except UserError:
             raise
         except Exception as error:  # diffusers, transformers and safetensors each raise their own
@@ -144,7 +164,9 @@ class Parts:
                     f"prior.source: memory ran out while {self.folder / part} was loaded; free some, choose a "
                     "smaller prior, or prior.dtype=bfloat16"
                 ) from None
-            raise self._not_whole(f"{part}: {one_line(error)}") from None
+            text = str(error) if type(error) is ValueError else one_line(error)
+            first, *_ = re.split(r"\. (?=[A-Z])", text)  # diffusers then gives advice for its own options
+            raise self._not_whole(f"{part}: {first}") from None
 
     def _not_whole(self, what: str) -> UserError:
         return UserError(f"prior.source: {self.folder} is not a whole prior; {what}")
@@ -159,6 +181,22 @@ class Parts:
                 f"prior.source: {self.folder / part} is a {found}, but a {self.kind()} takes a {kind.__name__}; "
                 "correct _class_name in model_index.json, or give another prior"
             )
+
+
+@contextmanager
+def _errors_alone() -> Iterator[None]:
+    """Keeps diffusers and transformers from warning of what is an error here."""
+    libraries = [
+        sys.modules[name] for name in ("diffusers.utils.logging", "transformers.utils.logging") if name in sys.modules
+    ]
+    before = [library.get_verbosity() for library in libraries]
+    for library in libraries:
+        library.set_verbosity_error()
+    try:
+        yield
+    finally:
+        for library, verbosity in zip(libraries, before, strict=True):
+            library.set_verbosity(verbosity)
 
 
 def _check_complete(model: nn.Module, report: dict[str, Any]) -> None:

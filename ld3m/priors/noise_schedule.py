@@ -25,7 +25,7 @@ class SchedulerConfig(BaseModel):
     num_train_timesteps: int = Field(ge=1, le=100_000)
     beta_start: Beta | None = None
     beta_end: Beta | None = None
-    beta_schedule: str | None = None
+    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] | None = None
     trained_betas: list[Beta] | None = None
     prediction_type: str = "epsilon"
     timestep_spacing: Spacing = "leading"
@@ -61,8 +61,8 @@ def check_scheduler(config: dict[str, Any], file: object) -> None:
         first = error.errors(include_url=False)[0]
         key = ".".join(map(str, first["loc"]))
         raise UserError(
-            f"prior.source: {file}: {key}: {first['input']!r} is not supported ({first['msg']}); give a prior that "
-            "was trained with another noise schedule, or correct the file"
+            f"prior.source: {file}: {key}: {first['input']!r} is not supported ({first['msg']}); give "
+            "a prior with another noise schedule, or correct the file"
         ) from None
     if checked.trained_betas and len(checked.trained_betas) != checked.num_train_timesteps:
         raise UserError(

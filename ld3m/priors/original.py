@@ -4,6 +4,7 @@ Modules and their names are those of github.com/CompVis/latent-diffusion; most a
 Reading checkpoints is `convert`.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from ld3m.data.known import imagenet
 from ld3m.errors import UserError, one_line
 from ld3m.priors import ClassConditionalLDM, UnconditionalLDM
+from ld3m.priors.original_config import KINDS, Params, Part, UNetParams
 
 UNET = "model.diffusion_model."
 FIRST_STAGE = "first_stage_model."
@@ -22,78 +24,44 @@ Weights = Mapping[str, Tensor]
 TRAINING_ONLY = (f"{FIRST_STAGE}loss.", f"{FIRST_STAGE}model_ema.", f"{EMA}decay", f"{EMA}num_updates")
 
 
-def _original(unet: dict[str, Any]) -> dict[str, Any]:
-    """The configuration of a model of 256-pixel images with the VQ autoencoder that halves them twice."""
-    shared = {
-        "image_size": 64,
-        "in_channels": 3,
-        "out_channels": 3,
-        "num_res_blocks": 2,
-        "attention_resolutions": [8, 4, 2],
-    }
-    encoder = {
-        "double_z": False,
-        "z_channels": 3,
-        "resolution": 256,
-        "in_channels": 3,
-        "out_ch": 3,
-        "ch": 128,
-        "ch_mult": [1, 2, 4],
-        "num_res_blocks": 2,
-        "attn_resolutions": [],
-    }
-    return {
-        "linear_start": 0.0015,
-        "linear_end": 0.0195,
-        "timesteps": 1000,
-        "unet_config": {"params": shared | unet},
-        "first_stage_config": {"params": {"embed_dim": 3, "n_embed": 8192, "ddconfig": encoder}},
-    }
-
-
-CLASSES = {
-    "model_channels": 192,
-    "channel_mult": [1, 2, 3, 5],
-    "num_heads": 1,
-    "use_spatial_transformer": True,
-    "transformer_depth": 1,
-    "context_dim": 512,
-}
-FACES = {"model_channels": 224, "channel_mult": [1, 2, 3, 4], "num_head_channels": 32}
-KINDS = {"cin256-v2": _original(CLASSES), "ffhq256": _original(FACES), "celebahq256": _original(FACES)}
-"""The originals' configurations: the weights alone tell neither the number of heads nor the noise schedule."""
-
-
 def untrained(kind: str) -> ClassConditionalLDM | UnconditionalLDM:
     """A prior of one of the `KINDS` with random weights, on the default device; of ImageNet's classes if of any."""
-    params = KINDS[kind]
-    unet = params["unet_config"]["params"]
+    params = Params.of(KINDS[kind])
+    unet = params.unet_config.params
     denoiser = _denoiser(unet)
-    autoencoder = _autoencoder(params["first_stage_config"]["params"], params, {})
-    if "context_dim" not in unet:
+    autoencoder = _autoencoder(params, {})
+    if unet.context_dim is None:
         return UnconditionalLDM(autoencoder, denoiser, _scheduler(params))
     classes = [each.name for each in imagenet.classes()]
-    table = torch.randn(len(classes) + 1, unet["context_dim"])
+    table = torch.randn(len(classes) + 1, unet.context_dim)
     return ClassConditionalLDM(autoencoder, denoiser, table, classes, _scheduler(params))
 
 
 # --- building ----------------------------------------------------------------------------------------------
 
 
-def build(params: dict[str, Any], weights: Weights) -> tuple[ClassConditionalLDM | UnconditionalLDM, set[str]]:
+def build(
+    content: Mapping[str, Any], weights: Weights, classes: list[str] | None = None
+) -> tuple[ClassConditionalLDM | UnconditionalLDM, set[str]]:
     """The prior of an original's `model.params` and weights, and the names of the tensors that it took.
 
+    Args:
+        content: `model.params`.
+        weights: the checkpoint's tensors by name.
+        classes: names of the rows of the class table but for the null class; None if they are to be guessed.
+
     Raises:
-        UserError: if the configuration lacks a key or asks for what diffusers has not, or the weights do not fit it.
+        UserError: if the configuration lacks a key or asks for what diffusers has not, the weights do not fit it, or
+            the class table may or may not have a null class.
     """
+    params = Params.of(content)
     try:
-        unet, first_stage = params["unet_config"]["params"], params["first_stage_config"]["params"]
         with torch.device("meta"):  # shapes alone: the checkpoint's tensors become the weights
-            denoiser = _denoiser(unet)
-            autoencoder = _autoencoder(first_stage, params, weights)
-        scheduler = _scheduler(params)
-    except KeyError as error:
-        raise UserError(f"the configuration has no {error}") from None
+            denoiser = _denoiser(params.unet_config.params)
+            autoencoder = _autoencoder(params, weights)
+    except (ValueError, TypeError, ArithmeticError, RuntimeError) as error:  # of diffusers' constructors
+        raise UserError(f"--config: diffusers cannot build these networks ({one_line(error)}); correct it") from None
+    scheduler = _scheduler(params)
     plain = {name: name for name in weights if name.startswith(UNET)}
     # The average has the names of the trained weights, without their dots.
     averages = {name: EMA + name.removeprefix("model.").replace(".", "") for name in plain}
@@ -107,38 +75,77 @@ def build(params: dict[str, Any], weights: Weights) -> tuple[ClassConditionalLDM
         first_stage_weights,
         "the autoencoder",
     )
-    if TABLE not in weights:
+    width = params.unet_config.params.context_dim
+    if (table := weights.get(TABLE)) is None and width is None:
         return UnconditionalLDM(autoencoder, denoiser, scheduler), used
-    table = weights[TABLE].float()
-    known = imagenet.classes()
-    count = len(table) - 1
-    classes = [each.name for each in known] if count == len(known) else [str(number) for number in range(count)]
-    return ClassConditionalLDM(autoencoder, denoiser, table, classes, scheduler), used | {TABLE}
+    if table is None or table.shape[1:] != (width,):
+        found = "nothing" if table is None else list(table.shape)
+        raise UserError(
+            f"{TABLE}: {found} in the checkpoint, but the UNet takes rows of {width}; it is of another kind"
+        )
+    rows = len(table)
+    chosen = classes or _guess_classes(rows, params)
+    if rows - len(chosen) not in (0, 1):
+        raise UserError(
+            f"--classes: {len(chosen)} classes, but the checkpoint's class table has {rows} rows; "
+            f"give {rows}, or {rows - 1} if the last row is the null class"
+        )
+    return ClassConditionalLDM(autoencoder, denoiser, table.float(), chosen, scheduler), used | {TABLE}
 
 
-def _denoiser(config: dict[str, Any]) -> Any:
+def _guess_classes(rows: int, params: Params) -> list[str]:
+    """The names of the rows of a class table, without the null class.
+
+    The original's own table has no null class unless its user adds a row, which the weights do not tell.
+
+    Raises:
+        UserError: if it can be either.
+    """
+    known = [each.name for each in imagenet.classes()]
+    if rows - len(known) in (0, 1):
+        return known
+    conditioner = params.cond_stage_config
+    if isinstance(conditioner, Part) and conditioner.params.ucg_rate > 0:
+        return [str(number) for number in range(rows - 1)]
+    raise UserError(
+        f"--classes: the checkpoint's class table has {rows} rows: give --classes {rows - 1} if the last is the null "
+        f"class, --classes {rows} if there is none, or a file with the name of each class on a line"
+    )
+
+
+def _denoiser(config: UNetParams) -> Any:
     """The UNet of a configuration, as diffusers has it."""
     from diffusers import UNet2DConditionModel, UNet2DModel
 
-    widths = _widths(config["model_channels"], config["channel_mult"], "unet_config.channel_mult")
-    attended = [2**level in config["attention_resolutions"] for level in range(len(widths))]
-    conditional = config.get("use_spatial_transformer", False)
+    if config.in_channels != config.out_channels:
+        raise UserError(
+            f"unet_config.in_channels: {config.in_channels}, but out_channels is {config.out_channels}; a model "
+            "that is conditioned on images, for super-resolution or inpainting, cannot be a prior"
+        )
+    conditional = config.use_spatial_transformer
+    if conditional != (config.context_dim is not None):
+        raise UserError(
+            f"unet_config.context_dim: {config.context_dim}, with use_spatial_transformer: {conditional}; give both, "
+            "or neither for an unconditional model"
+        )
+    widths = _widths(config.model_channels, config.channel_mult, "unet_config.channel_mult")
+    attended = [2**level in config.attention_resolutions for level in range(len(widths))]
     kind = "CrossAttn" if conditional else "Attn"
     shared = {
-        "sample_size": config["image_size"],
-        "in_channels": config["in_channels"],
-        "out_channels": config["out_channels"],
-        "layers_per_block": config["num_res_blocks"],
+        "sample_size": config.image_size,
+        "in_channels": config.in_channels,
+        "out_channels": config.out_channels,
+        "layers_per_block": config.num_res_blocks,
         "block_out_channels": widths,
         "down_block_types": [f"{kind if here else ''}DownBlock2D" for here in attended],
         "up_block_types": [f"{kind if here else ''}UpBlock2D" for here in reversed(attended)],
     }
-    heads, width = config.get("num_heads", -1), config.get("num_head_channels", -1)
+    heads, width = config.num_heads, config.num_head_channels
     if conditional:
         return UNet2DConditionModel(
             **shared,
-            cross_attention_dim=config["context_dim"],
-            transformer_layers_per_block=config.get("transformer_depth", 1),
+            cross_attention_dim=config.context_dim,
+            transformer_layers_per_block=config.transformer_depth,
             # diffusers takes the number of heads by this name
             attention_head_dim=[channels // width for channels in widths] if width != -1 else heads,
         )
@@ -149,33 +156,50 @@ def _denoiser(config: dict[str, Any]) -> Any:
     return UNet2DModel(**shared, attention_head_dim=None if width == -1 else width)
 
 
-def _autoencoder(config: dict[str, Any], params: dict[str, Any], weights: Weights) -> Any:
+def _autoencoder(params: Params, weights: Weights) -> Any:
     """The first stage of a configuration, as diffusers has it: VQ if it has codes, KL if it has moments."""
     from diffusers import AutoencoderKL, VQModel
 
-    encoder = config["ddconfig"]
-    levels = range(len(encoder["ch_mult"]))
+    config = params.first_stage_config.params
+    encoder = config.ddconfig
+    levels = range(len(encoder.ch_mult))
     attended = [f"{FIRST_STAGE}encoder.down.{level}.attn.0.q.weight" in weights for level in levels]
     shared = {
-        "in_channels": encoder["in_channels"],
-        "out_channels": encoder["out_ch"],
+        "in_channels": encoder.in_channels,
+        "out_channels": encoder.out_ch,
         "down_block_types": [f"{'Attn' if here else ''}DownEncoderBlock2D" for here in attended],
         "up_block_types": [f"{'Attn' if here else ''}UpDecoderBlock2D" for here in reversed(attended)],
-        "block_out_channels": _widths(encoder["ch"], encoder["ch_mult"], "first_stage_config.ddconfig.ch_mult"),
-        "layers_per_block": encoder["num_res_blocks"],
-        "latent_channels": encoder["z_channels"],
-        "sample_size": encoder["resolution"],
-        # An original that scales by the deviation of its first batch keeps the factor with the weights.
-        "scaling_factor": float(weights.get("scale_factor", params.get("scale_factor", 1.0))),
+        "block_out_channels": _widths(encoder.ch, encoder.ch_mult, "first_stage_config.ddconfig.ch_mult"),
+        "layers_per_block": encoder.num_res_blocks,
+        "latent_channels": encoder.z_channels,
+        "sample_size": encoder.resolution,
+        "scaling_factor": _scaling_factor(params, weights),
     }
-    if encoder["double_z"]:
-        if config["embed_dim"] != encoder["z_channels"]:
+    if config.embed_dim != params.unet_config.params.in_channels:
+        raise UserError(
+            f"first_stage_config.embed_dim: {config.embed_dim}, but unet_config.in_channels is "
+            f"{params.unet_config.params.in_channels}; the latents of a prior are all that its UNet takes"
+        )
+    if encoder.double_z:
+        if config.embed_dim != encoder.z_channels:
             raise UserError(
-                f"first_stage_config.embed_dim: {config['embed_dim']}, but diffusers' KL autoencoder has z_channels, "
-                f"{encoder['z_channels']}"
+                f"first_stage_config.embed_dim: {config.embed_dim}, but diffusers' KL autoencoder has z_channels, "
+                f"{encoder.z_channels}"
             )
         return AutoencoderKL(**shared)
-    return VQModel(**shared, num_vq_embeddings=config["n_embed"], vq_embed_dim=config["embed_dim"])
+    if config.n_embed is None:
+        raise UserError("--config: the configuration has no first_stage_config.params.n_embed, the number of codes")
+    return VQModel(**shared, num_vq_embeddings=config.n_embed, vq_embed_dim=config.embed_dim)
+
+
+def _scaling_factor(params: Params, weights: Weights) -> float:
+    """An original that scales by the deviation of its first batch keeps the factor with the weights."""
+    if "scale_factor" not in weights:
+        return params.scale_factor
+    factor = weights["scale_factor"]
+    if factor.numel() != 1 or not 0 < float(factor) < math.inf:
+        raise UserError(f"scale_factor: {factor.tolist()} in the checkpoint is not one number above 0")
+    return float(factor)
 
 
 def _widths(width: int, factors: list[int], key: str) -> list[int]:
@@ -185,17 +209,14 @@ def _widths(width: int, factors: list[int], key: str) -> list[int]:
     return [width * factor for factor in factors]
 
 
-def _scheduler(params: dict[str, Any]) -> Any:
+def _scheduler(params: Params) -> Any:
     """The noise schedule, with the steps of the original's DDIM sampler."""
     from diffusers import DDIMScheduler
 
-    schedule = params.get("beta_schedule", "linear")
-    if schedule != "linear" or params.get("parameterization", "eps") != "eps":
-        raise UserError(f"beta_schedule: {schedule!r}, {params.get('parameterization')!r}; known are linear and eps")
     return DDIMScheduler(
-        num_train_timesteps=params["timesteps"],
-        beta_start=params["linear_start"],
-        beta_end=params["linear_end"],
+        num_train_timesteps=params.timesteps,
+        beta_start=params.linear_start,
+        beta_end=params.linear_end,
         beta_schedule="scaled_linear",  # the original's "linear" is linear in the square roots
         clip_sample=False,
         set_alpha_to_one=False,

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ld3m import priors
 from ld3m.data.class_choice import choose
 from ld3m.data.known import imagenet
 from ld3m.data.prepared import ImageSet
 from ld3m.data.sources import open_source
 from ld3m.errors import UserError
-from ld3m.priors import check_guidance
 from ld3m.priors import folder as prior_folder
 from ld3m.priors.base import LatentDiffusion
 from ld3m.priors.ldm import read_class_table
@@ -62,34 +62,34 @@ class MetaPrior(LatentDiffusion):
         Raises:
             UserError: if they are not, or the prior is of a kind whose shapes are not known here.
         """
-        import diffusers
+        from diffusers import DiTTransformer2DModel, UNet2DConditionModel, UNet2DModel
 
         parts = Parts(_configurations(recipe.source), "meta", recipe)
         kind = parts.kind()
-        denoiser_part = "transformer" if kind == "DiTPipeline" else "unet"
-
-        def model(part: str) -> Any:
-            config = parts.json(f"{part}/config.json", dict[str, Any])
-            with torch.device("meta"):
-                return parts.read(part, lambda path: getattr(diffusers, config["_class_name"]).from_config(config))
-
-        if kind not in ("ClassConditionalLDM", "LDMPipeline", "DiTPipeline", "StableDiffusionPipeline"):
+        denoisers = {
+            "ClassConditionalLDM": (UNet2DConditionModel, "unet"),
+            "LDMPipeline": (UNet2DModel, "unet"),
+            "DiTPipeline": (DiTTransformer2DModel, "transformer"),
+            "StableDiffusionPipeline": (UNet2DConditionModel, "unet"),
+        }
+        if kind not in denoisers:
             raise UserError(f"prior.source: {parts.folder} is a {kind}, whose shapes ld3m plan does not know")
-        autoencoder, denoiser = model(parts.autoencoder_part), model(denoiser_part)
-        nn.Module.to(denoiser, getattr(torch, recipe.dtype))  # diffusers' own warns, of a list that is empty
-        match kind:
-            case "ClassConditionalLDM":
-                shape: tuple[int, ...] = (1, denoiser.config.cross_attention_dim)
-            case "StableDiffusionPipeline":
-                encoder = parts.json("text_encoder/config.json", dict[str, Any])
-                shape = (encoder["max_position_embeddings"], denoiser.config.cross_attention_dim)
-            case "DiTPipeline":
-                shape = (denoiser.config.num_attention_heads * denoiser.config.attention_head_dim,)
-            case _:
-                shape = (0,)
-        prior = cls(autoencoder, denoiser, parts.scheduler(), shape)
-        if kind == "ClassConditionalLDM":
-            check_guidance(recipe, read_class_table(parts).null_class)
+        with priors.whole(parts.folder, kind):
+            autoencoder, denoiser = parts.outline(*parts.autoencoder_kind()), parts.outline(*denoisers[kind])
+            nn.Module.to(denoiser, getattr(torch, recipe.dtype))  # diffusers' own warns, of a list that is empty
+            match kind:
+                case "ClassConditionalLDM":
+                    shape: tuple[int, ...] = (1, denoiser.config.cross_attention_dim)
+                case "StableDiffusionPipeline":
+                    encoder = parts.json("text_encoder/config.json", dict[str, Any])
+                    shape = (int(encoder["max_position_embeddings"]), denoiser.config.cross_attention_dim)
+                case "DiTPipeline":
+                    shape = (denoiser.config.num_attention_heads * denoiser.config.attention_head_dim,)
+                case _:
+                    shape = (0,)
+            prior = cls(autoencoder, denoiser, parts.scheduler(), shape)
+            if kind == "ClassConditionalLDM":
+                priors.check_guidance(recipe, read_class_table(parts).null_class)
         if recipe.resolution:
             prior.render_at(recipe.resolution)
         return prior
