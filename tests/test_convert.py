@@ -1,9 +1,13 @@
 """Original checkpoints: equal to the authors' values and to the original's networks, and every tensor accounted for."""
 
+import gzip
+import io
 import json
 import math
+import pickle
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -309,6 +313,132 @@ def test_safetensors_are_read_too(tmp_path: Path) -> None:
     assert report["tensors used"] == len(weights)
 
 
+def in_old_format(weights: dict[str, Tensor]) -> bytes:
+    buffer = io.BytesIO()
+    torch.save({"state_dict": weights}, buffer, _use_new_zipfile_serialization=False)
+    return buffer.getvalue()
+
+
+def test_the_format_is_known_by_the_content(tmp_path: Path) -> None:
+    """safetensors under a name of PyTorch's, and PyTorch's format from before 1.6."""
+    weights = {"a": torch.arange(3.0)}
+    for content in (safetensors.torch.save(weights), in_old_format(weights)):
+        (tmp_path / "model.ckpt").write_bytes(content)
+        assert torch.equal(read_checkpoint(tmp_path / "model.ckpt").weights["a"], torch.arange(3.0))
+
+
+def in_new_format(weights: dict[str, Tensor]) -> bytes:
+    buffer = io.BytesIO()
+    torch.save({"state_dict": weights}, buffer)
+    return buffer.getvalue()
+
+
+def zipped(name: str) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr(name, b"x")
+    return buffer.getvalue()
+
+
+WEIGHT = {"a": torch.ones(100)}
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"", "is empty; get it again"),
+        (b"\n<!DOCTYPE html><html>404</html>", "is a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a Git LFS pointer"),
+        (in_new_format(WEIGHT)[:-30], "is the beginning of a checkpoint of PyTorch"),
+        (in_old_format(WEIGHT)[:-30], "is damaged or cut off"),
+        (safetensors.torch.save(WEIGHT)[:40], "is the beginning of a safetensors file"),
+        (safetensors.torch.save(WEIGHT)[:-4], "is a damaged safetensors file"),
+        (zipped("model.ckpt"), "is a zip archive of model.ckpt; unpack it first"),
+        (zipped("m/constants.pkl"), "is a TorchScript program"),
+        (gzip.compress(b"x"), "is compressed by gzip; unpack it first"),
+        (b'{"weight_map": {}}', "is a JSON text"),
+        (pickle.dumps([1]), "is a pickle that PyTorch did not write"),
+        (bytes(1000), "is of no known kind"),
+        (in_new_format({"a": torch.ones(2).to_sparse()}), "a is sparse"),
+        (in_new_format({"a": torch.ones(2, dtype=torch.complex64)}), "a is of torch.complex64"),
+        (in_new_format({"a": torch.ones(2, device="meta")}), "a is on the meta device"),
+        (in_new_format({}), "holds no tensors by name"),
+    ],
+)
+def test_what_a_file_is_that_is_no_checkpoint(tmp_path: Path, content: bytes, what: str) -> None:
+    (tmp_path / "model.ckpt").write_bytes(content)
+    with pytest.raises(UserError, match=rf"model\.ckpt: {what}") as refusal:
+        read_checkpoint(tmp_path / "model.ckpt")
+    assert len(refusal.value.lines) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("y_embedder.embedding_table.weight", "Diffusion Transformer"),
+        ("cond_stage_model.transformer.text_model.x", r"from_single_file\('.*model\.ckpt'\)\.save_pretrained"),
+        ("conditioner.embedders.0.x", "Stable Diffusion XL"),
+        ("cond_stage_model.transformer.token_emb.weight", "conditioned on text or images"),
+        ("down_blocks.0.resnets.0.conv1.weight", "diffusers' names already"),
+        ("decoder.x", "is none of cin256-v2"),
+    ],
+)
+def test_models_of_others_are_named(tmp_path: Path, name: str, what: str) -> None:
+    torch.save({"ema": {name: torch.ones(2)}}, tmp_path / "model.ckpt")
+    with pytest.raises(UserError, match=what):
+        convert(tmp_path / "model.ckpt", tmp_path / "prior")
+    assert not (tmp_path / "prior").exists()
+
+
+def test_a_class_table_with_and_without_a_null_class(
+    ld3m: Callable[..., Outcome], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Six rows are six classes, the default of the original code, or five and the null class: nothing tells which."""
+    _, _, weights, config = build("two heads", "VQ")
+    folder = tmp_path_factory.mktemp("given")
+    checkpoint, configuration = write(folder, weights, config)
+    command = ("convert-prior", checkpoint, "out", "--config", configuration)
+    asked = ld3m(*command)
+    assert asked.code == 2
+    assert all(part in asked.err for part in ("6 rows", "--classes 5", "--classes 6")), asked.err
+    assert "give 6, or 5" in ld3m(*command, "--classes", "7").err
+    (folder / "names.txt").write_text("\ufeffant\nbee\ncat\n\ndog \neel\nfox\n")
+    told = ld3m(*command, "--classes", folder / "names.txt")
+    assert told.code == 0, told.err
+    assert "6 classes and no null class, so prior.guidance=1" in told.out
+    prior = priors.load(SamplerRecipe(source="out", guidance=1))
+    table = weights["cond_stage_model.embedding.weight"]
+    assert torch.equal(prior.class_embeddings(["fox", "Dog"])[:, 0], table[[5, 3]])
+    assert prior.null_embedding is None
+    with pytest.raises(UserError, match=r"^prior\.guidance: 3, but out has no null class .*; set prior\.guidance=1$"):
+        priors.load(SamplerRecipe(source="out", guidance=3))
+    config["model"]["params"]["cond_stage_config"] = {"params": {"ucg_rate": 0.1}}  # trained with a null class
+    write(folder, weights, config)
+    report = convert(checkpoint, Path("guessed"), config=configuration)
+    assert (report["classes"], report["null class"]) == (5, True)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "parts"),
+    [
+        ("unet_config", "in_channels", 6, ["in_channels: 6", "out_channels is 3", "cannot be a prior"]),
+        ("unet_config", "num_res_blocks", "two", ["unet_config.params.num_res_blocks", "'two'"]),
+        ("unet_config", "use_new_attention_order", True, ["use_new_attention_order", "True"]),
+        ("unet_config", "model_channels", None, ["unet_config.params.model_channels"]),
+        ("first_stage_config", "embed_dim", 4, ["embed_dim: 4", "in_channels is 3"]),
+    ],
+)
+def test_a_configuration_that_cannot_be_converted(
+    tmp_path: Path, section: str, key: str, value: Any, parts: list[str]
+) -> None:
+    _, _, weights, config = build("two heads", "VQ")
+    config["model"]["params"][section]["params"][key] = value
+    checkpoint, configuration = write(tmp_path, weights, config)
+    with pytest.raises(UserError) as refusal:
+        convert(checkpoint, tmp_path / "prior", config=configuration, classes=CLASSES)
+    assert all(part in str(refusal.value) for part in parts), refusal.value
+
+
 @pytest.mark.parametrize(
     ("change", "parts"),
     [
@@ -318,6 +448,13 @@ def test_safetensors_are_read_too(tmp_path: Path) -> None:
         ({"first_stage_model.encoder.extra.weight": torch.zeros(1)}, ["first_stage_model.encoder.extra.weight"]),
         ({"model.diffusion_model.extra.weight": torch.zeros(1)}, ["model.diffusion_model.extra.weight"]),
         ({"surprise": torch.zeros(1)}, ["surprise", "which the prior does not need"]),
+        ({"model.diffusion_model.out.2.bias": torch.ones(3, dtype=torch.int64)}, ["out.2.bias is of torch.int64"]),
+        (
+            {"model.diffusion_model.out.2.bias": torch.full((3,), math.nan)},
+            ["out.2.bias has values that are not finite"],
+        ),
+        ({"cond_stage_model.embedding.weight": torch.ones(6)}, ["cond_stage_model.embedding.weight: [6]"]),
+        ({"scale_factor": torch.tensor(0.0)}, ["scale_factor: 0.0"]),
     ],
 )
 def test_a_tensor_too_many_or_too_few_is_an_error(

@@ -15,7 +15,7 @@ from conftest import command, distilled, latents, make_prior
 from hub_server import Hub, Repository, serving, sha
 
 from ld3m.errors import UserError
-from ld3m.priors.folder import read_files, weight_bytes
+from ld3m.priors.folder import HubFolder, fetch, provenance, read_files, weight_bytes
 from ld3m.recipe import SamplerRecipe
 
 
@@ -126,3 +126,43 @@ def test_a_damaged_file_of_weights_is_told_by_a_dry_run(prior_folder: Path, tmp_
         weights.write_bytes(content)
         with pytest.raises(UserError, match=r"^prior\.source: .*model\.safetensors is no safetensors file"):
             weight_bytes(SamplerRecipe(source=str(tmp_path / "prior")))
+
+
+@pytest.mark.parametrize(
+    ("source", "parts"),
+    [
+        ("hub:me/prior", ("me/prior", "", None)),
+        ("hub:me/prior/", ("me/prior", "", None)),
+        ("hub:me/prior/deep/er@refs/pr/1", ("me/prior", "deep/er/", "refs/pr/1")),
+        ("hub:me/prior@main", ("me/prior", "", "main")),
+        ("hub:prior", ("prior", "", None)),
+        ("folder", None),
+    ],
+)
+def test_names_on_the_hub(source: str, parts: tuple[str, str, str | None] | None) -> None:
+    assert HubFolder.of(source) == parts
+
+
+@pytest.mark.parametrize(
+    "source", ["hub:", "hub:./folder", "hub:me/../x", "hub:me/prior@", "hub:https://host/me/prior"]
+)
+def test_what_is_no_name_on_the_hub(source: str) -> None:
+    with pytest.raises(UserError, match=r"^prior\.source: .* is no name on the Hub; give hub:USER/NAME"):
+        HubFolder.of(source)
+
+
+def test_a_folder_and_a_revision_of_a_repository(prior_folder: Path) -> None:
+    """In this process: the same prior in two folders of a repository, one of them changed on a branch."""
+    files = {path.relative_to(prior_folder).as_posix(): path.read_bytes() for path in prior_folder.rglob("*.*")}
+    both = {f"{part}/{name}": content for part in ("a", "b") for name, content in files.items()}
+    changed = {f"a/{name}": content for name, content in files.items()} | {"a/README.md": b"---\nlicense: mit\n---\n"}
+    with serving() as server:
+        server.repositories["model", "me/two"] = Repository(branches={"main": [both], "old": [changed]})
+        assert (fetch("hub:me/two/b") / "model_index.json").is_file()
+        assert not {name for name in sent(server) if name.startswith("a/")}
+        noted, old = (provenance(f"hub:me/two/{part}") for part in ("b", "a@old"))
+        with pytest.raises(UserError, match=r"hub:me/two has no model_index\.json; it has priors in a, b$"):
+            fetch("hub:me/two")
+    assert noted["revision"] == sha([both])
+    assert (old["revision"], old["licence"]) == (sha([changed]), "mit")
+    assert noted["sha256"] == old["sha256"] == provenance(str(prior_folder))["sha256"]

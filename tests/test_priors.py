@@ -7,14 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from conftest import CLASSES, Outcome, distilled, latents, make_prior
 from PIL import Image
 from torch import Tensor
 
 from ld3m import priors
+from ld3m.errors import UserError
+from ld3m.priors.base import numbers_of
+from ld3m.priors.folder import choose_weights
 from ld3m.recipe import SamplerRecipe
 from ld3m.sampling import Schedule, render
+from ld3m.sizing.meta_models import MetaPrior
 
 DDIM = {
     "beta_start": 0.0015,
@@ -418,6 +423,224 @@ def test_flow_matching_is_refused(
     assert outcome.code == 2
     assert name in outcome.err
     assert "flow-matching" in outcome.err
+
+
+# --- folders as people have them ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(prior_folder: Path, tmp_path: Path) -> Path:
+    """A copy of the small class-conditional prior, to be changed."""
+    return Path(shutil.copytree(prior_folder, tmp_path / "prior"))
+
+
+def change(path: Path, **keys: Any) -> None:
+    """Sets keys of a JSON file; `...` removes one."""
+    content = json.loads(path.read_text()) | keys
+    path.write_text(json.dumps({key: value for key, value in content.items() if value is not ...}))
+
+
+def refusal(call: Callable[[], object]) -> str:
+    """The one line of a UserError."""
+    with pytest.raises(UserError) as error:
+        call()
+    (line,) = error.value.lines
+    assert "\n" not in line
+    return line
+
+
+@pytest.mark.parametrize(
+    ("keys", "parts"),
+    [
+        ({"num_class_embeds": 10}, ["num_class_embeds: 10", "class labels"]),
+        ({"class_embed_type": "timestep"}, ["class_embed_type: 'timestep'"]),
+        ({"time_cond_proj_dim": 8}, ["time_cond_proj_dim: 8"]),
+        ({"encoder_hid_dim_type": "image_proj", "encoder_hid_dim": 8}, ["encoder_hid_dim_type", "images"]),
+        ({"time_embedding_type": "fourier"}, ["time_embedding_type: 'fourier'", "noise levels"]),
+        ({"in_channels": 6}, ["takes 6 channels and gives 3", "cannot be a prior"]),
+        ({"in_channels": 4, "out_channels": 4}, ["latents have 3 channels", "takes 4"]),
+        ({"cross_attention_dim": [16, 16]}, ["cross_attention_dim: [16, 16]"]),
+        ({"sample_size": None}, ["sample_size is None"]),
+        ({"sample_size": [8, 16]}, ["sample_size is [8, 16]"]),
+        ({"_class_name": "UNet2DModel"}, ["unet is a UNet2DModel", "takes a UNet2DConditionModel"]),
+        ({"block_out_channels": "wide"}, ["not a whole prior; unet"]),
+    ],
+)
+def test_a_denoiser_that_no_prior_has_is_refused_by_its_configuration(
+    folder: Path, keys: dict[str, Any], parts: list[str]
+) -> None:
+    """Of ld3m plan, which reads no weights; what is loaded passes the same check."""
+    change(folder / "unet" / "config.json", **keys)
+    line = refusal(lambda: MetaPrior.of(SamplerRecipe(source=str(folder))))
+    assert all(part in line for part in ["prior.source", *parts]), line
+
+
+def test_a_denoiser_that_takes_class_labels_is_refused_with_its_weights(folder: Path) -> None:
+    from diffusers import UNet2DConditionModel
+
+    config = json.loads((folder / "unet" / "config.json").read_text()) | {"num_class_embeds": 3}
+    UNet2DConditionModel.from_config(config).save_pretrained(folder / "unet")
+    assert "takes class labels" in refusal(lambda: priors.load(SamplerRecipe(source=str(folder))))
+
+
+@pytest.mark.parametrize(
+    ("keys", "parts"),
+    [
+        ({"beta_start": ...}, ["has no beta_start", "flow matching or EDM"]),
+        ({"beta_end": None, "beta_schedule": None}, ["has no beta_end, beta_schedule"]),
+        ({"num_train_timesteps": ...}, ["has no num_train_timesteps"]),
+        ({"num_train_timesteps": 10**30}, ["num_train_timesteps: 1000"]),
+        ({"beta_start": "small"}, ["beta_start: 'small'"]),
+        ({"trained_betas": [0.1, 0.2]}, ["2 trained_betas, but num_train_timesteps: 1000"]),
+        ({"use_flow_sigmas": True}, ["use_flow_sigmas: True"]),
+        ({"timestep_type": "continuous"}, ["timestep_type: 'continuous'"]),
+        ({"prediction_type": "flow_prediction"}, ["'flow_prediction'", "epsilon"]),
+    ],
+)
+def test_a_scheduler_that_does_not_tell_the_noise_is_refused(
+    folder: Path, keys: dict[str, Any], parts: list[str]
+) -> None:
+    """diffusers' defaults would take the place of what is missing."""
+    change(folder / "scheduler" / "scheduler_config.json", **keys)
+    line = refusal(lambda: MetaPrior.of(SamplerRecipe(source=str(folder))))
+    assert all(part in line for part in parts), line
+
+
+def test_trained_betas_are_the_schedule(folder: Path) -> None:
+    change(folder / "scheduler" / "scheduler_config.json", trained_betas=[0.1, 0.5], num_train_timesteps=2)
+    prior = MetaPrior.of(SamplerRecipe(source=str(folder)))
+    assert prior.noise_schedule.alphas_cumprod.tolist() == pytest.approx([0.9, 0.45])
+
+
+@torch.no_grad()
+def test_either_autoencoder_is_read_from_either_folder(folder: Path, tmp_path: Path) -> None:
+    """Its configuration says what it is; and a pipeline with code of its own has a list for a name."""
+    z = torch.randn(1, 3, 8, 8)
+    expected = priors.load(SamplerRecipe(source=str(folder))).decode(z)
+    (folder / "vqvae").rename(folder / "vae")
+    change(folder / "model_index.json", _class_name=["pipeline", "ClassConditionalLDM"])
+    moved: Any = priors.load(SamplerRecipe(source=str(folder)))
+    assert torch.equal(moved.decode(z), expected)
+    assert priors.provenance(str(folder))["kind"] == "ClassConditionalLDM"
+    save_kl(tmp_path)
+    shutil.copytree(tmp_path / "vae", folder / "vqvae")
+    change(folder / "model_index.json", vae=["diffusers", "VQModel"], vqvae=...)
+    assert torch.equal(priors.load(SamplerRecipe(source=str(folder))).decode(z), expected)
+    change(folder / "vae" / "config.json", _class_name="AutoencoderTiny")
+    assert "of the kind AutoencoderTiny" in refusal(lambda: priors.load(SamplerRecipe(source=str(folder))))
+
+
+def test_weights_in_half_precision_alone_are_read(folder: Path) -> None:
+    unet = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    halves = {name: value.half() for name, value in safetensors.torch.load_file(unet).items()}
+    safetensors.torch.save_file(halves, unet.with_name("diffusion_pytorch_model.fp16.safetensors"))
+    unet.unlink()
+    prior: Any = priors.load(SamplerRecipe(source=str(folder)))
+    assert torch.equal(prior.denoiser.conv_in.weight, halves["conv_in.weight"].float())
+    assert choose_weights(["unet/a.bf16.bin", "unet/a.fp16.bin", "unet/a.non_ema.safetensors"]) == (
+        ["unet/a.fp16.bin"],
+        "fp16",
+        False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("tensors", "part"),
+    [
+        ({"conv_out.bias": None}, "the weights lack conv_out.bias"),
+        ({"more.weight": torch.ones(2)}, "the weights have more.weight"),
+        ({"conv_out.bias": torch.full((3,), torch.inf)}, "conv_out.bias has values that are not finite"),
+        ({"conv_out.bias": torch.ones(3, dtype=torch.int32)}, "conv_out.bias of I32, not of floats"),
+        ({"conv_out.bias": torch.ones(4)}, "conv_out.bias expected shape"),
+    ],
+)
+def test_weights_that_are_not_those_of_the_configuration(
+    folder: Path, tensors: dict[str, Tensor | None], part: str
+) -> None:
+    """diffusers only warns of a layer without weights, and of weights without a layer."""
+    path = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    content = safetensors.torch.load_file(path) | tensors
+    safetensors.torch.save_file({name: value for name, value in content.items() if value is not None}, path)
+    line = refusal(lambda: priors.load(SamplerRecipe(source=str(folder))))
+    assert part in line
+    assert "not a whole prior; unet: " in line
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "part"),
+    [
+        ("unet", None, "there is no"),
+        ("model_index.json", b"[]", "model_index.json is damaged"),
+        ("model_index.json", b'{"_class_name": 3}', "_class_name"),
+        ("class_embedder/config.json", b'{"classes": 3}', "classes: Input should be a valid array"),
+        (
+            "class_embedder/config.json",
+            b'{"classes": ["circle"]}',
+            "weight [2, 16] of floats for 1 classes and",
+        ),
+        ("vqvae/config.json", b'"x"', "vqvae/config.json is damaged"),
+        ("unet/diffusion_pytorch_model.safetensors", b"<html>", "is a web page"),
+        ("unet/diffusion_pytorch_model.safetensors", b"version https://git-lfs", "is a Git LFS pointer"),
+    ],
+)
+def test_a_damaged_file_of_a_prior(folder: Path, name: str, content: bytes | None, part: str) -> None:
+    if content is None:
+        shutil.rmtree(folder / name)
+    else:
+        (folder / name).write_bytes(content)
+    assert part in refusal(lambda: priors.load(SamplerRecipe(source=str(folder))))
+
+
+def test_a_prior_without_a_null_class_has_no_guidance(folder: Path) -> None:
+    """The same in a plan; the table has as many rows as there are names."""
+    change(folder / "class_embedder" / "config.json", classes=["circle", "cross", "square", "star"], null_class=False)
+    for load in (priors.load, MetaPrior.of):
+        assert "prior.guidance: 3" in refusal(lambda load=load: load(SamplerRecipe(source=str(folder))))
+        assert load(SamplerRecipe(source=str(folder), guidance=1)).conditioning_shape == (1, 16)
+        assert load(SamplerRecipe(source=str(folder), steps=0)).conditioning_shape == (1, 16)
+
+
+def test_a_card_that_cannot_be_read_leaves_the_licence_unknown(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "README.md").write_text("---\nlicense: {\n---\n")
+    assert priors.provenance(str(folder))["licence"] is None
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "README.md has damaged front matter" in line
+
+
+def test_what_train_prior_keeps_is_no_part_of_the_prior(folder: Path) -> None:
+    """Neither of its digest, which would change with a further training, nor of its size."""
+    before = priors.provenance(str(folder)), priors.weight_bytes(SamplerRecipe(source=str(folder)))
+    (folder / "training").mkdir()
+    safetensors.torch.save_file({"network.a": torch.ones(9)}, folder / "training" / "denoiser.safetensors")
+    (folder / "training" / "evaluation.json").write_text("{}")
+    assert (priors.provenance(str(folder)), priors.weight_bytes(SamplerRecipe(source=str(folder)))) == before
+
+
+# --- names of classes --------------------------------------------------------------------------------------
+
+
+def test_classes_are_known_by_several_names() -> None:
+    """WordNet ids and the names of `data.source: imagenet` for a prior of all of ImageNet; spelling matters little."""
+    imagenet: list[list[str]] = [[] for _ in range(1000)]
+    imagenet[134] = ["crane"]
+    imagenet[517] = ["crane"]
+    named = ["n01440764", "great-white-shark", "Great White_Shark", "crane-machine", "7"]
+    assert numbers_of(named, imagenet, "id2label") == [0, 2, 2, 517, 7]
+    assert "several classes 'crane', 134 (crane) and 517 (crane)" in refusal(
+        lambda: numbers_of(["crane"], imagenet, "id2label")
+    )
+    assert "write their names into id2label" in refusal(lambda: numbers_of(["circle"], [[], []], "id2label"))
+    assert "only square; train one" in refusal(lambda: numbers_of(["circle"], [["square"]], "id2label"))
+    assert numbers_of(["a_b", "a b"], [["a_b"], ["a b"]], "id2label") == [0, 1]
+
+
+def test_labels_that_are_not_those_of_a_transformer(tmp_path: Path) -> None:
+    change(save_dit(tmp_path) / "model_index.json", id2label={"0": "circle", "7": "cross"})
+    assert "2 names, but the transformer has 3 classes" in refusal(
+        lambda: priors.load(SamplerRecipe(source=str(tmp_path)))
+    )
 
 
 # --- where a prior is from, and what it takes --------------------------------------------------------------

@@ -192,7 +192,9 @@ def numbers_of(classes: Sequence[str], names: Sequence[Sequence[str]], file: str
             exact[name].add(number)
             spelt[_spelling(name)].add(number)
     if len(names) == len(imagenet.classes()):
-        exact |= {name: {number} for number, each in enumerate(imagenet.classes()) for name in each}
+        own = {name: {number} for number, each in enumerate(imagenet.classes()) for name in each}
+        exact |= own  # a label that two classes have may be the name of one
+        spelt |= {_spelling(name): number for name, number in own.items()}
     found = [exact.get(name) or spelt.get(_spelling(name), set()) for name in classes]
     for name, numbers in zip(classes, found, strict=True):
         if len(numbers) > 1:
@@ -202,7 +204,8 @@ def numbers_of(classes: Sequence[str], names: Sequence[Sequence[str]], file: str
                 f"has alone, or change them in {file}"
             )
         if not numbers:
-            some = ", ".join([*list(exact)[:20], *(["…"] if len(exact) > 20 else [])])
+            first = [", ".join(each[:1]) or str(number) for number, each in enumerate(names[:20])]
+            some = ", ".join([*first, *(["…"] if len(names) > 20 else [])])
             instead = "train one on your classes with ld3m train-prior"
             if not any(names):
                 instead = f"write their names into {file}, or {instead}"

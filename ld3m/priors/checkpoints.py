@@ -1,5 +1,6 @@
 """Checkpoints of other programs: their tensors, read without running what is pickled with them, and whose they are."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -116,8 +117,10 @@ def _read(path: Path, kind: str) -> tuple[Any, list[str]]:
     except Exception as error:  # the unpickler raises all kinds
         if kind == LEGACY and "Unsupported" not in str(error):
             raise UserError(f"{path}: is damaged or cut off ({one_line(error)}); get it again") from None
+        code = re.search(r"Unsupported [^.]*[\w.]*", str(error))
+        why = code[0] if code else one_line(error)  # PyTorch adds advice to run it
         raise UserError(
-            f"{path}: cannot be read without running code that is in it ({one_line(error)}); if you trust it, "
+            f"{path}: cannot be read without running code that is in it ({why}); if you trust it, "
             "load it and save its state_dict again, as .safetensors or by torch.save"
         ) from None
 

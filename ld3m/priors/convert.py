@@ -11,7 +11,7 @@ import yaml
 from ld3m.errors import UserError, one_line
 from ld3m.files import write_json
 from ld3m.priors import ClassConditionalLDM
-from ld3m.priors.checkpoints import another_model, check_values, read_checkpoint
+from ld3m.priors.checkpoints import another_model, read_checkpoint
 from ld3m.priors.original import EMA, TABLE, TRAINING_ONLY, UNET, Weights, build, untrained
 from ld3m.priors.original_config import KINDS
 from ld3m.reading import read_text
@@ -46,13 +46,14 @@ def convert(
     names = None if classes is None else read_classes(classes)
     content = read_checkpoint(checkpoint)
     weights = content.weights
+    if what := another_model(weights):
+        raise UserError(f"{checkpoint}: {what.replace('CHECKPOINT', str(checkpoint))}")
     if config is not None:
         kind, params = config.name, _read_config(config)
     else:
         kind = _recognise(weights, checkpoint) if kind == "auto" else kind
         params = KINDS[kind]
     prior, used = build(params, weights, names)
-    check_values({name: weights[name] for name in sorted(used)})
     averaged = any(name.startswith(EMA + "diffusion_model") for name in used)
     report = {
         "checkpoint": checkpoint.name,
@@ -154,8 +155,6 @@ def _recognise(weights: Weights, checkpoint: Path) -> str:
         unet = params["unet_config"]["params"]
         if first is not None and len(first) == unet["model_channels"] and (TABLE in weights) == ("context_dim" in unet):
             return kind
-    if what := another_model(weights):
-        raise UserError(f"{checkpoint}: {what}")
     raise UserError(f"{checkpoint}: is none of {', '.join(KINDS)}; give the original's YAML file by --config")
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ld3m.data.known import imagenet
 from ld3m.errors import UserError, one_line
 from ld3m.priors import ClassConditionalLDM, UnconditionalLDM
+from ld3m.priors.checkpoints import check_values
 from ld3m.priors.original_config import KINDS, Params, Part, UNetParams
 
 UNET = "model.diffusion_model."
@@ -78,11 +79,12 @@ def build(
     width = params.unet_config.params.context_dim
     if (table := weights.get(TABLE)) is None and width is None:
         return UnconditionalLDM(autoencoder, denoiser, scheduler), used
-    if table is None or table.shape[1:] != (width,):
+    if table is None or table.shape[1:] != (width,) or len(table) < 2:
         found = "nothing" if table is None else list(table.shape)
         raise UserError(
             f"{TABLE}: {found} in the checkpoint, but the UNet takes rows of {width}; it is of another kind"
         )
+    check_values({TABLE: table})
     rows = len(table)
     chosen = classes or _guess_classes(rows, params)
     if rows - len(chosen) not in (0, 1):
@@ -296,5 +298,6 @@ def _load(module: nn.Module, rename: Callable[[Weights], dict[str, Tensor]], wei
             raise UserError(f"{what}: {name} is {shapes[name]} in the checkpoint, not {shape}; {another}")
     if surplus := [name for name in shapes if name not in expected]:
         raise UserError(f"{what}: the checkpoint has {surplus[0]}, which the network has not; {another}")
+    check_values({name: weights[name] for name in names if name in used})
     module.load_state_dict({name: value.contiguous() for name, value in renamed.items()}, assign=True)
     return used

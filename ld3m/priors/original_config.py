@@ -21,7 +21,7 @@ class Part(BaseModel, Generic[P]):
 class UNetParams(BaseModel):
     """`unet_config.params`; a value other than the one that diffusers can do is refused."""
 
-    image_size: Annotated[int, Field(ge=1)]
+    image_size: Count
     in_channels: Count
     out_channels: Count
     model_channels: Count
