@@ -59,7 +59,9 @@ def test_12_bits_in_a_16_bit_png_are_scaled_by_4095(tmp_path: Path, capsys: pyte
     assert images.classes == ["bright", "dim"]
     assert np.array_equal(pixels_of(images, 0), scaled(bright, 0, 4095))
     assert np.array_equal(pixels_of(images, 1), scaled(dim, 0, 4095))
-    said = "data.range: 4 images of more than 8 bits have values from 0 to 4000; 0 becomes black, 4095 white; "
+    said = (
+        "data.range: 4 images of more than 8 bits (integers) have values from 0 to 4000; 0 becomes black, 4095 white, "
+    )
     assert said in capsys.readouterr().err
 
 
@@ -79,6 +81,15 @@ def test_whole_numbers_below_zero_and_floats_are_scaled_between_their_extremes(t
     images = prepared(source(tmp_path / "floats", "tif", dark=dark, light=light))
     assert np.array_equal(pixels_of(images, 1), scaled(light.astype(float), 0, light.max()))
     assert np.array_equal(pixels_of(images, 0), scaled(dark.astype(float), 0, light.max()))
+
+
+def test_values_that_stand_for_none_have_no_part_in_the_range(tmp_path: Path) -> None:
+    """GDAL's of float32; they become black."""
+    known = (RAMP * 0.9).astype(np.float32)
+    holed = np.where(RAMP > 0.8, np.finfo(np.float32).min, known)
+    images = prepared(source(tmp_path / "set", "tif", a=holed, b=known))
+    assert np.array_equal(pixels_of(images, 1), scaled(known.astype(float), 0, 1))
+    assert np.array_equal(pixels_of(images, 0) == 0, (RAMP > 0.8) | (RAMP == 0))
 
 
 def test_the_range_of_a_subset_is_that_of_all(tmp_path: Path) -> None:
@@ -187,7 +198,7 @@ def test_a_16_bit_image_is_turned_as_its_exif_says(tmp_path: Path) -> None:
 
 def test_pixels_of_few_levels_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     prepared(source(tmp_path / "dark", "png", a=(RAMP * 15).astype(np.uint8)))
-    assert "nearly all prepared pixels lie between 0 and 15 of 255: see data.range\n" in capsys.readouterr().err
+    assert "nearly all prepared pixels lie between 0 and 15 of 255; if that is too few, " in capsys.readouterr().err
     prepared(source(tmp_path / "usual", "png", a=(RAMP * 40).astype(np.uint8)))
     assert "nearly all" not in capsys.readouterr().err
 

@@ -100,7 +100,8 @@ def test_without_scikit_learn_the_extra_is_named(ld3m: Callable[..., Outcome], m
 
 def test_the_packaged_prior_is_of_the_shipped_recipe() -> None:
     shipped = Path(__file__).parent.parent / "recipes" / "prior-digits.yaml"
-    assert (PACKAGED_PRIORS["digits"] / "recipe.yaml").read_text() == to_yaml(load(PriorRecipe, str(shipped)))
+    packaged = PACKAGED_PRIORS["digits"] / "recipe.yaml"  # without the keys that came later, which have their defaults
+    assert to_yaml(load(PriorRecipe, str(packaged))) == to_yaml(load(PriorRecipe, str(shipped)))
 
 
 def test_its_samples_and_reconstructions_by_another_judge() -> None:

@@ -207,7 +207,7 @@ def test_networks_that_take_turns_pass_real_images_once(
     assert planned.real_bytes([200, 200, 60]) == 16 * 16 * (2 * images + min(60, images))
     recipe = load(Recipe, str(recipe_file), [*fixed, *overrides])
     outline = MetaPrior.of(recipe.prior)
-    drawn = MetaImages(["a"], torch.zeros(1), torch.ones(1), {"train": [200]}, [0], Path("x"), 16)
+    drawn = MetaImages(["a"], torch.zeros(1), torch.ones(1), {"train": [200]}, [0], [], Path("x"), 16)
 
     def operations(recipe: Recipe) -> int:
         bench = Bench(recipe, outline, drawn, range(1), torch.device("meta"))

@@ -29,6 +29,8 @@ Range = tuple[float, float]
 """The values that become black and white."""
 USUAL = (1, 255, 1023, 4095, 16383, 65535)
 """The largest values of shares and of 8, 10, 12, 14 and 16 bits."""
+MISSING = 1e30
+"""Floats as large stand for values that are not known: maps hold -3.4e38 there."""
 AT_ONCE = 4096
 """Images whose extremes are looked for at a time."""
 _NATIVE = "B" if sys.byteorder == "little" else "L"
@@ -47,12 +49,6 @@ class FoundRange(BaseModel):
     largest: float
     images: int
     """How many were looked at."""
-
-    def __str__(self) -> str:
-        return (
-            f"data.range: {self.images:,} images of more than 8 bits have values from {self.least:g} to "
-            f"{self.largest:g}; {self.black:g} becomes black, {self.white:g} white"
-        )
 
 
 class FoundRanges(Sealed):
@@ -174,7 +170,8 @@ def _extremes(read: Callable[[], Image.Image]) -> tuple[str, float, float] | Non
         values = _colours(_values(read))
     except Exception:  # decoders raise nearly anything
         return None
-    return which, float(values.min()), float(values.max())
+    known = values[np.abs(values) < MISSING] if which == "floats" else values
+    return (which, float(known.min()), float(known.max())) if known.size else None
 
 
 def _add(found: dict[str, FoundRange], which: str, least: float, largest: float) -> None:

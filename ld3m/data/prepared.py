@@ -157,16 +157,23 @@ def _write_if_it_differs(path: Path, index: dict[str, Any]) -> None:
 
 
 def _say(notes: Sequence[ClassNote], histogram: Tensor, ranges: Mapping[str, FoundRange]) -> None:
-    """Prints what was left out, what was guessed, and what looks wrong."""
+    """Prints what was left out, what was guessed (the ranges), and what looks wrong."""
     corrupt = [name for note in notes for name in note.corrupt]
     several = [name for note in notes for name in note.several]
-    lines = [f"{found}; data.range=[BLACK,WHITE] sets others" for found in ranges.values()]
+    lines = [
+        f"data.range: {found.images:,} images of more than 8 bits ({kind}) have values from {found.least:g} to "
+        f"{found.largest:g}; {found.black:g} becomes black, {found.white:g} white, unless data.range says otherwise"
+        for kind, found in ranges.items()
+    ]
     if corrupt:
         lines.append(f"skipped {len(corrupt)} unreadable images: {_some(corrupt)}")
     if several:
         lines.append(f"took the first frame or page of {len(several)} images that have more: {_some(several)}")
     if narrow := _narrow(histogram):
-        lines.append(f"nearly all prepared pixels lie between {narrow[0]} and {narrow[1]} of 255: see data.range")
+        remedy = "give data.range=[BLACK,WHITE]" if ranges else "stretch the images"
+        lines.append(
+            f"nearly all prepared pixels lie between {narrow[0]} and {narrow[1]} of 255; if that is too few, {remedy}"
+        )
     for line in lines:
         print(line, file=sys.stderr)
 
