@@ -206,6 +206,16 @@ def test_processes_that_share_a_denoiser_stop() -> None:
         MemoryBudget(micro_batch=8, keep_graph_steps=0, collective=True).render(attempt)
 
 
+def test_a_reproducible_run_gives_up_graphs_and_no_batch() -> None:
+    """Kept graphs change no bit; another micro-batch does."""
+    budget = MemoryBudget(micro_batch=8, keep_graph_steps=2, reproducible=True)
+    budget.lower()
+    assert (budget.micro_batch, budget.keep_graph_steps) == (8, 0)
+    with pytest.raises(UserError, match=r"prior\.micro_batch: .* reproducible: true .* give a divisor of 8 below it"):
+        budget.lower()
+    assert budget.micro_batch == 8
+
+
 def test_nothing_of_an_attempt_is_left_when_it_is_repeated() -> None:
     """Neither by the error's frames nor in a circle."""
     held: list[weakref.ref] = []

@@ -384,6 +384,32 @@ def test_a_recipe_loads_whose_files_are_nowhere(minimal: str) -> None:
     assert [line.split(": ")[0] for line in caught.value.lines] == ["data.source", "prior.source", "distill.init"]
 
 
+# --- bits that do not depend on processes --------------------------------------------------------------------
+
+
+def test_reproducible_batches_hold_images_of_one_class(minimal: str) -> None:
+    """Classes lie one after the other, so that batches of a divisor of a class's images never mix two."""
+    for images, factor, most, batch in (
+        (1, 1, 64, 1),
+        (10, 1, 64, 10),
+        (10, 2, 64, 40),
+        (50, 1, 25, 25),
+        (4, 1, 2, 2),
+    ):
+        keys = [f"distill.images_per_class={images}", f"distill.factor={factor}", f"prior.micro_batch={most}"]
+        assert load(Recipe, minimal, [*keys, "reproducible=true"]).prior.micro_batch == batch
+        assert load(Recipe, minimal, keys).prior.micro_batch == most
+
+
+@pytest.mark.parametrize(
+    ("most", "why"), [("auto", "auto depends on free memory"), ("4", "4 does not divide the 10 images of a class")]
+)
+def test_other_batches_cannot_be_reproducible(minimal: str, most: str, why: str) -> None:
+    overrides = ["reproducible=true", "distill.images_per_class=10", f"prior.micro_batch={most}"]
+    with pytest.raises(UserError, match=rf"prior.micro_batch={most}: {why}, as .* needs; give a divisor of 10"):
+        load(Recipe, minimal, overrides)
+
+
 # --- what only one value fits ------------------------------------------------------------------------------
 
 
@@ -519,6 +545,7 @@ def test_the_digest_changes_with_what_decides_the_result(minimal: str, override:
         "prior.micro_batch=7",
         "prior.keep_graph_steps=0",
         "prior.compile=true",
+        "reproducible=true",
         "evaluate.epochs=7",
         "hub.private=true",
     ],

@@ -94,7 +94,7 @@ def _render_classes(
     rows = torch.isin(tensors["labels"], torch.tensor(own))
     by_class = len(own), recipe.distill.latents_per_class
     z, c = (tensors[name][rows].unflatten(0, by_class).to(processes.device) for name in ("z", "c"))
-    budget = MemoryBudget.of(recipe.prior, z.shape[0] * z.shape[1], label=processes.label)
+    budget = MemoryBudget.of(recipe, z.shape[0] * z.shape[1], label=processes.label)
     budget.keep_graph_steps = 0
     synthetic = SyntheticImages(
         prior, schedule_of(recipe, prior), noise_of(recipe, prior), own, recipe.rendered_size, budget

@@ -64,7 +64,7 @@ class Setup:
             noise=noise_of(recipe, prior),
             labels=own,
             resolution=recipe.rendered_size,
-            budget=MemoryBudget.of(recipe.prior, rendered, collective=sharded, label=processes.label),
+            budget=MemoryBudget.of(recipe, rendered, collective=sharded, label=processes.label),
             padding=padding,
         )
         objective = objectives.build(recipe, images, own, processes)

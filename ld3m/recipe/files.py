@@ -274,6 +274,7 @@ def _without_upkeep(recipe: Recipe | PriorRecipe) -> dict[str, Any]:
             "name": True,
             "output": True,
             "log_with": True,
+            "reproducible": True,
             "evaluate": True,
             "hub": True,
             "checkpoint_every": True,

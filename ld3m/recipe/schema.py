@@ -254,6 +254,9 @@ class Recipe(Section):
     """The run folder; left out: `runs/<name>`."""
     log_with: Annotated[list[str], BeforeValidator(values.one_or_more)] = Field(default_factory=list)
     """Trackers that get the numbers and pictures too: tensorboard, trackio, wandb, or another of Accelerate's."""
+    reproducible: bool = False
+    """Whether any number of processes gives the same result bit for bit: then no batch of the prior has images of two
+    classes, and with few images per class a run takes longer (see `launch/README.md`)."""
     tf32: bool = False
     """Whether NVIDIA GPUs convolve and multiply float32 numbers in TF32, with 11 significant bits, which is faster;
     other devices ignore it."""
@@ -277,6 +280,29 @@ class Recipe(Section):
         if prior.get("steps", implied) == 0:
             return {**content, "distill": {"learn": "latents", **distill}}
         return content
+
+    @model_validator(mode="before")
+    @classmethod
+    def _reproducible_batches_are_of_one_class(cls, content: Any) -> Any:
+        """Writes out a micro-batch that is no larger than the images of a class."""
+        if not isinstance(content, dict) or content.get("reproducible") is not True:
+            return content
+        prior, distill = content.get("prior"), content.get("distill") or {}
+        if not isinstance(prior, dict) or not isinstance(distill, dict):
+            return content
+        numbers = distill.get("images_per_class", 1), distill.get("factor", 1), prior.get("micro_batch", 64)
+        if not all(type(number) is int for number in numbers):
+            return content
+        each, factor, given = numbers
+        return {**content, "prior": {**prior, "micro_batch": min(given, each * factor**2)}}
+
+    @model_validator(mode="after")
+    def _batches_divide_a_reproducible_class(self) -> "Recipe":
+        given, each = self.prior.micro_batch, self.distill.latents_per_class
+        if self.reproducible and (given == "auto" or each % given):
+            why = "depends on free memory" if given == "auto" else f"does not divide the {each} images of a class"
+            raise ValueError(f"prior.micro_batch: {given} {why}, as reproducible: true needs; give a divisor of {each}")
+        return self
 
     @model_validator(mode="after")
     def _blocks_halve_the_image(self) -> "Recipe":

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from ld3m.errors import UserError
 from ld3m.machine.out_of_memory import retry
-from ld3m.recipe import SamplerRecipe
+from ld3m.recipe import Recipe
 from ld3m.sampling.pull_back import PullBack
 
 Attempt = Callable[[int, int], tuple[Tensor, PullBack]]
@@ -24,13 +24,17 @@ class MemoryBudget:
     keep_graph_steps: int
     collective: bool = False
     """Whether all processes must make the same calls of the denoiser, so that none can repeat its own."""
+    reproducible: bool = False
+    """Whether the micro-batch must stay, since another rounds differently."""
     label: str = ""
     """The beginning of the lines it prints, which names the process."""
 
     @classmethod
-    def of(cls, sampler: SamplerRecipe, images: int, collective: bool = False, label: str = "") -> "MemoryBudget":
+    def of(cls, recipe: Recipe, images: int, collective: bool = False, label: str = "") -> "MemoryBudget":
         """What a recipe asks for, for so many images."""
-        return cls(max(1, min(sampler.images_at_a_time, images)), sampler.kept_steps, collective, label)
+        sampler = recipe.prior
+        micro_batch = max(1, min(sampler.images_at_a_time, images))
+        return cls(micro_batch, sampler.kept_steps, collective, recipe.reproducible, label)
 
     def render(self, attempt: Attempt) -> tuple[Tensor, "RetryingPullBack"]:
         """Images and their pull-back; either is computed again with less if memory runs out.
@@ -60,6 +64,11 @@ class MemoryBudget:
             raise UserError(
                 "prior.micro_batch: memory ran out, and under ZeRO-3 and FSDP no process can continue with less than "
                 f"the others; give {less}, and the same command resumes"
+            )
+        if self.reproducible and not self.keep_graph_steps:
+            raise UserError(
+                "prior.micro_batch: memory ran out, and with reproducible: true another micro-batch is another result; "
+                f"give a divisor of {self.micro_batch} below it and another --output, or reproducible=false"
             )
         if self.keep_graph_steps:
             self.keep_graph_steps = 0
