@@ -22,7 +22,7 @@ from ld3m.runs.folder import iterations_saved, metadata
 from ld3m.runs.result import read_latents, write_images, write_result
 
 PRIOR = {"source": "p", "kind": "k", "revision": None, "sha256": "0" * 64, "licence": None}
-DATA = {"source": "d", "classes": {name: {"images": 12, "pixels": "f" * 16} for name in CLASSES}, "scorer": None}
+DATA = {"source": "d", "classes": {name: {"images": 12, "sha256": "f" * 16} for name in CLASSES}, "scorer": None}
 ROW = {"iteration": 0, "loss": 1.5, "grad_z": 1.0, "grad_c": 0.5, "peak_memory": 9, "seconds": {"render": 0.25}}
 
 
@@ -233,12 +233,29 @@ def test_a_damaged_line_of_metrics_is_skipped_and_counted(tmp_path: Path, line: 
     [
         ("prior.json", "[]"), ("prior.json", "{}"), ("prior.json", json.dumps(PRIOR | {"sha256": 1})),
         ("data.json", ""), ("data.json", "{"), ("data.json", json.dumps(DATA | {"classes": ["circle"]})),
-        ("data.json", json.dumps(DATA | {"classes": {"circle": {"images": "12", "pixels": "f"}}})),
+        ("data.json", json.dumps(DATA | {"classes": {"circle": {"images": "12", "sha256": "f"}}})),
     ],
 )  # fmt: skip
 def test_damaged_notes_are_one_line(run: Path, name: str, content: str) -> None:
     (run / name).write_text(content)
     one_line(lambda: sources.read(run), str(run / name), "; move it away to continue without it")
+
+
+def test_images_that_changed_are_noticed_as_far_as_they_were_noted(
+    recipe: Recipe, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two that changed places too; a note of an older version, a histogram, says too little, which is said."""
+    given = (recipe, sources.Sources(PRIOR, DATA), *sources.read(run), run, "stop")
+    sources.check(*given)
+    assert capsys.readouterr().out == ""
+    other = DATA["classes"] | {"cross": {"images": 12, "sha256": "0" * 16}}
+    write_json(run / "data.json", DATA | {"classes": other})
+    changed = (*given[:2], *sources.read(run), run, "stop")
+    one_line(lambda: sources.check(*changed), "data.source: ", "class 'cross' has other training images; stop")
+    older = {name: {"images": 12, "pixels": "1" * 16} for name in CLASSES}
+    write_json(run / "data.json", DATA | {"classes": older})
+    sources.check(*given[:2], *sources.read(run), run, "stop")
+    assert "noted too little of its images to check that they are the same" in capsys.readouterr().out
 
 
 # --- runs that are finished ----------------------------------------------------------------------------------
