@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 PACKAGE = Path(__file__).parent
 ASSETS = PACKAGE / "assets"
 """Files that come with the package."""
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
+"""Names of files and folders that are being written."""
 ANOTHER_CACHE = "set LD3M_CACHE to a folder that can be written to"
 """Advice if the cache folder cannot be written to."""
 
@@ -89,6 +92,14 @@ def _temporary(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink(missing_ok=True)
+
+
+def remove_temporary(folder: Path) -> None:
+    """Removes what killed processes left of files that they were writing below a folder, in which nobody is at work."""
+    for path in list(folder.rglob(".*.tmp")):
+        if TEMPORARY.fullmatch(path.name):
+            with suppress(OSError):
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -258,6 +258,28 @@ def test_images_that_changed_are_noticed_as_far_as_they_were_noted(
     assert "noted too little of its images to check that they are the same" in capsys.readouterr().out
 
 
+# --- what a kill leaves ----------------------------------------------------------------------------------------
+
+
+def test_half_written_files_are_swept_and_others_stay(recipe: Recipe, run: Path) -> None:
+    left = [".latents.safetensors.0123abcd.tmp", "checkpoints/000004/.class-0000.safetensors.89abcdef.tmp"]
+    mine = [".notes.tmp", "evolution/.tmp", "checkpoints/x.0123abcd.tmp"]
+    for name in left + mine:
+        write_bytes(run / name, b"half")
+    (run / ".images.0123abcd.tmp" / "circle").mkdir(parents=True)
+    with resume.claim(recipe, sources.Sources(PRIOR, DATA)):
+        assert not [name for name in left if (run / name).exists()]
+        assert not (run / ".images.0123abcd.tmp").exists()
+        assert all((run / name).exists() for name in mine)
+    assert len(read_latents(run)[0]["z"]) == 6
+
+
+def test_a_run_that_was_killed_at_its_first_file_begins_again(recipe: Recipe) -> None:
+    write_bytes(recipe.folder / ".recipe.yaml.0123abcd.tmp", b"name: sha")
+    with resume.claim(recipe, sources.Sources(PRIOR, DATA)):
+        assert load(Recipe, str(recipe.folder / "recipe.yaml")) == recipe
+
+
 # --- runs that are finished ----------------------------------------------------------------------------------
 
 

@@ -276,8 +276,10 @@ def test_the_terminal_tells_where_to_look_and_how_far_it_is(recipe_file: Path, t
     done = subprocess.run(
         command("distill", recipe_file, "-o", tmp_path / "a run"), check=True, capture_output=True, text=True
     )
-    first = done.stdout.splitlines()[0]
+    first, data, *_, after = done.stdout.splitlines()
     folder = tmp_path / "a run"
+    assert data.endswith("/shapes0: 3 classes, 36 training images (12 in each) of 16 × 16 pixels in 1 channel")
+    assert after == f"next: ld3m evaluate '{folder}' --against random; ld3m report '{folder}'"
     assert first == f"{folder}: grid.png shows the images on their way, ld3m status '{folder}' says how far it is"
     bar = done.stderr.replace("\r", "\n")
     for part in ("4/4", "loss=", "it/s", "<00:00"):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ld3m.data.prepared import ImageSet
 from ld3m.distillation.latents import LearntLatents
 from ld3m.distillation.setup import Setup
 from ld3m.distillation.trackers import Trackers
@@ -51,6 +52,7 @@ class Bookkeeping:
         pictures = "grid.png shows the images on their way, " if settings.pictures else ""
         status = f"ld3m status {shlex.quote(str(recipe.folder))} says how far it is"
         setup.processes.print(f"{recipe.folder}: {pictures}{status}")
+        setup.processes.print(f"{recipe.data.source}: {data_text(setup.images)}")
         hidden = not setup.processes.is_main_process
         with tqdm(desc=recipe.name, initial=first, total=settings.iterations, disable=hidden) as bar:
             yield cls(setup, tracked, bar)
@@ -153,6 +155,8 @@ class Bookkeeping:
             result.write_result(recipe, classes, states, noise, setup.objective.learnt())
             count = len(classes) * recipe.distill.images_per_class
             print(f"{recipe.folder}: {count} images in images/, shown in grid.png and evolution.gif")
+            run = shlex.quote(str(recipe.folder))
+            print(f"next: ld3m evaluate {run} --against random; ld3m report {run}")
         processes.wait_for_everyone()
 
     def _log(self, i: int, before: LearntLatents, outcome: Outcome, clock: Clock) -> None:
@@ -191,3 +195,11 @@ class Bookkeeping:
             f"{self.setup.recipe.folder / 'checkpoints'}. Try a lower distill.lr_latents and distill.lr_conditioning "
             "(and prior.dtype=float32) with another --output"
         )
+
+
+def data_text(images: ImageSet) -> str:
+    """How many classes and training images there are, and their size."""
+    counts, shape = images.counts["train"], images.shape
+    each = f"{min(counts):,}" if min(counts) == max(counts) else f"{min(counts):,} to {max(counts):,}"
+    size = f"{shape.resolution} × {shape.resolution} pixels in {shape.channels} channel{'s' * (shape.channels > 1)}"
+    return f"{shape.classes:,} classes, {sum(counts):,} training images ({each} in each) of {size}"

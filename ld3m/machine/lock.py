@@ -8,7 +8,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ld3m.errors import UserError, one_line
-from ld3m.files import writable
+from ld3m.files import TEMPORARY, writable
 
 LOCK = ".lock"
 """The lock's file; empty, and left behind. The system releases the lock when the process that holds it ends."""
@@ -68,7 +68,7 @@ def check_kind(folder: Path, mark: str, kind: str, key: str = "output", instead:
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{key}: {folder} is no folder; {instead}")
-    if folder.exists() and not (folder / mark).is_file() and any(path.name != LOCK for path in folder.iterdir()):
+    if folder.exists() and not (folder / mark).is_file() and any(not _is_left(path.name) for path in folder.iterdir()):
         raise UserError(f"{key}: {folder} is not empty and not {kind}; {instead}")
 
 
@@ -101,6 +101,11 @@ def hold(path: Path, wait: bool = True) -> Iterator[bool]:
 
 def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or one_line(error)
+
+
+def _is_left(name: str) -> bool:
+    """Whether a file is the lock, or what a process that was killed left of one that it was writing."""
+    return name == LOCK or TEMPORARY.fullmatch(name) is not None
 
 
 def is_held(folder: Path) -> bool | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ld3m.errors import UserError
-from ld3m.files import write_bytes, write_folder, write_text
+from ld3m.files import remove_temporary, write_bytes, write_folder, write_text
 from ld3m.machine import lock
 from ld3m.recipe import Recipe
 from ld3m.recipe.files import deciding, digest, digest_with_paths, to_yaml
@@ -42,6 +42,7 @@ def claim(recipe: Recipe, made_from: Sources, resume: bool = True, start: Path |
     run = recipe.folder
     beginning = _starting_point(start, recipe, made_from) if start else None
     with lock.claim(run, mark="recipe.yaml", kind="a run"):
+        remove_temporary(run)
         if folder.is_run(run):
             if resume:
                 check_resumable(recipe)
