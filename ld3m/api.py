@@ -72,6 +72,7 @@ def evaluate(
     against: Sequence[str | Path] = (),
     split: str = "test",
     scores: bool = False,
+    again: bool = False,
 ) -> dict[str, Any]:
     """Trains networks on a distilled set and tests them on real images, as `ld3m evaluate` does.
 
@@ -84,10 +85,11 @@ def evaluate(
             same data.
         split: the images to test on, "test" or "validation".
         scores: whether to measure what DD-Ranking's scores need.
+        again: whether to measure again what was measured in the same way before.
 
     Returns:
-        The run's evaluation.json. `results` has a row for each set and architecture: `trained_on`, `arch`, `mean` and
-        `std` in %, and the `accuracies` of the single networks.
+        The run's evaluation.json. `results` has a row for each set, architecture and protocol: `trained_on`, `arch`,
+        `protocol`, `mean` and `std` in %, and the `accuracies` of the single networks.
 
     Raises:
         UserError: for an unknown run, baseline, architecture or split.
@@ -96,7 +98,7 @@ def evaluate(
 
     names = [] if run is None else [str(run)]
     folder, measured_by = set_and_recipe(names, None if recipe is None else str(recipe), list(overrides))
-    report, _ = evaluate(folder, measured_by, [str(name) for name in against], split, scores)
+    report, _ = evaluate(folder, measured_by, [str(name) for name in against], split, scores, again)
     return report
 
 

@@ -28,7 +28,7 @@ from ld3m.ablation.chart import draw
 from ld3m.ablation.table import markdown, pooled, seed_difference
 from ld3m.evaluation import evaluate
 from ld3m.files import cache_folder
-from ld3m.reporting.status import duration
+from ld3m.runs.metrics import duration
 
 QUICK = ["evaluate.epochs=1", "evaluate.lr=0.01", "distill.pictures=0", "distill.iterations=2"]
 

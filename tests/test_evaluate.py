@@ -13,7 +13,7 @@ from conftest import Outcome
 
 from ld3m.data.coresets import open_whole
 from ld3m.data.prepared import ImageSet, prepare
-from ld3m.evaluation import evaluate
+from ld3m.evaluation import measure, protocol
 from ld3m.evaluation.cross_architecture import cross_architecture
 from ld3m.evaluation.protocol import train
 from ld3m.evaluation.tables import accuracy_table
@@ -63,9 +63,8 @@ def test_evaluations_add_up(ld3m: Callable[..., Outcome], run: Path) -> None:
 
 
 def test_figures_with_and_without_augmentation_stand_beside_each_other(ld3m: Callable[..., Outcome], run: Path) -> None:
-    for epochs in (2, 1):  # the second replaces the first
-        ld3m("evaluate", run, f"evaluate.epochs={epochs}")
-        ld3m("evaluate", run, "--against", "random", "evaluate.augment=false", f"evaluate.epochs={epochs}")
+    ld3m("evaluate", run, "--against", "random", "evaluate.augment=false", "evaluate.epochs=1")
+    ld3m("evaluate", run, "evaluate.epochs=1")
     results = json.loads((run / "evaluation.json").read_text())["results"]
     said = [(row["trained_on"], row["protocol"]["augment"], row["protocol"]["epochs"]) for row in results]
     assert said == [("distilled", True, 1), ("distilled", False, 1), ("random", False, 1)]
@@ -75,14 +74,15 @@ def test_figures_with_and_without_augmentation_stand_beside_each_other(ld3m: Cal
         (found,) = [found for found in outcome.out.splitlines() if found.startswith(line)]
         assert found.endswith(f"{row['mean']:.1f} ± {row['std']:.1f} (2)")
     status = ld3m("status", run).out
-    assert "accuracy, distilled convnet (test)" in status
-    assert "accuracy, distilled unaugmented convnet (test)" in status
+    assert "accuracy, distilled convnet (test, 1 epochs, lr 0.001)" in status
+    assert "accuracy, distilled unaugmented convnet (test, 1 epochs, lr 0.001)" in status
     assert ld3m("push-to-hub", run, "--dry-run").code == 0
     card = (run / "hub" / "README.md").read_text()
-    heads = ["these 6, without augmentation", "6 random real images, without augmentation", "these 6"]  # newest last
-    assert f"| trained from scratch on | {' | '.join(heads)} |" in card
     cells = [f"{row['mean']:.1f} ± {row['std']:.1f} (2)" for row in results]
-    assert f"| convnet | {cells[1]} | {cells[2]} | {cells[0]} |" in card
+    heads = ["these 6, without augmentation", "6 random real images, without augmentation"]
+    for head, cell in ((["these 6"], cells[:1]), (heads, cells[1:])):
+        assert f"| trained from scratch on | {' | '.join(head)} |" in card
+        assert f"| convnet | {' | '.join(cell)} |" in card
 
 
 def test_nothing_is_chosen_by_the_images_that_it_is_tested_on(
@@ -103,7 +103,7 @@ def test_nothing_is_chosen_by_the_images_that_it_is_tested_on(
         return network
 
     monkeypatch.setattr(ImageSet, "images", noted)
-    monkeypatch.setattr(evaluate, "train", trained)
+    monkeypatch.setattr(measure, "train", trained)
     assert ld3m("distill", recipe_file, "data.validation_share=0.25", "-o", "runs/v").code == 0
     assert set(steps) == {"train"}
     for split in ("test", "validation"):
@@ -142,7 +142,9 @@ def test_the_cross_architecture_mean_by_hand() -> None:
             "std": 2.5,
             "accuracies": [45.0, 40.0],
             "images": 10,
+            "tested_on": 100,
             "protocol": {"epochs": 1000, "batch": 256, "ema": 0.995, "augment": True},
+            "column": "mean without convnet",
         }
     ]
     (of_another,) = cross_architecture(rows, "resnet18")
@@ -153,11 +155,14 @@ def test_the_cross_architecture_mean_by_hand() -> None:
     ("rows", "archs"),
     [
         ([row("resnet18", [50, 60])], None),
-        ([row("resnet18", [50, 60]), row("vit", [40, 20, 30])], None),  # of 2 and of 3 seeds
+        ([row("resnet18", [50, 60]), row("vit", [40, 20, 30])], ["resnet18", "vit"]),  # over the seeds of both
         ([row("resnet18", [50, 60]), row("vit", [40, 20], epochs=5)], None),
         ([row("alexnet", [1, 2], epochs=5), row("resnet18", [50, 60]), row("vit", [40, 20])], ["resnet18", "vit"]),
         ([row("resnet18", [50, 60], lr=0.01), row("vgg11", [40, 20], lr=0.01)], ["resnet18", "vgg11"]),
-        ([row("resnet18", [50, 60], lr=0.01), row("vgg11", [40, 20])], None),  # one rate is the recipe's
+        ([row("resnet18", [50, 60], lr=0.01), row("vgg11", [40, 20])], ["resnet18", "vgg11"]),  # its own rate
+        ([row("resnet18", [50, 60], lr=0.01), row("vit", [40, 20])], None),
+        ([row("resnet18", [50, 60], lr=0.01), row("vit", [40, 20]) | {"own_rate": True}], ["resnet18", "vit"]),
+        ([row("resnet18", [50, 60]), row("vit", [33, 33]) | {"at_chance": [0, 1]}], None),
     ],
 )
 def test_only_what_was_measured_alike_is_averaged(rows: list[dict[str, Any]], archs: list[str] | None) -> None:
@@ -165,7 +170,10 @@ def test_only_what_was_measured_alike_is_averaged(rows: list[dict[str, Any]], ar
     assert [mean["archs"] for mean in means] == ([archs] if archs else [])
 
 
-def test_the_cross_architecture_mean_of_evaluations_that_add_up(ld3m: Callable[..., Outcome], run: Path) -> None:
+def test_the_cross_architecture_mean_of_evaluations_that_add_up(
+    ld3m: Callable[..., Outcome], run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "at_chance", lambda *_: False)  # after three epochs they are
     assert json.loads(ld3m("evaluate", run, "--arch", "convnet,resnet18", "--json").out)["cross_architecture"] == []
     outcome = ld3m("evaluate", run, "--arch", "alexnet", "--json")
     report = json.loads(outcome.out)
@@ -210,14 +218,15 @@ def test_an_interrupted_evaluation_goes_on_with_the_network_it_was_at(
         trained.append(str(arguments[0]))
         return train(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(evaluate, "train", interrupted)
+    monkeypatch.setattr(measure, "train", interrupted)
     assert ld3m(*options).code != 0
     assert not (run / "evaluation.json").exists()
     trained[:] = trained[:2]  # room for the fourth network, and for no other
     again = ld3m(*options)
     assert json.loads(again.out) == whole
     assert len(trained) == 3
-    assert "12/12" in again.err, "two sets, two networks each, three epochs: the bar counts those found too"
+    assert "1 networks to train; convnet on random; 3 epochs" in again.err
+    assert "(3 are measured already)" in again.err
 
 
 def test_two_evaluations_of_a_run_leave_each_other_alone(
@@ -232,7 +241,7 @@ def test_two_evaluations_of_a_run_leave_each_other_alone(
             raise KeyboardInterrupt
         return train(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(evaluate, "train", until_the_second)
+    monkeypatch.setattr(measure, "train", until_the_second)
     assert ld3m("evaluate", run, "--arch", "convnet").code != 0
     assert ld3m("evaluate", run, "--arch", "alexnet").code == 0
     assert ld3m("evaluate", run, "--arch", "convnet").code == 0
@@ -249,13 +258,13 @@ def test_a_run_whose_folder_has_commas_can_be_compared_with(
     outcome = ld3m("evaluate", "runs/made", "--seeds", "1", "--against", against, "--json", "data.scorer.epochs=1")
     assert outcome.code == 0, outcome.err
     sets = [row["trained_on"] for row in json.loads(outcome.out)["results"]]
-    assert sets == ["distilled", "random", "run prior.skip=none,seed=1", "herding"]
+    assert sets == ["distilled", "random", "herding", "run prior.skip=none,seed=1"]
 
 
 def test_folders_that_cannot_be_written_to_are_told_before_any_training(
     ld3m: Callable[..., Outcome], run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluate, "train", None)
+    monkeypatch.setattr(measure, "train", None)
     (run / "evaluating").write_text("in the way")
     outcome = ld3m("evaluate", run)
     assert (outcome.code, outcome.err.count("\n")) == (2, 1), outcome.err
@@ -269,12 +278,12 @@ def test_folders_that_cannot_be_written_to_are_told_before_any_training(
 
 def test_networks_learn_separable_classes(recipe_file: Path) -> None:
     """Trained on all real shapes, a ConvNet tells almost all of the test shapes apart: chance is 33 %."""
-    from ld3m.evaluation.protocol import accuracy
-
     recipe = load(Recipe, str(recipe_file), ["evaluate.epochs=60", "evaluate.lr=0.01", "evaluate.ema=0.9"])
     images = prepare(recipe.data, progress=False)
     network = train("convnet", *images.everything("train"), images, recipe, 0, torch.device("cpu"))
-    assert accuracy(network, images, "test", torch.device("cpu")) >= 70
+    percent, at_chance = protocol.tested(network, images, "test", torch.device("cpu"))
+    assert percent >= 70
+    assert not at_chance
 
 
 def test_baselines_are_real_images_and_only_random_ones_differ_by_draw(recipe_file: Path) -> None:
@@ -304,10 +313,10 @@ def test_against_a_core_set_says_that_a_scorer_is_trained_and_by_which(ld3m: Cal
     rows = json.loads(outcome.out)["results"]
     assert [(row["trained_on"], row.get("scorer", {}).get("width")) for row in rows] == [
         ("distilled", None),
-        ("herding", 4),
         ("hard", 4),
+        ("herding", 4),
     ]
-    again = ld3m("evaluate", run, *options)
+    again = ld3m("evaluate", run, *options, "--again")
     assert json.loads(again.out)["results"] == rows
     assert "training the scorer" not in again.err, "scores are kept"
 

@@ -36,7 +36,7 @@ def test_a_key_has_type_range_and_default() -> None:
         "distill.momentum": ("number", "≥ 0, < 1", "0.5"),
         "prior.skip": ("paper, reference, none", "", "reference"),
         "prior.micro_batch": ("integer or auto", "≥ 1, ≤ 1,000,000", "64"),
-        "evaluate.lr": ("number or learnt", "> 0, ≤ 1,000,000,000", ""),
+        "evaluate.lr": ("number or learnt or mapping", "> 0, ≤ 1,000,000,000", ""),
         "evaluate.arch": ("list of text", "", "[convnet]"),
         "hub.private": ("true or false", "", "false"),
     }

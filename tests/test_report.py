@@ -71,7 +71,7 @@ def row(trained_on: str, arch: str, accuracies: list[float]) -> dict[str, Any]:
         "accuracies": accuracies,
         "images": 6,
         "tested_on": 18,
-        "protocol": {"epochs": 3, "lr": 0.01},
+        "protocol": {"epochs": 3, "batch": 256, "lr": 0.01, "ema": 0.9, "augment": True},
     }
 
 

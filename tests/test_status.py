@@ -14,7 +14,8 @@ from conftest import Outcome, distilled, latents
 from processes import command_line, finish, spawn
 
 from ld3m.machine import lock
-from ld3m.reporting.status import duration, read, text
+from ld3m.reporting.status import read, text
+from ld3m.runs.metrics import duration
 
 LONG = ("distill.iterations=100000", "distill.checkpoint_every=5")
 
@@ -85,7 +86,8 @@ def test_evaluation_figures(finished: Path, tmp_path: Path, ld3m: Callable[..., 
     (row,) = json.loads((folder / "evaluation.json").read_text())["results"]
     (said,) = json.loads(ld3m("status", folder, "--json").out)["evaluation"]
     keys = ("trained_on", "arch", "split", "mean", "std")
-    assert said == {key: row[key] for key in keys} | {"augment": True, "seeds": 2}
+    how = {key: row["protocol"][key] for key in ("epochs", "batch", "lr", "ema", "augment")}
+    assert said == {key: row[key] for key in keys} | how | {"seeds": 2, "has_learnt": "at_chance" not in row}
     expected = f"{row['mean']:.2f} ± {row['std']:.2f} %, 2 seeds"
     line = next(line for line in ld3m("status", folder).out.splitlines() if "accuracy" in line)
     assert line.split("  ", 2)[1] == "accuracy, distilled convnet (test)"

@@ -105,7 +105,7 @@ def _measure(cell: Cell, against: Sequence[str], split: str) -> None:
     if not _is_distilled(cell):
         distill(recipe)
     if _missing(cell, ["distilled", *against], split):
-        evaluate(recipe.folder, recipe, against, split, again=False)
+        evaluate(recipe.folder, recipe, against, split)
 
 
 def _is_distilled(cell: Cell) -> bool:

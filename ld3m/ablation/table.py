@@ -7,7 +7,7 @@ from typing import Any
 
 from ld3m.evaluation.comparison import TOO_FEW_PAIRS, paired
 from ld3m.markdown import code, table, text
-from ld3m.reporting.status import duration
+from ld3m.runs.metrics import duration
 
 Rows = Sequence[Mapping[str, Any]]
 

@@ -51,19 +51,23 @@ def evaluate(
         ),
     ] = False,
     split: Split = "test",
+    again: Annotated[
+        bool, typer.Option("--again", help="Measure everything again; by default what is measured already is reused.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Train networks on a distilled set, test them on real images.
 
     Prints mean ± std over seeds for each architecture, and for the mean over all architectures but the one the set was
     distilled with. For each baseline it prints the mean difference, its 95 % interval and the p-value of a t-test
-    paired by seed. All of it is added to the run's evaluation.json, with how the networks were trained.
+    paired by seed. All of it is added to the run's evaluation.json, with how the networks were trained: there is a
+    table for each way.
 
     Nothing is chosen on the test set: the images are those of the last iteration, and each network is tested once,
     after its last epoch. To compare settings, distil with data.validation_share=0.1 and use --split validation.
 
-    Interrupt it at any time: the same command resumes with the network it was training. Accuracies of baselines are
-    kept in the cache, where evaluations of other runs find them.
+    Interrupt it at any time: the same command resumes with the network it was training. What was measured in the same
+    way before is reused; accuracies of baselines are kept in the cache, where evaluations of other runs find them.
 
     Sets of other people are measured by the same protocol: ld3m evaluate user/name, or ld3m evaluate images_best.pt
     --recipe fashion-mnist
@@ -75,6 +79,6 @@ def evaluate(
     from ld3m.evaluation.tables import accuracy_table
 
     folder, measured_by = set_and_recipe(names, recipe, overrides)
-    report, is_main = evaluate(folder, measured_by, _sets(against), split, scores)
+    report, is_main = evaluate(folder, measured_by, _sets(against), split, scores, again)
     if is_main:
         typer.echo(json.dumps(report, indent=2) if as_json else accuracy_table(report))

@@ -1,53 +1,89 @@
 """Cross-architecture means: accuracy over architectures that a set was not matched in, as GLaD and LD3M report it."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from typing import Any
 
-from ld3m.evaluation.protocol import own_rate
-from ld3m.evaluation.rows import Row, figures, set_of
+from ld3m.evaluation.rows import Row, by_protocol, figures, has_learnt, has_own_rate, set_order
+
+Column = tuple[str, float]
+"""An architecture and the learning rate of its networks."""
 
 
-def cross_architecture(rows: Sequence[Row], matching: str) -> list[dict[str, Any]]:
+def column(row: Row) -> Column:
+    """The column that a result stands in."""
+    return row["arch"], row["protocol"].get("lr", 0.0)
+
+
+def headings(rows: Sequence[Row]) -> dict[Column, str]:
+    """The columns of results of one protocol: architectures, with the learning rate if they were given several."""
+    columns = dict.fromkeys(map(column, rows))
+    archs = [arch for arch, _ in columns]
+    return {(arch, rate): arch if archs.count(arch) == 1 else f"{arch} at {rate:g}" for arch, rate in columns}
+
+
+def cross_architecture(rows: Sequence[Row], matching: str | None) -> list[dict[str, Any]]:
     """The mean accuracy over all architectures but the matching network's, for each training set.
 
+    Sets are compared over the same architectures: besides the mean over all that the distilled images were measured
+    in, there is one over those that another set was measured in too. Networks that have not learnt are left out, and
+    learning rates may differ only if they are an architecture's own.
+
     Args:
-        rows: results as in `evaluation.json`, the newest last.
-        matching: the architecture of the matching network.
+        rows: results as in `evaluation.json`.
+        matching: the architecture of the matching network; there are no means if it is not known.
 
     Returns:
-        A row for each training set, split and kind of augmentation that has at least two other architectures measured
-        like the newest of them: with as many seeds under the same protocol. Its accuracies are, seed by seed, the means
-        over these architectures; `mean` and `std` are over seeds; its protocol is what theirs share.
+        A row for each protocol, training set and choice of at least two architectures. Its `accuracies` are, seed by
+        seed, the means over these, as far as all of them have that seed; `mean` and `std` are over seeds; its protocol
+        is what theirs share; `column` is its heading.
     """
     means = []
-    for same in dict.fromkeys(map(set_of, rows)):
-        others = [row for row in rows if set_of(row) == same and row["arch"] != matching]
-        alike = [row for row in others if _measured_alike(row, others[-1])]
-        if len(alike) >= 2:
-            by_seed = zip(*(row["accuracies"] for row in alike), strict=True)
-            shared = set.intersection(*(set(row["protocol"].items()) for row in alike))
-            means.append(
-                {
-                    "trained_on": same[0],
-                    "split": same[1],
-                    "without": matching,
-                    "archs": [row["arch"] for row in alike],
-                    **figures([statistics.fmean(values) for values in by_seed]),
-                    "images": alike[-1]["images"],
-                    "protocol": {key: value for key, value in alike[-1]["protocol"].items() if (key, value) in shared},
-                }
-            )
+    for group in by_protocol(rows) if matching else []:
+        names = headings(group)
+        sets: dict[Any, dict[Column, Row]] = {}
+        for row in sorted(group, key=set_order):
+            sets.setdefault(set_order(row), {})[column(row)] = row
+        choices = list(_choices(group, list(sets.values()), matching))
+        for choice in choices:
+            archs = [names[each] for each in choice]
+            heading = f"mean without {matching}" if len(choices) == 1 else f"mean of {', '.join(archs)}"
+            for measured in sets.values():
+                chosen = [measured[each] for each in choice if each in measured and has_learnt(measured[each])]
+                if len(chosen) == len(choice):
+                    means.append(_mean(chosen) | {"without": matching, "archs": archs, "column": heading})
     return means
 
 
-def _measured_alike(one: Row, other: Row) -> bool:
-    """Whether two rows may be averaged: learning rates may differ if each is its architecture's own."""
+def _choices(
+    rows: Sequence[Row], sets: Sequence[Mapping[Column, Row]], matching: str | None
+) -> Iterator[tuple[Column, ...]]:
+    """The architectures to average over: all that one set has at rates that go together, and what others share."""
+    others = [row for row in rows if row["arch"] != matching]
+    rates = {column(row)[1] for row in others if not has_own_rate(row)} or {0.0}
+    seen = set()
+    for rate in sorted(rates):
+        by_arch: dict[str, dict[Column, None]] = {}
+        for row in others:
+            if has_own_rate(row) or column(row)[1] == rate:
+                by_arch.setdefault(row["arch"], {})[column(row)] = None
+        for plan in product(*by_arch.values()):
+            learnt = [tuple(c for c in plan if c in measured and has_learnt(measured[c])) for measured in sets]
+            first = learnt[0]
+            for archs in [first, *(tuple(c for c in each if c in first) for each in learnt[1:])]:
+                if len(archs) >= 2 and archs not in seen:
+                    seen.add(archs)
+                    yield archs
 
-    def how(row: Row) -> list[Any]:
-        protocol = {key: value for key, value in row["protocol"].items() if key != "lr"}
-        return [len(row["accuracies"]), row["images"], row["tested_on"], protocol]
 
-    rates = [row["protocol"]["lr"] for row in (one, other)]
-    own = [own_rate(row["arch"]) for row in (one, other)]
-    return how(one) == how(other) and (rates == own or rates[0] == rates[1])
+def _mean(rows: Sequence[Row]) -> dict[str, Any]:
+    """One set's mean row over results of several architectures, of the seeds that all have."""
+    shared = set.intersection(*(set(row["protocol"].items()) for row in rows))
+    by_seed = zip(*(row["accuracies"] for row in rows), strict=False)
+    same = ("trained_on", "split", "images", "tested_on", "seed", "scorer")
+    return {
+        **{key: rows[0][key] for key in same if key in rows[0]},
+        **figures([statistics.fmean(values) for values in by_seed]),
+        "protocol": {key: value for key, value in rows[0]["protocol"].items() if (key, value) in shared},
+    }

@@ -4,8 +4,9 @@ Cazenavette et al., CVPR 2023; LD3M uses the same.
 """
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from tqdm import tqdm
 from ld3m import networks
 from ld3m.data.prepared import ImageSet
 from ld3m.errors import UserError
+from ld3m.evaluation.rows import LEARNING_RATES, full_ema
 from ld3m.images.ranges import bytes_to_unit
 from ld3m.networks.speed import quick_on_cpus
 from ld3m.networks.training import train_epoch
@@ -22,8 +24,9 @@ from ld3m.recipe import EvaluateRecipe, NetworkRecipe, Recipe
 from ld3m.runs.folder import learnt
 
 LEARNING_RATE = 1e-3
-LEARNING_RATES = {"vgg11": 1e-4}
-"""The protocol's learning rate, and that of architectures with another."""
+"""The protocol's learning rate; `rows.LEARNING_RATES` has that of architectures with another."""
+OTHERS = "others"
+"""The name in `evaluate.lr` of all architectures that it does not name."""
 TEST_CHUNK = 100
 """Images tested at a time; larger activations are slower on CPUs, where each is mapped and unmapped every time."""
 
@@ -32,20 +35,16 @@ def training(recipe: Recipe, trained_on: str, augment: bool) -> Recipe:
     """The recipe that says how networks are trained on a set; only "full" has epochs of its own."""
     settings = recipe.evaluate
     changes: dict[str, Any] = {"augment": augment}
-    if trained_on == "full" and settings.full_epochs:  # the average covers the same share of the training
-        decay = round(settings.ema ** (settings.epochs / settings.full_epochs), 6)
+    if trained_on == "full" and settings.full_epochs:
+        decay = full_ema(settings.ema, settings.epochs, settings.full_epochs)
         changes |= {"epochs": settings.full_epochs, "ema": decay}
     return recipe.model_copy(update={"evaluate": settings.model_copy(update=changes)})
 
 
-def settings(recipe: Recipe) -> dict[str, Any]:
-    """All settings of a recipe that decide how a network of any architecture is trained."""
-    return recipe.evaluate.model_dump(exclude={"arch", "seeds", "full_epochs"})
-
-
 def row_protocol(recipe: Recipe, arch: str) -> dict[str, Any]:
     """How networks of an architecture are trained: `protocol` in rows of results."""
-    return settings(recipe) | {"lr": learning_rate(arch, recipe.evaluate)}
+    settings = recipe.evaluate.model_dump(exclude={"arch", "seeds", "full_epochs"})
+    return settings | {"lr": learning_rate(arch, recipe.evaluate)}
 
 
 def with_learnt_rate(recipe: Recipe, folder: Path) -> Recipe:
@@ -57,13 +56,14 @@ def with_learnt_rate(recipe: Recipe, folder: Path) -> Recipe:
 
 
 def learning_rate(arch: str, settings: EvaluateRecipe) -> float:
-    """The recipe's rate, or the protocol's for the architecture."""
-    return float(settings.lr or own_rate(arch))
+    """The rate that the recipe names for the architecture, else the protocol's own for it, else that of all others."""
+    rates = settings.lr if isinstance(settings.lr, dict) else {OTHERS: settings.lr}
+    return float(rates.get(arch) or LEARNING_RATES.get(arch) or rates.get(OTHERS) or LEARNING_RATE)
 
 
-def own_rate(arch: str) -> float:
-    """The protocol's rate for an architecture."""
-    return LEARNING_RATES.get(arch, LEARNING_RATE)
+def names_rate(arch: str, settings: EvaluateRecipe) -> bool:
+    """Whether the recipe names a rate for this architecture."""
+    return isinstance(settings.lr, dict) and arch in settings.lr
 
 
 def rate_factor(epoch: int, epochs: int) -> float:
@@ -103,10 +103,7 @@ def train(
         The averaged network in evaluation mode, on the device.
     """
     settings = recipe.evaluate
-    weights = generator(recipe.seed, "evaluation network", seed)
-    network = networks.build(arch, images.shape, NetworkRecipe(), weights).to(device)
-    if device.type == "cpu" and isinstance(network, networks.ConvNet):  # it is not faster for the others
-        network = quick_on_cpus(network)
+    network = untrained(arch, images, recipe, seed, device)
     average = networks.averaged(network, settings.ema)
     rate = learning_rate(arch, settings)
     optimiser = torch.optim.SGD(network.parameters(), lr=rate, momentum=0.9, weight_decay=5e-4)
@@ -123,12 +120,51 @@ def train(
     return average.module.eval()
 
 
+def untrained(arch: str, images: ImageSet, recipe: Recipe, seed: int, device: torch.device) -> nn.Module:
+    """A network with the initial weights of a seed, on the device."""
+    network: nn.Module = networks.build(
+        arch, images.shape, NetworkRecipe(), generator(recipe.seed, "evaluation network", seed)
+    ).to(device)
+    if device.type == "cpu" and isinstance(network, networks.ConvNet):  # it is not faster for the others
+        return quick_on_cpus(network)
+    return network
+
+
+class Tested(NamedTuple):
+    """How a network does on the images of a split."""
+
+    accuracy: float
+    """Percent of the images that it classifies correctly."""
+    at_chance: bool
+    """Whether it is no better than guessing, as far as so many images tell."""
+
+
 @torch.no_grad()
-def accuracy(network: nn.Module, images: ImageSet, split: str, device: torch.device) -> float:
-    """Percent of a split's images that the network classifies correctly; a chunk of them is in memory at a time."""
-    correct = 0
+def tested(network: nn.Module, images: ImageSet, split: str, device: torch.device) -> Tested:
+    """Tests a network on all images of a split, a chunk of which is in memory at a time."""
+    correct = [0] * len(images.classes)
     for label in range(len(images.classes)):
         for chunk in images.images(split, label).split(TEST_CHUNK):
             logits = network(images.normalise(bytes_to_unit(chunk.to(device))))
-            correct += int((logits.argmax(1) == label).sum())
-    return 100 * correct / sum(images.counts[split])
+            correct[label] += int((logits.argmax(1) == label).sum())
+    counts = images.counts[split]
+    return Tested(100 * sum(correct) / sum(counts), at_chance(correct, counts))
+
+
+def at_chance(correct: Sequence[int], counts: Sequence[int]) -> bool:
+    """Whether a classifier is no better than one that does not look at the image.
+
+    The mean share of correct images over classes, whose expectation is then 1 / classes however many images each class
+    has, is at most two standard errors above that, or half as much again if there are too few images to tell.
+
+    Args:
+        correct: images of each class that were classified correctly.
+        counts: images of each class.
+    """
+    tested = [(right, count) for right, count in zip(correct, counts, strict=True) if count]
+    if len(tested) < 2:
+        return False
+    share = sum(right / count for right, count in tested) / len(tested)
+    guess = 1 / len(tested)
+    error = math.sqrt(sum(guess * (1 - guess) / count for _, count in tested)) / len(tested)
+    return share <= guess + min(2 * error, guess / 2)

@@ -1,34 +1,119 @@
-"""The rows of evaluation.json: what their networks were trained on, and which rows may be compared."""
+"""The rows of evaluation.json: checked as they are read, added to, and sorted by what may stand in one table.
 
+Importing this module imports no torch.
+"""
+
+import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired
 
-from ld3m.errors import user_error_if_damaged
-from ld3m.runs.folder import document
+from annotated_types import MinLen
+from pydantic import ConfigDict, Field
+from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
+from ld3m.reading import read_json
+
+FILE = "evaluation.json"
 Row = Mapping[str, Any]
+"""A row of any table of evaluation.json; `Result` says what one of `results` has."""
+LEARNING_RATES = {"vgg11": 1e-4}
+"""Learning rates of architectures for which GLaD's protocol has another than for the rest."""
+ARCHS = ("convnet", "resnet18", "vgg11", "alexnet", "vit")
+"""The order of columns; other architectures follow by name."""
+Percent = Annotated[float, Field(ge=0, le=100)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Protocol(TypedDict):
+    """How the networks of a row were trained."""
+
+    epochs: Count
+    batch: Count
+    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    ema: Annotated[float, Field(ge=0, lt=1)]
+    augment: bool
+
+
+class Result(TypedDict):
+    """Networks of one architecture that differ by their seeds alone, trained on one set by one protocol."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    trained_on: str
+    """distilled, a baseline's name, or "run NAME"."""
+    arch: str
+    split: str
+    """Of the real images, that the networks were tested on."""
+    mean: Percent
+    std: Percent | None
+    """Population standard deviation over the networks; None for one network."""
+    accuracies: Annotated[list[Percent], MinLen(1)]
+    """Of the seeds 0, 1, …"""
+    images: Count
+    tested_on: Count
+    protocol: Protocol
+    seed: NotRequired[int]
+    """Of the recipe: with another one, networks and random images are others."""
+    content: NotRequired[str]
+    """A digest of the images and labels that the networks were trained on."""
+    own_rate: NotRequired[bool]
+    """True if `evaluate.lr` names a rate for this architecture."""
+    at_chance: NotRequired[list[int]]
+    """Seeds whose networks are no better than guessing."""
+    scorer: NotRequired[dict[str, Any]]
+    """`data.scorer`, by which a core-set was chosen."""
+
+
+class Evaluation(TypedDict):
+    """What evaluation.json must have; all else in it follows from the results."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    results: list[Result]
+    matching: NotRequired[str]
+    """The architecture of the matching network."""
+    normalisation: NotRequired[dict[str, list[float]]]
+    """`mean` and `std` of the real images' channels, in units of [0, 1]."""
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """A run's evaluation.json, the one way to read it; {} if it is not there.
+
+    What follows from the results (`blocks.blocks`) is not taken from the file: older versions put figures side by side
+    that were measured in different ways.
+
+    Raises:
+        UserError: if it cannot be read or is damaged.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        return {}
+    found: dict[str, Any] = {**read_json(path, Evaluation, "move it away to continue without it")}
+    return found | {"results": in_order(found["results"])}
 
 
 def results(folder: Path) -> list[dict[str, Any]]:
-    """The rows of a run's evaluation.json, none if there is no such file.
-
-    Raises:
-        UserError: if it is damaged.
-    """
-    evaluation = document(folder, "evaluation.json")
-    with user_error_if_damaged(folder / "evaluation.json", "move it away to continue without it"):
-        return list(evaluation["results"]) if evaluation else []
+    """The results of a run's evaluation.json in their order, none if there is no such file."""
+    rows: list[dict[str, Any]] = read(folder).get("results", [])
+    return rows
 
 
 def figures(accuracies: Sequence[float]) -> dict[str, Any]:
-    """Mean and population standard deviation, as the literature's code computes it, with the accuracies in percent."""
+    """Mean and population standard deviation, as the literature's code computes it, with the accuracies in percent.
+
+    One network has no deviation: None.
+    """
+    rounded = [round(value, 2) for value in accuracies]
     return {
-        "mean": round(statistics.fmean(accuracies), 2),
-        "std": round(statistics.pstdev(accuracies), 2),
-        "accuracies": [round(value, 2) for value in accuracies],
+        "mean": round(statistics.fmean(rounded), 2),
+        "std": round(statistics.pstdev(rounded), 2) if len(rounded) > 1 else None,
+        "accuracies": rounded,
     }
+
+
+# --- what a row is of --------------------------------------------------------------------------------------
 
 
 def augmented(row: Row) -> bool:
@@ -41,27 +126,113 @@ def set_name(row: Row) -> str:
     return row["trained_on"] if augmented(row) else f"{row['trained_on']} unaugmented"
 
 
-def set_of(row: Row) -> tuple[str, str, bool]:
-    """What rows of several architectures share that stand in one line: the set, the split, and augmentation."""
-    return row["trained_on"], row["split"], augmented(row)
+def has_own_rate(row: Row) -> bool:
+    """Whether the rate of a result is its architecture's alone, and not that of all architectures."""
+    own = LEARNING_RATES.get(row["arch"])
+    return row.get("own_rate", False) or (own is not None and row["protocol"].get("lr") == own)
 
 
-def alike(one: Row, other: Row, but_for: Sequence[str] = ()) -> bool:
-    """Whether two rows of one architecture can be compared seed by seed: as many networks, trained and tested alike.
+def has_learnt(row: Row) -> bool:
+    """Whether most networks of a result are better than guessing."""
+    return len(row.get("at_chance", ())) <= len(row["accuracies"]) / 2
+
+
+def in_order(rows: Iterable[Row]) -> list[Any]:
+    """Rows in an order that does not depend on when they were measured: by protocol, set and architecture."""
+    return sorted(rows, key=lambda row: (_protocol_order(row), set_order(row), _arch_order(row)))
+
+
+def set_order(row: Row) -> tuple[Any, ...]:
+    """Distilled images first, then as many real ones, all real ones, and other runs."""
+    name = row["trained_on"]
+    ranks = {"distilled": 0, "random": 1, "full": 3}
+    return ranks.get(name, 4 if name.startswith("run ") else 2), name, row.get("images", 0), _text(row.get("scorer"))
+
+
+def _arch_order(row: Row) -> tuple[Any, ...]:
+    known = ARCHS.index(row["arch"]) if row["arch"] in ARCHS else len(ARCHS)
+    return known, row["arch"], row["protocol"].get("lr", 0)
+
+
+def _protocol_order(row: Row) -> tuple[Any, ...]:
+    how = row["protocol"]
+    rest = (-how.get("epochs", 0), how.get("batch", 0), how.get("ema", 0), not how.get("augment", True))
+    return row["split"] != "test", row["split"], -row.get("tested_on", 0), row.get("seed", 0), *rest
+
+
+# --- which rows may be compared ----------------------------------------------------------------------------
+
+
+def by_protocol(rows: Sequence[Row]) -> list[list[Any]]:
+    """Rows that may be compared: tested on the same images, and trained alike but for the learning rate.
+
+    The rate belongs to the architecture, as the protocol itself has it. All real images stand with every row to whose
+    protocol `evaluate.full_epochs` relates theirs; all other rows stand in one group. The order is kept.
 
     Args:
-        one: a row of results, or of cross-architecture means.
-        other: another of the same kind.
-        but_for: keys of the protocol that may differ.
+        rows: results, or results and cross-architecture means.
     """
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        if row["trained_on"] != "full":
+            groups.setdefault(protocol_key(row), []).append(row)
+    for row in rows:
+        if row["trained_on"] == "full":
+            fitting = [group for group in groups.values() if _is_full_of(row, group[0])]
+            for group in fitting or [groups.setdefault(protocol_key(row), [])]:
+                group.append(row)
+    return list(groups.values())
 
-    def how(row: Row) -> list[Any]:
-        protocol = {key: value for key, value in row.get("protocol", {}).items() if key not in but_for}
-        return [len(row["accuracies"]), row.get("archs"), row.get("tested_on"), protocol]
 
-    return how(one) == how(other)
+def full_ema(ema: float, epochs: int, full_epochs: int) -> float:
+    """The decay for all real images: the average covers the same share of a training of other epochs."""
+    return round(ema ** (epochs / full_epochs), 6)
 
 
-def own_training(name: str) -> tuple[str, ...]:
-    """Keys of the protocol in which a baseline of this name may differ from the distilled images."""
-    return ("epochs", "ema") if name == "full" else ()
+def _is_full_of(full: Row, row: Row) -> bool:
+    """Whether a row of all real images was trained as `evaluate.full_epochs` has it for another row's protocol."""
+    how, epochs = row["protocol"], full["protocol"].get("epochs", 0)
+    ema = full_ema(how.get("ema", 0), how.get("epochs", 0), epochs) if epochs else 0
+    as_full = {**row, "protocol": {**how, "epochs": epochs, **({"ema": ema} if "ema" in how else {})}}
+    return row["trained_on"] != "full" and protocol_key(full) in (protocol_key(row), protocol_key(as_full))
+
+
+def protocol_key(row: Row) -> str:
+    """What rows of one table share: on what they were tested, and how they were trained but for the learning rate."""
+    how = {key: value for key, value in row["protocol"].items() if key != "lr"}
+    return _text([row["split"], row.get("tested_on"), row.get("seed"), how])
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+# --- adding to what was measured ---------------------------------------------------------------------------
+
+
+def merged(earlier: Sequence[Row], new: Sequence[Row]) -> tuple[list[dict[str, Any]], list[Row]]:
+    """Results with new ones: these replace earlier ones of the same networks, seed by seed, and nothing else.
+
+    Returns:
+        All results in their order, and the earlier ones of which an accuracy is lost.
+    """
+    rows = {_identity(row): dict(row) for row in earlier}
+    lost: list[Row] = []
+    for row in new:
+        there = rows.pop(_identity(row), None)
+        if there is None:  # an older version did not note the seed
+            there = rows.pop(_identity({**row, "seed": None}), None)
+        count = len(row["accuracies"])
+        kept = there["accuracies"][count:] if there and there.get("content") == row.get("content") else []
+        if there and there["accuracies"] != [*row["accuracies"][: len(there["accuracies"])], *kept]:
+            lost.append(there)
+        chance = [*row.get("at_chance", ()), *(s for s in (there or {}).get("at_chance", ()) if s >= count and kept)]
+        rows[_identity(row)] = (
+            dict(row) | figures([*row["accuracies"], *kept]) | ({"at_chance": chance} if chance else {})
+        )
+    return in_order(rows.values()), lost
+
+
+def _identity(row: Row) -> str:
+    keys = ("trained_on", "arch", "split", "images", "tested_on", "protocol", "scorer", "seed")
+    return _text([row.get(key) for key in keys])

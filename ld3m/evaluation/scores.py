@@ -6,10 +6,11 @@ and `full` is trained as the others are, augmentation included.
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ld3m.evaluation.rows import Row, alike, augmented, own_training
+from ld3m.evaluation.cross_architecture import column, headings
+from ld3m.evaluation.rows import Row, augmented, by_protocol, has_learnt, protocol_key
 
 WEIGHT = 0.5
 """Weight of the first of a score's two figures, as on the leaderboard."""
@@ -53,35 +54,53 @@ def scores(rows: Sequence[Row]) -> list[dict[str, Any]]:
             "random", each with and without augmentation.
 
     Returns:
-        A row per score: `mean` and `std` (population) over seeds and the `values`, in [0, 1]; and the means of what
-        they come from, in points of accuracy: `hlr` and `ior`, or `gain` and `gain_unaugmented`.
+        A row per score and protocol: `mean` and `std` (population) over seeds and the `values`, in [0, 1]; and the
+        means of what they come from, in points of accuracy: `hlr` and `ior`, or `gain` and `gain_unaugmented`.
     """
     computed: list[dict[str, Any]] = []
-    for arch, split in dict.fromkeys((row["arch"], row["split"]) for row in rows):
-        sets = {(r["trained_on"], augmented(r)): r for r in rows if (r["arch"], r["split"]) == (arch, split)}
-        for augment in (True, False):
-            gains, lacks = _gains(sets, "distilled", "random", augment), _gains(sets, "full", "distilled", augment)
+    groups = by_protocol(rows)
+    for group in groups:
+        here = _columns(group)
+        plain = _columns(_unaugmented(group[0], groups)) if augmented(group[0]) else {}
+        for name, sets in here.items():
+            how = {key: group[0][key] for key in ("split", "tested_on", "seed", "protocol") if key in group[0]}
+            about = {"arch": name, **how}
+            gains, lacks = _gains(sets, "distilled", "random"), _gains(sets, "full", "distilled")
             if gains and lacks:
-                values = [label_robust(*pair) for pair in zip(lacks, gains, strict=True)]
-                parts = {"augment": augment, "hlr": _points(lacks), "ior": _points(gains)}
-                computed.append({"score": "LRS", "arch": arch, "split": split, **_figures(values), **parts})
-        gains, plain = (_gains(sets, "distilled", "random", augment) for augment in (True, False))
-        if gains and plain and alike(sets["distilled", True], sets["distilled", False], ("augment",)):
-            values = [augmentation_robust(*pair) for pair in zip(gains, plain, strict=True)]
-            parts = {"gain": _points(gains), "gain_unaugmented": _points(plain)}
-            computed.append({"score": "ARS", "arch": arch, "split": split, **_figures(values), **parts})
+                values = [label_robust(*pair) for pair in zip(lacks, gains, strict=False)]
+                parts = {"augment": augmented(group[0]), "hlr": _points(lacks), "ior": _points(gains)}
+                computed.append({"score": "LRS", **about, **_figures(values), **parts})
+            without = _gains(plain.get(name, {}), "distilled", "random")
+            if gains and without:
+                values = [augmentation_robust(*pair) for pair in zip(gains, without, strict=False)]
+                parts = {"gain": _points(gains), "gain_unaugmented": _points(without)}
+                computed.append({"score": "ARS", **about, **_figures(values), **parts})
     return computed
 
 
-def _gains(sets: dict[tuple[str, bool], Row], better: str, worse: str, augment: bool) -> list[float]:
+def _unaugmented(row: Row, groups: Sequence[Sequence[Row]]) -> Sequence[Row]:
+    """The group of the same protocol without augmentation; none if it was not measured."""
+    wanted = protocol_key({**row, "protocol": {**row["protocol"], "augment": False}})
+    return next((group for group in groups if protocol_key(group[0]) == wanted), [])
+
+
+def _columns(rows: Sequence[Row]) -> dict[str, dict[str, Row]]:
+    """Results of one protocol by architecture and training set, as far as their networks have learnt."""
+    columns: dict[str, dict[str, Row]] = {}
+    for row in filter(has_learnt, rows):
+        columns.setdefault(headings(rows)[column(row)], {})[row["trained_on"]] = row
+    return columns
+
+
+def _gains(sets: Mapping[str, Row], better: str, worse: str) -> list[float]:
     """Seed by seed, the accuracy of one set's networks minus that of the other's, as shares.
 
-    Empty if one was not measured, or not in the same way.
+    Empty if one was not measured.
     """
-    one, other = sets.get((better, augment)), sets.get((worse, augment))
-    if not one or not other or not alike(one, other, own_training(better)):
+    if better not in sets or worse not in sets:
         return []
-    return [(a - b) / 100 for a, b in zip(one["accuracies"], other["accuracies"], strict=True)]
+    pairs = zip(sets[better]["accuracies"], sets[worse]["accuracies"], strict=False)
+    return [(one - other) / 100 for one, other in pairs]
 
 
 def _points(shares: Sequence[float]) -> float:
@@ -91,6 +110,6 @@ def _points(shares: Sequence[float]) -> float:
 def _figures(values: Sequence[float]) -> dict[str, Any]:
     return {
         "mean": round(statistics.fmean(values), 4),
-        "std": round(statistics.pstdev(values), 4),
+        "std": round(statistics.pstdev(values), 4) if len(values) > 1 else None,
         "values": [round(value, 4) for value in values],
     }

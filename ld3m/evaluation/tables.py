@@ -1,47 +1,64 @@
-"""What evaluation.json holds, as text for people: one table, and each kind of figure in it."""
+"""What evaluation.json holds, as text for people: its tables, and each kind of figure in them."""
 
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ld3m.evaluation.blocks import Block, blocks
 from ld3m.evaluation.comparison import LEAST_PAIRS, TOO_FEW_PAIRS
-from ld3m.evaluation.rows import Row, augmented, set_of
+from ld3m.evaluation.rows import Row
 
 
 def accuracy_table(report: Mapping[str, Any]) -> str:
-    """What was measured: a row per training set, a column per architecture, and how the networks were trained.
+    """What was measured, a table for each protocol: a row per training set, a column per architecture.
 
-    Between them are, if there are any, cross-architecture means, differences from baselines, and DD-Ranking's scores.
+    Below each are, if there are any, cross-architecture means, differences from other sets, DD-Ranking's scores, what
+    readers must know, and how the networks were trained.
 
     Args:
         report: as `evaluate` returns it and evaluation.json holds it.
     """
-    rows = report["results"]
-    widths = {row["arch"]: max(16, len(row["arch"]) + 2) for row in rows}
-    labels = [*map(_set_label, rows), *map(_difference_label, report["differences"])]
-    labels += map(_score_label, report["scores"])
-    left = max(40, *(len(label) + 2 for label in labels))
-    lines = [f"{'accuracy in %, mean ± std':<{left}}" + "".join(f"{arch:>{width}}" for arch, width in widths.items())]
-    for same in dict.fromkeys(map(set_of, rows)):
-        by_arch = {row["arch"]: row for row in rows if set_of(row) == same}
-        cells = [f"{accuracy_text(by_arch.get(arch)):>{width}}" for arch, width in widths.items()]
-        lines.append(f"{_set_label(next(iter(by_arch.values()))):<{left}}" + "".join(cells))
-    crossed = report["cross_architecture"]
-    lines += [f"cross-architecture mean, without {row['without']}, the matching network" for row in crossed[:1]]
-    lines += [f"{_set_label(row):<{left}}{accuracy_text(row):>16}  over {', '.join(row['archs'])}" for row in crossed]
-    if report["differences"]:
-        lines.append(f"differences in points{difference_caption(report['differences'])}")
-    lines += [f"{_difference_label(row):<{left}}{difference_text(row)}" for row in report["differences"]]
-    if report["scores"]:
+    return "\n\n".join(_table(block) for block in blocks(report))
+
+
+def _table(block: Block) -> str:
+    split = f"{block.split} split" + ("" if block.protocol.get("augment", True) else ", no augmentation")
+    labels = {line.label: f"{line.label}, {line.images} images, {split}" for line in block.lines}
+    compared = [f"{row['trained_on']} − {row['against']}, {row['arch']}, {split}" for row in block.differences]
+    scored = [f"{row['score']}, {row['arch']}, {split}" for row in block.scores]
+    of = f" of {block.tested_on:,} images" if block.tested_on else ""
+    head = f"accuracy in %{of}, mean ± std"
+    left = 2 + max(38, *map(len, [head, *labels.values(), *compared, *scored]))
+    widths = {name: max(16, len(name) + 2) for name in block.archs}
+    lines = [f"{head:<{left}}" + "".join(f"{name:>{width}}" for name, width in widths.items())]
+    for line in block.lines:
+        cells = [f"{accuracy_text(line.cells.get(name)):>{width}}" for name, width in widths.items()]
+        lines.append(f"{labels[line.label]:<{left}}" + "".join(cells))
+    if block.means:
+        lines.append(f"cross-architecture mean, without {block.crossed[0]['without']}, the matching network")
+    for mean in block.means:
+        for line in (line for line in block.lines if mean in line.cells):
+            row = line.cells[mean]
+            lines.append(f"{labels[line.label]:<{left}}{accuracy_text(row):>16}  over {', '.join(row['archs'])}")
+    if block.differences:
+        lines.append(f"differences in points{difference_caption(block.differences)}")
+    lines += [f"{label:<{left}}{difference_text(row)}" for label, row in zip(compared, block.differences, strict=True)]
+    if block.scores:
         lines.append("DD-Ranking's scores, mean ± std; from 0 to 1, higher is better")
-    lines += [f"{_score_label(row):<{left}}{score_text(row)}" for row in report["scores"]]
-    protocols = dict.fromkeys(json.dumps(row["protocol"]) for row in rows)
-    return "\n".join([*lines, *(f"networks: {protocol}" for protocol in protocols)])
+    lines += [f"{label:<{left}}{score_text(row)}" for label, row in zip(scored, block.scores, strict=True)]
+    return "\n".join([*lines, *block.notes, f"networks: {json.dumps(block.protocol)}"])
 
 
 def accuracy_text(row: Row | None) -> str:
-    """Mean ± standard deviation and the number of networks, as in "62.0 ± 1.0 (5)"; nothing for None."""
-    return f"{row['mean']:.1f} ± {row['std']:.1f} ({len(row['accuracies'])})" if row else ""
+    """Mean ± standard deviation and the number of networks, as in "62.0 ± 1.0 (5)"; nothing for None.
+
+    One network has no deviation: "62.0 (1)".
+    """
+    if not row:
+        return ""
+    count = len(row["accuracies"])
+    spread = f" ± {row['std']:.1f}" if count > 1 else ""
+    return f"{row['mean']:.1f}{spread} ({count})"
 
 
 def difference_caption(rows: Sequence[Row]) -> str:
@@ -73,20 +90,6 @@ def score_text(row: Row) -> str:
         if row["score"] == "LRS"
         else f"gain over random {row['gain']:+.1f}, unaugmented {row['gain_unaugmented']:+.1f}"
     )
-    return f"{row['mean']:.3f} ± {row['std']:.3f} ({len(row['values'])})  {parts}"
-
-
-def _set_label(row: Row) -> str:
-    return f"{row['trained_on']}, {row['images']} images, {_split_label(row)}"
-
-
-def _difference_label(row: Row) -> str:
-    return f"{row['trained_on']} − {row['against']}, {row['arch']}, {_split_label(row)}"
-
-
-def _score_label(row: Row) -> str:
-    return f"{row['score']}, {row['arch']}, {_split_label(row)}"
-
-
-def _split_label(row: Row) -> str:
-    return f"{row['split']} split" + ("" if augmented(row) else ", no augmentation")
+    count = len(row["values"])
+    spread = f" ± {row['std']:.3f}" if count > 1 else ""
+    return f"{row['mean']:.3f}{spread} ({count})  {parts}"

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ld3m.data import coresets
 from ld3m.data.prepared import ImageSet
+from ld3m.files import cache_key
 from ld3m.images.multi_formation import shown
 from ld3m.images.ranges import bytes_to_unit
 from ld3m.randomness import generator
@@ -62,6 +63,11 @@ class TrainingSets:
     def seen(self, name: str, seed: int) -> tuple[Tensor, Tensor]:
         """Images and labels that a network of a seed is trained on; "random" ones differ from seed to seed."""
         return self.fixed.get(name) or real_images(name, self.real, self.stored["distilled"][1], self.recipe, seed)
+
+    def digest(self, name: str) -> str:
+        """A digest of what networks are trained on; of "random" images, of those of the first seed."""
+        pixels, labels = self.seen(name, 0)
+        return cache_key(labels.tolist(), pixels.numpy().tobytes())
 
     def size(self, name: str) -> int:
         """Number of images of a set; of a run, as they are stored."""

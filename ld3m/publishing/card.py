@@ -10,7 +10,8 @@ import yaml
 
 from ld3m import markdown
 from ld3m.data.known import imagenet
-from ld3m.evaluation.rows import augmented, set_name
+from ld3m.evaluation import rows
+from ld3m.evaluation.blocks import Block, Line, blocks
 from ld3m.evaluation.tables import accuracy_text
 from ld3m.files import ASSETS
 from ld3m.priors.folder import PACKAGED_PRIORS
@@ -18,7 +19,7 @@ from ld3m.publishing import front_matter
 from ld3m.publishing.front_matter import WITHOUT_HUB_ID
 from ld3m.recipe import Recipe
 from ld3m.runs import sources
-from ld3m.runs.folder import Metadata, document, load_recipe, metadata
+from ld3m.runs.folder import Metadata, load_recipe, metadata
 
 TEMPLATES = ASSETS / "card"
 ON_THE_HUB = {
@@ -69,7 +70,7 @@ class Section:
             images=len(about.classes) * each,
             recipe=recipe,
             prior=without_folders(dict(sources.read_prior(folder) or {})),
-            evaluation=without_folders(document(folder, "evaluation.json")),
+            evaluation=without_folders(rows.read(folder)),
             metadata=about,
         )
 
@@ -169,57 +170,50 @@ def _fill(template: str, **values: object) -> str:
 
 
 def _accuracy(section: Section) -> str:
-    """A row per architecture, a column per training set: mean ± std over networks, and how these were trained."""
-    rows = [row for row in section.evaluation.get("results", []) if row["split"] == "test"]
-    if not rows:
-        return "Not measured yet; `ld3m evaluate` measures it."
-    sets = {set_name(row): row for row in rows}
-    heads = [markdown.text(_trained_on(row)) for row in sets.values()]
+    """A table for each protocol: a row per architecture or mean, a column per training set; and the protocol."""
+    tables = [_accuracy_table(block) for block in blocks(section.evaluation) if block.split == "test"]
+    return "\n\n".join(tables) or "Not measured yet; `ld3m evaluate` measures it."
+
+
+def _accuracy_table(block: Block) -> str:
+    heads = [markdown.text(_trained_on(line, block)) for line in block.lines]
     lines = [
-        [markdown.text(arch), *(_cell(rows, name, arch) for name in sets)]
-        for arch in dict.fromkeys(row["arch"] for row in rows)
+        [markdown.text(name), *(accuracy_text(line.cells.get(name)) for line in block.lines)]
+        for name in [*block.archs, *block.means]
     ]
-    means = [row for row in section.evaluation.get("cross_architecture", []) if row["split"] == "test"]
-    for row in means[:1]:
-        across = [next((accuracy_text(mean) for mean in means if set_name(mean) == name), "") for name in sets]
-        lines.append([f"mean without {markdown.text(row['without'])}", *across])
-    tested = max(row["tested_on"] for row in rows)
-    protocols = dict.fromkeys(json.dumps(row["protocol"]) for row in rows)
+    images = f"{block.tested_on:,} " if block.tested_on else ""
     return "\n".join(
         [
-            f"Test accuracy in % on {tested:,} real images, mean ± standard deviation (number of networks):",
+            f"Test accuracy in % on {images}real images, mean ± standard deviation (number of networks):",
             "",
             markdown.table(["trained from scratch on", *heads], lines),
             "",
-            *(
-                f"Networks: {markdown.code(protocol)}, SGD with momentum 0.9, weight decay 5e-4."
-                for protocol in protocols
-            ),
+            *(f"{markdown.text(note)}.\n" for note in block.notes),
+            f"Networks: {markdown.code(json.dumps(block.protocol))}, SGD with momentum 0.9, weight decay 5e-4.",
         ]
     )
 
 
-def _trained_on(row: dict[str, Any]) -> str:
-    name, images = row["trained_on"], f"{row['images']:,}"
+def _trained_on(line: Line, block: Block) -> str:
+    images = f"{line.images:,}"
     kinds = {
         "distilled": f"these {images}",
         "random": f"{images} random real images",
         "full": f"all {images} real images",
     }
-    other = f"{images} images of the {name}" if name.startswith("run ") else f"{images} real images, {name}"
-    return kinds.get(name, other) + ("" if augmented(row) else ", without augmentation")
-
-
-def _cell(rows: list[dict[str, Any]], trained_on: str, arch: str) -> str:
-    return next((accuracy_text(row) for row in rows if (set_name(row), row["arch"]) == (trained_on, arch)), "")
+    is_run = line.trained_on.startswith("run ")
+    other = f"{images} images of the {line.label}" if is_run else f"{images} real images, {line.label}"
+    own_epochs = line.label.removeprefix(line.trained_on)
+    name = f"{kinds[line.trained_on]}{own_epochs}" if line.trained_on in kinds else other
+    return name + ("" if block.protocol.get("augment", True) else ", without augmentation")
 
 
 def _training(repo: str, section: Section) -> str:
     """A program that trains the first architecture as it was measured; nothing if none was."""
-    rows = [row for row in section.evaluation.get("results", []) if row["trained_on"] == "distilled"]
-    if not rows or "normalisation" not in section.evaluation:
+    measured = [row for row in section.evaluation.get("results", []) if row["trained_on"] == "distilled"]
+    if not measured or "normalisation" not in section.evaluation:
         return ""
-    protocol, data, factor = rows[0]["protocol"], section.recipe.data, section.recipe.distill.factor
+    protocol, data, factor = measured[0]["protocol"], section.recipe.data, section.recipe.distill.factor
     batch = f"augment.draw(draws, {data.resolution}, len(chosen))(inputs[chosen])"
     return _fill(
         "training",
@@ -230,7 +224,7 @@ def _training(repo: str, section: Section) -> str:
         unpack="" if factor == 1 else UNPACK.format(factor=factor),
         unpacked="" if factor == 1 else f"each image cut into the {factor**2} that it holds, which are enlarged, ",
         batch_images=batch if protocol["augment"] else "inputs[chosen]",
-        arch=json.dumps(rows[0]["arch"]),
+        arch=json.dumps(measured[0]["arch"]),
         channels=data.channels,
         resolution=data.resolution,
         count=len(section.classes),

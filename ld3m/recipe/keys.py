@@ -229,7 +229,7 @@ def _inner_bounds(annotation: Any) -> str:
     if get_origin(annotation) is Annotated:
         inner, *metadata = get_args(annotation)
         return _bounds(metadata) or _inner_bounds(inner)
-    return ", ".join(filter(None, map(_inner_bounds, get_args(annotation))))
+    return ", ".join(dict.fromkeys(filter(None, map(_inner_bounds, get_args(annotation)))))
 
 
 def _default(field: FieldInfo) -> str | None:

@@ -219,10 +219,14 @@ class EvaluateRecipe(Section):
     batch: int = Field(256, ge=1, le=10**6)
     """Images of a training step."""
     lr: Annotated[
-        Annotated[float, Field(gt=0, le=10**9)] | Literal["learnt"] | None, BeforeValidator(values.rate_or_learnt)
+        Annotated[float, Field(gt=0, le=10**9)]
+        | Literal["learnt"]
+        | Annotated[dict[str, Annotated[float, Field(gt=0, le=10**9)]], Field(max_length=100)]
+        | None,
+        BeforeValidator(values.rates_or_learnt),
     ] = None
-    """Peak learning rate, or the step size that trajectory matching learnt (learnt); left out: 0.001, and 0.0001 for
-    VGG11."""
+    """Peak learning rate of all networks but VGG11, which has its own; or the step size that trajectory matching learnt
+    (learnt); or a rate by network, as in `{vgg11: 0.001, others: 0.01}`; left out: 0.001, and 0.0001 for VGG11."""
     ema: float = Field(0.995, ge=0, lt=1)
     """Decay of the running average of the weights, which is updated each epoch and is what is tested."""
     augment: bool = True

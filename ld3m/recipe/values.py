@@ -89,17 +89,26 @@ def images_or_auto(value: Any) -> Any:
     raise ValueError(f"{value!r} is invalid: give a number of images, 1 or more, or auto")
 
 
-def rate_or_learnt(value: Any) -> Any:
-    """`evaluate.lr`: a number, learnt, or None for the protocol's."""
+def rates_or_learnt(value: Any) -> Any:
+    """`evaluate.lr`: a number, numbers by architecture, learnt, or None for the protocol's."""
     if value is None or value == "learnt":
         return value
+    rates = {name: _rate(each) for name, each in (value if isinstance(value, dict) else {"": value}).items()}
+    if rates and None not in rates.values() and all(isinstance(name, str) for name in rates):
+        return rates if isinstance(value, dict) else rates[""]
+    raise ValueError(
+        f"{value!r} is invalid: give a number greater than 0, or learnt, or a number by network, as in "
+        "{vgg11: 0.001, others: 0.01}"
+    )
+
+
+def _rate(value: Any) -> float | None:
+    """A learning rate; None if it is none."""
     try:
-        rate = float(value)
-    except (TypeError, ValueError):
-        rate = math.nan
-    if 0 < rate < math.inf:
-        return rate
-    raise ValueError(f"{value!r} is invalid: give a number greater than 0, or learnt")
+        rate = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return rate if 0 < rate < math.inf else None
 
 
 def one_or_more(names: Any) -> Any:

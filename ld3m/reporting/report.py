@@ -13,12 +13,12 @@ import yaml
 from markupsafe import Markup
 from PIL import Image
 
-from ld3m.evaluation.rows import set_name
+from ld3m.evaluation import rows
+from ld3m.evaluation.blocks import Block, blocks
 from ld3m.evaluation.tables import accuracy_text, difference_caption, difference_text, score_text
 from ld3m.files import write_text
 from ld3m.images import grids
 from ld3m.reporting import charts, svg, webp
-from ld3m.reporting.status import duration
 from ld3m.runs import metrics, sources
 from ld3m.runs.folder import classes, document, image_paths, iterations_done, load_recipe, progress
 
@@ -46,7 +46,7 @@ def report(folder: Path, output: Path | None = None) -> Path:
         UserError: if the folder is not a run, or a file in it cannot be read.
     """
     recipe = load_recipe(folder).model_dump(mode="json")
-    logged, evaluation = metrics.read(folder), document(folder, "evaluation.json")
+    logged, evaluation = metrics.read(folder), rows.read(folder)
     wanted, done = recipe["distill"]["iterations"], progress(folder, logged)
     content: dict[str, Any] = {
         "folder": folder.name or str(folder.resolve()),
@@ -85,7 +85,7 @@ def _page(content: Mapping[str, Any]) -> str:
         "accuracy": accuracy_text,
         "difference": difference_text,
         "difference_caption": difference_caption,
-        "duration": duration,
+        "duration": metrics.duration,
         "number": svg.number,
         "score": score_text,
     }
@@ -209,38 +209,32 @@ def _logged_iterations(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
     return table
 
 
-def _accuracies(evaluation: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The chart and the table of evaluation.json: a row per training set, a column per architecture."""
-    if not evaluation.get("results"):
-        return None
-    results = [row | {"set": _set_label(row)} for row in evaluation["results"]]
-    crossed = [row | {"set": _set_label(row)} for row in evaluation.get("cross_architecture", ())]
-    archs = list(dict.fromkeys(row["arch"] for row in results))
-    grouped = [(arch, row) for arch in archs for row in results if row["arch"] == arch]
-    grouped += [(f"mean without {row['without']}", row) for row in crossed]
-    bars = [charts.Bar(group, row["set"], row["mean"], row["std"], row["accuracies"]) for group, row in grouped]
-    scores = [row | {"set": _set_label(row | {"trained_on": row["score"]})} for row in evaluation.get("scores", ())]
+def _accuracies(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A chart and the tables of each protocol: a row per training set, a column per architecture or mean of several."""
+    return [_accuracy_block(block, number) for number, block in enumerate(blocks(evaluation))]
+
+
+def _accuracy_block(block: Block, number: int) -> dict[str, Any]:
+    columns = [*block.archs, *block.means]
+    bars = [
+        charts.Bar(name, line.label, row["mean"], row["std"] or 0.0, row["accuracies"])
+        for name in columns
+        for line in block.lines
+        if (row := line.cells.get(name))
+    ]
+    images = f" of {block.tested_on:,} images" if block.tested_on else ""
+    augmented = "" if block.protocol.get("augment", True) else ", without augmentation"
+    of = f"{images} of the {block.split} split, networks trained for {block.protocol['epochs']} epochs{augmented}"
     return {
-        "chart": charts.bars("accuracies", "Test accuracy in %, mean ± standard deviation", bars),
-        "archs": archs,
-        "sets": {
-            name: {
-                "images": next(row["images"] for row in results if row["set"] == name),
-                "cells": {row["arch"]: row for row in results if row["set"] == name},
-                "crossed": next((row for row in crossed if row["set"] == name), None),
-            }
-            for name in dict.fromkeys(row["set"] for row in results)
-        },
-        "crossed": crossed,
-        "matching": crossed[0]["without"] if crossed else None,
-        "protocols": list(dict.fromkeys(yaml.safe_dump(row["protocol"], sort_keys=False) for row in results)),
-        "differences": [row | {"set": _set_label(row)} for row in evaluation.get("differences", ())],
-        "scores": scores,
+        "chart": charts.bars(f"accuracies-{number}", f"Accuracy in %{of}, mean ± standard deviation", bars),
+        "title": f"Accuracy in %{of}",
+        "columns": columns,
+        "lines": block.lines,
+        "protocol": yaml.safe_dump(block.protocol, sort_keys=False),
+        "differences": block.differences,
+        "scores": block.scores,
+        "notes": block.notes,
     }
-
-
-def _set_label(row: Mapping[str, Any]) -> str:
-    return set_name(row) if row["split"] == "test" else f"{set_name(row)} ({row['split']})"
 
 
 def _cost(rows: Sequence[Mapping[str, Any]], done: int) -> dict[str, Any] | None:

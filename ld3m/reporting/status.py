@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ld3m.evaluation.rows import augmented, results, set_name
+from ld3m.evaluation.rows import augmented, has_learnt, results, set_name
 from ld3m.machine import lock
 from ld3m.runs import metrics
 from ld3m.runs.folder import iterations_done, iterations_saved, load_recipe, progress
@@ -65,7 +65,8 @@ class Status:
     prior: str
     """Its source, the decaying skip and the steps."""
     evaluation: list[dict[str, Any]]
-    """What `ld3m evaluate` measured: trained_on, arch, split, augment, mean, std, and the number of seeds."""
+    """What `ld3m evaluate` measured: trained_on, arch, split, augment, mean, std, the number of seeds, and how the
+    networks were trained."""
     look_at: list[str]
 
 
@@ -112,7 +113,13 @@ def read(folder: Path) -> Status:
 def _evaluation(folder: Path) -> list[dict[str, Any]]:
     keys = ("trained_on", "arch", "split", "mean", "std")
     return [
-        {**{key: row[key] for key in keys}, "augment": augmented(row), "seeds": len(row["accuracies"])}
+        {
+            **{key: row[key] for key in keys},
+            "augment": augmented(row),
+            "seeds": len(row["accuracies"]),
+            **{key: row["protocol"][key] for key in ("epochs", "batch", "lr", "ema")},
+            "has_learnt": has_learnt(row),
+        }
         for row in results(folder)
     ]
 
@@ -138,9 +145,9 @@ def _lines(status: Status) -> dict[str, str]:
         **{f"learnt {name}": f"{value:.5g}" for name, value in status.learnt.items()},
         "rate": _rate(rate) if rate else "",
         "peak memory": f"{status.peak_memory / 2**30:,.2f} GiB" if status.peak_memory else "",
-        "time left": f"about {duration(left)}" if left is not None else "",
+        "time left": f"about {metrics.duration(left)}" if left is not None else "",
         "damaged lines": f"{status.damaged_lines} in {metrics.FILE}, skipped" if status.damaged_lines else "",
-        "last logged": f"{duration(since)} ago" if since is not None else "",
+        "last logged": f"{metrics.duration(since)} ago" if since is not None else "",
         "checkpoint": f"iteration {status.checkpoint:,}" if status.checkpoint is not None else "",
         "objective": status.objective,
         "prior": status.prior,
@@ -153,8 +160,11 @@ def _lines(status: Status) -> dict[str, str]:
     elif status.state == "unknown":
         lines["running"] = f"cannot tell: no access to {Path(status.run) / lock.LOCK}"
     for row in status.evaluation:
-        networks = f"{set_name(row)} {row['arch']} ({row['split']})"
-        lines[f"accuracy, {networks}"] = f"{row['mean']:.2f} ± {row['std']:.2f} %, {row['seeds']} seeds"
+        networks = f"{set_name(row)} {row['arch']} ({row['split']}, {row['epochs']} epochs, lr {row['lr']:g})"
+        spread = "" if row["std"] is None or row["seeds"] == 1 else f" ± {row['std']:.2f}"
+        seeds = f"{row['seeds']} seed{'s' * (row['seeds'] != 1)}"
+        learnt = "" if row["has_learnt"] else ", has not learnt"
+        lines[f"accuracy, {networks}"] = f"{row['mean']:.2f}{spread} %, {seeds}{learnt}"
     return lines | {"look at": ", ".join(status.look_at)}
 
 
@@ -164,16 +174,3 @@ def _labelled(value: float | None, label: str) -> str:
 
 def _rate(rate: float) -> str:
     return f"{rate:.3g} iterations/s" if rate >= 1 else f"{1 / rate:.3g} s per iteration"
-
-
-def duration(seconds: float) -> str:
-    """Seconds in the units that people use: 0.42 s, 42 s, 3 min 20 s, 5 h 12 min, 2 d 4 h."""
-    if seconds < 59.95:
-        return f"{seconds:.3g} s"
-    whole = round(seconds)
-    days, hours, minutes = whole // 86400, whole // 3600 % 24, whole // 60 % 60
-    if days:
-        return f"{days} d {hours} h"
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {whole % 60} s"

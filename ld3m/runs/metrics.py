@@ -95,3 +95,16 @@ def cut(folder: Path, iteration: int) -> None:
 def seconds(row: Row) -> float:
     """Seconds of an iteration: of all its parts that are logged, which leaves out what is saved and drawn."""
     return float(sum(row.get("seconds", {}).values()))
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the units that people use: 0.42 s, 42 s, 3 min 20 s, 5 h 12 min, 2 d 4 h."""
+    if seconds < 59.95:
+        return f"{seconds:.3g} s"
+    whole = round(seconds)
+    days, hours, minutes = whole // 86400, whole // 3600 % 24, whole // 60 % 60
+    if days:
+        return f"{days} d {hours} h"
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {whole % 60} s"

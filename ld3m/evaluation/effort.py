@@ -1,0 +1,62 @@
+"""How long an evaluation will take: a step and a test of each architecture are timed before it begins."""
+
+import time
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ld3m.data.prepared import ImageSet
+from ld3m.evaluation.protocol import untrained
+from ld3m.images.ranges import bytes_to_unit
+from ld3m.recipe import Recipe
+
+MOST = 32
+"""Images of the step and the test that are timed."""
+
+
+class Cost(NamedTuple):
+    """Seconds that a network of an architecture takes."""
+
+    train: float
+    """For each image and epoch."""
+    test: float
+    """For each image."""
+
+    def seconds(self, images: int, epochs: int, tested: int) -> float:
+        """Seconds to train and test a network."""
+        return self.train * images * epochs + self.test * tested
+
+
+def costs(
+    sets: Mapping[str, tuple[Tensor, Tensor]], images: ImageSet, recipe: Recipe, device: torch.device
+) -> dict[str, Cost]:
+    """Times each architecture on a few images; nothing of it is kept.
+
+    Args:
+        sets: pixels and labels that the networks of each architecture are trained on.
+        images: the set they stand for.
+        recipe: its `evaluate` section counts.
+        device: where networks are trained.
+    """
+    return {arch: _cost(arch, *some, images, recipe, device) for arch, some in sets.items()}
+
+
+def _cost(arch: str, pixels: Tensor, labels: Tensor, images: ImageSet, recipe: Recipe, device: torch.device) -> Cost:
+    network = untrained(arch, images, recipe, 0, device)
+    count = min(MOST, recipe.evaluate.batch, len(pixels))
+    inputs, targets = images.normalise(bytes_to_unit(pixels[:count].to(device))), labels[:count].to(device)
+    network.eval()  # batch norm takes a single image, too
+    train = test = 0.0
+    for _ in range(2):  # the first prepares kernels and memory
+        started = time.perf_counter()
+        with torch.no_grad():
+            float(network(inputs).sum())
+        test, started = time.perf_counter() - started, time.perf_counter()
+        loss = functional.cross_entropy(network(inputs), targets)
+        loss.backward()
+        float(sum(parameter.grad.sum() for parameter in network.parameters() if parameter.grad is not None))
+        train = time.perf_counter() - started
+    return Cost(train / count, test / count)

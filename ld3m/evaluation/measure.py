@@ -1,0 +1,217 @@
+"""Networks trained and tested one by one: what that will take, how far it is, and their accuracies kept."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import torch
+from filelock import FileLock
+from pydantic import BaseModel, Field
+from tqdm import tqdm
+
+from ld3m.data import coresets
+from ld3m.data.prepared import ImageSet
+from ld3m.errors import UserError
+from ld3m.evaluation import protocol
+from ld3m.evaluation.effort import Cost, costs
+from ld3m.evaluation.protocol import Tested, tested, train
+from ld3m.evaluation.rows import figures
+from ld3m.evaluation.training_sets import BASELINES, TrainingSets
+from ld3m.files import ANOTHER_CACHE, cache_folder, cache_key, writable, write_json
+from ld3m.machine.processes import Processes
+from ld3m.reading import read_json
+from ld3m.recipe import Recipe
+from ld3m.runs.metrics import duration
+
+LAYOUT = 2
+"""Version of how networks are trained and tested; part of the key under which accuracies are kept."""
+
+
+class Training(NamedTuple):
+    """One network to train and to test."""
+
+    trained_on: str
+    augment: bool
+    arch: str
+    seed: int
+
+    @property
+    def group(self) -> tuple[str, bool, str]:
+        """What its row of results is of."""
+        return self.trained_on, self.augment, self.arch
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other evaluations use its accuracy too: that of real images does not depend on the run."""
+        return self.trained_on in BASELINES
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What the networks of an evaluation have in common."""
+
+    folder: Path
+    """Of the run."""
+    images: ImageSet
+    split: str
+    """Of the images, to test on."""
+    sets: TrainingSets
+    digests: dict[str, str]
+    """Of the sets that networks are trained on, by name."""
+    recipes: dict[tuple[str, bool], Recipe]
+    """The recipe that says how networks are trained, by training set and augmentation."""
+    device: torch.device
+
+    def recipe(self, training: Training) -> Recipe:
+        """The recipe that says how a network is trained."""
+        return self.recipes[training.trained_on, training.augment]
+
+    def path(self, training: Training) -> Path:
+        """The file that keeps a network's accuracy: in the cache if it is shared, else in the run's folder."""
+        recipe, (pixels, _) = self.recipe(training), self.sets.seen(training.trained_on, training.seed)
+        description = [
+            LAYOUT,
+            recipe.seed,
+            self.images.folder.name,
+            protocol.row_protocol(recipe, training.arch),
+            training.trained_on,
+            training.arch,
+            training.seed,
+            self.split,
+        ]
+        folder = cache_folder() / "baselines" if training.is_shared else self.folder / "evaluating"
+        return folder / f"{cache_key(description, pixels.numpy().tobytes())}.json"
+
+    def tested(self, training: Training, path: Path) -> Tested:
+        """How a network does: read from its file, or measured and written there."""
+        recipe = self.recipe(training)
+        others_wait = (
+            FileLock(path.with_suffix(".lock")) if training.is_shared and not path.is_file() else nullcontext()
+        )
+        with others_wait:
+            if path.is_file() and (known := _kept(path)):
+                return known
+            chosen = self.sets.seen(training.trained_on, training.seed)
+            network = train(training.arch, *chosen, self.images, recipe, training.seed, self.device)
+            measured = tested(network, self.images, self.split, self.device)
+            write_json(path, measured._asdict())
+            return measured
+
+    def effort(self, training: Training, cost: Cost) -> float:
+        """Seconds that a network will take."""
+        images, epochs = len(self.sets.seen(training.trained_on, 0)[0]), self.recipe(training).evaluate.epochs
+        return cost.seconds(images, epochs, sum(self.images.counts[self.split]))
+
+    def row(self, trained_on: str, augment: bool, arch: str, networks: Sequence[Tested]) -> dict[str, Any]:
+        """The row of evaluation.json for networks that differ by their seeds alone."""
+        recipe = self.recipes[trained_on, augment]
+        at_chance = [seed for seed, network in enumerate(networks) if network.at_chance]
+        return {
+            "trained_on": trained_on,
+            "arch": arch,
+            "split": self.split,
+            **figures([network.accuracy for network in networks]),
+            "images": self.sets.size(trained_on),
+            "tested_on": sum(self.images.counts[self.split]),
+            "protocol": protocol.row_protocol(recipe, arch),
+            "seed": recipe.seed,
+            "content": self.digests[trained_on],
+            **({"own_rate": True} if protocol.names_rate(arch, recipe.evaluate) else {}),
+            **({"at_chance": at_chance} if at_chance else {}),
+            **({"scorer": recipe.data.scorer.model_dump()} if trained_on in coresets.SELECTIONS else {}),
+        }
+
+
+class Kept(BaseModel):
+    """What the file of a network has."""
+
+    accuracy: Annotated[float, Field(ge=0, le=100)]
+    at_chance: bool
+
+
+def _kept(path: Path) -> Tested | None:
+    """How a network did, or None if its file is damaged and is to be made again."""
+    try:
+        kept = read_json(path, Kept, "it is measured again")
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return None
+    return Tested(kept.accuracy, kept.at_chance)
+
+
+def measure(
+    processes: Processes,
+    evaluation: Evaluation,
+    own: Mapping[Training, Path],
+    missing: int,
+    wanted: int,
+    again: bool,
+) -> dict[Training, Tested]:
+    """Trains and tests this process's networks; how all processes' networks do."""
+    for training, path in own.items():  # before hours of training
+        if not path.is_file():
+            writable(path.parent, ANOTHER_CACHE if training.is_shared else "copy the run to a folder that is writable")
+        elif again and training.is_shared:
+            path.unlink(missing_ok=True)
+    kept = {training: path for training, path in own.items() if path.is_file()}
+    left = [training for training in own if training not in kept]
+    efforts = _efforts(evaluation, left)
+    if processes.is_main_process:
+        _announce(processes, evaluation, left, wanted - missing + len(kept), sum(efforts.values()))
+    done = {training: evaluation.tested(training, path) for training, path in kept.items()}
+    hidden = not processes.is_main_process or not left
+    shape = "{desc}: {percentage:3.0f}%|{bar}| {postfix} [{elapsed}<{remaining}]"
+    with tqdm(desc="evaluating", total=sum(efforts.values()), disable=hidden, bar_format=shape) as bar:
+        for index, training in enumerate(left):
+            bar.set_postfix_str(f"network {index + 1} of {len(left)}: {training.arch} on {training.trained_on}")
+            try:
+                done[training] = evaluation.tested(training, own[training])
+            except KeyboardInterrupt:
+                bar.close()
+                print(
+                    f"interrupted: {len(done)} of {len(own)} networks are measured and kept; the same command resumes",
+                    file=sys.stderr,
+                )
+                raise SystemExit(130) from None
+            bar.update(efforts[training])
+    return dict(processes.gather(list(done.items())))
+
+
+def _efforts(evaluation: Evaluation, trainings: Sequence[Training]) -> dict[Training, float]:
+    """Seconds that each network will take, by a short try of each architecture."""
+    some = {training.arch: evaluation.sets.seen(training.trained_on, 0) for training in trainings}
+    if not trainings:
+        return {}
+    cost = costs(some, evaluation.images, evaluation.recipe(trainings[0]), evaluation.device)
+    return {training: evaluation.effort(training, cost[training.arch]) for training in trainings}
+
+
+def _announce(
+    processes: Processes, evaluation: Evaluation, left: Sequence[Training], measured: int, seconds: float
+) -> None:
+    """Says what an evaluation will take, before it begins."""
+    if not left:
+        print(f"all {measured} networks are measured already; --again repeats", file=sys.stderr)
+        return
+    epochs = sorted({evaluation.recipe(training).evaluate.epochs for training in left})
+    parts = [
+        f"{len(left)} networks to train{' here' if processes.num_processes > 1 else ''}",
+        f"{', '.join(dict.fromkeys(training.arch for training in left))} "
+        f"on {', '.join(dict.fromkeys(training.trained_on for training in left))}",
+        f"{' and '.join(map(str, epochs))} epochs",
+        f"about {duration(seconds)}",
+    ]
+    already = f" ({measured} are measured already)" if measured else ""
+    print(f"evaluating: {'; '.join(parts)}{already}", file=sys.stderr)
+
+
+def clean_up(folder: Path, own: Mapping[Training, Path]) -> None:
+    """Removes this process's accuracies from the run's folder; another evaluation of the run may be under way."""
+    for training, path in own.items():
+        if not training.is_shared:
+            path.unlink(missing_ok=True)
+    with suppress(OSError):  # not empty, or another process was first
+        (folder / "evaluating").rmdir()
