@@ -74,8 +74,8 @@ def test_figures_with_and_without_augmentation_stand_beside_each_other(ld3m: Cal
         (found,) = [found for found in outcome.out.splitlines() if found.startswith(line)]
         assert found.endswith(f"{row['mean']:.1f} ± {row['std']:.1f} (2)")
     status = ld3m("status", run).out
-    assert "accuracy, distilled convnet (test, 1 epochs, lr 0.001)" in status
-    assert "accuracy, distilled unaugmented convnet (test, 1 epochs, lr 0.001)" in status
+    assert "accuracy, distilled convnet (test, epochs 1, lr 0.001)" in status
+    assert "accuracy, distilled unaugmented convnet (test, epochs 1, lr 0.001)" in status
     assert ld3m("push-to-hub", run, "--dry-run").code == 0
     card = (run / "hub" / "README.md").read_text()
     cells = [f"{row['mean']:.1f} ± {row['std']:.1f} (2)" for row in results]

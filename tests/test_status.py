@@ -90,7 +90,7 @@ def test_evaluation_figures(finished: Path, tmp_path: Path, ld3m: Callable[..., 
     assert said == {key: row[key] for key in keys} | how | {"seeds": 2, "has_learnt": "at_chance" not in row}
     expected = f"{row['mean']:.2f} ± {row['std']:.2f} %, 2 seeds"
     line = next(line for line in ld3m("status", folder).out.splitlines() if "accuracy" in line)
-    assert line.split("  ", 2)[1] == "accuracy, distilled convnet (test)"
+    assert line.split("  ", 2)[1] == "accuracy, distilled convnet (test, epochs 3, lr 0.001)"
     assert line.endswith(expected)
 
 

@@ -160,7 +160,7 @@ def _lines(status: Status) -> dict[str, str]:
     elif status.state == "unknown":
         lines["running"] = f"cannot tell: no access to {Path(status.run) / lock.LOCK}"
     for row in status.evaluation:
-        networks = f"{set_name(row)} {row['arch']} ({row['split']}, {row['epochs']} epochs, lr {row['lr']:g})"
+        networks = f"{set_name(row)} {row['arch']} ({row['split']}, epochs {row['epochs']}, lr {row['lr']:g})"
         spread = "" if row["std"] is None or row["seeds"] == 1 else f" ± {row['std']:.2f}"
         seeds = f"{row['seeds']} seed{'s' * (row['seeds'] != 1)}"
         learnt = "" if row["has_learnt"] else ", has not learnt"
