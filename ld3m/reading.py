@@ -154,8 +154,8 @@ def _named(path: Path, advice: str, name: str | None) -> "Iterator[None]":
         if path.stat().st_size == 0:
             raise UserError(f"{file} is empty; {advice}")
         yield
-    except FileNotFoundError:
-        raise UserError(f"{file} is missing; {advice}") from None
+    except FileNotFoundError:  # which safetensors raises if it may not open a file, too
+        raise UserError(f"{file} {'cannot be opened' if path.exists() else 'is missing'}; {advice}") from None
     except OSError as error:
         raise UserError(f"cannot read {file} ({error.strerror or one_line(error)}); {advice}") from None
     except UnicodeDecodeError as error:

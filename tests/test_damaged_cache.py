@@ -72,6 +72,7 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "a number for a word": ("classes/1.json", number_for_a_word, "corrupt: Input should be a valid array"),
     "a key missing": ("classes/1.json", without_a_key, "corrupt: Field required"),
     "another count": ("classes/1.json", another_count, "its digest differs"),
+    "a folder for a note": ("classes/1.json", lambda path: (path.unlink(), path.mkdir()), "is a folder"),
     "emptied images": ("train/1.safetensors", lambda path: path.write_bytes(b""), "is empty"),
     "truncated images": ("train/1.safetensors", lambda path: path.write_bytes(path.read_bytes()[:90]), "is damaged"),
     "a bit of the images": ("train/1.safetensors", flip_a_bit, "its digest differs"),
@@ -130,7 +131,7 @@ def test_a_disk_without_locks_is_said(error: Exception, recipe: DataRecipe, monk
 
     monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
     reason = "(Operation not supported|NotImplementedError: no flock)"
-    with pytest.raises(UserError, match=rf"^cannot lock .*0\.lock \({reason}\); set LD3M_CACHE to a folder on a disk"):
+    with pytest.raises(UserError, match=rf"^cannot lock .*0\.lock \({reason}\); set LD3M_CACHE to a folder"):
         prepare(recipe)
 
 

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from ld3m import networks
 from ld3m.data import scorer
+from ld3m.data.listing import exists
 from ld3m.data.prepared import ImageSet
 from ld3m.errors import UserError, one_line
 from ld3m.files import ANOTHER_CACHE, cache_folder, cache_key, writable, write_folder, write_tensors
@@ -198,7 +199,7 @@ def score(images: ImageSet, recipe: ScorerRecipe, device: torch.device) -> Path:
         _given_weights(recipe.source)  # before its bytes are read: it is a sound file then
         weights = hashlib.sha256(Path(recipe.source).read_bytes()).hexdigest()
     folder = cache_folder() / "scores" / cache_key([LAYOUT, images.folder.name, settings, weights])
-    if folder.exists() and not _damage(folder, images):
+    if exists(str(folder)) and not _damage(folder, images):
         return folder
     writable(folder.parent, ANOTHER_CACHE)
     with hold(folder.with_suffix(".lock")):

@@ -6,6 +6,7 @@ written last. A class counts as prepared if its note is whole and the images are
 
 import hashlib
 import os
+import shutil
 import sys
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +28,7 @@ from ld3m.data.decode import convert, convert_grey
 from ld3m.data.examples import Example, Examples, GreyArrays, Source
 from ld3m.data.formats import UnreadableImageError
 from ld3m.data.identity import CHEAP
+from ld3m.data.listing import exists
 from ld3m.data.sealed import Sealed, read_sealed
 from ld3m.errors import UserError, one_line
 from ld3m.files import ANOTHER_CACHE, writable, write_tensors
@@ -96,7 +98,7 @@ class Preparation:
     def _note_if_whole(self, class_index: int, say: bool) -> ClassNote | None:
         """A class's note; None if it is not prepared, or what there is of it is damaged, which can be said."""
         try:
-            return self._note(class_index) if self._note_path(class_index).exists() else None
+            return self._note(class_index) if exists(str(self._note_path(class_index))) else None
         except UserError as error:
             if say:
                 print(error, file=sys.stderr)
@@ -148,6 +150,8 @@ class Preparation:
         """Reads, splits and writes the images of one class, then its note."""
         for left in self.folder.glob(f"*/.{class_index}.*.tmp"):  # by a process that was killed
             left.unlink()
+        for folder in self.folder.glob(f"*/{class_index}.*/"):  # nothing of ours
+            shutil.rmtree(folder)
         label = self.chosen[class_index]
         corrupt: list[str] = []
         several: list[str] = []

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import torch
-from filelock import FileLock
 from pydantic import BaseModel, Field
 from tqdm import tqdm
 
@@ -21,6 +20,7 @@ from ld3m.evaluation.protocol import Tested, tested, train
 from ld3m.evaluation.rows import figures
 from ld3m.evaluation.training_sets import BASELINES, TrainingSets
 from ld3m.files import ANOTHER_CACHE, cache_folder, cache_key, writable, write_json
+from ld3m.machine.lock import hold
 from ld3m.machine.processes import Processes
 from ld3m.reading import read_json
 from ld3m.recipe import Recipe
@@ -88,9 +88,7 @@ class Evaluation:
     def tested(self, training: Training, path: Path) -> Tested:
         """How a network does: read from its file, or measured and written there."""
         recipe = self.recipe(training)
-        others_wait = (
-            FileLock(path.with_suffix(".lock")) if training.is_shared and not path.is_file() else nullcontext()
-        )
+        others_wait = hold(path.with_suffix(".lock")) if training.is_shared and not path.is_file() else nullcontext()
         with others_wait:
             if path.is_file() and (known := _kept(path)):
                 return known

@@ -18,7 +18,7 @@ PATIENCE = 10.0
 """Seconds after which `hold` says that it waits."""
 LOCKLESS = (OSError, NotImplementedError)
 """What filelock raises on disks without locks, and where a lock's file cannot be made."""
-CACHE_WITH_LOCKS = "set LD3M_CACHE to a folder on a disk that has file locks, such as a local one"
+CACHE_WITH_LOCKS = "set LD3M_CACHE to a folder of your own on a disk with file locks, such as a local one"
 
 
 @contextmanager
