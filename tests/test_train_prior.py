@@ -1,15 +1,18 @@
 """Training a prior through the command line, on shapes."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
+from conftest import Outcome
 
 from ld3m import priors
 from ld3m.recipe import SamplerRecipe
@@ -111,3 +114,23 @@ def test_another_recipe_is_refused(recipe: Path, trained: Path) -> None:
     done = subprocess.run(arguments, capture_output=True, text=True)
     assert done.returncode == 2
     assert "another recipe" in done.stderr
+
+
+def test_a_prior_without_a_null_class_and_images_that_change(
+    recipe: Path, shapes: Path, tmp_path: Path, ld3m: Callable[..., Outcome]
+) -> None:
+    """In this process, a step of each network; the folder has the name of a packaged prior, which it is not."""
+    photos = shutil.copytree(shapes, tmp_path / "photos")
+    short = ("autoencoder.steps=1", "denoiser.steps=1", "evaluate.samples=3", "evaluate.steps=1")
+    options = (recipe, "-o", "digits", f"data.source={photos}", "denoiser.null_share=0", *short)
+    assert "denoiser.null_share=0 leaves untrained" in ld3m("train-prior", *options).err
+    done = ld3m("train-prior", *options, "evaluate.guidance=[1]")
+    assert done.code == 0, done.err
+    assert "prior.source=./digits" in done.err
+    prior = priors.load(SamplerRecipe(source="./digits", guidance=1))
+    assert prior.class_embeddings(["circle", "cross", "square"]).shape == (3, 1, 8)
+    assert prior.null_embedding is None
+    shutil.copy(photos / "train" / "circle" / "0.png", photos / "train" / "circle" / "1.png")
+    changed = ld3m("train-prior", *options, "evaluate.guidance=[1]")
+    assert changed.code == 2
+    assert "data.source: the images of class 'circle' have changed since digits was begun" in changed.err

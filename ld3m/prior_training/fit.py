@@ -2,23 +2,26 @@
 
 import json
 import math
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
+from pydantic import BaseModel, Field
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ld3m.errors import UserError, user_error_if_damaged
 from ld3m.files import write_tensors, write_text
 from ld3m.images.grids import curves
+from ld3m.machine import signals
 from ld3m.machine.processes import Processes
 from ld3m.networks import averaged
 from ld3m.randomness import generator
+from ld3m.reading import parse_json, read_tensors, read_text
 
 LOG_EVERY = 100
 LossOf = Callable[[int, Tensor, slice], Tensor]
@@ -38,51 +41,87 @@ class Fit:
     ema: float
     checkpoint_every: int
 
+    def file(self, suffix: str) -> Path:
+        """The file of a kind: safetensors, the checkpoint; jsonl, the log; png, the curve."""
+        return self.folder / f"{self.name}.{suffix}"
+
+
+class Row(BaseModel):
+    """A line of the log: the mean loss since the line before, up to and with a step."""
+
+    step: int = Field(ge=0)
+    loss: float
+
+
+class Progress(BaseModel):
+    """How far a checkpoint is."""
+
+    step: int = Field(ge=0)
+    """The next to do."""
+    seconds: float
+    losses: list[float] = []
+    """Of the steps since the last line of the log; older versions dropped them."""
+
 
 def fit(settings: Fit, network: nn.Module, loss_of: LossOf, count: int, processes: Processes) -> tuple[Any, float]:
     """Trains by AdamW with warm-up, cosine decay and weight averaging, resuming from the checkpoint if there is one.
 
     Every batch, drawn from `count` examples, is a function of (seed, name, step), so an interrupted training gives
-    the same weights as an undisturbed one. Processes share each batch and average their gradients.
+    the same weights and the same log as an undisturbed one. Processes share each batch and average their gradients.
 
     Returns:
         The network with averaged weights, and the seconds it took in all sessions.
+
+    Raises:
+        UserError: if the loss is not finite, or the checkpoint is damaged.
+        SystemExit: with 128 + the signal's number after SIGINT, SIGTERM or SIGUSR1, once the state is saved.
     """
     share = slice(processes.process_index, None, processes.num_processes)
     main = processes.is_main_process
     average = averaged(network, settings.ema)
     parameters = list(network.parameters())
     optimiser = torch.optim.AdamW(parameters, lr=settings.lr, betas=(0.9, 0.99), weight_decay=0.01)
-    checkpoint, log, picture = (settings.folder / f"{settings.name}.{kind}" for kind in ("safetensors", "jsonl", "png"))
-    first, seconds, rows = 0, 0.0, []
-    if checkpoint.is_file():
-        first, seconds = _restore(checkpoint, network, average, optimiser)
-        rows = [row for row in map(json.loads, log.read_text(encoding="utf-8").splitlines()) if row["step"] < first]
+    progress, rows = Progress(step=0, seconds=0), list[Row]()
+    if settings.file("safetensors").is_file():
+        progress = _restore(settings, network, average, optimiser)
+        rows = _read_log(settings.file("jsonl"), progress.step)
     began = time.monotonic()
-    losses: list[Tensor] = []
-    bar = tqdm(range(first, settings.steps), settings.name, initial=first, total=settings.steps, disable=not main)
-    for step in bar:
-        for group in optimiser.param_groups:
-            group["lr"] = settings.lr * rate_factor(step, settings.steps)
-        indices = torch.randint(count, (settings.batch,), generator=generator(settings.seed, settings.name, step))
-        loss = loss_of(step, indices, share)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        _average_gradients(parameters, processes)
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimiser.step()
-        average.update_parameters(network)
-        losses.append(loss.detach())
-        done = step + 1
-        if done % LOG_EVERY == 0 or done == settings.steps:
-            rows.append({"step": step, "loss": round(float(torch.stack(losses).mean()), 6)})
-            losses.clear()
-            bar.set_postfix(loss=rows[-1]["loss"], refresh=False)
-        if main and (done % settings.checkpoint_every == 0 or done == settings.steps):
-            write_text(log, "".join(json.dumps(row) + "\n" for row in rows))
-            _save(checkpoint, network, average, optimiser, done, seconds + time.monotonic() - began)
-            curves(picture, {settings.name: [(row["step"], row["loss"]) for row in rows]}, "step", "loss")
-    return average.module, round(seconds + time.monotonic() - began)
+    losses = [torch.tensor(loss, device=processes.device) for loss in progress.losses]
+    steps = range(progress.step, settings.steps)
+    bar = tqdm(steps, settings.name, initial=progress.step, total=settings.steps, disable=not main)
+    with signals.collected() as received:
+        for step in bar:
+            for group in optimiser.param_groups:
+                group["lr"] = settings.lr * rate_factor(step, settings.steps)
+            indices = torch.randint(count, (settings.batch,), generator=generator(settings.seed, settings.name, step))
+            loss = loss_of(step, indices, share)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            stop = _average_gradients(parameters, max(received, default=0), processes)
+            nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimiser.step()
+            average.update_parameters(network)
+            losses.append(loss.detach())
+            done = step + 1
+            saved = stop or done % settings.checkpoint_every == 0 or done == settings.steps
+            if saved or done % LOG_EVERY == 0:
+                _check_finite(losses, settings, step)
+            if done % LOG_EVERY == 0 or done == settings.steps:
+                rows.append(Row(step=step, loss=round(float(torch.stack(losses).mean()), 6)))
+                losses.clear()
+                bar.set_postfix(loss=rows[-1].loss, refresh=False)
+            if main and saved:
+                curve = [(row.step, row.loss) for row in rows]
+                write_text(settings.file("jsonl"), "".join(f"{json.dumps(row.model_dump())}\n" for row in rows))
+                seconds = progress.seconds + time.monotonic() - began
+                now = Progress(step=done, seconds=seconds, losses=[float(loss) for loss in losses])
+                _save(settings, network, average, optimiser, now)
+                if curve:
+                    curves(settings.file("png"), {settings.name: curve}, "step", "loss")
+            if stop:
+                bar.close()
+                _leave(settings, done, stop, processes)
+    return average.module, round(progress.seconds + time.monotonic() - began)
 
 
 def rate_factor(step: int, steps: int) -> float:
@@ -91,39 +130,101 @@ def rate_factor(step: int, steps: int) -> float:
     return min(1, (step + 1) / (warm_up + 1)) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
-def _average_gradients(parameters: list[nn.Parameter], processes: Processes) -> None:
-    """The mean gradient over processes, in one message."""
+def _average_gradients(parameters: list[nn.Parameter], received: int, processes: Processes) -> int:
+    """The mean gradient over processes, in one message; returns the signal that some process received, or 0."""
     if processes.num_processes == 1:
-        return
+        return received
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    flat = processes.mean(torch.cat([gradient.flatten() for gradient in gradients]))
-    for gradient, mean in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
+    flag = torch.tensor([float(received > 0)], device=processes.device)
+    flat = processes.mean(torch.cat([*[gradient.flatten() for gradient in gradients], flag]))
+    *means, flagged = flat.split([*[gradient.numel() for gradient in gradients], 1])
+    for gradient, mean in zip(gradients, means, strict=True):
         gradient.copy_(mean.view_as(gradient))
+    return max(processes.gather([received])) if flagged > 0 else 0
+
+
+def _check_finite(losses: list[Tensor], settings: Fit, step: int) -> None:
+    """That no loss since the last look was NaN or infinite, which no later step would mend."""
+    if torch.stack(losses).isfinite().all():
+        return
+    raise UserError(
+        f"{settings.name}.lr: {settings.lr:g}; the loss has become infinite or no number by step {step + 1}; give a "
+        "lower rate, with --no-resume or another output"
+    )
+
+
+def _leave(settings: Fit, done: int, stop: int, processes: Processes) -> None:
+    """Ends the command after a signal, once all processes know that the state is saved."""
+    processes.wait_for_everyone()  # a launcher ends all when one ends
+    if processes.is_main_process:
+        where = f"step {done} of {settings.steps} of the {settings.name}"
+        print(f"saved after {where}", file=sys.stderr)
+    raise SystemExit(128 + stop)
+
+
+# --- the checkpoint and the log ----------------------------------------------------------------------------
 
 
 def _save(
-    path: Path, network: nn.Module, average: Any, optimiser: torch.optim.Optimizer, step: int, seconds: float
+    settings: Fit, network: nn.Module, average: Any, optimiser: torch.optim.Optimizer, progress: Progress
 ) -> None:
     tensors = {f"network.{key}": value for key, value in network.state_dict().items()}
     tensors |= {f"average.{key}": value.clone() for key, value in average.state_dict().items()}
     for index, slots in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{index}.{slot}": value for slot, value in slots.items()}
-    write_tensors(path, tensors, {"step": str(step), "seconds": str(seconds)})
+    metadata = {key: json.dumps(value) for key, value in progress.model_dump().items()}
+    write_tensors(settings.file("safetensors"), tensors, metadata)
 
 
-def _restore(path: Path, network: nn.Module, average: Any, optimiser: torch.optim.Optimizer) -> tuple[int, float]:
-    tensors = safetensors.torch.load_file(path)
+def _restore(settings: Fit, network: nn.Module, average: Any, optimiser: torch.optim.Optimizer) -> Progress:
+    """Takes over a checkpoint, which must have all that this training has."""
+    path = settings.file("safetensors")
+    advice = f"remove it to train the {settings.name} from its first step"
+    tensors, metadata = read_tensors(path, advice)
     parts: dict[str, dict[str, Tensor]] = {"network": {}, "average": {}, "optimiser": {}}
-    for key, value in tensors.items():
-        part, name = key.split(".", 1)
-        parts[part][name] = value
+    with user_error_if_damaged(path, advice):
+        progress = Progress.model_validate({key: json.loads(value) for key, value in metadata.items()})
+        if progress.step > settings.steps:
+            raise ValueError(f"step {progress.step} of {settings.steps}")
+        for key, value in tensors.items():
+            part, name = key.split(".", 1)
+            parts[part][name] = value
+        state: dict[int, dict[str, Tensor]] = {}  # of each weight that had a gradient so far
+        for name, value in parts["optimiser"].items():
+            index, slot = name.split(".")
+            state.setdefault(int(index), {})[slot] = value
+        _check_same(network.state_dict(), parts["network"])
+        _check_same(average.state_dict(), parts["average"])
+        weights = list(network.parameters())
+        for number, slots in state.items():
+            weight = weights[number]
+            _check_same({"step": torch.zeros(()), "exp_avg": weight, "exp_avg_sq": weight}, slots)
     network.load_state_dict(parts["network"])
     average.load_state_dict(parts["average"])
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in parts["optimiser"].items():
-        index, slot = name.split(".")
-        state.setdefault(int(index), {})[slot] = value
     optimiser.load_state_dict(optimiser.state_dict() | {"state": state})
-    with safetensors.safe_open(path, "pt") as file:
-        metadata = file.metadata()
-    return int(metadata["step"]), float(metadata["seconds"])
+    return progress
+
+
+def _check_same(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    """Raises ValueError unless both have tensors of the same names, shapes and types."""
+    if different := sorted(expected.keys() ^ found.keys()):
+        raise ValueError(f"{different[0]} is {'missing' if different[0] in expected else 'too many'}")
+    for name, value in found.items():
+        wanted = expected[name]
+        if (value.shape, value.dtype) != (wanted.shape, wanted.dtype):
+            raise ValueError(f"{name} is {list(value.shape)} of {value.dtype}, not {list(wanted.shape)}")
+
+
+def _read_log(path: Path, first: int) -> list[Row]:
+    """The lines of the log before a step; those that cannot be read are counted and left out."""
+    if not path.exists() or not path.stat().st_size:  # saved before the first line
+        return []
+    rows, damaged = [], 0
+    for line in read_text(path, "remove it to resume without the losses so far").splitlines():
+        try:
+            rows.append(parse_json(line, Row))
+        except ValueError:
+            damaged += 1
+    if damaged:
+        print(f"{path}: {damaged} damaged lines are left out", file=sys.stderr)
+    return [row for row in rows if row.step < first]

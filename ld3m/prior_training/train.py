@@ -1,6 +1,7 @@
 """Training a small class-conditional latent diffusion model on a user's images, then judging it."""
 
 import json
+import math
 import shlex
 import sys
 from collections.abc import Iterator
@@ -9,22 +10,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ld3m import priors
 from ld3m.data.prepared import ImageSet, prepare
 from ld3m.data.sources import check_source
-from ld3m.errors import UserError, user_error_if_damaged
+from ld3m.errors import UserError
 from ld3m.files import write_json, write_text
 from ld3m.images.ranges import bytes_to_signed
-from ld3m.machine import lock
+from ld3m.machine import lock, signals
 from ld3m.machine.determinism import repeatable
 from ld3m.machine.processes import Processes, watched_command
 from ld3m.prior_training.fit import Fit, fit
 from ld3m.prior_training.quality import evaluate_prior
 from ld3m.priors import ClassConditionalLDM
+from ld3m.priors.folder import PACKAGED_PRIORS
 from ld3m.randomness import generator
+from ld3m.reading import read_json
 from ld3m.recipe import SamplerRecipe
 from ld3m.recipe.files import digest, to_yaml
 from ld3m.recipe.prior import NORM_GROUPS, AutoencoderRecipe, DenoiserRecipe, PriorRecipe
@@ -41,21 +45,27 @@ AUTOENCODER_EMA = 0.99
 def train_prior(processes: Processes, recipe: PriorRecipe, resume: bool = True) -> Path:
     """Trains the autoencoder, then the denoiser, then evaluates; returns the prior's folder.
 
-    Interrupt it at any time; it resumes from its newest checkpoint. Under `accelerate launch` each process takes its
-    share of every batch.
+    Interrupt it at any time; it saves its state and resumes from there, and after a kill from its newest checkpoint.
+    Under `accelerate launch` each process takes its share of every batch.
 
     Raises:
-        UserError: if the data is not there, or the folder holds something else or is in use.
+        UserError: if the data is not there or has changed, or the folder holds something else or is in use.
+        SystemExit: with 128 + the signal's number after SIGINT, SIGTERM or SIGUSR1.
     """
     check_source(recipe.data)  # before the folder is made
     main = processes.is_main_process
     folder = recipe.folder
     training = folder / "training"
-    with repeatable(processes.device), ExitStack() as claimed:
-        with processes.main_process_first():
-            if main:
-                claimed.enter_context(_claim(recipe, training, resume))
-        _train(recipe, folder, training, processes)
+    try:
+        with repeatable(processes.device), signals.exiting(), ExitStack() as claimed:
+            with processes.main_process_first():
+                if main:
+                    claimed.enter_context(_claim(recipe, training, resume))
+            _train(recipe, folder, training, processes)
+    except SystemExit:
+        if main:
+            print(f"{folder} is unfinished; the same command resumes from what was saved", file=sys.stderr)
+        raise
     return folder
 
 
@@ -63,16 +73,25 @@ def _train(recipe: PriorRecipe, folder: Path, training: Path, processes: Process
     """Trains both networks, saves them as a prior, and judges it."""
     main = processes.is_main_process
     images = prepare(recipe.data, progress=main)
+    if main:
+        _check_images(images, training)
     real, labels = images.everything("train")
     autoencoder, autoencoder_seconds = _train_autoencoder(recipe, real, training, processes)
     latents = _encode_all(autoencoder, real, processes)
-    scale = 1 / float(latents.std())
+    deviation = float(latents.std())
+    if not 0 < deviation < math.inf:
+        raise UserError(
+            f"autoencoder: its encodings of the images have standard deviation {deviation:g}; look whether the images "
+            "of data.source differ at all, or give a lower autoencoder.lr, with --no-resume"
+        )
+    scale = 1 / deviation
     autoencoder.register_to_config(scaling_factor=scale)
     latents = latents * scale
     prior, denoiser_seconds = _train_denoiser(recipe, autoencoder, latents, labels, images, training, processes)
     if main:
         prior.save(folder, torch.float16)
-        saved = priors.load(SamplerRecipe(source=str(folder)), processes.device)
+        # By its whole path: a relative one may be the name of a packaged prior.
+        saved = priors.load(SamplerRecipe(source=str(folder.absolute()), guidance=1), processes.device)
         report = {
             **evaluate_prior(recipe, saved, images, training, processes.device),
             "training": {
@@ -84,7 +103,8 @@ def _train(recipe: PriorRecipe, folder: Path, training: Path, processes: Process
         }
         write_json(training / "evaluation.json", report)
         print(json.dumps(report, indent=2))
-        use = f"use it with prior.source={shlex.quote(str(folder))}"
+        source = f"./{folder}" if str(folder) in PACKAGED_PRIORS else str(folder)
+        use = f"use it with prior.source={shlex.quote(source)}"
         print(f"{folder}: {use}; {training} has pictures of its reconstructions and samples", file=sys.stderr)
 
 
@@ -98,20 +118,54 @@ def _claim(recipe: PriorRecipe, training: Path, resume: bool) -> Iterator[None]:
     """
     folder, note = training.parent, training / "digest.json"
     with lock.claim(folder, mark="training/digest.json", kind="a prior of ld3m train-prior"):
-        if note.is_file() and resume and _digest_in(note) != digest(recipe):
-            raise UserError(f"output: {folder} holds a prior of another recipe; give another output, or --no-resume")
+        for left in folder.rglob(".*.tmp"):  # by a process that was killed
+            left.unlink(missing_ok=True)
+        now = Note(digest=digest(recipe))
+        if note.is_file() and resume:
+            before = _read_note(training)
+            if before.digest != now.digest:
+                raise UserError(
+                    f"output: {folder} holds a prior of another recipe; give another output, or --no-resume"
+                )
+            now = before
         if not resume:
             for name in ("autoencoder", "denoiser"):
                 (training / f"{name}.safetensors").unlink(missing_ok=True)
-        write_json(note, {"digest": digest(recipe)})
+        write_json(note, now.model_dump())
         write_text(training / "recipe.yaml", to_yaml(recipe))
         yield
 
 
-def _digest_in(note: Path) -> str:
-    """The digest of the recipe that a prior is trained by; UserError if the file is damaged."""
-    with user_error_if_damaged(f"output: {note}", "give another output, or --no-resume"):
-        return str(json.loads(note.read_text(encoding="utf-8"))["digest"])
+class Note(BaseModel):
+    """What a prior is trained by."""
+
+    digest: str
+    """Of the recipe."""
+    images: dict[str, tuple[int, str]] | None = None
+    """How many training images each class has, and a fingerprint of them; None before they are read; older versions
+    did not note them."""
+
+
+def _read_note(training: Path) -> Note:
+    path = training / "digest.json"
+    return read_json(path, Note, "give another output, or --no-resume", f"output: {path}")
+
+
+def _check_images(images: ImageSet, training: Path) -> None:
+    """Notes the training images, or compares them with those that the training began with.
+
+    Raises:
+        UserError: naming a class whose images are others now.
+    """
+    note = _read_note(training)
+    now = dict(zip(images.classes, images.fingerprints, strict=True))
+    if note.images is None:
+        write_json(training / "digest.json", note.model_copy(update={"images": now}).model_dump())
+    elif changed := [name for name in note.images | now if note.images.get(name) != now.get(name)]:
+        raise UserError(
+            f"data.source: the images of class {changed[0]!r} have changed since {training.parent} was begun; give the "
+            "ones of before, or --no-resume to begin again"
+        )
 
 
 def _fit_settings(
@@ -258,4 +312,7 @@ def _train_denoiser(
 
     how = _fit_settings("denoiser", settings, settings.ema, recipe, training)
     averaged, seconds = fit(how, model, loss_of, len(latents), processes)
-    return ClassConditionalLDM(autoencoder, averaged.unet, averaged.table.weight, images.classes, scheduler), seconds
+    table = (
+        averaged.table.weight if settings.null_share else averaged.table.weight[:null]
+    )  # no image had the null class
+    return ClassConditionalLDM(autoencoder, averaged.unet, table, images.classes, scheduler), seconds

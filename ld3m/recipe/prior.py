@@ -51,7 +51,8 @@ class DenoiserRecipe(Section):
     class_width: int = Field(64, ge=1, le=10**4)
     """Width of the class embedding."""
     null_share: float = Field(0.1, ge=0, lt=1)
-    """The share of training images that are given the null class, which guidance needs."""
+    """The share of training images that are given the null class, which guidance needs; 0: the prior has none, and
+    `prior.guidance` must be 1."""
     ema: float = Field(0.9995, ge=0, lt=1)
     """Decay of the running average of the weights, which is what is saved."""
     steps: int = Field(30000, ge=1, le=10**8)
@@ -112,6 +113,15 @@ class PriorRecipe(Section):
         halvings = len(self.autoencoder.channels) + len(self.denoiser.channels) - 2
         if self.data.resolution % 2**halvings:
             raise ValueError(f"data.resolution: {self.data.resolution} cannot be halved {halvings} times")
+        return self
+
+    @model_validator(mode="after")
+    def _guidance_has_a_null_class(self) -> "PriorRecipe":
+        if not self.denoiser.null_share and any(scale != 1 for scale in self.evaluate.guidance):
+            raise ValueError(
+                "evaluate.guidance: guidance needs the null class, which denoiser.null_share=0 leaves untrained; set "
+                "evaluate.guidance=[1], or a share such as 0.1"
+            )
         return self
 
     @property
