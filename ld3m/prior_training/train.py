@@ -18,7 +18,7 @@ from ld3m import priors
 from ld3m.data.prepared import ImageSet, prepare
 from ld3m.data.sources import check_source
 from ld3m.errors import UserError
-from ld3m.files import write_json, write_text
+from ld3m.files import remove_temporary, write_json, write_text
 from ld3m.images.ranges import bytes_to_signed
 from ld3m.machine import lock, signals
 from ld3m.machine.determinism import repeatable
@@ -118,8 +118,7 @@ def _claim(recipe: PriorRecipe, training: Path, resume: bool) -> Iterator[None]:
     """
     folder, note = training.parent, training / "digest.json"
     with lock.claim(folder, mark="training/digest.json", kind="a prior of ld3m train-prior"):
-        for left in folder.rglob(".*.tmp"):  # by a process that was killed
-            left.unlink(missing_ok=True)
+        remove_temporary(folder)
         now = Note(digest=digest(recipe))
         if note.is_file() and resume:
             before = _read_note(training)
