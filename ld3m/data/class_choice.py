@@ -1,6 +1,7 @@
 """Which classes of a source `data.subset` means."""
 
 import difflib
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -44,6 +45,12 @@ def choose(
     if twice := [label for label, count in Counter(chosen).items() if count > 1]:
         raise UserError(f"data.subset: names the class {classes[twice[0]]!r} twice; name each once")
     return chosen
+
+
+def wordnet_id(name: str) -> str | None:
+    """The WordNet id in a class's name, such as that of "n02085620-Chihuahua"; None unless there is exactly one."""
+    found = re.findall(r"(?<![a-zA-Z0-9])n\d{8}(?!\d)", name)
+    return found[0] if len(found) == 1 else None
 
 
 def _some(names: Sequence[str], most: int = 20) -> list[str]:

@@ -2,11 +2,13 @@
 
 from array import array
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from PIL import Image
 
+from ld3m.data.class_choice import wordnet_id
 from ld3m.data.examples import Example, Source
 from ld3m.data.formats import open_image
 from ld3m.data.identity import Identity
@@ -27,7 +29,8 @@ def image_folder(root: Path) -> Source:
     places = {
         split: {numbers[name]: folders for name, folders in by_class.items()} for split, by_class in splits.items()
     }
-    return from_class_folders(root, places, classes, note)
+    aliases = {found: label for label, name in enumerate(classes) if (found := wordnet_id(name))}
+    return replace(from_class_folders(root, places, classes, note), aliases=aliases)
 
 
 def from_class_folders(
@@ -53,7 +56,7 @@ def from_class_folders(
                     files.add(f"{below}/{path}", label)
     if ignored:
         few = ", ".join([*ignored[:3], *["…"] * (len(ignored) > 3)])
-        note = "; ".join([*([note] if note else []), f"{len(ignored)} files are no images: {few}"])
+        note = "; ".join([*([note] if note else []), f"files that are no images: {len(ignored)} ({few})"])
     return Source(classes, splits, identity.digest(), note=note)
 
 

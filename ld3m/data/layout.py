@@ -182,10 +182,12 @@ def _split_folders(filled: list[Path]) -> dict[SplitName, list[Path]]:
     return {split: [each for each in folders if certain or is_plain(each.name)] for split, folders in found.items()}
 
 
-def _holds_splits(folder: Path) -> bool:
-    """Whether there are split folders below, at any depth."""
+def _holds_splits(folder: Path, deepest: int = 3) -> bool:
+    """Whether there are split folders below."""
     filled = _filled(folder)
-    return bool(_split_folders(filled)["train"]) or any(_holds_splits(child) for child in filled)
+    return bool(
+        _split_folders(filled)["train"] or (deepest and any(_holds_splits(each, deepest - 1) for each in filled))
+    )
 
 
 def _test_folders(splits: SplitFolders, train: ClassFolders) -> tuple[ClassFolders, list[Path]]:

@@ -50,8 +50,12 @@ def is_empty(folder: Path) -> bool:
 
 
 def sub_folders(folder: Path) -> list[Path]:
-    """The folders in a folder, linked ones too, in order."""
-    return sorted(Path(entry.path) for entry in _entries(folder) if _is_folder(entry))
+    """The folders in a folder, in order; linked ones too, unless they lead back to one that holds it."""
+    entries = [entry for entry in _entries(folder) if _is_folder(entry)]
+    if any(entry.is_symlink() for entry in entries):
+        way = {each.resolve() for each in (folder, *folder.parents)} | set(folder.resolve().parents)
+        entries = [entry for entry in entries if not (entry.is_symlink() and Path(entry.path).resolve() in way)]
+    return [folder / entry.name for entry in entries]
 
 
 def printable(name: str) -> str:
@@ -69,21 +73,10 @@ def printable(name: str) -> str:
 
 def files_below(root: Path, suffixes: tuple[str, ...], deepest: int = 4) -> list[Path]:
     """The files of some endings in a folder and in those below it that hold no images themselves, in order."""
-    found, below = [], []
-    for entry in _entries(root):
-        path = root / entry.name
-        if _is_folder(entry):
-            below.append(path)
-        elif entry.name.lower().endswith(suffixes):
-            found.append(path)
-    if deepest:
-        found += [
-            each
-            for folder in below
-            if not has_images_itself(folder)
-            for each in files_below(folder, suffixes, deepest - 1)
-        ]
-    return found
+    found = [root / entry.name for entry in _entries(root) if entry.name.lower().endswith(suffixes)]
+    below = [folder for folder in sub_folders(root) if deepest and not has_images_itself(folder)]
+    files = [path for path in found if not path.is_dir()]
+    return files + [path for folder in below for path in files_below(folder, suffixes, deepest - 1)]
 
 
 def exists(name: str) -> bool:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from ld3m.data.class_choice import wordnet_id
 from ld3m.data.known import imagenet
 from ld3m.errors import UserError
 from ld3m.priors.lean_layers import freeze
@@ -179,7 +180,8 @@ def numbers_of(classes: Sequence[str], names: Sequence[Sequence[str]], file: str
     Case, blanks, hyphens and underscores do not matter if no two of the prior's names differ in nothing else.
 
     Args:
-        classes: names; of a prior of all of ImageNet also WordNet ids and those that `data.source: imagenet` gives.
+        classes: names; of a prior of all of ImageNet also WordNet ids, alone or in longer names, and those that
+            `data.source: imagenet` gives.
         names: all names of each of the prior's classes, the null class left out; none, if it knows its number alone.
         file: which of the prior's files has the names, for the error.
 
@@ -195,7 +197,9 @@ def numbers_of(classes: Sequence[str], names: Sequence[Sequence[str]], file: str
         own = {name: {number} for number, each in enumerate(imagenet.classes()) for name in each}
         exact |= own  # a label that two classes have may be the name of one
         spelt |= {_spelling(name): number for name, number in own.items()}
-    found = [exact.get(name) or spelt.get(_spelling(name), set()) for name in classes]
+    found = [
+        exact.get(name) or spelt.get(_spelling(name)) or exact.get(wordnet_id(name) or name, set()) for name in classes
+    ]
     for name, numbers in zip(classes, found, strict=True):
         if len(numbers) > 1:
             both = " and ".join(f"{number} ({', '.join(names[number])})" for number in sorted(numbers))

@@ -15,10 +15,11 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel
 
-from ld3m.errors import UserError, one_line
+from ld3m.errors import UserError
 from ld3m.files import PACKAGE
 from ld3m.reading import read_text
 from ld3m.recipe import Recipe
+from ld3m.recipe.class_lists import is_class_list, read_class_list
 from ld3m.recipe.mistakes import KeyPath, Mistake, Origins, shown, validation_mistakes
 from ld3m.recipe.parsing import parse
 from ld3m.recipe.prior import PriorRecipe
@@ -211,21 +212,16 @@ def _at(content: Any, key: KeyPath) -> Any:
 
 
 def _read_class_list(content: dict[str, Any]) -> list[Mistake]:
-    """If `data.subset` names a file, replaces the name by the classes in it; returns what is wrong with the file.
-
-    The file is a JSON list, or text with one class per line.
-    """
+    """If `data.subset` names a file, replaces the name by the classes in it; returns what is wrong with the file."""
     section = content.get("data")
     subset = section.get("subset") if isinstance(section, dict) else None
-    if not isinstance(section, dict) or not isinstance(subset, str) or not subset.endswith((".txt", ".json")):
+    if not isinstance(section, dict) or not isinstance(subset, str) or not is_class_list(subset):
         return []
-    path, section["subset"] = Path(subset), None
+    section["subset"] = None
     try:
-        text = path.read_text(encoding="utf-8")
-        lines = [line.strip() for line in text.split("\n") if line.strip()]
-        section["subset"] = json.loads(text) if path.suffix == ".json" else lines
-    except (OSError, ValueError) as error:
-        return [Mistake("data.subset", f"'{path}' cannot be read as a list of classes ({one_line(error)})")]
+        section["subset"] = read_class_list(Path(subset))
+    except UserError as error:
+        return [Mistake("data.subset", str(error))]
     return []
 
 

@@ -91,14 +91,14 @@ def _from_folder(root: Path, names: list[str], wordnet_ids: dict[int, str], key:
         raise UserError(
             f"{key}: {tests[0]} is not sorted by class; move its images into folders such as {tests[0]}/n01440764"
         )
-    for label, wordnet_id in wordnet_ids.items():
-        if missing := [folder for folder in (train[0], sorted_test) if not (folder / wordnet_id).is_dir()]:
+    for label, name in wordnet_ids.items():
+        if missing := [folder for folder in (train[0], sorted_test) if not (folder / name).is_dir()]:
             raise UserError(
-                f"{key}: there is no {missing[0] / wordnet_id}, the class {names[label]!r}; "
+                f"{key}: there is no {missing[0] / name}, the class {names[label]!r}; "
                 "set data.subset to classes that are there"
             )
     places = {
-        split: {label: [folder / wordnet_id] for label, wordnet_id in wordnet_ids.items()}
+        split: {label: [folder / name] for label, name in wordnet_ids.items()}
         for split, folder in (("train", train[0]), ("test", sorted_test))
     }
     return folders.from_class_folders(root, places, names)
