@@ -19,7 +19,7 @@ from ld3m.recipe import Recipe
 from ld3m.recipe.files import load, to_yaml
 from ld3m.runs import checkpoints, metrics, resume, sources
 from ld3m.runs.folder import iterations_saved, metadata
-from ld3m.runs.result import read_latents, write_images, write_result
+from ld3m.runs.result import read_images, read_latents, write_images, write_result
 
 PRIOR = {"source": "p", "kind": "k", "revision": None, "sha256": "0" * 64, "licence": None}
 DATA = {"source": "d", "classes": {name: {"images": 12, "sha256": "f" * 16} for name in CLASSES}, "scorer": None}
@@ -289,6 +289,32 @@ def test_a_finished_run_is_left_as_it_is(ld3m: Callable[..., Outcome], recipe_fi
     assert outcome.code == 0, outcome.err
     assert outcome.out.startswith(f"{run} is finished (ignored, as nothing is written: log_with, evaluate.seeds); ")
     assert before == {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in run.rglob("*") if path.is_file()}
+
+
+def test_images_that_are_missing_are_rendered_again(
+    recipe: Recipe, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run / "images" / "cross" / "1.png").unlink()
+    assert resume.nothing_left(recipe) is None
+    assert capsys.readouterr().out == f"{run / 'images' / 'cross'}: images are missing; all are rendered again\n"
+    shutil.rmtree(run / "checkpoints")
+    one_line(lambda: resume.nothing_left(recipe), "has no checkpoints any more")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "part"),
+    [
+        ("cross/1.png", b"", "cannot read {}/images/cross/1.png ("),
+        ("cross/1.png", b"\x89PNG\r\n\x1a\n" + b"\0" * 50, "cannot read {}/images/cross/1.png ("),
+        ("holiday.jpg", b"x", "{}/images/holiday.jpg is none of the recipe's classes: circle, cross, square"),
+    ],
+)
+def test_damaged_images_are_one_line(run: Path, name: str, content: bytes, part: str) -> None:
+    for hidden in (".DS_Store", ".thumbnails"):  # of file managers
+        write_bytes(run / "images" / hidden, b"x")
+    assert len(read_images(run, CLASSES, 1, 16)[0]) == 6
+    (run / "images" / name).write_bytes(content)
+    one_line(lambda: read_images(run, CLASSES, 1, 16), part.format(run))
 
 
 def test_a_finished_run_without_checkpoints_is_not_begun_again(recipe_file: Path, run: Path) -> None:

@@ -14,6 +14,7 @@ from ld3m.images.multi_formation import stored
 from ld3m.machine.determinism import repeatable
 from ld3m.machine.processes import Processes, watched_command
 from ld3m.priors import Prior
+from ld3m.priors import folder as prior_folder
 from ld3m.recipe import Recipe
 from ld3m.recipe.files import to_yaml
 from ld3m.runs import result, sources
@@ -52,6 +53,13 @@ def render_again(processes: Processes, folder: Path, recipe: Recipe, output: Pat
     names = about.classes
     check_folder_names(names, f"RUN: {folder}")
     _check_same_latents(folder, len(tensors["labels"]), len(names), recipe)
+    try:
+        prior_folder.check_source(recipe.prior.source)
+    except UserError:
+        raise UserError(
+            f"prior.source: {recipe.prior.source!r}, with which {folder} was made, is not here; "
+            "give where it is: prior.source=FOLDER or prior.source=hub:USER/NAME"
+        ) from None
     prior = priors.for_images(recipe.prior, recipe.data.channels, recipe.rendered_size, processes.device)
     _check_shapes(folder, tensors, recipe, prior)
     used, noted = priors.provenance(recipe.prior.source), sources.read_prior(folder)

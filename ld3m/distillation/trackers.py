@@ -15,6 +15,7 @@ from PIL import Image
 
 from ld3m.errors import UserError, one_line
 from ld3m.files import write_text
+from ld3m.reading import read_text
 from ld3m.recipe import Recipe
 from ld3m.recipe.files import to_yaml
 
@@ -116,10 +117,13 @@ def _start(name: str, recipe: Recipe, first: int) -> GeneralTracker:
 
 def _identity(logs: Path) -> str:
     """What distinguishes this run from others of its name; kept with its logs, so that resuming does not change it."""
-    path = logs / "id"
-    if not path.is_file():
+    path, advice = logs / "id", "remove it, and the run gets another log"
+    if not path.exists():
         write_text(path, uuid.uuid4().hex[:8])
-    return path.read_text(encoding="utf-8")
+    identity = read_text(path, advice).strip()
+    if not identity.isalnum():
+        raise UserError(f"{path} is damaged (no identity of a log); {advice}")
+    return identity
 
 
 def _settings(name: str, recipe: Recipe, first: int, identity: str) -> dict[str, Any]:

@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ld3m.errors import UserError
+from ld3m.errors import UserError, one_line
 from ld3m.files import write_folder, write_image, write_tensors
 from ld3m.images import grids
 from ld3m.images.grids import to_image
-from ld3m.reading import read_tensors
+from ld3m.reading import TensorSpec, read_tensors
 from ld3m.recipe import Recipe
 from ld3m.recipe.files import digest
 from ld3m.runs import checkpoints
@@ -163,7 +163,11 @@ def read_images(folder: Path, classes: Sequence[str], channels: int, resolution:
     Raises:
         UserError: if a class has no images, or one cannot be read or has another size.
     """
-    if unknown := sorted({path.name for path in (folder / "images").iterdir()} - set(classes)):
+    try:
+        names = {path.name for path in (folder / "images").iterdir() if not path.name.startswith(".")}
+    except OSError as error:
+        raise UserError(f"RUN: cannot read {folder / 'images'} ({error.strerror}); distil again") from None
+    if unknown := sorted(names - set(classes)):
         raise UserError(f"RUN: {folder / 'images' / unknown[0]} is none of the recipe's classes: {', '.join(classes)}")
     images, labels = [], []
     for label, name in enumerate(classes):
@@ -173,8 +177,9 @@ def read_images(folder: Path, classes: Sequence[str], channels: int, resolution:
         for path in paths:
             try:
                 pixels = np.array(Image.open(path).convert("L" if channels == 1 else "RGB"))
-            except OSError as error:
-                raise UserError(f"RUN: cannot read {path} ({error}); distil again with --no-resume") from None
+            except Exception as error:  # decoders raise nearly anything
+                advice = "remove it, and ld3m distill renders it again"
+                raise UserError(f"RUN: cannot read {path} ({one_line(error)}); {advice}") from None
             if pixels.shape[:2] != (resolution, resolution):
                 raise UserError(
                     f"RUN: {path} has {pixels.shape[0]} rows and {pixels.shape[1]} columns, not {resolution} as "
@@ -184,5 +189,6 @@ def read_images(folder: Path, classes: Sequence[str], channels: int, resolution:
             labels.append(label)
     stacked = torch.stack(images)
     if (exact := folder / EXACT_PIXELS).is_file():
-        stacked = read_tensors(exact, "remove the folder and import the set again").tensors["images"]
+        expected = {"images": TensorSpec(torch.float32, tuple(stacked.shape))}
+        stacked = read_tensors(exact, f"remove {folder}, and it is imported again", expected).tensors["images"]
     return stacked, torch.tensor(labels)

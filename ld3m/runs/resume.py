@@ -91,14 +91,14 @@ def nothing_left(recipe: Recipe) -> str | None:
         return None
     done = folder.metadata(run)
     each = recipe.distill.images_per_class
-    whole = all(len(folder.image_paths(run, name)) == each for name in done.classes)
-    if done.iteration == recipe.distill.iterations and whole:
+    missing = [name for name in done.classes if len(folder.image_paths(run, name)) < each]
+    if done.iteration == recipe.distill.iterations and not missing:
         before, now = (flat(each.model_dump(mode="json")) for each in (folder.load_recipe(run), recipe))
         keys = [key for key in now if now[key] != before.get(key) and key != "output"]
         ignored = f" (ignored, as nothing is written: {', '.join(keys)})" if keys else ""
         return f"{run} is finished{ignored}; raise distill.iterations to resume, or give --no-resume to replace it"
-    if not whole:
-        print(f"{run / 'images'}: some are missing; they are rendered again")
+    if missing:
+        print(f"{run / 'images' / missing[0]}: images are missing; all are rendered again")
     if not folder.checkpoint_folders(run):
         raise UserError(f"output: {run} has no checkpoints any more, from which it could be resumed; {REPLACE}")
     return None
