@@ -151,6 +151,8 @@ def _named(path: Path, advice: str, name: str | None) -> "Iterator[None]":
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode):  # opening a pipe would wait for ever
             raise UserError(f"{file} is {'a folder' if stat.S_ISDIR(mode) else 'no regular file'}; {advice}")
+        with path.open("rb"):  # safetensors calls a file missing that it may not read
+            pass
         if path.stat().st_size == 0:
             raise UserError(f"{file} is empty; {advice}")
         yield

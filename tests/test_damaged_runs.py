@@ -280,6 +280,20 @@ def test_a_run_that_was_killed_at_its_first_file_begins_again(recipe: Recipe) ->
         assert load(Recipe, str(recipe.folder / "recipe.yaml")) == recipe
 
 
+def test_a_run_that_failed_at_its_start_leaves_nothing_in_the_way(recipe: Recipe, run: Path) -> None:
+    """Its folder holds a recipe and notes alone; anything more is kept from another recipe."""
+    other = recipe.model_copy(update={"seed": 1})
+    made_from = sources.Sources(PRIOR, DATA)
+    one_line(lambda: resume.check_resumable(other), f"output: {run} holds a run of another recipe (seed differ)")
+    for name in ("images", "checkpoints"):
+        shutil.rmtree(run / name)
+    for name in ("latents.safetensors", "metrics.jsonl"):
+        one_line(lambda: resume.check_resumable(other), "holds a run of another recipe")
+        (run / name).unlink()
+    with resume.claim(other, made_from):
+        assert load(Recipe, str(run / "recipe.yaml")) == other
+
+
 # --- runs that are finished ----------------------------------------------------------------------------------
 
 

@@ -56,8 +56,13 @@ def write_images(folder: Path, name: str, pixels: Tensor) -> None:
 def replace_images(folder: Path) -> None:
     """Replaces a run's images, and removes their accuracies, once all processes have written theirs."""
     (folder / "evaluation.json").unlink(missing_ok=True)
-    shutil.rmtree(folder / "images", ignore_errors=True)
-    (folder / NEW_IMAGES).rename(folder / "images")
+    images = folder / "images"
+    try:
+        if images.exists():
+            shutil.rmtree(images) if images.is_dir() else images.unlink()
+    except OSError as error:
+        raise UserError(f"cannot remove {images} ({error.strerror}); remove it, and repeat the command") from None
+    (folder / NEW_IMAGES).rename(images)
 
 
 def write_real(folder: Path, images: "ImageSet", images_per_class: int) -> None:

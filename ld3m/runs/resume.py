@@ -43,12 +43,11 @@ def claim(recipe: Recipe, made_from: Sources, resume: bool = True, start: Path |
     beginning = _starting_point(start, recipe, made_from) if start else None
     with lock.claim(run, mark="recipe.yaml", kind="a run"):
         remove_temporary(run)
-        if folder.is_run(run):
-            if resume:
-                check_resumable(recipe)
-                sources.check(recipe, made_from, *sources.read(run), run, REPLACE)
-            else:
-                _remove(run)
+        if not resume and folder.is_run(run):
+            _remove(run)
+        elif _has_begun(run):
+            check_resumable(recipe)
+            sources.check(recipe, made_from, *sources.read(run), run, REPLACE)
         if beginning:
             _take_over(*beginning, run)
         write_text(run / "recipe.yaml", to_yaml(recipe))
@@ -63,13 +62,13 @@ def check_resumable(recipe: Recipe) -> None:
         UserError: if it holds another recipe's run, one of more iterations, or something else.
     """
     run = recipe.folder
-    if not folder.is_run(run):
+    if not _has_begun(run):
         lock.check_kind(run, "recipe.yaml", "a run")
         return
     try:
         keys = differences(run, recipe)
     except UserError as error:
-        raise UserError(f"output: the recipe of the run in {run} is damaged ({error.lines[0]}); {REPLACE}") from None
+        raise UserError(f"output: the run in {run} cannot be resumed ({error.lines[0]}); {REPLACE}") from None
     if keys:
         raise UserError(f"output: {run} holds a run of another recipe ({', '.join(keys)} differ); {REPLACE}")
     if (done := folder.iterations_saved(run) or 0) > recipe.distill.iterations:
@@ -77,6 +76,12 @@ def check_resumable(recipe: Recipe) -> None:
             f"distill.iterations: {recipe.distill.iterations}, but {run} already has {done}; "
             "give more to resume it, or --no-resume to replace it"
         )
+
+
+def _has_begun(run: Path) -> bool:
+    """Whether a folder has anything of a run that could be lost; one that failed at its start has not."""
+    made = (run / name for name in ("latents.safetensors", "images", "metrics.jsonl"))
+    return folder.is_run(run) and (any(path.exists() for path in made) or bool(folder.checkpoint_folders(run)))
 
 
 def nothing_left(recipe: Recipe) -> str | None:
@@ -169,7 +174,7 @@ def _starting_point(start: Path, recipe: Recipe, made_from: Sources) -> tuple[Pa
     _check_digests(start, manifest, made_from)
     if (done := manifest.iteration) > recipe.distill.iterations:
         raise UserError(f"distill.iterations: {recipe.distill.iterations}, but {start} already has {done}; give more")
-    if not _is_in(recipe.folder, checkpoint) and folder.is_run(recipe.folder):
+    if not _is_in(recipe.folder, checkpoint) and _has_begun(recipe.folder):
         raise UserError(f"output: {recipe.folder} holds a run already; to resume {start} give another --output")
     return checkpoint, done
 
