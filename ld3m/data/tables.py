@@ -5,6 +5,7 @@ import re
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from ld3m.data.identity import Identity
 from ld3m.data.listing import exists
 from ld3m.data.split_names import plainest, rank, split_of
 from ld3m.errors import UserError, one_line
+from ld3m.machine.hub import asking
 from ld3m.recipe import DataRecipe
 
 UNLABELLED = {-1, None}
@@ -42,9 +44,10 @@ def hub(name: str, recipe: DataRecipe, classes: Sequence[str] | None = None) -> 
     if not exists(name) and (match := _ID.fullmatch(name)):
         identifier, config, revision = match["id"], match["config"], match["revision"]
     try:
-        loaded = datasets.load_dataset(
-            identifier, *([config] if config else []), **({"revision": revision} if revision else {})
-        )
+        with nullcontext() if exists(identifier) else asking():
+            loaded = datasets.load_dataset(
+                identifier, *([config] if config else []), **({"revision": revision} if revision else {})
+            )
     except Exception as error:
         cause = error.__cause__ if isinstance(error.__cause__, Exception) else error  # datasets wraps what is wrong
         local = exists(identifier)

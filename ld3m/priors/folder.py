@@ -18,6 +18,7 @@ from pydantic import BaseModel, BeforeValidator, Field
 
 from ld3m.errors import UserError, one_line
 from ld3m.files import ASSETS
+from ld3m.machine.hub import asking
 from ld3m.priors.file_kinds import SAFETENSORS, kind_of
 from ld3m.reading import read_json, read_text
 from ld3m.recipe import SamplerRecipe
@@ -109,11 +110,13 @@ def _snapshot(hub: HubFolder) -> Path:
 
     try:
         wanted = [hub.part + path for path in _hub_files(hub)]
-        return Path(snapshot_download(hub.name, revision=hub.revision, allow_patterns=wanted)) / hub.part
+        with asking():
+            return Path(snapshot_download(hub.name, revision=hub.revision, allow_patterns=wanted)) / hub.part
     except UserError:
         raise
     except Exception as error:  # the client's own, httpx's and the file system's
         if copy := copy_of(hub):
+            print(f"ld3m: prior.source: {one_line(error)}; what was fetched before is used", file=sys.stderr)
             return copy
         at = f"@{hub.revision}" if hub.revision else ""
         source = f"hub:{hub.name}{'/' + hub.part.rstrip('/') if hub.part else ''}{at}"
@@ -184,7 +187,8 @@ def _hub_files(hub: HubFolder) -> dict[str, int]:
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
 
-    entries = HfApi().list_repo_tree(hub.name, recursive=True, revision=hub.revision)
+    with asking():
+        entries = list(HfApi().list_repo_tree(hub.name, recursive=True, revision=hub.revision))
     every = {each.path: each.size for each in entries if isinstance(each, RepoFile)}
     sizes = {path.removeprefix(hub.part): size for path, size in every.items() if path.startswith(hub.part)}
     if "model_index.json" not in sizes:

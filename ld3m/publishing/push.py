@@ -10,7 +10,7 @@ from typing import Any
 
 from ld3m.errors import UserError, one_line
 from ld3m.files import write_bytes, write_json, write_text
-from ld3m.machine.hub import is_of_the_network, patiently, status_of
+from ld3m.machine.hub import asking, is_of_the_network, patiently, status_of
 from ld3m.publishing import card
 from ld3m.runs.download import COPIED
 from ld3m.runs.folder import has_result, image_paths, load_recipe
@@ -67,7 +67,8 @@ def push(folder: Path, destination: Destination, dry_run: bool = False) -> None:
 
         api = HfApi(token=destination.token, library_name="ld3m", library_version=version("ld3m"))
         try:
-            _push(api, staged, section, wanted, destination, destination.private or recipe.hub.private)
+            with asking():
+                _push(api, staged, section, wanted, destination, destination.private or recipe.hub.private)
         except UserError:
             raise
         except Exception as error:  # the client's own, httpx's and the file system's

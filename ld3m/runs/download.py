@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from ld3m.errors import UserError, one_line, user_error_if_damaged
 from ld3m.files import write_folder
-from ld3m.machine.hub import patiently
+from ld3m.machine.hub import asking, patiently
 from ld3m.reading import read_metadata
 from ld3m.runs.folder import IMPORTED, check_folder_names, parse_metadata
 
@@ -91,6 +91,7 @@ def _unpack(copy: Path, config: str, target: Path) -> None:
 def _ask_hub(name: str, ask: Callable[[], T]) -> T:
     """The Hub's answer to a request about a data set, tried several times; an error is the user's to read."""
     try:
-        return patiently(ask, offline=False)
+        with asking():
+            return patiently(ask, offline=False)
     except Exception as error:
         raise UserError(f"{name}: cannot be fetched from the Hub ({one_line(error)})") from None
