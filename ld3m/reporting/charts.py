@@ -62,15 +62,14 @@ def curves(name: str, title: str, lines: Mapping[str, Points], x_name: str = "it
         *svg.horizontal_axis(across, BOTTOM, whole),
         *svg.base_line(LEFT, RIGHT, BOTTOM, x_name),
     ]
-    legend_x = 0.0
+    places = _legend(list(lines))
     for series, (label, points) in enumerate(lines.items()):
         drawn = [(across(x), up(y)) for x, y in thinned(points)]
         parts.append(svg.line(series, drawn))
         if len(drawn) == 1:  # a line through one point is invisible
             parts.append(svg.dot(series, *drawn[0]))
         if len(lines) > 1:
-            parts += svg.legend_entry(svg.line_class(series), legend_x, 19, label)
-            legend_x += svg.SWATCH + 16 + 6.8 * len(label)
+            parts += svg.legend_entry(svg.line_class(series), *places[series], label)
     parts.append(f'<path class="guide" d="M0 {TOP}V{BOTTOM}" hidden/>')
     drawing = svg.drawing((WIDTH, HEIGHT), title, _summary(lines, up, x_name), parts, name)
     return Markup(
@@ -80,6 +79,18 @@ def curves(name: str, title: str, lines: Mapping[str, Points], x_name: str = "it
         f'<output class="value" id="{name}-value">Hover or use arrow keys to read values.</output>'
         "</figure>"
     )
+
+
+def _legend(labels: Sequence[str]) -> list[tuple[float, float]]:
+    """Where the entries of a legend begin, in one line above the plot, or in two if one is too narrow."""
+    widths = [svg.SWATCH + 16 + 6.8 * len(label) for label in labels]
+    breaks = len(labels) if sum(widths) <= WIDTH + 16 else (len(labels) + 1) // 2
+    upper, lower = widths[:breaks], widths[breaks:]
+    first = 8 if lower else 19
+    return [
+        *((sum(upper[:index]), first) for index in range(len(upper))),
+        *((sum(lower[:index]), 24) for index in range(len(lower))),
+    ]
 
 
 def _summary(lines: Mapping[str, Points], up: Axis, x_name: str) -> str:

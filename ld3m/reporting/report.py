@@ -1,31 +1,32 @@
 """A run as one web page that holds everything it shows: images over iterations, curves, accuracies, recipe, cost."""
 
 import base64
+import json
 import math
+import shlex
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import yaml
 from markupsafe import Markup
-from PIL import Image
 
 from ld3m.evaluation import rows
 from ld3m.evaluation.blocks import Block, blocks
+from ld3m.evaluation.protocol import learning_rate
 from ld3m.evaluation.tables import accuracy_text, difference_caption, difference_text, score_text
 from ld3m.files import write_text
-from ld3m.images import grids
+from ld3m.reading import read_text
+from ld3m.recipe import Recipe
 from ld3m.reporting import charts, svg, webp
+from ld3m.reporting.pictures import Images
 from ld3m.runs import metrics, sources
-from ld3m.runs.folder import classes, document, image_paths, iterations_done, load_recipe, progress
+from ld3m.runs.folder import document, iterations_done, load_recipe, progress
 
 LARGEST = 5_000_000
 """Bytes that a page has at most."""
-MOST_PAIRS = 20
-"""Images that are shown side by side as they were first and last."""
 TABLE_ROWS = 25
 """Iterations in the table of a page's curves."""
 GRADIENTS = {"latents Z": "grad_z", "conditioning c": "grad_c"}
@@ -45,13 +46,19 @@ def report(folder: Path, output: Path | None = None) -> Path:
     Raises:
         UserError: if the folder is not a run, or a file in it cannot be read.
     """
-    recipe = load_recipe(folder).model_dump(mode="json")
+    settings = load_recipe(folder)
+    recipe = settings.model_dump(mode="json")
+    name = str(folder.name if folder.is_absolute() else folder)
     logged, evaluation = metrics.read(folder), rows.read(folder)
+    results = evaluation.get("results", [])
     wanted, done = recipe["distill"]["iterations"], progress(folder, logged)
+    prior, data = sources.read(folder)
+    text = read_text(folder / "recipe.yaml", "distil again with another --output")
     content: dict[str, Any] = {
-        "folder": folder.name or str(folder.resolve()),
+        "folder": shlex.quote(name),
         "recipe": recipe,
-        "recipe_text": (folder / "recipe.yaml").read_text(encoding="utf-8"),
+        "recipe_text": text,
+        "recipe_link": f"data:text/yaml;base64,{base64.b64encode(text.encode()).decode()}",
         "done": done,
         "finished": iterations_done(folder) == wanted,
         "curves": _curves(logged.rows),
@@ -60,18 +67,18 @@ def report(folder: Path, output: Path | None = None) -> Path:
         "damaged": logged.damaged,
         "accuracies": _accuracies(evaluation),
         "cost": _cost(logged.rows, done),
-        "prior": sources.read_prior(folder),
-        "origin": document(folder, "origin.json"),
+        "prior": prior,
+        "origin": document(folder, "origin.json").get("source"),
+        "trained_on": sum(each["images"] for each in data["classes"].values()) if data else None,
+        "tested_on": max((row["tested_on"] for row in results if row["split"] == "test"), default=None),
+        "evaluations": _evaluations(name, settings, results),
         "images": None,
     }
-    sheets, names = _sheets(folder, recipe, wanted), classes(folder)
-    if sheets and names:
-        content["images"] = images = Images.first(names, recipe["distill"]["images_per_class"])
-        room = LARGEST - len(_page(content).encode()) - 200 * len(sheets)  # an image's element without its content
-        shrunk = webp.fit(sheets, images.columns, room * 3 // 4)  # base64 takes four characters for three bytes
-        images.frames.extend(Frame(iteration, _data_uri(picture)) for iteration, picture in shrunk.items())
+    if seen := Images.of(folder, recipe["distill"]["images_per_class"], wanted):
+        content["images"] = seen
+        content["images"] = seen.compressed(LARGEST - len(_page(content).encode()))
     path = output or folder / "report.html"
-    write_text(path, _page(content))
+    write_text(path, _page(content).encode(errors="replace").decode())  # names may hold what UTF-8 does not
     return path
 
 
@@ -93,77 +100,7 @@ def _page(content: Mapping[str, Any]) -> str:
     return environment.get_template("page.html").render(content, style=style, script=script)
 
 
-# --- what the run folder holds -----------------------------------------------------------------------------
-
-
-def _sheets(folder: Path, recipe: Mapping[str, Any], last: int) -> dict[int, Path | Image.Image]:
-    """The pictures of all images by iteration; if none were drawn, the run's images as the picture of the last."""
-    if drawn := grids.frames(folder):
-        return dict(drawn)
-    names = classes(folder)
-    if not (folder / "images").is_dir() or not names:
-        return {}
-    count, each = grids.shown(len(names), recipe["distill"]["images_per_class"])
-    columns, images = grids.columns(count, each), []
-    for name in names[:count]:
-        for path in image_paths(folder, name)[:each]:
-            with Image.open(path) as image:
-                images.append(image.convert("RGB"))
-    if len(images) != count * each:
-        return {}
-    edge = images[0].width
-    sheet = Image.new("RGB", (edge * columns, edge * math.ceil(len(images) / columns)), "white")
-    for index, pixels in enumerate(images):
-        sheet.paste(pixels, (index % columns * edge, index // columns * edge))
-    return {last: sheet}
-
-
 # --- what the page shows of it -----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Frame:
-    """All images of the page, at one iteration."""
-
-    iteration: int
-    uri: str
-
-
-@dataclass(frozen=True)
-class Images:
-    """Which images the page shows, and how they lie in a frame: in rows, class by class."""
-
-    classes: list[str]
-    each: int
-    columns: int
-    all_classes: int
-    images_per_class: int
-    frames: list[Frame]
-
-    @classmethod
-    def first(cls, classes: Sequence[str], images_per_class: int) -> "Images":
-        """As many as a run's pictures show."""
-        count, each = grids.shown(len(classes), images_per_class)
-        return cls(list(classes[:count]), each, grids.columns(count, each), len(classes), images_per_class, [])
-
-    @property
-    def pairs(self) -> list[tuple[int, str]]:
-        """The images to show as they were first and last, the first of each class: index in a frame, and class."""
-        return [(label * self.each, name) for label, name in enumerate(self.classes[:MOST_PAIRS])]
-
-    @property
-    def rows(self) -> int:
-        """Rows of images in a frame."""
-        return math.ceil(len(self.classes) * self.each / self.columns)
-
-    @property
-    def small(self) -> int:
-        """Pixels of an edge up to which an image is shown without smoothing."""
-        return webp.SMALL
-
-
-def _data_uri(content: bytes) -> str:
-    return f"data:image/webp;base64,{base64.b64encode(content).decode()}"
 
 
 def _curves(rows: Sequence[Mapping[str, Any]]) -> list[Markup]:
@@ -178,7 +115,10 @@ def _curves(rows: Sequence[Mapping[str, Any]]) -> list[Markup]:
     for number, key in enumerate(key for key in rows[-1] if key not in metrics.COMMON):
         name = key.replace("_", " ")
         drawings.append((f"learnt-{number}", name.capitalize(), {name: _line(rows, key)}))
-    kept = [(name, title, {label: line for label, line in lines.items() if line}) for name, title, lines in drawings]
+    kept = [
+        (name, title, {label: line for label, line in lines.items() if any(y for _, y in line)})  # pixels have no c
+        for name, title, lines in drawings
+    ]
     return [charts.curves(name, title, lines) for name, title, lines in kept if lines]
 
 
@@ -235,6 +175,26 @@ def _accuracy_block(block: Block, number: int) -> dict[str, Any]:
         "scores": block.scores,
         "notes": block.notes,
     }
+
+
+def _evaluations(name: str, recipe: Recipe, results: Sequence[rows.Row]) -> list[str]:
+    """The command lines that measure again what was measured, one for each table."""
+    commands = []
+    for group in rows.by_protocol(results):
+        first = next((row for row in group if row["trained_on"] != "full"), group[0])
+        rates = {row["arch"]: row["protocol"]["lr"] for row in group}
+        changes = {key: first["protocol"][key] for key in ("epochs", "batch", "ema", "augment")}
+        changes = {key: value for key, value in changes.items() if value != getattr(recipe.evaluate, key)}
+        if recipe.evaluate.lr != "learnt" and any(learning_rate(a, recipe.evaluate) != rates[a] for a in rates):
+            changes["lr"] = rates
+        sets = dict.fromkeys(row["trained_on"] for row in group)
+        against = [each for each in sets if each != "distilled" and not each.startswith("run ")]
+        words = ["ld3m", "evaluate", name, "--arch", ",".join(rates)]
+        words += ["--seeds", str(max(len(row["accuracies"]) for row in group))]
+        words += ["--against", ",".join(against)] if against else []
+        words += ["--split", first["split"]] if first["split"] != "test" else []
+        commands.append(shlex.join([*words, *(f"evaluate.{key}={json.dumps(changes[key])}" for key in changes)]))
+    return commands
 
 
 def _cost(rows: Sequence[Mapping[str, Any]], done: int) -> dict[str, Any] | None:

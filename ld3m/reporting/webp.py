@@ -41,14 +41,14 @@ def fit(sheets: Mapping[int, Path | Image.Image], columns: int, room: int) -> di
     iterations = list(sheets)
     if not iterations:
         return {}
-    edge = _open(sheets[iterations[0]]).width // columns
+    edge = opened(sheets[iterations[0]]).width // columns
     if edge <= SMALL:
-        whole = {iteration: _webp(_open(sheets[iteration]), lossless=True) for iteration in evenly(iterations, MOST)}
+        whole = {iteration: _webp(opened(sheets[iteration]), lossless=True) for iteration in evenly(iterations, MOST)}
         for count in range(len(whole), min(FEWEST, len(whole)) - 1, -1):
             chosen = evenly(list(whole), count)
             if sum(len(whole[iteration]) for iteration in chosen) <= room:
                 return {iteration: whole[iteration] for iteration in chosen}
-    middle, small = _open(sheets[iterations[len(iterations) // 2]]), min(edge, ON_SCREEN)
+    middle, small = opened(sheets[iterations[len(iterations) // 2]]), min(edge, ON_SCREEN)
     usual = len(_webp(_scaled(middle, columns, edge, small)))
     between = (1 - ENDS) * room
     chosen = evenly(iterations, max(FEWEST, min(MOST // 2, 2 + int(between / usual))))
@@ -56,7 +56,7 @@ def fit(sheets: Mapping[int, Path | Image.Image], columns: int, room: int) -> di
     shares |= dict.fromkeys((chosen[0], chosen[-1]), ENDS * room / 2)
     largest = {share: math.ceil(1.3 * small * math.sqrt(share / usual)) for share in set(shares.values())}
     return {
-        iteration: _within(_open(sheets[iteration]), columns, share, largest[share])
+        iteration: _within(opened(sheets[iteration]), columns, share, largest[share])
         for iteration, share in shares.items()
     }
 
@@ -68,13 +68,18 @@ def evenly(values: Sequence[int], count: int) -> list[int]:
     return [values[round(step * (len(values) - 1) / (count - 1))] for step in range(count)]
 
 
-def _open(source: Path | Image.Image) -> Image.Image:
+def opened(source: Path | Image.Image) -> Image.Image:
+    """A picture in colour.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
     if isinstance(source, Image.Image):
         return source.convert("RGB")
     try:
         with Image.open(source) as picture:
             return picture.convert("RGB")
-    except OSError as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # Pillow's, by format
         raise UserError(f"RUN: cannot read {source} ({one_line(error)}); remove it to leave it out") from None
 
 

@@ -13,6 +13,7 @@
     const slider = find("iteration");
     const play = find("play");
     const tiles = [...document.querySelectorAll(".tile canvas")];
+    const real = find("real"); // laid out like a frame; null if the run kept none
     const iterationOf = (frame) => Number(frame.dataset.iteration).toLocaleString("en");
 
     const draw = (canvas, frame, index) => {
@@ -65,7 +66,7 @@
     slider.addEventListener("keydown", pause);
 
     for (const canvas of document.querySelectorAll("[data-end]")) {
-      const frame = canvas.dataset.end === "first" ? frames[0] : frames.at(-1);
+      const frame = { first: frames[0], last: frames.at(-1), real }[canvas.dataset.end];
       frame.decode().then(() => draw(canvas, frame, Number(canvas.dataset.index)));
     }
 
@@ -81,6 +82,10 @@
         draw(canvas, frame, Number(index));
         canvas.setAttribute("aria-label", `${name}, iteration ${iterationOf(frame)}`);
         canvas.nextElementSibling.textContent = `Iteration ${iterationOf(frame)}`;
+      }
+      if (real) {
+        draw(find("large-real"), real, Number(index));
+        find("large-real").setAttribute("aria-label", `${name}, a real image`);
       }
       find("large-first").parentElement.hidden = now() === frames[0];
       find("announced").textContent = `${name}, iteration ${iterationOf(now())}`;
@@ -118,6 +123,16 @@
     });
 
     show();
+  }
+
+  // --- tables: on a narrow screen each row is a block, in which every value stands beside its column's name ---
+
+  for (const table of document.querySelectorAll(".wide table")) {
+    const names = [...table.querySelectorAll("thead th")].map((head) => head.textContent);
+    for (const row of table.tBodies[0].rows) {
+      [...row.cells].forEach((cell, index) => (cell.dataset.column = names[index]));
+    }
+    table.classList.add("stacks");
   }
 
   // --- curves: a guide line, and the values at it in words ------------------------------------------------
