@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
@@ -18,8 +19,11 @@ from conftest import CLASSES, Outcome, distilled
 from PIL import Image
 
 from ld3m.errors import UserError
+from ld3m.evaluation.protocol import row_protocol
 from ld3m.files import write_json, write_tensors, write_text
 from ld3m.images import grids
+from ld3m.recipe import Recipe
+from ld3m.recipe.files import load
 from ld3m.reporting import charts, svg, webp
 from ld3m.reporting.report import LARGEST, report
 
@@ -81,7 +85,7 @@ class Page(HTMLParser):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
+        self.text = self.code = ""
         self.feed(path.read_text(encoding="utf-8"))
         self.text = " ".join(self.text.split())
 
@@ -90,9 +94,10 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.text += data
+        self.code += data
 
     def handle_endtag(self, tag: str) -> None:
-        self.text += " " * (tag in ("td", "th"))
+        self.text += " " * (tag in ("td", "th", "dt", "dd"))
 
     def all(self, tag: str, key: str) -> list[str]:
         return [str(attributes[key]) for name, attributes in self.elements if name == tag and key in attributes]
@@ -141,6 +146,62 @@ def test_accuracies_are_in_a_chart_and_in_a_table(page: Page) -> None:
     dots = [float(str(a["cx"])) for tag, a in page.elements if tag == "circle"]
     assert len(dots) == 4
     assert dots[0] < float(str(bars[0]["x"])) + widths[0] < dots[1]
+
+
+def test_it_says_how_many_real_images_there_are_and_how_to_repeat_it(finished: Path, page: Page) -> None:
+    """The command lines, taken by their word, ask for the protocol that the accuracies were measured by."""
+    assert "Real images 36 to train on, 18 to test on" in page.text
+    (commands,) = re.findall(r"ld3m distill recipe.yaml --output runs/again.*", page.code)
+    assert shlex.split(commands) == ["ld3m", "distill", "recipe.yaml", "--output", "runs/again"]
+    (measure,) = (shlex.split(line) for line in re.findall(r"ld3m evaluate .*", page.code))
+    assert measure[2:9] == ["one", "--arch", "convnet", "--seeds", "2", "--against", "random"]
+    recipe = load(Recipe, str(finished / "recipe.yaml"), measure[9:])
+    measured = json.loads((finished / "evaluation.json").read_text())["results"][0]["protocol"]
+    assert row_protocol(recipe, "convnet") == measured
+    (link,) = (link for link in page.all("a", "href") if link.startswith("data:"))
+    assert base64.b64decode(link.partition(",")[2]) == (finished / "recipe.yaml").read_bytes()
+
+
+def test_a_command_for_each_protocol(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "a run", ["a"], {0: noise(1, 8)})
+    whole = row("full", "convnet", [80.0, 81.0])
+    slow = whole["protocol"] | {"epochs": 1000, "lr": 1e-4, "ema": 0.995}
+    long = row("distilled", "vgg11", [60.0]) | {"protocol": slow}
+    validated = row("random", "convnet", [5.0]) | {"split": "validation"}
+    write_json(folder / "evaluation.json", {"results": [row("distilled", "convnet", [61.0]), whole, long, validated]})
+    lines = [shlex.split(line) for line in re.findall(r"ld3m evaluate .*", Page(report(folder)).code)]
+    changed = ["evaluate.epochs=3", "evaluate.ema=0.9", 'evaluate.lr={"convnet": 0.01}']
+    assert [line[2:] for line in lines] == [
+        ["a run", "--arch", "vgg11", "--seeds", "1"],
+        ["a run", "--arch", "convnet", "--seeds", "2", "--against", "full", *changed],
+        ["a run", "--arch", "convnet", "--seeds", "1", "--against", "random", "--split", "validation", *changed],
+    ]
+
+
+def test_a_run_without_a_prior_has_no_skip(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", ["a"], {0: noise(1, 8)})
+    assert "Decaying skip paper, 5 steps" in Page(report(folder)).text
+    text = (folder / "recipe.yaml").read_text()
+    write_text(folder / "recipe.yaml", text.replace("source: digits\n  skip: paper\n  steps: 5", "source: pixels"))
+    text = Page(report(folder)).text
+    assert "Prior none, pixels are learnt" in text
+    assert "Decaying skip" not in text
+
+
+def test_pictures_of_another_layout(tmp_path: Path) -> None:
+    """An older version drew ten columns however few classes there were; what fits neither is left out, and counted."""
+    folder = make_run(tmp_path / "run", ["a", "b", "c"], {0: noise(3, 8), 20: noise(3, 8), 40: noise(3, 8)})
+    Image.new("RGB", (80, 8)).save(folder / "evolution" / "000020.png")
+    (folder / "evolution" / "000004.bak").write_bytes(b"")
+    page = Page(report(folder))
+    assert list(frames_of(folder / "report.html")) == [0, 40]
+    assert "that have another layout and are left out: 1." in page.text
+    for iteration in (0, 40):
+        Image.new("RGB", (80, 8)).save(folder / "evolution" / f"{iteration:06d}.png")
+    assert 'data-columns="10"' in report(folder).read_text()
+    (folder / "evolution" / "000020.png").write_bytes(b"\x89PNG\r\n\x1a\n garbage")
+    with pytest.raises(UserError, match=r"cannot read .*000020\.png \(.*\); remove it to leave it out"):
+        report(folder)
 
 
 def test_curves_go_through_the_metrics(finished: Path, page: Page) -> None:
@@ -389,6 +450,8 @@ def test_an_image_is_large_on_click_and_on_enter(opened: Any, finished: Path) ->
     assert opened.inner_text("#large-name") == "circle, image 2"
     assert np.array_equal(pixels(opened, "#large-first"), in_frame(finished, 0, 0, 1))
     assert np.array_equal(pixels(opened, "#large-now"), in_frame(finished, 6, 0, 1))
+    real = np.asarray(Image.open(finished / "real.png").convert("RGB"))[:16, 16:]
+    assert np.array_equal(pixels(opened, "#large-real"), real)
     assert opened.evaluate("document.querySelector('#large-now').getBoundingClientRect().width") > 300
     opened.keyboard.press("ArrowRight")
     assert opened.inner_text("#large-name") == "cross, image 1"
@@ -407,6 +470,8 @@ def test_an_image_is_large_on_click_and_on_enter(opened: Any, finished: Path) ->
 
 def test_both_ends_are_side_by_side(opened: Any, finished: Path) -> None:
     opened.wait_for_selector('[data-end][width="1"]', state="detached")
+    real = np.asarray(Image.open(finished / "real.png").convert("RGB"))[32:48, :16]
+    assert np.array_equal(pixels(opened, '[data-end="real"][data-index="4"]'), real)
     for end, iteration in (("first", 0), ("last", 6)):
         shown = pixels(opened, f'[data-end="{end}"][data-index="4"]')
         assert np.array_equal(shown, in_frame(finished, iteration, 2, 0))
@@ -446,3 +511,7 @@ def test_text_stands_out_and_nothing_is_wider_than_a_telephone(opened: Any) -> N
     assert (opened.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 23, 26)") == dark
     opened.set_viewport_size({"width": 360, "height": 740})
     assert opened.evaluate("document.documentElement.scrollWidth") == 360
+    label = "e => getComputedStyle(e, '::before').content"
+    assert opened.eval_on_selector("#accuracy tbody td:last-child", label) == '"convnet"'
+    wide = "t => t.filter(e => e.scrollWidth > e.clientWidth).length"
+    assert opened.eval_on_selector_all(".wide", wide) == 0, "no table must be scrolled to be read"
