@@ -73,6 +73,7 @@ def evaluate(
     split: str = "test",
     scores: bool = False,
     again: bool = False,
+    pixels: str | None = None,
 ) -> dict[str, Any]:
     """Trains networks on a distilled set and tests them on real images, as `ld3m evaluate` does.
 
@@ -86,6 +87,7 @@ def evaluate(
         split: the images to test on, "test" or "validation".
         scores: whether to measure what DD-Ranking's scores need.
         again: whether to measure again what was measured in the same way before.
+        pixels: what the floats of a .pt file mean: "normalised", "unit" or "whitened"; by default it is judged.
 
     Returns:
         The run's evaluation.json. `results` has a row for each set, architecture and protocol: `trained_on`, `arch`,
@@ -97,18 +99,21 @@ def evaluate(
     from ld3m.evaluation.evaluate import evaluate
 
     names = [] if run is None else [str(run)]
-    folder, measured_by = set_and_recipe(names, None if recipe is None else str(recipe), list(overrides))
+    folder, measured_by = set_and_recipe(names, None if recipe is None else str(recipe), list(overrides), pixels)
     report, _ = evaluate(folder, measured_by, [str(name) for name in against], split, scores, again)
     return report
 
 
-def set_and_recipe(names: Sequence[str], recipe: str | None, overrides: list[str]) -> tuple[Path, Recipe]:
+def set_and_recipe(
+    names: Sequence[str], recipe: str | None, overrides: list[str], pixels: str | None = None
+) -> tuple[Path, Recipe]:
     """The folder of a distilled set, and the recipe by which it is measured: its own, unless one is named.
 
     Args:
         names: one set, or none for the newest finished run in runs/.
         recipe: a file, or the name of a shipped recipe.
         overrides: `KEY=VALUE`, of either recipe.
+        pixels: what the floats of a .pt file mean, as `--pixels` has it.
 
     Raises:
         UserError: for an unknown set, or a mistake in the recipe.
@@ -116,7 +121,7 @@ def set_and_recipe(names: Sequence[str], recipe: str | None, overrides: list[str
     from ld3m.runs.folder import load_recipe
     from ld3m.runs.imported import find_set
 
-    folder = find_set(names, recipe, overrides)
+    folder = find_set(names, recipe, overrides, pixels)
     return folder, load(Recipe, recipe, overrides) if recipe else load_recipe(folder, overrides)
 
 

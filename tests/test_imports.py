@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,9 +17,11 @@ from PIL import Image
 
 from ld3m.data.decode import convert
 from ld3m.data.prepared import ImageSet, prepare
+from ld3m.errors import UserError
 from ld3m.recipe import Recipe
 from ld3m.recipe.files import load
-from ld3m.runs.folder import EXACT_PIXELS
+from ld3m.runs.folder import EXACT_PIXELS, load_recipe
+from ld3m.runs.foreign_tensors import PIXELS
 from ld3m.runs.imported import find_set
 from ld3m.runs.result import read_images
 
@@ -291,3 +294,123 @@ def expected(recipe_file: Path, folder: Path) -> list[bytes]:
         Image.fromarray(np.ascontiguousarray(image)).save(buffer, format="PNG")
         written.append(buffer.getvalue())
     return written
+
+
+# --- what files of others are, and what their values mean --------------------------------------------------
+
+
+def a_set(real: ImageSet, kind: str, of: torch.Tensor) -> torch.Tensor:
+    """Pixels in units of [0, 1] as somebody else keeps them; whitened as kornia's ZCAWhitening(eps=0.1) does."""
+    if kind == "unit":
+        return of
+    if kind == "normalised":
+        return real.normalise(of)
+    values = (real.everything("train")[0] / 255).flatten(1).double()
+    mean = values.mean(0)
+    axes, variances, _ = torch.linalg.svd((values - mean).T @ (values - mean) / (len(values) - 1))
+    matrix = axes @ torch.diag((variances + 0.1).rsqrt()) @ axes.T
+    return ((of.flatten(1).double() - mean) @ matrix).float().view(of.shape)
+
+
+@pytest.mark.parametrize("kind", PIXELS)
+def test_what_floats_mean_is_judged_by_their_spread_and_said(
+    kind: str,
+    images: tuple[torch.Tensor, ...],
+    real: ImageSet,
+    recipe_file: Path,
+    tmp_path: Path,
+    ld3m: object,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Pixels that an optimiser has moved a little beyond [0, 1] come back whatever they are kept as."""
+    noise = torch.randn(images[0].shape, generator=torch.manual_seed(0))
+    pixels = images[0] / 255 + 0.05 * noise
+    torch.save((a_set(real, kind, pixels).requires_grad_(), images[1]), tmp_path / "theirs.pt")
+    _, found, _ = brought("theirs.pt", recipe_file)
+    assert torch.allclose(found, pixels[[0, 3, 1, 4, 2, 5]], atol=1e-4)
+    said = capsys.readouterr().err
+    others = " or ".join(each for each in PIXELS if each != kind)
+    assert "taken as" in said
+    assert f"if they are not, give --pixels {others}" in said
+    find_set(["theirs.pt"], str(recipe_file), RECIPE, pixels=kind)
+    assert "taken as" not in capsys.readouterr().err
+
+
+def test_an_unknown_kind_of_pixels_is_one_line(ld3m: Callable[..., Outcome], recipe_file: Path) -> None:
+    outcome = ld3m("evaluate", "set.pt", "--recipe", recipe_file, "--pixels", "white")
+    assert outcome.err == "ld3m: --pixels: 'white' is not known; give normalised, unit, whitened\n"
+
+
+def test_files_of_other_projects(
+    images: tuple[torch.Tensor, ...], recipe_file: Path, tmp_path: Path, ld3m: object
+) -> None:
+    """DC's with NumPy's numbers, MTT's images_zca_N beside labels_N, and a set in five parts."""
+    pixels, labels, order = images[0] / 255 * 0.9, images[1], [0, 3, 1, 4, 2, 5]
+    accuracies = {"ConvNet": [np.float64(44.9), np.float32(45.1), np.array([1.0, 2.0])]}
+    torch.save({"data": [[pixels * 0, labels], [pixels, labels]], "accs_all_exps": accuracies}, tmp_path / "res_DC.pt")
+    for step, scale in ((100, 0.0), (500, 1.0)):
+        (tmp_path / "mtt").mkdir(exist_ok=True)
+        torch.save(pixels * scale, tmp_path / "mtt" / f"images_zca_{step}.pt")
+        torch.save(labels, tmp_path / "mtt" / f"labels_{step}.pt")
+    for part in range(5):
+        rows = slice(part, part + 1) if part < 4 else slice(4, 6)
+        torch.save({"images": pixels[rows], "labels": labels[rows]}, tmp_path / f"set_part{part}.pt")
+    torch.save([pixels, labels, torch.tensor(0.01), "notes", 5], tmp_path / "five.pt")
+    torch.save({"x": pixels.numpy(), "y": labels.tolist()}, tmp_path / "arrays.pt")
+    for name in ("res_DC.pt", "mtt/images_zca_500.pt", "mtt", "set_part2.pt", "five.pt", "arrays.pt"):
+        _, found, found_labels = brought(name, recipe_file)
+        assert torch.equal(found, pixels[order]), name
+        assert found_labels.tolist() == [0, 0, 1, 1, 2, 2]
+    (tmp_path / "set_part3.pt").unlink()
+    with pytest.raises(UserError, match="number 3 is missing"):
+        brought("set_part2.pt", recipe_file)
+
+
+@pytest.mark.parametrize("form", ["{:05d}", "new{:03d}", "class_{}"])
+def test_class_folders_that_are_numbered(
+    form: str, images: tuple[torch.Tensor, ...], recipe_file: Path, tmp_path: Path, ld3m: object
+) -> None:
+    for place, (image, label) in enumerate(zip(*images, strict=True)):
+        path = tmp_path / "theirs" / form.format(int(label)) / f"{place}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[0].numpy()).save(path)
+    _, found, labels = brought("theirs", recipe_file)
+    assert labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert torch.equal(found, images[0][[0, 3, 1, 4, 2, 5]])
+
+
+def test_the_factor_of_the_recipe_is_kept(
+    images: tuple[torch.Tensor, ...], recipe_file: Path, tmp_path: Path, ld3m: object
+) -> None:
+    torch.save((images[0], images[1]), tmp_path / "idc.pt")
+    folder, _, _ = brought("idc.pt", recipe_file, "distill.factor=2", "distill.init=real")
+    assert load_recipe(folder).distill.factor == 2
+
+
+SHAPE = (3, 1, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "line"),
+    [
+        (torch.zeros(SHAPE, dtype=torch.complex64), "images that are complex"),
+        (torch.zeros(SHAPE).to_sparse(), "images that are sparse"),
+        (torch.quantize_per_tensor(torch.zeros(SHAPE), 0.1, 0, torch.qint8), "images that are quantised"),
+        (torch.zeros(SHAPE, device="meta"), "images that are without values"),
+        (torch.tensor(1.0), "images of shape []"),
+    ],
+)
+def test_tensors_that_are_no_images_are_one_line(
+    tensor: torch.Tensor, line: str, recipe_file: Path, tmp_path: Path, ld3m: object
+) -> None:
+    torch.save((tensor, torch.arange(3)), tmp_path / "bad.pt")
+    with pytest.raises(UserError, match=re.escape(line)) as error:
+        brought("bad.pt", recipe_file)
+    assert len(error.value.lines) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.uint16, torch.bool, torch.float64])
+def test_tensors_of_rare_types_are_numbers(dtype: torch.dtype, recipe_file: Path, tmp_path: Path, ld3m: object) -> None:
+    torch.save((torch.ones(SHAPE).to(dtype), torch.arange(3)), tmp_path / "rare.pt")
+    _, found, _ = brought("rare.pt", recipe_file)
+    assert (found == 255).all()  # one is white, whatever it is one of

@@ -140,6 +140,14 @@ MeasuredBy = Annotated[
         autocompletion=completion.recipes,
     ),
 ]
+Pixels = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KIND",
+        help="What the floats of a .pt file mean: normalised, unit (in [0, 1]) or whitened (by ZCA); by default it is "
+        "judged by their spread, and printed.",
+    ),
+]
 Arch = Annotated[
     str | None,
     typer.Option(

@@ -10,6 +10,7 @@ from ld3m.cli.arguments import (
     Arch,
     AsJson,
     MeasuredBy,
+    Pixels,
     Seeds,
     SetAndOverrides,
     Split,
@@ -31,6 +32,7 @@ def _sets(listed: str) -> list[str]:
 def evaluate(
     arguments: SetAndOverrides = None,
     recipe: MeasuredBy = None,
+    pixels: Pixels = None,
     arch: Arch = None,
     seeds: Seeds = None,
     against: Annotated[
@@ -78,7 +80,7 @@ def evaluate(
     from ld3m.evaluation.evaluate import evaluate
     from ld3m.evaluation.tables import accuracy_table
 
-    folder, measured_by = set_and_recipe(names, recipe, overrides)
+    folder, measured_by = set_and_recipe(names, recipe, overrides, pixels)
     report, is_main = evaluate(folder, measured_by, _sets(against), split, scores, again)
     if is_main:
         typer.echo(json.dumps(report, indent=2) if as_json else accuracy_table(report))

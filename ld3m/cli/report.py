@@ -5,12 +5,13 @@ from typing import Annotated
 
 import typer
 
-from ld3m.cli.arguments import MeasuredBy, SetAndOverrides, names_and_overrides
+from ld3m.cli.arguments import MeasuredBy, Pixels, SetAndOverrides, names_and_overrides
 
 
 def report(
     arguments: SetAndOverrides = None,
     recipe: MeasuredBy = None,
+    pixels: Pixels = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", help="The file to write; default: RUN/report.html."),
@@ -27,4 +28,4 @@ def report(
     from ld3m.runs.imported import find_set
 
     run = Path(names[0]) if len(names) == 1 and (Path(names[0]) / "recipe.yaml").is_file() else None
-    typer.echo(report(run or find_set(names, recipe, overrides), output))
+    typer.echo(report(run or find_set(names, recipe, overrides, pixels), output))

@@ -1,0 +1,321 @@
+"""Distilled sets in files of torch.save, as DC, DSA, MTT and others leave them, and what their values mean.
+
+Nothing pickled is run. The layout of the set in our own folders is `imported`.
+"""
+
+import importlib
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ld3m.data.prepared import ImageSet
+from ld3m.errors import UserError, one_line
+from ld3m.images.ranges import bytes_to_unit
+
+IMAGES, LABELS = ("images", "image", "x", "data"), ("labels", "label", "targets", "y")
+"""Keys under which other projects keep tensors in a dictionary."""
+LARGEST = 50
+"""Largest value of a normalised image; distilled images may go far beyond what real ones reach."""
+SUFFIXES = (".pt", ".pth")
+PART = re.compile(r"(.*(?:part|chunk|shard)[-_ ]?)(\d+)()|(.*?)(\d+)([-_]of[-_]\d+)", re.IGNORECASE)
+"""A file's name that says that it is one part of several."""
+WHITENING = 0.1
+"""What MTT and its successors add to the variances of the real images when they whiten (kornia's `eps`)."""
+MOST_WHITENED = 8192
+"""Most values of an image that whitening is undone for: its covariance has the square of them."""
+Pixels = Literal["normalised", "unit", "whitened"]
+"""What float values may mean: normalised by mean and deviation, in [0, 1], or whitened by ZCA."""
+PIXELS: tuple[str, ...] = get_args(Pixels)
+
+
+class TensorSet(NamedTuple):
+    """What a file or several hold."""
+
+    images: Tensor
+    """[N, channels, H, W]"""
+    labels: Tensor
+    """[N]"""
+    statistics: tuple[Any, Any] | None
+    """Mean and std by which the images are normalised, if the file has them."""
+
+
+def is_tensor_file(path: Path) -> bool:
+    """Whether a path is meant as a file of tensors, or is a folder of such files."""
+    try:
+        inside = list(path.iterdir()) if path.is_dir() else []
+    except OSError as error:
+        raise UserError(f"RUN: cannot read {path} ({error.strerror})") from None
+    has_files = any(each.suffix in SUFFIXES for each in inside) and not any(each.is_dir() for each in inside)
+    return has_files or (path.suffix in SUFFIXES and not path.is_dir())
+
+
+def read(path: Path) -> TensorSet:
+    """Images and labels of a file: in a dictionary, a pair, DC's list of pairs, or with labels in a file beside it.
+
+    A folder stands for its newest images, or for all parts of one set; a part stands for all parts.
+
+    Raises:
+        UserError: if a file is no such thing.
+    """
+    paths = _files(path)
+    sets = [_set(each, _load(each)) for each in paths]
+    if len(sets) == 1:
+        return sets[0]
+    print(f"{path}: {len(sets)} parts of one set, {paths[0].name} to {paths[-1].name}", file=sys.stderr)
+    try:
+        return TensorSet(torch.cat([s.images for s in sets]), torch.cat([s.labels for s in sets]), sets[0].statistics)
+    except (RuntimeError, TypeError) as error:
+        raise UserError(f"RUN: the parts of {path} do not go together ({one_line(error)})") from None
+
+
+def _files(path: Path) -> list[Path]:
+    """The files of a set, in the order of their numbers."""
+    if path.is_file():
+        return _parts(path)
+    images = [each for each in path.iterdir() if each.suffix in SUFFIXES and not each.name.startswith("labels")]
+    if not images:
+        raise UserError(f"RUN: {path} has labels alone; give a folder of images*.pt and labels*.pt")
+    with_labels = [each for each in images if _labels_beside(each)]
+    if with_labels:
+        best = next((each for each in with_labels if each.stem == "images_best"), None)
+        newest = best or max(with_labels, key=lambda each: (_number(each), each.name))
+        if len(with_labels) > 1:
+            print(f"{path}: {newest.name} is taken, of {len(with_labels)} files of images", file=sys.stderr)
+        return [newest]
+    parts = _parts(sorted(images)[0])
+    if len(parts) < len(images):
+        names = ", ".join(sorted(each.name for each in images)[:5])
+        raise UserError(f"RUN: {path} has several files ({names}); give the one that is meant")
+    return parts
+
+
+def _parts(path: Path) -> list[Path]:
+    """All files of the set that a file is a part of; the file alone if it is whole."""
+
+    def split(file: Path) -> tuple[str, str, str] | None:
+        match = PART.fullmatch(file.stem)
+        groups = [group for group in match.groups() if group is not None] if match else []
+        return (groups[0], groups[2] + file.suffix, groups[1]) if groups else None
+
+    own = split(path)
+    if own is None or _labels_beside(path):
+        return [path]
+    parts = {int(other[2]): each for each in path.parent.iterdir() if (other := split(each)) and other[:2] == own[:2]}
+    missing = [number for number in range(min(parts), max(parts)) if number not in parts]
+    if missing:
+        raise UserError(f"RUN: of the parts of {path}, number {missing[0]} is missing")
+    return [parts[number] for number in sorted(parts)]
+
+
+def _number(path: Path) -> int:
+    return int(numbers[-1]) if (numbers := re.findall(r"\d+", path.stem)) else -1
+
+
+def _labels_beside(path: Path) -> Path | None:
+    """MTT's labels: labels_best.pt of images_best.pt, labels_500.pt of images_500.pt and of images_zca_500.pt."""
+    for name in (path.name.replace("images", "labels"), path.name.replace("images_zca", "labels")):
+        if name != path.name and path.with_name(name).is_file():
+            return path.with_name(name)
+    return None
+
+
+def _load(path: Path) -> Any:
+    """What torch.save wrote, if it is nothing but tensors, arrays and numbers in lists, tuples and dictionaries."""
+    try:
+        if not path.is_file():
+            raise UserError(f"RUN: {path} is {'a folder' if path.is_dir() else 'missing'}; give a file of torch.save")
+        with path.open("rb") as file:
+            begin = file.read(200)
+        if not begin:
+            raise UserError(f"RUN: {path} is empty; save or copy it again")
+        if begin.startswith(b"version https://git-lfs"):
+            raise UserError(f"RUN: {path} is a pointer of Git LFS, not the file; git lfs pull brings it")
+        with torch.serialization.safe_globals(_numpy()):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f"RUN: cannot read {path} ({error.strerror or one_line(error)})") from None
+    except Exception as error:  # unpickling raises nearly anything
+        raise UserError(
+            f"RUN: {path} cannot be read as tensors alone ({one_line(error)}); save a dictionary of images and labels"
+        ) from None
+
+
+def _numpy() -> list[Any]:
+    """What pickles of NumPy's numbers and arrays name, under today's names and those of before NumPy 2: data alone."""
+    from _codecs import encode
+
+    multiarray: Any = importlib.import_module("numpy._core.multiarray")
+
+    scalar, rebuild = multiarray.scalar, multiarray._reconstruct
+    old = [(scalar, "numpy.core.multiarray.scalar"), (rebuild, "numpy.core.multiarray._reconstruct")]
+    kinds = {type(np.dtype(code)) for code in "?bhilqBHILQefd"}
+    return [scalar, rebuild, *old, np.ndarray, np.dtype, encode, *sorted(kinds, key=str)]
+
+
+def _set(path: Path, content: Any) -> TensorSet:
+    statistics = None
+    if isinstance(content, Mapping):
+        if "mean" in content and "std" in content:
+            statistics = content["mean"], content["std"]
+        images, labels = (
+            next((content[name] for name in names if name in content), None) for names in (IMAGES, LABELS)
+        )
+        content = images, labels
+        if isinstance(images, list) and images and labels is None:  # DC and DSA: data, a list of [images, labels]
+            content = images[-1]
+            if len(images) > 1:
+                print(f"{path}: holds {len(images)} sets, of which the last is taken", file=sys.stderr)
+    if isinstance(content, Tensor | np.ndarray) and (beside := _labels_beside(path)):
+        content = content, _load(beside)
+    if not isinstance(content, list | tuple) or len(content) < 2:
+        raise UserError(
+            f"RUN: {path} has no images and labels; save a dictionary of them, with mean and std if they are normalised"
+        )
+    if len(content) > 2:
+        print(f"{path}: the first two of its {len(content)} parts are taken as images and labels", file=sys.stderr)
+    images, labels = (_plain(path, each, what) for each, what in zip(content, ("images", "labels"), strict=False))
+    return TensorSet(images, labels, statistics)
+
+
+def _plain(path: Path, value: Any, what: str) -> Tensor:
+    """A tensor of ordinary numbers, without a graph.
+
+    Raises:
+        UserError: naming what it is instead.
+    """
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+        value = torch.from_numpy(np.ascontiguousarray(value).astype(value.dtype.newbyteorder("=")))
+    if isinstance(value, list) and value and all(isinstance(each, int) for each in value):
+        value = torch.tensor(value)
+    if not isinstance(value, Tensor):
+        raise UserError(
+            f"RUN: {path} has no images and labels; save a dictionary of them, with mean and std if they are normalised"
+        )
+    unlike = {
+        "sparse": value.layout != torch.strided,
+        "quantised": value.is_quantized,
+        "complex": value.is_complex(),
+        "without values (on meta)": value.is_meta,
+    }
+    if kinds := [kind for kind, so in unlike.items() if so]:
+        raise UserError(f"RUN: {path} has {what} that are {kinds[0]}; save an ordinary tensor of numbers")
+    value = value.detach()
+    try:
+        return value.float() if value.is_floating_point() else value if value.dtype == torch.uint8 else value.long()
+    except RuntimeError as error:
+        raise UserError(f"RUN: {path} has {what} of type {value.dtype} ({one_line(error)})") from None
+
+
+# --- what the values mean ----------------------------------------------------------------------------------
+
+
+def to_pixels(path: Path, found: TensorSet, open_real: Callable[[], ImageSet], pixels: str | None) -> Tensor:
+    """The images as uint8, or as float32 in units of [0, 1], which distilled pixels may exceed.
+
+    Whole numbers are taken as bytes, or as 0 and 1. What floats mean is judged by their mean and spread, unless it is
+    said, and printed.
+
+    Args:
+        path: of the set, for messages.
+        found: its tensors.
+        open_real: prepares the images that the set stands for, if they are needed.
+        pixels: of `PIXELS`, or None to judge.
+
+    Raises:
+        UserError: if the values are none of these.
+    """
+    images = found.images
+    if not images.isfinite().all():
+        raise UserError(f"RUN: {path} has values that are not finite")
+    if not images.is_floating_point() and images.min() >= 0 and images.max() <= 255:
+        if images.max() > 1:
+            return images.to(torch.uint8)
+        print(f"{path}: whole numbers 0 and 1 are taken as pixels in units of [0, 1]", file=sys.stderr)
+        return images.float()
+    if images.abs().max() > LARGEST and pixels is None:
+        raise UserError(
+            f"RUN: {path} has values to {images.abs().max():g}: neither bytes, nor pixels in [0, 1], nor normalised; "
+            "save uint8, or floats divided by 255"
+        )
+    images, real = images.float(), open_real()
+    kind = pixels or ("normalised" if found.statistics else _judged(images, real))
+    if pixels is None and not found.statistics:
+        others = " or ".join(each for each in PIXELS if each != kind)
+        says = {
+            "normalised": "normalised by mean and std of the real images",
+            "unit": "pixels in units of [0, 1]",
+            "whitened": f"whitened by ZCA of the real images (+ {WHITENING})",
+        }
+        print(
+            f"{path}: values {images.min():.2f} to {images.max():.2f}, mean {images.mean():.2f}, "
+            f"std {images.std(correction=0):.2f}: taken as {says[kind]}; if they are not, give --pixels {others}",
+            file=sys.stderr,
+        )
+    if kind == "unit":
+        return images
+    if kind == "whitened":
+        return _unwhitened(path, images, real)
+    channels = images.shape[1]
+    mean, std = (_statistic(path, each, channels) for each in found.statistics or (real.mean, real.std))
+    return images * std + mean
+
+
+def _judged(images: Tensor, real: ImageSet) -> Pixels:
+    """By spread, real images' if in units of [0, 1], 1 if normalised; whitened ones are about 0, and narrow."""
+    if images.min() >= 0 and images.max() <= 1:
+        return "unit"
+    if float(images.std(correction=0)) > float(real.std.mean()) ** 0.5:
+        return "normalised"
+    return "unit" if float(images.mean()) > float(real.mean.mean()) / 2 else "whitened"
+
+
+def _statistic(path: Path, value: Any, channels: int) -> Tensor:
+    """A mean or std of a file as [channels, 1, 1]."""
+    try:
+        values = torch.as_tensor(value, dtype=torch.float32).detach().flatten()
+    except (TypeError, ValueError, RuntimeError):
+        values = torch.empty(0)
+    if len(values) not in (1, channels) or not values.isfinite().all():
+        raise UserError(f"RUN: {path} has a mean or std that is not {channels} finite numbers, one per channel")
+    return values.view(-1, 1, 1)
+
+
+def _unwhitened(path: Path, images: Tensor, real: ImageSet) -> Tensor:
+    """Undoes ZCA whitening, of all real training images in units of [0, 1]: W = U (Λ + ε)^−½ Uᵀ of their covariance."""
+    size = images[0].numel()
+    if size > MOST_WHITENED:
+        raise UserError(
+            f"RUN: {path}: whitening of images with {size} values cannot be undone here; save them after the inverse "
+            "transform, as MTT's images_zca_*.pt are"
+        )
+    total, squares, count = torch.zeros(size, dtype=torch.float64), torch.zeros(size, size, dtype=torch.float64), 0
+    for label in range(len(real.classes)):
+        for chunk in real.images("train", label).split(1000):
+            values = bytes_to_unit(chunk).flatten(1).double()
+            total, squares, count = total + values.sum(0), squares + values.T @ values, count + len(values)
+    mean = total / count
+    covariance = (squares - count * mean.outer(mean)) / max(1, count - 1)
+    variances, axes = torch.linalg.eigh(covariance)
+    inverse = (axes * (variances.clamp(min=0) + WHITENING).sqrt()) @ axes.T
+    return (images.flatten(1).double() @ inverse + mean).float().view(images.shape)
+
+
+def class_numbers(names: Sequence[str]) -> list[str] | None:
+    """The numbers in names of class folders: 00000, new003, class_7; None if there are none.
+
+    Args:
+        names: of all folders.
+    """
+    matches = [re.fullmatch(r"(\D*?)(\d+)", name) for name in names]
+    numbers = [match and (match[1], int(match[2])) for match in matches]
+    if None in numbers or len({each[0] for each in numbers if each}) > 1:
+        return None
+    return [str(each[1]) for each in numbers if each]
