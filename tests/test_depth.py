@@ -152,28 +152,52 @@ def png16(pixels: np.ndarray) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunks
 
 
-def tiff16(pixels: np.ndarray) -> bytes:
-    """A little-endian TIFF of 16-bit RGB, in one strip and not compressed (TIFF 6.0, section 6)."""
-    height, width, _ = pixels.shape
-    content = pixels.astype("<u2").tobytes()
-    entries = 9
-    bits = 8 + 2 + 12 * entries + 4
-    fields = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, 3, bits), (259, 3, 1, 1), (262, 3, 1, 2)]
-    fields += [(273, 4, 1, bits + 6), (277, 3, 1, 3), (278, 4, 1, height), (279, 4, 1, len(content))]
+def tiff(pixels: np.ndarray, sample_format: int = 1, photometric: int | None = None) -> bytes:
+    """A little-endian TIFF in one strip, not compressed, of any numbers (TIFF 6.0, sections 2 to 6 and 19)."""
+    height, width, *channels = pixels.shape
+    bits, count = pixels.itemsize * 8, channels[0] if channels else 1
+    photometric = (2 if channels else 1) if photometric is None else photometric
+    entries = 10
+    after = 8 + 2 + 12 * entries + 4
+    strip = after + 6
+    fields = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, count, after if count > 2 else bits), (259, 3, 1, 1)]
+    fields += [(262, 3, 1, photometric), (273, 4, 1, strip), (277, 3, 1, count), (278, 4, 1, height)]
+    fields += [(279, 4, 1, pixels.nbytes), (339, 3, 1, sample_format)]
     directory = b"".join(struct.pack("<HHII", *each) for each in fields)
     head = b"II*\0" + struct.pack("<IH", 8, entries) + directory + struct.pack("<I", 0)
-    return head + struct.pack("<HHH", 16, 16, 16) + content
+    return head + struct.pack("<HHH", bits, bits, bits) + pixels.tobytes()
 
 
-@pytest.mark.parametrize(("encode", "kind"), [(png16, "png"), (tiff16, "tif")])
+def prepared_from(tmp_path: Path, content: bytes, kind: str, channels: int) -> np.ndarray:
+    """The pixels of a file that is the only image of its class."""
+    for split in ("train", "test"):
+        (tmp_path / "set" / split / "a").mkdir(parents=True)
+        (tmp_path / "set" / split / "a" / f"1.{kind}").write_bytes(content)
+    return prepared(tmp_path / "set", channels=channels).images("train", 0)[0].numpy()
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (tiff(RAMP * 5, sample_format=3), scaled(RAMP, 0, 1)),  # floats of 64 bits
+        (tiff((RAMP * 4e9).astype(np.uint32)), scaled((RAMP * 4e9).astype(np.uint32), 0, 4e9)),
+        (tiff((RAMP * 100 - 50).astype(np.int8), 2), scaled((RAMP * 100 - 50).astype(np.int8), -50, 50)),
+        (tiff((RAMP * 4000 - 1000).astype(np.int16), 2), scaled((RAMP * 4000 - 1000).astype(np.int16), -1000, 3000)),
+        (tiff((RAMP * 65535).astype(np.uint16), photometric=0), 255 - scaled((RAMP * 65535).astype(int), 0, 65535)),
+    ],
+    ids=["float64", "uint32", "int8", "int16", "white is zero"],
+)
+def test_numbers_that_tiff_knows(content: bytes, expected: np.ndarray, tmp_path: Path) -> None:
+    """Pillow opens no float64, and takes uint32 for int32, int8 for uint8, and 0 for black."""
+    assert np.array_equal(prepared_from(tmp_path, content, "tif", 1)[0], expected)
+
+
+@pytest.mark.parametrize(("encode", "kind"), [(png16, "png"), (tiff, "tif")])
 def test_16_bit_colours_have_all_their_bits(encode: Callable[[np.ndarray], bytes], kind: str, tmp_path: Path) -> None:
     """Pillow keeps the upper 8: of 12 bits, 16 levels."""
     colours = RNG.integers(0, 4096, (8, 8, 3)).astype(np.uint16)
-    for split in ("train", "test"):
-        (tmp_path / "set" / split / "a").mkdir(parents=True)
-        (tmp_path / "set" / split / "a" / f"1.{kind}").write_bytes(encode(colours))
-    images = prepared(tmp_path / "set", channels=3)
-    assert np.array_equal(images.images("train", 0)[0].numpy(), scaled(colours, 0, 4095).transpose(2, 0, 1))
+    pixels = prepared_from(tmp_path, encode(colours), kind, 3)
+    assert np.array_equal(pixels, scaled(colours, 0, 4095).transpose(2, 0, 1))
 
 
 def test_16_bit_colours_with_transparency_are_laid_on_white() -> None:

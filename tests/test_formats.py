@@ -67,6 +67,7 @@ def test_folders_pipes_and_dangling_links_are_no_images_and_nobody_waits(tmp_pat
         ("a.jpg", b"<!DOCTYPE html><html>", "a web page"),
         ("a.png", b"version https://git-lfs.github.com/spec/v1", "a Git LFS pointer; git lfs pull fetches the image"),
         ("a.png", b"", "empty"),
+        ("a.png", b"\x89PNG\r\n\x1a\n", "PNG, but damaged or of a kind that Pillow does not read"),
         ("a.png", b"PK\x03\x04", "a zip archive"),
         ("a.png", b"no image at all", "no image that Pillow reads"),
     ],

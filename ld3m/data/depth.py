@@ -33,10 +33,13 @@ MISSING = 1e30
 """Floats as large stand for values that are not known: maps hold -3.4e38 there."""
 AT_ONCE = 4096
 """Images whose extremes are looked for at a time."""
+PHOTOMETRIC, SAMPLE_FORMAT = 262, 339
+WHITE_IS_ZERO, UNSIGNED, SIGNED = 0, 1, 2
+DEFAULTS = {PHOTOMETRIC: 1, SAMPLE_FORMAT: UNSIGNED}
+"""Of TIFF's fields and values (TIFF 6.0, sections 8 and 19)."""
 _NATIVE = "B" if sys.byteorder == "little" else "L"
-_SWAPPED = {
-    f"{mode};16{a}": f"{mode};16{b}" for mode in ("RGB", "RGBA") for a, b in zip("BLN", f"LB{_NATIVE}", strict=True)
-}
+_OTHER_ORDER = {"B": "L", "L": "B", "N": _NATIVE}
+_SWAPPED = {f"{mode};16{a}": f"{mode};16{b}" for mode in ("RGB", "RGBA") for a, b in _OTHER_ORDER.items()}
 """Pillow's names of 16-bit colours, big-endian, little-endian or native, with the other order of bytes of each."""
 
 
@@ -95,14 +98,15 @@ def found_ranges(path: Path) -> dict[str, FoundRange]:
 
 
 def kind(image: Image.Image) -> str | None:
-    """Whether an image of more than 8 bits per value holds "integers" or "floats"; None if it has 8 bits.
+    """Whether an image of more than 8 bits per value holds "integers" or "floats"; None if it has 8 bits, and no sign.
 
     Args:
         image: opened and not yet loaded, since Pillow keeps only the upper 8 of 16 bits of colours.
     """
     if image.mode == "F":
         return "floats"
-    return "integers" if image.mode == "I" or image.mode.startswith("I;16") or _colour_16_bit(image) else None
+    deep = image.mode == "I" or image.mode.startswith("I;16") or _colour_16_bit(image) or _is_signed_byte(image)
+    return "integers" if deep else None
 
 
 def to_8_bits(read: Callable[[], Image.Image], range_: Callable[[], Range]) -> Image.Image:
@@ -191,10 +195,26 @@ def _values(read: Callable[[], Image.Image]) -> np.ndarray:
         lower: Any = read()
         lower.tile = [_with_bytes_swapped(tile, raw) for tile in lower.tile]
         return (np.asarray(upright(image), np.uint16) << 8) | np.asarray(upright(lower), np.uint16)
+    signed_byte, unsigned = _is_signed_byte(image), _tiff_field(image, SAMPLE_FORMAT) == UNSIGNED
+    white_is_zero = _tiff_field(image, PHOTOMETRIC) == WHITE_IS_ZERO
     values = np.asarray(upright(image))
     if not np.isfinite(values).all():
         raise UnreadableImageError("holds values that are not finite")
-    return values
+    if signed_byte:
+        values = values.view(np.int8)
+    if unsigned and values.dtype == np.int32:  # as Pillow has them, those above 2³¹ would be negative
+        values = values.view(np.uint32)
+    return 65535 - values if white_is_zero and image.mode.startswith("I;16") else values
+
+
+def _tiff_field(image: Image.Image, tag: int) -> int | None:
+    """A field of a TIFF that has one value, or one for all channels; None of other formats."""
+    value = getattr(image, "tag_v2", {}).get(tag, DEFAULTS[tag]) if image.format == "TIFF" else None
+    return value[0] if isinstance(value, tuple) else value
+
+
+def _is_signed_byte(image: Image.Image) -> bool:
+    return image.mode == "L" and _tiff_field(image, SAMPLE_FORMAT) == SIGNED
 
 
 def _colours(values: np.ndarray) -> np.ndarray:

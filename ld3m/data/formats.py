@@ -6,10 +6,13 @@ from importlib import import_module
 from io import BytesIO
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 with suppress(ImportError):  # HEIC images are named as unreadable then
     import_module("pillow_heif").register_heif_opener()
+
+for _order, _raw in ((b"II", "F;64F"), (b"MM", "F;64BF")):  # Pillow decodes floats of 64 bits, but does not open them
+    TiffImagePlugin.OPEN_INFO.setdefault((_order, 1, (3,), 1, (64,), ()), ("F", _raw))
 
 STUBS = {"BUFR", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}
 """Formats that Pillow names but, without a handler of the user's, does not decode."""
@@ -95,8 +98,10 @@ def open_image(file: Path | BytesIO) -> Image.Image:
         return Image.open(file)
     except UnidentifiedImageError:
         head = _head(file)
-        kind = _image_format(head) or _other_format(head)
-        raise UnreadableImageError(kind or "no image that Pillow reads") from None
+        kind = _image_format(head)
+        if kind and "," not in kind:  # one that Pillow reads as a rule
+            kind += ", but damaged or of a kind that Pillow does not read"
+        raise UnreadableImageError(kind or _other_format(head) or "no image that Pillow reads") from None
 
 
 def _head(file: Path | BytesIO) -> bytes:

@@ -133,7 +133,7 @@ def prepare(recipe: DataRecipe, progress: bool = True, workers: int | None = Non
     _write_if_it_differs(folder / "index.json", index)
     preparation.refuse_corrupt(index["corrupt"], recipe)
     if progress:
-        _say(notes, histogram, found_ranges(folder / preparation.RANGES))
+        _say(notes, histogram, found_ranges(folder / preparation.RANGES), recipe)
     return ImageSet(
         classes=index["classes"],
         mean=torch.tensor(mean),
@@ -156,7 +156,7 @@ def _write_if_it_differs(path: Path, index: dict[str, Any]) -> None:
     write_json(path, index)
 
 
-def _say(notes: Sequence[ClassNote], histogram: Tensor, ranges: Mapping[str, FoundRange]) -> None:
+def _say(notes: Sequence[ClassNote], histogram: Tensor, ranges: Mapping[str, FoundRange], recipe: DataRecipe) -> None:
     """Prints what was left out, what was guessed (the ranges), and what looks wrong."""
     corrupt = [name for note in notes for name in note.corrupt]
     several = [name for note in notes for name in note.several]
@@ -170,7 +170,7 @@ def _say(notes: Sequence[ClassNote], histogram: Tensor, ranges: Mapping[str, Fou
     if several:
         lines.append(f"took the first frame or page of {len(several)} images that have more: {_some(several)}")
     if narrow := _narrow(histogram):
-        remedy = "give data.range=[BLACK,WHITE]" if ranges else "stretch the images"
+        remedy = "give data.range=[BLACK,WHITE]" if ranges or recipe.range else "stretch the images"
         lines.append(
             f"nearly all prepared pixels lie between {narrow[0]} and {narrow[1]} of 255; if that is too few, {remedy}"
         )
