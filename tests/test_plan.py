@@ -14,6 +14,7 @@ from conftest import Outcome
 from torch import nn
 
 from ld3m.distillation.plan import remedies
+from ld3m.machine import memory
 from ld3m.priors import weight_bytes
 from ld3m.priors.convert import write_configurations
 from ld3m.recipe import Recipe
@@ -96,6 +97,23 @@ def test_pixel_space_is_planned(ld3m: Callable[..., Outcome], recipe_file: Path,
     assert (plan["z"], plan["c"]) == ([3, 8, 1, 8, 8], [3, 8, 0])
     assert plan["learnt_bytes"] == 3 * 8 * 8 * 8 * 4 * 2
     assert plan["memory"]["weights of the prior"] == 0
+
+
+def test_what_cannot_fit_is_said_before_it_is_tried(
+    ld3m: Callable[..., Outcome], recipe_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """6 images: z, c, momentum, gradients and noise of 4 · (3 · (192 + 16) + 192) bytes, three of 16 × 16 pixels, and
+    five states of 192 numbers; one byte less is too little.
+    """
+    needed = 6 * 4 * (3 * (192 + 16) + 192 + 3 * 256 + 5 * 192)
+    monkeypatch.setattr(memory, "free", lambda device: needed - 1)
+    outcome = ld3m("distill", recipe_file, "prior.keep_graph_steps=0")
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+    assert outcome.err.startswith(
+        "ld3m: distill.images_per_class: 2; the 6 latents and images of a process take 0.0 GiB"
+    )
+    monkeypatch.setattr(memory, "free", lambda device: needed)
+    assert ld3m("distill", recipe_file, "prior.keep_graph_steps=0", "distill.iterations=0").code == 0
 
 
 # --- arithmetic --------------------------------------------------------------------------------------------

@@ -55,6 +55,7 @@ class Setup:
         most = -(-len(images.classes) // processes.num_processes)
         padding = (most - len(own)) * per_class if sharded else 0
         rendered = len(own) * per_class + padding
+        _check_memory(recipe, prior, len(images.classes), rendered, processes)
         recipe = _with_numbers(recipe, prior, images, own, rendered, processes)
         if recipe.prior.compile:  # after "auto", which counts the denoiser's operations one by one
             priors.compile_denoiser(prior, processes.device, sharded)
@@ -105,6 +106,20 @@ def load_prior_and_images(recipe: Recipe, processes: Processes) -> tuple[Prior, 
     _check(recipe, images, prior)
     kept = coresets.open_kept(images, recipe.data, recipe.seed, [recipe.distill.init], processes.device)
     return prior, kept, embeddings
+
+
+def _check_memory(recipe: Recipe, prior: Prior, classes: int, rendered: int, processes: Processes) -> None:
+    """That what lasts for a whole iteration fits into the memory that is free, before the system ends the process."""
+    from ld3m.sizing.cost import RunCost  # arithmetic alone, but beside what counts operations
+
+    cost = RunCost(recipe, processes.num_processes, classes, prior.latent_shape, prior.conditioning_shape)
+    needed, available = sum(cost.lasting(rendered, recipe.prior.steps).values()), memory.free(processes.device)
+    if needed > available:
+        raise UserError(
+            f"distill.images_per_class: {recipe.distill.images_per_class:,}; the {rendered:,} latents and images of a "
+            f"process take {needed / 2**30:,.1f} GiB, and {available / 2**30:,.1f} are free; "
+            "give fewer, or more processes"
+        )
 
 
 def _with_numbers(
