@@ -2,6 +2,7 @@
 
 import hashlib
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 import yaml
 
 from ld3m.errors import UserError, one_line
-from ld3m.files import write_json
+from ld3m.files import write_folder, write_json
 from ld3m.priors import ClassConditionalLDM
 from ld3m.priors.checkpoints import another_model, read_checkpoint
 from ld3m.priors.original import EMA, TABLE, TRAINING_ONLY, UNET, Weights, build, untrained
@@ -66,8 +67,12 @@ def convert(
         "tensors left out": _left_out(weights.keys() - used, averaged),
         "objects left out": content.foreign,
     }
-    prior.save(output)
-    write_json(output / "provenance.json", report)
+
+    def fill(folder: Path) -> None:
+        prior.save(folder)
+        write_json(folder / "provenance.json", report)
+
+    _write(output, fill)
     return report
 
 
@@ -83,12 +88,28 @@ def write_configurations(kind: str, output: Path) -> None:
     """
     _check_empty(output)
     with torch.device("meta"):
-        untrained(kind).save_configurations(output)
+        prior = untrained(kind)
+    _write(output, prior.save_configurations)
 
 
 def _check_empty(output: Path) -> None:
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    try:
+        taken = output.exists() and (not output.is_dir() or any(output.iterdir()))
+    except (OSError, ValueError) as error:  # no permission, no name for a file
+        raise UserError(f"{output}: cannot be looked into ({one_line(error)}); give another folder") from None
+    if taken:
         raise UserError(f"{output}: exists already; give another folder")
+
+
+def _write(output: Path, fill: Callable[[Path], None]) -> None:
+    """The folder as a whole or not at all, unless it is there already, which may be the working folder."""
+    if not output.is_dir():
+        write_folder(output, fill)
+        return
+    try:
+        fill(output)
+    except OSError as error:
+        raise UserError(f"{output}: cannot be written to ({one_line(error)}); give another folder") from None
 
 
 def _left_out(names: set[str], averaged: bool) -> dict[str, str]:

@@ -173,8 +173,15 @@ def read_files(paths: Iterable[str]) -> list[str]:
 
 
 def _files(folder: Path) -> list[str]:
-    """The files of a folder that are read."""
-    return read_files(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    """The files of a folder that are read.
+
+    Raises:
+        UserError: if one cannot be looked at.
+    """
+    try:
+        return read_files(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    except OSError as error:
+        raise UserError(f"prior.source: cannot look into {folder} ({one_line(error)}); {GET_AGAIN}") from None
 
 
 @functools.cache

@@ -150,9 +150,9 @@ class Parts:
     def read(self, name: str, reader: Any) -> Any:
         """What a reader makes of a part's path, without its warnings; UserError if it fails."""
         path = self.folder / name
-        if not path.exists():  # libraries would ask the Hub for it
-            raise self._not_whole(f"there is no {path}")
         try:
+            if not path.exists():  # libraries would ask the Hub for it
+                raise self._not_whole(f"there is no {path}")
             with _errors_alone():
                 return reader(path)
         except UserError:

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ld3m.errors import UserError
 from ld3m.images.ranges import signed_to_unit
 from ld3m.images.resample import resize
 from ld3m.priors import Prior
@@ -115,7 +116,8 @@ def guided(prior: Prior, z: Tensor, time: int, c: Tensor, guidance: float) -> Te
     """The denoiser's answer under classifier-free guidance (Ho and Salimans, 2022), both classes in one batch."""
     if guidance == 1:
         return prior.denoise(z, time, c)
-    assert prior.null_embedding is not None  # `priors.load` refuses guidance without it
+    if prior.null_embedding is None:
+        raise UserError(f"prior.guidance: {guidance:g}, but the prior has no null class to guide away from; give 1")
     null = prior.null_embedding.to(c).expand_as(c)
     unconditional, conditional = prior.denoise(torch.cat([z, z]), time, torch.cat([null, c])).chunk(2)
     return unconditional + guidance * (conditional - unconditional)
