@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import psutil
 import torch
 from PIL import Image
 from torch import Tensor
@@ -128,6 +129,7 @@ class Preparation:
         sizes = [sum(map(len, by_split.values())) for by_split in members]
         writable(self.folder / "classes", ANOTHER_CACHE)
         total, hidden = sum(sizes[index] for index in todo), None if self.progress else True
+        self._check_room(total, max(sizes))
         with (
             ThreadPoolExecutor(self.workers) as pool,
             tqdm(desc="preparing images", total=total, leave=False, disable=hidden) as bar,
@@ -143,6 +145,21 @@ class Preparation:
                         else:
                             self._prepare_class(index, members[index], pool, bar)
                     left.remove(index)
+
+    def _check_room(self, images: int, most: int) -> None:
+        """Raises a UserError if so many images do not fit on the disk, or as many of one class not into memory."""
+        gib = self.recipe.channels * self.recipe.resolution**2 / 2**30
+        free, memory = shutil.disk_usage(self.folder).free / 2**30, psutil.virtual_memory().total / 2**30
+        if images * gib > free:
+            raise UserError(
+                f"data.resolution: {images:,} prepared images take {images * gib:,.1f} GiB, and {free:,.1f} are free "
+                f"in {self.folder.parent}; set LD3M_CACHE to a larger disk, or give fewer or smaller images"
+            )
+        if most * gib > memory:
+            raise UserError(
+                f"data.resolution: a class of {most:,} images takes {most * gib:,.1f} GiB of memory while it is "
+                f"prepared, and this machine has {memory:,.1f}; give fewer or smaller images"
+            )
 
     def _prepare_class(
         self, class_index: int, members: Mapping[str, Sequence[int]], pool: ThreadPoolExecutor, bar: tqdm
