@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from conftest import Outcome, distilled, latents, launch, noted, relative
 
 from ld3m import objectives
 from ld3m.data.prepared import prepare
+from ld3m.errors import UserError
 from ld3m.images.ranges import bytes_to_unit
 from ld3m.machine.processes import Processes
 from ld3m.networks.flat import weights_of
@@ -436,3 +438,61 @@ def test_a_learnt_rate_that_no_one_learnt(ld3m: Callable[..., Outcome], matched:
     assert outcome.code == 2
     assert "evaluate.lr" in outcome.err
     assert "learnt no step size" in outcome.err
+
+
+WHOLE = torch.arange(30.0).view(3, 10)
+BAD_EXPERTS: dict[str, bytes | dict[str, torch.Tensor]] = {
+    "is empty": b"",
+    "is damaged": b"garbage, not tensors",
+    "weights of shape [30]": {"weights": WHOLE.flatten()},
+    "weights of shape [2, 10]": {"weights": WHOLE[:2].clone()},
+    "weights of type I64": {"weights": WHOLE.long()},
+    "weigths": {"weigths": WHOLE},
+    "not finite": {"weights": WHOLE * torch.nan},
+}
+
+
+@pytest.mark.parametrize("why", BAD_EXPERTS)
+def test_a_damaged_expert_is_one_line_and_a_partial_one_is_made_again(
+    why: str, recipe_file: Path, tmp_path: Path
+) -> None:
+    recipe = load(Recipe, str(recipe_file), ["experts.count=1", "experts.epochs=2", f"experts.folder={tmp_path}"])
+    kept = Trajectories(experts_of(recipe), prepare(recipe.data, progress=False), 10)
+    with kept.claim(resume=True):  # writes the index
+        pass
+    content = BAD_EXPERTS[why]
+    for path in (kept.path(0), kept.partial(0)):
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            safetensors.torch.save_file(content, path)
+    begin = kept.weights if why == "not finite" else kept.require  # which reads headers alone
+    arguments: tuple[Any, ...] = (0, 1) if why == "not finite" else (1, 2, "mtt")
+    with pytest.raises(UserError) as error:
+        begin(*arguments)
+    (line,) = error.value.lines
+    assert f"experts.folder: {kept.path(0)}" in line
+    assert line.endswith("; remove it, and ld3m experts makes it again")
+    if "weigths" not in why:
+        assert why in line
+    if "[2, 10]" not in why:  # two of three rows are a partial expert
+        assert kept.progress(0) is None
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ("", "is empty"),
+        ("[]", "is damaged"),
+        ('{"format": 1, "about": {}, "training": {"epochs": 2}}', "format: "),
+        ('{"format": "ld3m-experts-1", "training": {"epochs": 2}}', "about: "),
+        ('{"format": "ld3m-experts-1", "about": {}, "training": {"epochs": "two"}}', "training.epochs: "),
+    ],
+)
+def test_a_damaged_index_of_experts_is_one_line(content: str, why: str, recipe_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "index.json").write_text(content)
+    with pytest.raises(UserError, match=re.escape(why)) as error:
+        trajectories(recipe_file, f"experts.folder={tmp_path}").require(1, 2, "mtt")
+    (line,) = error.value.lines
+    assert line.startswith(f"experts.folder: {tmp_path / 'index.json'}")
+    assert line.endswith("; ld3m experts with --no-resume trains the experts again")

@@ -4,8 +4,8 @@ A folder holds `index.json`, and for each expert a safetensors file with `weight
 before training. Reading a snapshot reads its row alone.
 """
 
-import json
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,16 +14,36 @@ from typing import Any
 
 import safetensors
 import torch
+from pydantic import ConfigDict
 from torch import Tensor
+from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 from ld3m.data.prepared import ImageSet
 from ld3m.errors import UserError, user_error_if_damaged
 from ld3m.files import write_json, write_tensors
 from ld3m.machine import lock
+from ld3m.reading import TensorSpec, read_json, read_metadata, read_tensors
 from ld3m.recipe import ExpertsRecipe, NetworkRecipe, Recipe
 
 FORMAT = "ld3m-experts-1"
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
+
+
+class Training(TypedDict):
+    """How experts were trained, by the recipe's keys."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    epochs: int
+
+
+class Index(TypedDict):
+    """What index.json has."""
+
+    format: str
+    about: dict[str, Any]
+    """As `describe` gives it."""
+    training: Training
 
 
 @dataclass(frozen=True)
@@ -117,7 +137,7 @@ class Trajectories:
         index = self._index()
         self._check(index)
         there = sum(self.path(expert).is_file() for expert in range(count))
-        had = index["training"]["epochs"] if index else 0
+        had = int(index["training"]["epochs"]) if index else 0
         if there < count:
             raise UserError(
                 f"experts.folder: {self.folder} has {there} of experts.count = {count} experts; "
@@ -127,18 +147,50 @@ class Trajectories:
             raise UserError(
                 f"experts.folder: the experts of {self.folder} have {had} epochs, but {needed_by} is {epochs}"
             )
+        for expert in range(count):
+            with self._opened(expert, epochs):
+                pass
 
     def weights(self, expert: int, epoch: int) -> Tensor:
-        """A snapshot [parameters] in float32, of the network after so many epochs."""
-        with safetensors.safe_open(self.path(expert), "pt") as file:
-            return file.get_slice("weights")[epoch].float()
+        """A snapshot [parameters] in float32, of the network after so many epochs.
+
+        Raises:
+            UserError: if the file is damaged.
+        """
+        with self._opened(expert, epoch) as snapshots:
+            weights: Tensor = snapshots[epoch].float()
+            if not weights.isfinite().all():
+                raise ValueError(f"weights after epoch {epoch} are not finite")
+            return weights
+
+    @contextmanager
+    def _opened(self, expert: int, epoch: int) -> Iterator[Any]:
+        """The snapshots of an expert, at least up to an epoch; their shape is checked, a flipped bit is not noticed."""
+        path, advice = self.path(expert), "remove it, and ld3m experts makes it again"
+        read_metadata(path, advice, f"experts.folder: {path}")
+        with (
+            user_error_if_damaged(f"experts.folder: {path}", advice),
+            safetensors.safe_open(path, "pt") as file,
+        ):
+            snapshots = file.get_slice("weights")
+            shape, dtype = snapshots.get_shape(), snapshots.get_dtype()
+            if len(shape) != 2 or shape[0] <= epoch or shape[1] != self.parameters:
+                raise ValueError(f"weights of shape {shape}, not [epochs + 1, {self.parameters}]")
+            if dtype not in ("F32", "F16"):
+                raise ValueError(f"weights of type {dtype}, not F32 or F16")
+            yield snapshots
 
     def progress(self, expert: int) -> Tensor | None:
-        """The snapshots there are of an unfinished expert [epochs + 1, parameters], or None."""
-        if not self.partial(expert).is_file():
+        """The snapshots there are of an unfinished expert [epochs + 1, parameters], or None; None if it is damaged."""
+        path, spec = self.partial(expert), TensorSpec(torch.float32, (-1, self.parameters))
+        if not path.is_file():
             return None
-        with safetensors.safe_open(self.partial(expert), "pt") as file:
-            return file.get_tensor("weights")
+        try:
+            snapshots = read_tensors(path, "it is trained again", {"weights": spec}).tensors["weights"]
+        except UserError as error:
+            print(error, file=sys.stderr)
+            return None
+        return snapshots if 0 < len(snapshots) <= self.epochs else None
 
     def save(self, expert: int, snapshots: Tensor) -> None:
         """Writes snapshots [epochs done + 1, parameters]; the last epoch's make the trajectory whole."""
@@ -162,12 +214,14 @@ class Trajectories:
         """The files of experts that are there, finished or not."""
         return list(self.folder.glob("expert-*.safetensors"))
 
-    def _index(self) -> Any:
+    def _index(self) -> "Index | None":
         path = self.folder / "index.json"
-        with user_error_if_damaged(f"experts.folder: {path}", "train the experts again with --no-resume"):
-            return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        if not path.exists():
+            return None
+        advice = "ld3m experts with --no-resume trains the experts again"
+        return read_json(path, Index, advice, f"experts.folder: {path}")
 
-    def _check(self, index: Any) -> None:
+    def _check(self, index: "Index | None") -> None:
         """That the experts there are fit this recipe."""
         if index is None:
             return

@@ -26,6 +26,9 @@ class TrajectoryMatching(Objective):
 
     The student starts as one of the expert's snapshots and takes a few steps; their size is learnt. Every process
     trains the same student, and follows the gradient back to its own classes' images.
+
+    The gradient is the true one. The authors' code drops the derivative's factor of two, so that a learning rate there
+    is half of it here; and it never starts from `max_start_epoch` itself.
     """
 
     def __init__(

@@ -46,7 +46,7 @@ class MttRecipe(Section):
     expert_epochs: int = Field(2, ge=1, le=10**4)
     """Epochs of the expert that these steps should make up for."""
     max_start_epoch: int = Field(2, ge=0, le=10**4)
-    """The latest epoch of an expert from which a student starts."""
+    """The latest epoch of an expert from which a student starts, included; the authors' code stops one before it."""
     batch_syn: int | None = Field(None, ge=1, le=10**6)
     """Synthetic images of one of these steps; left out: all."""
     step_size: float = Field(0.01, gt=0, le=10**9)

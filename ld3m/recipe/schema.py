@@ -105,9 +105,11 @@ class DistillRecipe(Section):
     """Whether Z and c are learnt, Z alone (latents), or c alone (conditioning). Left out with `prior.source=pixels` or
     `prior.steps=0`: latents. A prior without classes needs latents too."""
     lr_latents: float = Field(1.0, gt=0, le=10**9)
-    """Learning rate of Z; left out: 1 for dm, 0.1 for dc, 1000 for mtt, which are the authors'."""
+    """Learning rate of Z; left out: 1 for dm, 0.1 for dc, 1000 for mtt, which are the authors'. Their gradient of mtt
+    is half the true one, which is taken here, so that 500 makes their steps."""
     lr_conditioning: float = Field(1.0, gt=0, le=10**9)
-    """Learning rate of c; left out: 1 for dm, 0.1 for dc, 1000 for mtt, which are the authors'."""
+    """Learning rate of c; left out: 1 for dm, 0.1 for dc, 1000 for mtt, which are the authors'. Their gradient of mtt
+    is half the true one, which is taken here, so that 500 makes their steps."""
     optimiser: Literal["sgd", "adam"] = "sgd"
     """The optimiser of Z and c. Adam's steps are as large as the learning rate, whatever the gradient is: rates of 0.01
     to 0.1 suit it."""
