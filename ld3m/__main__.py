@@ -84,7 +84,7 @@ def _about(error: Exception) -> tuple[int, tuple[str, ...]]:
         return 2, error.lines
     if isinstance(error, OSError) and error.filename is not None:
         way_on = WAYS_ON.get(error.errno or 0, "see to it and repeat the command")
-        return 2, (f"{error.filename}: {error.strerror or one_line(error)}; {way_on}",)
+        return 2, (f"{str(error.filename)[:200]}: {error.strerror or one_line(error)}; {way_on}",)
     if isinstance(error, BrokenPipeError):  # `| head`
         return 1, ()
     if isinstance(error, OSError) and error.errno in FULL:

@@ -105,6 +105,8 @@ def remove_temporary(folder: Path) -> None:
 @contextmanager
 def _replaced(path: Path) -> Iterator[Path]:
     """A temporary name beside `path` to write to; at the end the file is flushed and replaces `path`."""
+    if path.is_dir():
+        raise UserError(f"cannot write {path}: it is a folder; give the name of a file")
     with _temporary(path) as temporary:
         yield temporary
         _flush(temporary)

@@ -151,3 +151,21 @@ def test_a_variable_of_the_progress_bars_that_is_no_number() -> None:
     assert (process.returncode, process.stdout) == (2, "")
     assert process.stderr.startswith("ld3m: ")
     assert "TQDM_MININTERVAL=x" in process.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("distill", "quickstart", "-o", "caf\udce9"),
+        ("train-prior", "prior-digits", "-o", "caf\udce9"),
+        ("ablate", "quickstart", "--axis", "seed=0,1", "-o", "caf\udce9"),
+        ("distill", "quickstart", "output=caf\udce9"),
+    ],
+)
+def test_an_output_that_is_not_utf_8(ld3m: Callable[..., Outcome], tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    """safetensors cannot open it; found here after the first checkpoint."""
+    code, out, err = ld3m(*arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "'caf\\udce9'" in err
+    assert err.endswith("it is not UTF-8, and safetensors opens no file of such a name; rename it\n")
+    assert not any(tmp_path.iterdir())

@@ -49,3 +49,11 @@ def test_a_cache_key_depends_on_the_description_and_the_bytes_alone() -> None:
     assert files.cache_key({"a": 1, "b": [2, None]}) == "c8caf5ad035ad1d6a15b"
     assert files.cache_key({"a": 1, "b": [2, None]}, b"pixels") == "cca72f6c83c76914e984"
     assert files.cache_key({"b": [2.0, None], "a": 1.0}) == "c8caf5ad035ad1d6a15b"  # as a recipe's file may have it
+
+
+def test_a_folder_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    """`ld3m report -o .`."""
+    with pytest.raises(UserError, match="it is a folder; give the name of a file"):
+        files.write_text(tmp_path, "page")
+    with pytest.raises(UserError, match=r"cannot write \.: it is a folder"):
+        files.write_text(Path(), "page")

@@ -94,3 +94,14 @@ def every_import(path: Path) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             yield str(node.module)
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_what_windows_lacks_is_not_imported_at_once(path: Path) -> None:
+    """Only where it is used, and behind a question; else not even ld3m --help would start there."""
+    missing = {"resource", "fcntl", "pwd", "grp", "termios", "posix", "syslog"}
+    top = ast.parse(path.read_text(encoding="utf-8"))
+    inner = {id(node) for each in ast.walk(top) if isinstance(each, ast.FunctionDef) for node in ast.walk(each)}
+    for node in ast.walk(top):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        assert id(node) in inner or missing.isdisjoint(names)

@@ -33,7 +33,21 @@ PriorOverrides = Annotated[
         metavar="KEY=VALUE", help=f"{OVERRIDES_HELP}denoiser.steps=2000.", autocompletion=completion.prior_overrides
     ),
 ]
-Output = Annotated[str | None, typer.Option("--output", "-o", metavar="DIR", help="The folder to write the result to.")]
+
+
+def _utf8(folder: str | None) -> str | None:
+    """An output folder, whose name safetensors must be able to open."""
+    from ld3m.recipe.parsing import NOT_UTF8, is_utf8
+
+    if folder is not None and not is_utf8(folder):
+        raise UserError(f"--output: {folder!r}: {NOT_UTF8}")
+    return folder
+
+
+Output = Annotated[
+    str | None,
+    typer.Option("--output", "-o", metavar="DIR", help="The folder to write the result to.", callback=_utf8),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe, each key explained, and exit.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 NoResume = Annotated[

@@ -12,7 +12,7 @@ def plan(
     recipe: RecipeArgument,
     overrides: Overrides = None,
     processes: Annotated[
-        int, typer.Option("--processes", metavar="N", min=1, help="Processes that share the classes.")
+        int, typer.Option("--processes", metavar="N", min=1, max=10**6, help="Processes that share the classes.")
     ] = 1,
     device: Annotated[
         str | None,

@@ -11,6 +11,7 @@ MOST = 10**5
 """The most values of a file, counted as often as they are referred to: a few lines of aliases can mean millions."""
 DEEPEST = 20
 """The most sections and lists within each other."""
+NOT_UTF8 = "it is not UTF-8, and safetensors opens no file of such a name; rename it"
 TOO_DEEP = f"it has more than {DEEPEST} sections or lists within each other"
 
 
@@ -36,6 +37,11 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def is_utf8(text: str) -> bool:
+    """Whether a text is one: a name of a file or an argument that is not UTF-8 has surrogates for what is not."""
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def parse(text: str) -> Any:
     """The content of a YAML text.
 
@@ -44,6 +50,8 @@ def parse(text: str) -> Any:
     """
     if len(text) > LONGEST:
         raise ValueError(f"it has more than {LONGEST:,} characters")
+    if not is_utf8(text):
+        raise ValueError(NOT_UTF8)
     try:
         content = yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as error:
@@ -74,5 +82,7 @@ def _check(content: Any) -> None:
             rest += [(each, depth + 1) for each in value]
         elif isinstance(value, int) and abs(value) > 10**100:
             raise ValueError("it has a number of more than 100 digits")
+        elif isinstance(value, str) and not is_utf8(value):
+            raise ValueError(NOT_UTF8)
         elif not isinstance(value, str | int | float | None):
             raise ValueError(f"{value!s:.100} is a {type(value).__name__} to YAML; put it in quotes")
