@@ -219,14 +219,23 @@ def test_an_interrupted_evaluation_goes_on_with_the_network_it_was_at(
         return train(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(measure, "train", interrupted)
-    assert ld3m(*options).code != 0
+    stopped = ld3m(*options)
+    assert stopped.code == 130
+    assert "interrupted: 3 of 4 networks are measured and kept; the same command resumes" in stopped.err
     assert not (run / "evaluation.json").exists()
-    trained[:] = trained[:2]  # room for the fourth network, and for no other
+    next((run / "evaluating").glob("*.json")).write_text('{"accuracy": "high"}')
+    trained[:] = trained[:1]  # room for the damaged one and the fourth, and for no other
     again = ld3m(*options)
     assert json.loads(again.out) == whole
     assert len(trained) == 3
-    assert "1 networks to train; convnet on random; 3 epochs" in again.err
+    assert "1 network to train; convnet on random; 3 epochs" in again.err
     assert "(3 are measured already)" in again.err
+    assert "is damaged (accuracy: " in again.err
+    assert "it is measured again" in again.err
+    third = ld3m(*options)
+    assert json.loads(third.out) == whole
+    assert len(trained) == 3
+    assert "all 4 networks are measured already; --again repeats" in third.err
 
 
 def test_two_evaluations_of_a_run_leave_each_other_alone(

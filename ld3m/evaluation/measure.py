@@ -196,7 +196,7 @@ def _announce(
         return
     epochs = sorted({evaluation.recipe(training).evaluate.epochs for training in left})
     parts = [
-        f"{len(left)} networks to train{' here' if processes.num_processes > 1 else ''}",
+        f"{len(left)} network{'s' * (len(left) != 1)} to train{' here' if processes.num_processes > 1 else ''}",
         f"{', '.join(dict.fromkeys(training.arch for training in left))} "
         f"on {', '.join(dict.fromkeys(training.trained_on for training in left))}",
         f"{' and '.join(map(str, epochs))} epochs",

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ld3m.images import augment
 from ld3m.machine.transfer import send
@@ -50,19 +51,23 @@ def train_epoch(
         optimiser: of its weights.
         inputs: normalised images [N, channels, H, W].
         targets: their labels, int64 [N].
-        batch: images of a step.
+        batch: images of a step; batch norm, which needs two to compare, gets no less.
         augmented: whether each step augments its images, by one operation with its own random numbers for each image.
         draws: decides the order, the augmentation and, on the CPU, dropout.
     """
     with global_draws(generator(draws.initial_seed(), "dropout")):
-        train(network, optimiser, _batches(inputs, targets, batch, augmented, draws))
+        by_batch = any(isinstance(module, _BatchNorm) for module in network.modules())
+        train(network, optimiser, _batches(inputs, targets, batch, augmented, draws, at_least=2 if by_batch else 1))
 
 
 def _batches(
-    inputs: Tensor, targets: Tensor, batch: int, augmented: bool, draws: torch.Generator
+    inputs: Tensor, targets: Tensor, batch: int, augmented: bool, draws: torch.Generator, at_least: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Each image once, in random order, augmented if wanted."""
-    for indices in torch.randperm(len(inputs), generator=draws).split(batch):
+    """Each image once, in random order, augmented if wanted; a last batch that is too small joins the one before."""
+    batches = list(torch.randperm(len(inputs), generator=draws).split(max(batch, at_least)))
+    if len(batches) > 1 and len(batches[-1]) < at_least:
+        batches[-2:] = [torch.cat(batches[-2:])]
+    for indices in batches:
         indices_there = send(indices, inputs.device)
         images = inputs[indices_there]
         if augmented:
