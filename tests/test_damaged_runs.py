@@ -344,6 +344,7 @@ def test_a_finished_run_without_checkpoints_is_not_begun_again(recipe_file: Path
         ("distill.factor=2", "distill.factor: 2, but the latents of {} were learnt with 1; "),
         ("seed=1", "seed: 1, but the latents of {} were learnt with 0; "),
         ("data.subset=[circle]", "data.subset"),
+        ("prior.source=/nowhere", "prior.source: '/nowhere' is not here; give where the prior of {} is: "),
     ],
 )
 def test_render_refuses_what_the_latents_are_not(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ld3m import priors
-from ld3m.distillation.setup import noise_of, schedule_of
+from ld3m.distillation.setup import check_guidance, noise_of, schedule_of
 from ld3m.errors import UserError
 from ld3m.files import write_text
 from ld3m.images import grids
@@ -57,11 +57,12 @@ def render_again(processes: Processes, folder: Path, recipe: Recipe, output: Pat
         prior_folder.check_source(recipe.prior.source)
     except UserError:
         raise UserError(
-            f"prior.source: {recipe.prior.source!r}, with which {folder} was made, is not here; "
-            "give where it is: prior.source=FOLDER or prior.source=hub:USER/NAME"
+            f"prior.source: {recipe.prior.source!r} is not here; give where the prior of {folder} is: "
+            "prior.source=FOLDER or prior.source=hub:USER/NAME"
         ) from None
     prior = priors.for_images(recipe.prior, recipe.data.channels, recipe.rendered_size, processes.device)
     _check_shapes(folder, tensors, recipe, prior)
+    check_guidance(recipe, prior)
     used, noted = priors.provenance(recipe.prior.source), sources.read_prior(folder)
     if noted and noted["sha256"] != used["sha256"]:
         processes.print(

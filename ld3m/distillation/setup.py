@@ -170,15 +170,24 @@ def _check(recipe: Recipe, images: prepared.ImageSet, prior: Prior) -> None:
         )
 
 
-def _check_learnable(recipe: Recipe, prior: Prior) -> None:
-    """That what the recipe learns has a part in the images."""
-    sampler, learn = recipe.prior, recipe.distill.learn
-    conditional = bool(math.prod(prior.conditioning_shape))
+def check_guidance(recipe: Recipe, prior: Prior) -> None:
+    """That a recipe guides to no class if the prior knows none.
+
+    Raises:
+        UserError: if it does.
+    """
+    sampler, conditional = recipe.prior, bool(math.prod(prior.conditioning_shape))
     if not conditional and sampler.guidance != 1:
         raise UserError(
             f"prior.guidance: {sampler.guidance:g}, but {sampler.source} is unconditional and has no classes to guide "
             "to; set prior.guidance=1"
         )
+
+
+def _check_learnable(recipe: Recipe, prior: Prior) -> None:
+    """That what the recipe learns has a part in the images."""
+    check_guidance(recipe, prior)
+    sampler, learn, conditional = recipe.prior, recipe.distill.learn, bool(math.prod(prior.conditioning_shape))
     if learn != "latents" and not conditional:
         raise UserError(
             f"distill.learn: {learn!r}, but {sampler.source} is unconditional and only Z has a part; "
