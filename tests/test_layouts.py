@@ -186,6 +186,10 @@ def test_image_folders(folders: list[str], counts: dict[str, dict[str, int]] | N
         ),
         (["bus/2019", "bus/2020", "train/2019", "train/2020"], r"photos \(train, bus\) all hold 2019, 2020; if they"),
         (["x/train/a", "x/train/b", "y/train/a", "y/train/b"], r"several data sets; give one of photos/x, photos/y"),
+        (
+            ["a/train", "a/test", "b/train", "b/test", "c"],
+            r"photos/a holds splits \(photos/a/test, photos/a/train\), but",
+        ),
         (["train/a", "train/b", "test/a", "test/c"], r"photos/test/c is a class that photos/train does not have"),
     ],
 )

@@ -11,6 +11,9 @@ of change are looked at."""
 READERS = 8
 """Threads, since a file on a network costs more waiting than reading."""
 
+AT_ONCE = 64
+"""Files that a thread is given at a time: handing over one costs as much as reading a small image does."""
+
 
 class Identity:
     """Collects the files of a source.
@@ -51,14 +54,18 @@ class Identity:
             return self._stamps.hexdigest()
         contents = hashlib.sha256()
         with ThreadPoolExecutor(READERS) as pool:
-            for (mark, path), content in zip(self._files, pool.map(_content, self._files), strict=True):
-                contents.update(_line(f"{mark} {path} {content}"))
+            parts = [self._files[start : start + AT_ONCE] for start in range(0, len(self._files), AT_ONCE)]
+            for lines in pool.map(_contents, parts):
+                contents.update(lines)
         return contents.hexdigest()
 
 
-def _content(file: tuple[str, Path]) -> str:
+def _contents(files: list[tuple[str, Path]]) -> bytes:
+    return b"".join(_line(f"{mark} {path} {_content(path)}") for mark, path in files)
+
+
+def _content(path: Path) -> str:
     """A digest of a file's content, or why it cannot be read; only regular files are opened, since a pipe waits."""
-    _, path = file
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             return "no regular file"

@@ -138,6 +138,13 @@ def _by_class_folders(
     classes = [child for child in children if child not in named or split_of(child.name) == "train"]
     if not classes:
         raise UserError(f"data.source: {_text(folder)} has no class folders; put images in <class>/ folders below it")
+    for child in classes:
+        within = {split_of(each.name) for each in _filled(child) if is_plain(each.name)}
+        if len(within) > 1 and not has_images_itself(child):
+            raise UserError(
+                f"data.source: {_text(child)} holds splits ({_texts(_filled(child))}), but others beside it do not; "
+                f"{_ADVICE}"
+            )
     train = {printable(child.name): [child] for child in classes}
     test, test_folders = _test_folders(splits, train)
     if not test:

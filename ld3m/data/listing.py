@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ld3m.data.formats import is_image
+from ld3m.data.formats import SUFFIXES, is_image
 from ld3m.errors import UserError
 
 HIDDEN = (
@@ -140,7 +140,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _is_image(entry: os.DirEntry[str]) -> bool:
-    return not _is_folder(entry) and is_image(Path(entry.path))
+    return not _is_folder(entry) and (entry.name.lower().endswith(SUFFIXES) or is_image(Path(entry.path)))
 
 
 def _identity(folder: Path) -> tuple[int, int]:

@@ -87,7 +87,7 @@ def from_files(path: Path, recipe: DataRecipe, classes: Sequence[str] | None = N
         _refuse_several(path, files)
     else:
         files = [path] if path.is_file() else sorted(map(Path, glob.iglob(str(path), recursive=True)))  # noqa: PTH207
-    files = [file for file in files if file.is_file()]
+    files = [file for file in files if not file.is_dir()]
     if not files:
         raise UserError(f"data.source: no file matches {name}")
     for file in files:  # mistakes are reported before anything is copied
