@@ -232,7 +232,9 @@ def write(folder: Path, weights: dict[str, Tensor], config: dict[str, Any]) -> t
 def test_a_converted_prior_is_the_original(tmp_path: Path, unet: str, first_stage: str) -> None:
     denoiser, autoencoder, weights, config = build(unet, first_stage)
     checkpoint, configuration = write(tmp_path, weights, config)
-    report = convert(checkpoint, tmp_path / "prior", config=configuration, classes=CLASSES)
+    report = convert(
+        checkpoint, tmp_path / "prior", config=configuration, classes=CLASSES if "context_dim" in UNETS[unet] else None
+    )
     assert report["tensors used"] == len(weights)
     assert report["tensors left out"] == {}
     prior = loaded(tmp_path / "prior")
@@ -512,6 +514,8 @@ def test_the_command_converts_and_does_not_overwrite(
     assert len(report["sha256"]) == 64
     assert isinstance(priors.load(SamplerRecipe(source="out")), UnconditionalLDM)
     assert ld3m("convert-prior", checkpoint, "out", "--config", configuration).code == 2
+    refused = ld3m("convert-prior", checkpoint, "more", "--config", configuration, "--classes", "3")
+    assert "--classes: the model is unconditional" in refused.err
 
 
 def test_configurations_alone_are_those_that_a_conversion_writes(

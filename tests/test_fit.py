@@ -112,6 +112,8 @@ def rewritten(
         (rewritten(lambda _: None, {"step": '"many"'}), "step"),
         (rewritten(lambda _: None, {"step": "1000"}), f"step 1000 of {STEPS}"),
         (rewritten(lambda _: None, {"losses": "5"}), "losses"),
+        (rewritten(lambda _: None, {"step": "200"}), "another digest"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1] + bytes([path.read_bytes()[-1] ^ 1])), "another digest"),
     ],
 )
 def test_a_damaged_checkpoint_says_what_to_do(tmp_path: Path, spoil: Callable[[Path], object], what: str) -> None:

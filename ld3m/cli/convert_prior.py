@@ -37,10 +37,13 @@ def convert_prior(
     Given the name of a KIND instead of a file, it writes the configurations alone, which is enough for ld3m plan
     --device.
     """
+    from ld3m.errors import UserError
     from ld3m.priors.convert import convert, write_configurations
     from ld3m.priors.original_config import KINDS
 
     if str(checkpoint) in KINDS and not checkpoint.exists():
+        if config or classes or kind != "auto":
+            raise UserError(f"{checkpoint}: is the name of a kind, which takes no other option; leave them out")
         write_configurations(str(checkpoint), out)
         typer.echo(f"{out}: the configurations of {checkpoint} without weights, for ld3m plan --device")
         return

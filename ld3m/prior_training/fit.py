@@ -1,5 +1,6 @@
 """One resumable training loop, which trains both networks of a prior."""
 
+import hashlib
 import json
 import math
 import sys
@@ -61,6 +62,16 @@ class Progress(BaseModel):
     seconds: float
     losses: list[float] = []
     """Of the steps since the last line of the log; older versions dropped them."""
+    sha256: str | None = None
+    """Of all the above and the tensors; older versions did not write it."""
+
+    def digest(self, tensors: Mapping[str, Tensor]) -> str:
+        """What `sha256` must be."""
+        content = hashlib.sha256(self.model_dump_json(exclude={"sha256"}).encode())
+        for name, value in sorted(tensors.items()):
+            content.update(name.encode())
+            content.update(value.detach().cpu().contiguous().numpy().tobytes())
+        return content.hexdigest()
 
 
 def fit(settings: Fit, network: nn.Module, loss_of: LossOf, count: int, processes: Processes) -> tuple[Any, float]:
@@ -173,6 +184,7 @@ def _save(
     for index, slots in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{index}.{slot}": value for slot, value in slots.items()}
     metadata = {key: json.dumps(value) for key, value in progress.model_dump().items()}
+    metadata["sha256"] = json.dumps(progress.digest(tensors))
     write_tensors(settings.file("safetensors"), tensors, metadata)
 
 
@@ -199,6 +211,8 @@ def _restore(settings: Fit, network: nn.Module, average: Any, optimiser: torch.o
         for number, slots in state.items():
             weight = weights[number]
             _check_same({"step": torch.zeros(()), "exp_avg": weight, "exp_avg_sq": weight}, slots)
+        if progress.sha256 not in (None, progress.digest(tensors)):
+            raise ValueError("it has another digest than it says")
     network.load_state_dict(parts["network"])
     average.load_state_dict(parts["average"])
     optimiser.load_state_dict(optimiser.state_dict() | {"state": state})

@@ -78,6 +78,8 @@ def build(
     )
     width = params.unet_config.params.context_dim
     if (table := weights.get(TABLE)) is None and width is None:
+        if classes:
+            raise UserError("--classes: the model is unconditional and has no classes; leave the option out")
         return UnconditionalLDM(autoencoder, denoiser, scheduler), used
     if table is None or table.shape[1:] != (width,) or len(table) < 2:
         found = "nothing" if table is None else list(table.shape)
