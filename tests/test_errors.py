@@ -135,6 +135,8 @@ OVERRIDE = re.compile(r" (?=[\w.]+=)")
         (f"name={'n' * 101}", ("at most 100 characters",)),
         (f"output={'n' * 5000}", ("…: 'nnnnnnnnnnnnnnnnnnnn'… is invalid: give at most 4,096 characters",)),
         ('output="a\\0b"', ("'a\\x00b' is invalid: give at most 4,096 characters, none of them NUL",)),
+        ("prior.prompt='{:>1000000000}'", ("has not one {} for the name of the class",)),
+        ("prior.prompt='{0.__class__}'", ("has not one {} for the name of the class",)),
         ('evaluate.arch=["a\\0b"]', ("none of them NUL",)),
         (f"data.subset={'[' * 100}", ("more than 20 sections or lists",)),
         # names
@@ -248,6 +250,8 @@ def test_what_contradicts_a_prior_without_denoiser(refused: Refusal, recipe_file
         (b"name: x\nseed: 1\nname: y", ("cannot be read as YAML: name is given twice, the first time in line 1",)),
         (b"name: x\ndistill: {seed: 1, seed: 2}", ("seed is given twice",)),
         (b"1: x", ("the key 1 is no text",)),
+        (b"seed: 010", ("010 is 8 to YAML; put a name in quotes",)),
+        (b"data: {subset: [1:30]}", ("1:30 is 90 to YAML",)),
         (b"name: 2024-01-01", ("2024-01-01 is a date to YAML; put it in quotes",)),
         (b"name: !!binary aGk=", ("is a bytes to YAML",)),
         (b"name: !!python/object:os.system {}", ("could not determine a constructor",)),

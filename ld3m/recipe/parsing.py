@@ -1,5 +1,6 @@
 """YAML as people mean it: no key twice, nothing but texts, numbers, lists and sections, and no more than fits."""
 
+import re
 from collections.abc import Hashable
 from typing import Any
 
@@ -16,7 +17,9 @@ TOO_DEEP = f"it has more than {DEEPEST} sections or lists within each other"
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses keys that are given twice, of which YAML keeps the last without a word, and nesting without end."""
+    """Refuses what YAML takes for something else without a word: keys given twice, of which it keeps the last, and
+    numbers such as 010 and 1:30, which are 8 and 90 to it; and nesting without end.
+    """
 
     depth = 0
 
@@ -35,6 +38,18 @@ class _Loader(yaml.SafeLoader):
                 line = key.start_mark.line + 1
                 raise ValueError(f"{key.value} is given twice, the first time in line {line}; leave one of them out")
         return super().construct_mapping(node, deep)
+
+
+def _plain_int(loader: _Loader, node: yaml.ScalarNode) -> int:
+    number = int(loader.construct_yaml_int(node))
+    if ":" in node.value or re.fullmatch(r"[-+]?0[0-7_]+", node.value):
+        raise ValueError(
+            f"{node.value} is {number} to YAML; put a name in quotes, and give a number without zeros first"
+        )
+    return number
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _plain_int)
 
 
 def is_utf8(text: str) -> bool:

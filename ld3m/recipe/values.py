@@ -4,6 +4,7 @@ All are pure: they look at the value alone, never at the disk or the network. Ea
 """
 
 import math
+from string import Formatter
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
@@ -67,10 +68,10 @@ def class_list(subset: Any) -> Any:
 def prompt_with_class(prompt: str) -> str:
     """`prior.prompt`: a text with one {} for the name of the class."""
     try:
-        filled = prompt.format("\0")
-    except (LookupError, ValueError):
-        filled = ""
-    if filled.count("\0") != 1:
+        fields = [tuple(field) for _, *field in Formatter().parse(prompt) if field[0] is not None]
+    except ValueError:  # a brace alone
+        fields = []
+    if fields not in ([("", "", None)], [("0", "", None)]):  # a width, such as {:>1000000000}, would fill memory
         raise ValueError(f"{prompt!r} has not one {{}} for the name of the class, as in 'a photo of a {{}}'")
     return prompt
 
