@@ -177,7 +177,7 @@ OVERRIDE = re.compile(r" (?=[\w.]+=)")
         ("distill.images_per_class=13 distill.init=prototype", ("class 'circle' has only 12 training images",)),
         ("distill.images_per_class=8 data.keep=0.6", ("'circle' has only 7", "12 before data.keep=0.6", "keep more")),
         ("data.keep=0.5 data.scorer.arch=lenet", ("data.scorer.arch: 'lenet'", "convnet")),
-        ("data.keep=0.5 data.scorer.source=/no/weights", ("data.scorer.source: cannot read /no/weights",)),
+        ("data.keep=0.5 data.scorer.source=/no/weights", ("data.scorer.source: /no/weights is missing",)),
         ("distill.images_per_class=13", ("distill.images_per_class: 13", "only 12 training images", "init=noise")),
     ],
 )
