@@ -19,7 +19,6 @@ from ld3m.data.identity import Identity
 from ld3m.data.listing import exists
 from ld3m.data.split_names import plainest, rank, split_of
 from ld3m.errors import UserError, one_line
-from ld3m.machine.hub import asking
 from ld3m.recipe import DataRecipe
 
 UNLABELLED = {-1, None}
@@ -39,6 +38,8 @@ def hub(name: str, recipe: DataRecipe, classes: Sequence[str] | None = None) -> 
         UserError: if it cannot be loaded, or as `from_splits` does.
     """
     import datasets
+
+    from ld3m.machine.hub import asking
 
     identifier, config, revision = name, None, None
     if not exists(name) and (match := _ID.fullmatch(name)):

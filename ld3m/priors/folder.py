@@ -18,7 +18,6 @@ from pydantic import BaseModel, BeforeValidator, Field
 
 from ld3m.errors import UserError, one_line
 from ld3m.files import ASSETS
-from ld3m.machine.hub import asking
 from ld3m.priors.file_kinds import SAFETENSORS, kind_of
 from ld3m.reading import read_json, read_text
 from ld3m.recipe import SamplerRecipe
@@ -108,6 +107,8 @@ def _snapshot(hub: HubFolder) -> Path:
     """The folder of a repository's files that are read, downloaded unless they are on this machine."""
     from huggingface_hub import snapshot_download
 
+    from ld3m.machine.hub import asking
+
     try:
         wanted = [hub.part + path for path in _hub_files(hub)]
         with asking():
@@ -193,6 +194,8 @@ def _hub_files(hub: HubFolder) -> dict[str, int]:
     """
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
+
+    from ld3m.machine.hub import asking
 
     with asking():
         entries = list(HfApi().list_repo_tree(hub.name, recursive=True, revision=hub.revision))
