@@ -409,6 +409,8 @@ def test_a_configuration_and_a_revision_of_the_hub(monkeypatch: pytest.MonkeyPat
     note = "classes: 2 (a, b), from train, column label; test: testing"
     for name in ("me/set", "me/set:small", "me/set@refs/pr/1", "me/set:small@v1.0"):
         assert found(f"hub:{name}") == (FOUR, note)
+    with pytest.raises(UserError, match="hub:a:b:c names no data set; give hub:NAME, or hub:NAME:CONFIG@REVISION"):
+        found("hub:a:b:c")
     assert asked == [
         (("me/set",), {}),
         (("me/set", "small"), {}),

@@ -42,7 +42,9 @@ def hub(name: str, recipe: DataRecipe, classes: Sequence[str] | None = None) -> 
     from ld3m.machine.hub import asking
 
     identifier, config, revision = name, None, None
-    if not exists(name) and (match := _ID.fullmatch(name)):
+    if not exists(name):
+        if not (match := _ID.fullmatch(name)):
+            raise UserError(f"data.source: hub:{name} names no data set; give hub:NAME, or hub:NAME:CONFIG@REVISION")
         identifier, config, revision = match["id"], match["config"], match["revision"]
     try:
         with nullcontext() if exists(identifier) else asking():
