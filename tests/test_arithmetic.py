@@ -1,5 +1,6 @@
 """What a GPU may do with numbers, and the two operations whose gradients PyTorch does not repeat there."""
 
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ld3m.errors import UserError
 from ld3m.images import augment, resample
@@ -62,7 +64,8 @@ def test_gpus_repeat_themselves_and_use_tf32_where_it_is_allowed(
 def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 1)
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
     with pytest.raises(
         UserError, match=r"--num_processes: 2 on this machine, which has 1 GPU; .*CUDA_VISIBLE_DEVICES="
     ):
@@ -177,3 +180,30 @@ def test_a_run_on_a_gpu_is_repeated_bit_for_bit(recipe_file: Path, tmp_path: Pat
     assert first["z"].isfinite().all()
     for name, tensor in first.items():
         assert torch.equal(tensor, second[name])
+
+
+ON_THE_CPU = {"data/prepared.py", "distillation/kmeans.py", "images/resample.py", "priors/noise_schedule.py"}
+"""Files that compute in float64 with tensors that never leave the CPU."""
+
+
+class Doubles(TorchDispatchMode):
+    """Notes which of our files calls an operation that gives float64."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.files: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and result.dtype == torch.float64:
+            files = [Path(frame.filename) for frame in traceback.extract_stack() if "/ld3m/" in frame.filename]
+            self.files.add("/".join(files[-1].parts[-2:]))
+        return result
+
+
+def test_what_a_device_computes_has_no_float64(recipe_file: Path, tmp_path: Path) -> None:
+    """Apple's GPUs have none."""
+    with Doubles() as doubles:
+        distilled(recipe_file, tmp_path / "run", "distill.iterations=1", "distill.init=prototype")
+    assert "distillation/kmeans.py" in doubles.files  # it does see them
+    assert doubles.files <= ON_THE_CPU
