@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from ld3m import networks
 from ld3m.data.prepared import ImageSet
@@ -85,7 +84,6 @@ def train(
     recipe: Recipe,
     seed: int,
     device: torch.device,
-    bar: tqdm | None = None,
 ) -> nn.Module:
     """A network trained on a few images and nothing else, its weights averaged over epochs.
 
@@ -97,7 +95,6 @@ def train(
         recipe: its seed and `evaluate` section count; a ConvNet is the literature's, whatever the set was matched in.
         seed: of the initial weights, the order of images, the augmentation and dropout.
         device: where to train.
-        bar: advances by one each epoch.
 
     Returns:
         The averaged network in evaluation mode, on the device.
@@ -115,8 +112,6 @@ def train(
         draws = generator(recipe.seed, "evaluation epoch", seed, epoch)
         train_epoch(network, optimiser, inputs, targets, settings.batch, settings.augment, draws)
         average.update_parameters(network)
-        if bar is not None:
-            bar.update()
     return average.module.eval()
 
 

@@ -66,6 +66,13 @@ class Result(TypedDict):
     """`data.scorer`, by which a core-set was chosen."""
 
 
+class Normalisation(TypedDict):
+    """Mean and standard deviation of the real images' channels, in units of [0, 1]."""
+
+    mean: list[float]
+    std: list[float]
+
+
 class Evaluation(TypedDict):
     """What evaluation.json must have; all else in it follows from the results."""
 
@@ -74,8 +81,7 @@ class Evaluation(TypedDict):
     results: list[Result]
     matching: NotRequired[str]
     """The architecture of the matching network."""
-    normalisation: NotRequired[dict[str, list[float]]]
-    """`mean` and `std` of the real images' channels, in units of [0, 1]."""
+    normalisation: NotRequired[Normalisation]
 
 
 def read(folder: Path) -> dict[str, Any]:

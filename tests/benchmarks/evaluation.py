@@ -36,7 +36,7 @@ from torch.optim.swa_utils import AveragedModel
 from ld3m import networks, priors
 from ld3m.data import coresets
 from ld3m.data.prepared import ImageSet, prepare
-from ld3m.evaluation.protocol import accuracy, rate_factor, train
+from ld3m.evaluation.protocol import rate_factor, train
 from ld3m.evaluation.training_sets import real_images
 from ld3m.images import augment
 from ld3m.images.ranges import bytes_to_signed, bytes_to_unit, unit_to_bytes
@@ -125,7 +125,7 @@ def compare(per_class: int, epochs: int) -> None:
         "ld3m": (
             keep_freed_memory,
             lambda seed: train("convnet", rendered(), labels, images, recipe, seed, CPU),
-            lambda network: accuracy(network, images, "test", CPU),
+            lambda network: tested(network, images, "test", CPU).accuracy,
         ),
     }
     wall, cpu = ({way: [0.0, 0.0] for way in ways} for _ in range(2))
