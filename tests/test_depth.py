@@ -140,13 +140,13 @@ def test_images_of_one_value_have_a_range(tmp_path: Path) -> None:
 
 
 def png16(pixels: np.ndarray) -> bytes:
-    """A PNG of 16-bit colours, RGB or RGBA, which Pillow does not write (PNG, third edition, 11.2.1)."""
+    """A PNG of 16-bit colours, or grey and transparency, which Pillow does not write (PNG, third edition, 11.2.1)."""
 
     def chunk(name: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
     height, width, channels = pixels.shape
-    header = struct.pack(">IIBBBBB", width, height, 16, {3: 2, 4: 6}[channels], 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
     chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + chunks
@@ -206,6 +206,12 @@ def test_16_bit_colours_with_transparency_are_laid_on_white() -> None:
     assert image.mode == "RGBA"
     assert np.array_equal(np.asarray(image)[..., :3], scaled(colours[..., :3], 0, 65535))
     assert np.array_equal(np.asarray(image)[..., 3], colours[..., 3] >> 8)
+
+
+def test_16_bit_grey_with_transparency_has_all_its_bits(tmp_path: Path) -> None:
+    grey = RNG.integers(0, 4096, (8, 8))
+    content = png16(np.dstack([grey, np.full((8, 8), 65535)]).astype(np.uint16))
+    assert np.array_equal(prepared_from(tmp_path, content, "png", 1)[0], scaled(grey, 0, 4095))
 
 
 def test_a_16_bit_image_is_turned_as_its_exif_says(tmp_path: Path) -> None:

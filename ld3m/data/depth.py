@@ -39,8 +39,12 @@ DEFAULTS = {PHOTOMETRIC: 1, SAMPLE_FORMAT: UNSIGNED}
 """Of TIFF's fields and values (TIFF 6.0, sections 8 and 19)."""
 _NATIVE = "B" if sys.byteorder == "little" else "L"
 _OTHER_ORDER = {"B": "L", "L": "B", "N": _NATIVE}
-_SWAPPED = {f"{mode};16{a}": f"{mode};16{b}" for mode in ("RGB", "RGBA") for a, b in _OTHER_ORDER.items()}
-"""Pillow's names of 16-bit colours, big-endian, little-endian or native, with the other order of bytes of each."""
+GREY_ALPHA = "LA;16B"
+_OTHER_READING = {f"{mode};16{a}": f"{mode};16{b}" for mode in ("RGB", "RGBA") for a, b in _OTHER_ORDER.items()} | {
+    GREY_ALPHA: "RGBA"
+}
+"""Pillow's names of 16-bit colours, big-endian, little-endian or native, with the other order of bytes of each; grey
+with transparency can be read as four bytes."""
 
 
 class FoundRange(BaseModel):
@@ -120,8 +124,8 @@ def to_8_bits(read: Callable[[], Image.Image], range_: Callable[[], Range]) -> I
     black, white = range_()
     scaled = (_colours(values).astype(np.float64) - black) / (white - black) * 255
     image = Image.fromarray(scaled.clip(0, 255).round().astype(np.uint8))
-    if values.ndim == 3 and values.shape[2] == 4:
-        image.putalpha(Image.fromarray((values[..., 3] >> 8).astype(np.uint8)))
+    if values.ndim == 3 and values.shape[2] in (2, 4):
+        image.putalpha(Image.fromarray((values[..., -1] >> 8).astype(np.uint8)))
     return image
 
 
@@ -186,14 +190,17 @@ def _add(found: dict[str, FoundRange], which: str, least: float, largest: float)
 
 
 def _values(read: Callable[[], Image.Image]) -> np.ndarray:
-    """An image's own values, upright: [H, W], or [H, W, 3 or 4] of colours.
+    """An image's own values, upright: [H, W], or [H, W, channels], the last of 2 or 4 being transparency.
 
     Pillow gives the upper 8 bits of colours of 16 bits; read as if their bytes were swapped, it gives the lower ones.
     """
     image = read()
     if raw := _colour_16_bit(image):
         lower: Any = read()
-        lower.tile = [_with_bytes_swapped(tile, raw) for tile in lower.tile]
+        lower.tile = [_decoded_as(tile, _OTHER_READING[raw]) for tile in lower.tile]
+        if raw == GREY_ALPHA:
+            four = np.asarray(upright(lower), np.uint16)
+            return (four[..., ::2] << 8) | four[..., 1::2]
         return (np.asarray(upright(image), np.uint16) << 8) | np.asarray(upright(lower), np.uint16)
     signed_byte, unsigned = _is_signed_byte(image), _tiff_field(image, SAMPLE_FORMAT) == UNSIGNED
     white_is_zero = _tiff_field(image, PHOTOMETRIC) == WHITE_IS_ZERO
@@ -219,7 +226,9 @@ def _is_signed_byte(image: Image.Image) -> bool:
 
 def _colours(values: np.ndarray) -> np.ndarray:
     """Without transparency."""
-    return values if values.ndim == 2 else values[..., :3]
+    if values.ndim == 2:
+        return values
+    return values[..., 0] if values.shape[2] == 2 else values[..., :3]
 
 
 def _colour_16_bit(image: Image.Image) -> str | None:
@@ -229,10 +238,10 @@ def _colour_16_bit(image: Image.Image) -> str | None:
         return None
     arguments = tiles[0][3]
     raw = arguments if isinstance(arguments, str) else arguments[0] if arguments else None
-    return raw if raw in _SWAPPED else None
+    return raw if raw in _OTHER_READING else None
 
 
-def _with_bytes_swapped(tile: Any, raw: str) -> Any:
-    """A tile of an image that is decoded as if the two bytes of each value were in the other order."""
+def _decoded_as(tile: Any, raw: str) -> Any:
+    """A tile of an image whose bytes are taken for those of another kind of pixels."""
     codec, extents, offset, arguments = tile
-    return codec, extents, offset, _SWAPPED[raw] if isinstance(arguments, str) else (_SWAPPED[raw], *arguments[1:])
+    return codec, extents, offset, raw if isinstance(arguments, str) else (raw, *arguments[1:])
