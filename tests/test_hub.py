@@ -414,7 +414,7 @@ def test_a_run_starts_from_published_latents(
     ]
     nowhere = ld3m("distill", recipe_file, "distill.init=hub:me/nothing", "-o", "nowhere")
     assert nowhere.code == 2
-    assert "me/nothing: cannot be fetched from the Hub" in errors(nowhere)[0]
+    assert "me/nothing: there is no such data set on the Hub, or it is not yours to see" in errors(nowhere)[0]
 
 
 def test_published_latents_are_rendered_with_other_settings_and_reported(
@@ -441,6 +441,12 @@ def test_only_what_was_distilled_is_pushed(ld3m: Ld3m, hub: Hub, run: Path, reci
     folder = next(Path("imported").iterdir())
     refused = ld3m("push-to-hub", folder)
     assert errors(refused) == [f"ld3m: RUN: {folder} has no latents; only what ld3m distill made can be pushed"]
+    image, whole = run / "images" / "cross" / "1.png", (run / "images" / "cross" / "1.png").read_bytes()
+    image.write_bytes(whole[:60])
+    assert f"RUN: cannot read {image} (" in errors(ld3m("push-to-hub", run))[0]
+    image.unlink()
+    assert f"RUN: {image.parent} has 1 images, not 2; ld3m render" in errors(ld3m("push-to-hub", run))[0]
+    image.write_bytes(whole)
     (run / "evaluation.json").write_text("{")
     (line,) = errors(ld3m("push-to-hub", run))
     assert line.endswith("; move it away to continue without it")

@@ -8,10 +8,12 @@ from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
+
 from ld3m.ablation import chart, table
 from ld3m.ablation.cells import Ablation, Cell
 from ld3m.distillation.loop import distill
-from ld3m.errors import UserError, user_error_if_damaged
+from ld3m.errors import UserError
 from ld3m.evaluation import protocol
 from ld3m.evaluation.cross_architecture import cross_architecture
 from ld3m.evaluation.evaluate import evaluate, matching_row
@@ -20,6 +22,7 @@ from ld3m.files import write_json, write_text
 from ld3m.machine import environment, lock, signals
 from ld3m.machine.memory import keep_freed_memory
 from ld3m.machine.processes import Processes, watched_command
+from ld3m.reading import read_json
 from ld3m.runs import metrics
 from ld3m.runs.folder import iterations_done
 
@@ -187,14 +190,28 @@ def _cost(cell: Cell) -> dict[str, Any]:
         "loss": rows[-1]["loss"] if rows else None,
         "seconds_per_iteration": round(statistics.median(seconds), 5) if seconds else None,
         "seconds": round(statistics.fmean(seconds) * iterations, 2) if seconds else 0.0,
-        "peak_memory": max(row["peak_memory"] for row in rows) if rows else None,
+        "peak_memory": max((row["peak_memory"] for row in rows if row.get("peak_memory")), default=None),
     }
+
+
+class _Run(TypedDict):
+    folder: str
+    machine: dict[str, Any]
+
+
+class _Runs(TypedDict):
+    runs: list[_Run]
+
+
+class _Earlier(TypedDict):
+    """What a resumed ablation takes from its ablation.json; all else is made again."""
+
+    rows: list[_Runs]
 
 
 def _earlier_machines(path: Path) -> dict[str, Any]:
     """The machines on which the runs of a resumed ablation were made, by the runs' folders."""
-    if not path.is_file():
+    if not path.exists():
         return {}
-    with user_error_if_damaged(path, "move it away to continue without it"):
-        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
-        return {run["folder"]: run["machine"] for row in rows for run in row["runs"]}
+    rows = read_json(path, _Earlier, "move it away to continue without it")["rows"]
+    return {run["folder"]: run["machine"] for row in rows for run in row["runs"]}

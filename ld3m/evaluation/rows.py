@@ -81,6 +81,8 @@ class Evaluation(TypedDict):
     results: list[Result]
     matching: NotRequired[str]
     """The architecture of the matching network."""
+    cross_architecture: NotRequired[list[dict[str, Any]]]
+    """Means of an older version, which noted the matching network there alone."""
     normalisation: NotRequired[Normalisation]
 
 

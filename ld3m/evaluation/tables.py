@@ -57,7 +57,7 @@ def accuracy_text(row: Row | None) -> str:
     if not row:
         return ""
     count = len(row["accuracies"])
-    spread = f" ± {row['std']:.1f}" if count > 1 else ""
+    spread = f" ± {row['std']:.1f}" if count > 1 and row["std"] is not None else ""
     return f"{row['mean']:.1f}{spread} ({count})"
 
 

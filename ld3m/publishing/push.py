@@ -14,6 +14,7 @@ from ld3m.machine.hub import asking, is_of_the_network, patiently, status_of
 from ld3m.publishing import card
 from ld3m.runs.download import COPIED
 from ld3m.runs.folder import has_result, image_paths, load_recipe
+from ld3m.runs.result import read_image
 
 SHARD_BYTES = 500_000_000
 """Images in one Parquet file, roughly."""
@@ -125,7 +126,7 @@ def _stage(folder: Path, section: card.Section, staged: Path) -> None:
 
     datasets.disable_progress_bars()
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=section.classes)})
-    paths = [(label, path) for label, name in enumerate(section.classes) for path in image_paths(folder, name)]
+    paths = [(label, path) for label, name in enumerate(section.classes) for path in _checked(folder, name, section)]
     shards = 1 + sum(path.stat().st_size for _, path in paths) // SHARD_BYTES
     for shard in range(shards):
         part = paths[shard * len(paths) // shards : (shard + 1) * len(paths) // shards]
@@ -145,6 +146,19 @@ def _stage(folder: Path, section: card.Section, staged: Path) -> None:
             write_json(staged / section.config / name, content)
     latents = (folder / "latents.safetensors").read_bytes()
     write_bytes(staged / "latents" / f"{section.config}.safetensors", latents)
+
+
+def _checked(folder: Path, name: str, section: card.Section) -> list[Path]:
+    """The images of a class, once they are as many as they must be and all can be read."""
+    recipe, paths = section.recipe, image_paths(folder, name)
+    if len(paths) != (each := recipe.distill.images_per_class):
+        raise UserError(
+            f"RUN: {folder / 'images' / name} has {len(paths)} images, not {each}; ld3m render makes them from the "
+            "latents"
+        )
+    for path in paths:
+        read_image(path, recipe.data.channels, recipe.data.resolution)
+    return paths
 
 
 def _list(staged: Path, repo: str) -> None:

@@ -211,5 +211,5 @@ def _cost(rows: Sequence[Mapping[str, Any]], done: int) -> dict[str, Any] | None
         "rate": rate,
         "total": whole * done,
         "measured": len(rows),
-        "memory": max(row.get("peak_memory", 0) for row in rows) / 2**30,
+        "memory": max(row.get("peak_memory") or 0 for row in rows) / 2**30,
     }

@@ -160,6 +160,25 @@ def _content(tensors: Mapping[str, Tensor]) -> str:
     return content.hexdigest()
 
 
+def read_image(path: Path, channels: int, resolution: int) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
+    """An image of a run, uint8 [H, W] or [H, W, 3].
+
+    Raises:
+        UserError: if it cannot be read or has another size.
+    """
+    try:
+        pixels = np.array(Image.open(path).convert("L" if channels == 1 else "RGB"))
+    except Exception as error:  # decoders raise nearly anything
+        advice = "remove it, and ld3m distill renders it again"
+        raise UserError(f"RUN: cannot read {path} ({one_line(error)}); {advice}") from None
+    if pixels.shape[:2] != (resolution, resolution):
+        raise UserError(
+            f"RUN: {path} has {pixels.shape[0]} rows and {pixels.shape[1]} columns, not {resolution} as "
+            f"data.resolution says"
+        )
+    return pixels
+
+
 def read_images(folder: Path, classes: Sequence[str], channels: int, resolution: int) -> tuple[Tensor, Tensor]:
     """The images of a run and their labels, int64 [N].
 
@@ -180,16 +199,7 @@ def read_images(folder: Path, classes: Sequence[str], channels: int, resolution:
         if not paths:
             raise UserError(f"RUN: {folder / 'images' / name} has no images")
         for path in paths:
-            try:
-                pixels = np.array(Image.open(path).convert("L" if channels == 1 else "RGB"))
-            except Exception as error:  # decoders raise nearly anything
-                advice = "remove it, and ld3m distill renders it again"
-                raise UserError(f"RUN: cannot read {path} ({one_line(error)}); {advice}") from None
-            if pixels.shape[:2] != (resolution, resolution):
-                raise UserError(
-                    f"RUN: {path} has {pixels.shape[0]} rows and {pixels.shape[1]} columns, not {resolution} as "
-                    f"data.resolution says"
-                )
+            pixels = read_image(path, channels, resolution)
             images.append(torch.from_numpy(pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)))
             labels.append(label)
     stacked = torch.stack(images)
