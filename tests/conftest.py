@@ -98,6 +98,7 @@ LONG = {
     "test_imports": ("test_real_images_as_tensors",),
     "test_completion": ("test_bash_takes",),
     "test_report": ("test_a_page_of_large_noise",),
+    "test_api": ("test_the_five_lines",),
 }
 """What `launch/test.sh fast` leaves out, by file and how names begin: what takes many seconds, most with processes of
 its own. The files that take longest come first, and run first, so that no core is left with one alone at the end."""

@@ -5,13 +5,13 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
-from conftest import command, distilled, latents, make_prior
+from conftest import Outcome, command, distilled, latents, make_prior
 from hub_server import Hub, Repository, serving, sha
 
 from ld3m.errors import UserError
@@ -55,14 +55,14 @@ def sent(hub: Hub) -> set[str]:
 
 
 def test_only_what_is_read_is_fetched_and_then_no_network_is_needed(
-    hub: Hub, recipe_file: Path, prior_folder: Path, tmp_path: Path
+    hub: Hub, recipe_file: Path, prior_folder: Path, tmp_path: Path, ld3m: Callable[..., Outcome]
 ) -> None:
     recipe = ("distill", recipe_file, "prior.source=hub:me/prior", "-o", "run")
     told = run(hub, tmp_path, *recipe, "--dry-run")
     assert told.returncode == 0, told.stderr
     assert sent(hub) == set()
-    local = run(hub, tmp_path, "distill", recipe_file, f"prior.source={prior_folder}", "--dry-run")
-    megabytes = [float(re.search(r"parameters, ([\d.]+) MB", text)[1]) for text in (told.stdout, local.stdout)]  # type: ignore[index]
+    local = ld3m("distill", recipe_file, f"prior.source={prior_folder}", "--dry-run")
+    megabytes = [float(re.search(r"parameters, ([\d.]+) MB", text)[1]) for text in (told.stdout, local.out)]  # type: ignore[index]
     assert megabytes[0] == pytest.approx(megabytes[1], rel=0.1)  # headers count as numbers on the Hub
 
     assert (first := run(hub, tmp_path, *recipe, "distill.iterations=1")).returncode == 0, first.stderr
