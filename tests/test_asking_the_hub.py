@@ -86,6 +86,7 @@ def test_the_clients_warnings_are_one_line(capsys: pytest.CaptureFixture[str], m
         ),
         (("distill", "quickstart", "prior.source=hub:me/x"), f"prior.source: cannot fetch hub:me/x: {OUT_OF_REACH}"),
     ],
+    ids=["set", "data", "prior"],
 )
 def test_a_hub_out_of_reach_is_said_at_once(
     ld3m: Callable[..., Outcome], tmp_path: Path, arguments: tuple[str, ...], line: str

@@ -357,7 +357,7 @@ WEIGHT = {"a": torch.ones(100)}
         (safetensors.torch.save(WEIGHT)[:-4], "is a damaged safetensors file"),
         (zipped("model.ckpt"), "is a zip archive of model.ckpt; unpack it first"),
         (zipped("m/constants.pkl"), "is a TorchScript program"),
-        (gzip.compress(b"x"), "is compressed by gzip; unpack it first"),
+        (gzip.compress(b"x", mtime=0), "is compressed by gzip; unpack it first"),
         (b'{"weight_map": {}}', "is a JSON text"),
         (pickle.dumps([1]), "is a pickle that PyTorch did not write"),
         (bytes(1000), "is of no known kind"),
