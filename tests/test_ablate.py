@@ -99,7 +99,7 @@ def test_names_depend_on_values_alone(recipe_file: Path, tmp_path: Path) -> None
         (axes("distill.lr_latents=1,1.0"), "--axis: two cells are the same (shapes distill.lr_latents=1.0)"),
         (["output=there"], "output: each cell has a folder of its own"),
         (["--against", "randm"], "--against: 'randm' is not known"),
-        (["--arch", "convnut"], "--arch: 'convnut'"),
+        (["--arch", "convnut"], "evaluate.arch: 'convnut' is not known"),
         (["--split", "train"], "--split: 'train' is invalid: give test or validation"),
         (["--split", "validation"], "--split: there is no 'validation'; data.validation_share=0.1 would hold out"),
     ],

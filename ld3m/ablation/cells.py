@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ld3m import networks
 from ld3m.ablation.table import value_text
 from ld3m.distillation.inputs import check_inputs
 from ld3m.errors import UserError
 from ld3m.evaluation.training_sets import BASELINES
-from ld3m.recipe import NetworkRecipe, Recipe
+from ld3m.recipe import Recipe
 from ld3m.recipe.files import find_recipe, load
 from ld3m.runs.resume import check_resumable
 
@@ -111,7 +110,7 @@ class Ablation:
         return ablation
 
     def check(self) -> None:
-        """Checks that runs can be resumed, networks are known and fit the images, and baselines and the split exist."""
+        """Checks that runs can be resumed, and baselines and the split exist."""
         if unknown := [name for name in self.against if name not in BASELINES]:
             raise UserError(f"--against: {unknown[0]!r} is not known; known are {', '.join(BASELINES)}")
         if self.split not in ("test", "validation"):
@@ -121,13 +120,6 @@ class Ablation:
         folders = [cell.recipe.output for cell in self.cells]
         if same := [cell for cell in self.cells if folders.count(cell.recipe.output) > 1]:
             raise UserError(f"--axis: two cells are the same ({same[0].name}); give each value once")
-        shapes = {
-            (arch, networks.Shape(cell.recipe.data.channels, cell.recipe.data.resolution, 2))
-            for cell in self.cells
-            for arch in cell.recipe.evaluate.arch
-        }
-        for arch, shape in shapes:
-            networks.check(arch, shape, NetworkRecipe(), "--arch")
         for cell in self.cells:
             try:
                 check_resumable(cell.recipe)

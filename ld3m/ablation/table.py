@@ -82,10 +82,14 @@ def row_label(row: Mapping[str, Any], rows: Rows) -> str:
 
 
 def accuracy_cell(accuracies: Mapping[str, Any] | None) -> str:
-    """Mean ± standard deviation and the number of networks, as `ld3m evaluate` prints them; nothing for None."""
+    """Mean ± standard deviation and the number of networks, as `ld3m evaluate` prints them; nothing for None.
+
+    One network has no deviation: "62.0 (1)".
+    """
     if not accuracies:
         return ""
-    return f"{accuracies['mean']:.1f} ± {accuracies['std']:.1f} ({accuracies['networks']})"
+    spread = f" ± {accuracies['std']:.1f}" if accuracies["networks"] > 1 else ""
+    return f"{accuracies['mean']:.1f}{spread} ({accuracies['networks']})"
 
 
 def seed_difference(row: Mapping[str, Any], first: Mapping[str, Any], arch: str) -> str:

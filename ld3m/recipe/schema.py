@@ -104,10 +104,10 @@ class DistillRecipe(Section):
     learn: Literal["both", "latents", "conditioning"] = "both"
     """Whether Z and c are learnt, Z alone (latents), or c alone (conditioning). Left out with `prior.source=pixels` or
     `prior.steps=0`: latents. A prior without classes needs latents too."""
-    lr_latents: float = Field(1.0, gt=0, le=10**9)
+    lr_latents: float = Field(1.0, gt=0, le=1e38)
     """Learning rate of Z; left out: 1 for dm, 0.1 for dc, 1000 for mtt, which are the authors'. Their gradient of mtt
     is half the true one, which is taken here, so that 500 makes their steps."""
-    lr_conditioning: float = Field(1.0, gt=0, le=10**9)
+    lr_conditioning: float = Field(1.0, gt=0, le=1e38)
     """Learning rate of c; left out: 1 for dm, 0.1 for dc, 1000 for mtt, which are the authors'. Their gradient of mtt
     is half the true one, which is taken here, so that 500 makes their steps."""
     optimiser: Literal["sgd", "adam"] = "sgd"
