@@ -433,7 +433,7 @@ def test_weights_of_another_network(refused: Refusal, recipe_file: Path, given: 
     weights.write_text("not at all")
     options = ["distill.init=herding", f"data.scorer.source={weights}", "data.scorer.width=8"]
     refused(
-        "distill", recipe_file, *options, parts=(f"data.scorer.source: {weights}", "convnet of data.scorer.width=8")
+        "distill", recipe_file, *options, parts=(f"data.scorer.source: {weights}", "give a safetensors file of weights")
     )
     made = [(4, CLASSES), (8, ["star", "moon", "sun"])]
     expected = ["data.scorer.width=8 for these images and 3 classes", "tells star, moon, sun apart, not circle"]

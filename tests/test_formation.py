@@ -114,16 +114,16 @@ def test_a_pixel_beyond_the_range_comes_back(recipe_file: Path) -> None:
 def test_networks_are_trained_on_what_the_images_hold(
     four_in_one: Path, ld3m: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ld3m.evaluation import evaluate
+    from ld3m.evaluation import measure
 
     seen: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-    train = evaluate.train
+    train = measure.train
 
     def watch(arch: str, pixels: torch.Tensor, labels: torch.Tensor, *rest: object) -> torch.nn.Module:
         seen["distilled" if pixels.is_floating_point() else "random"] = pixels, labels
         return train(arch, pixels, labels, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(evaluate, "train", watch)
+    monkeypatch.setattr(measure, "train", watch)
     outcome = ld3m("evaluate", four_in_one, "--seeds", 1, "--against", "random", "--json")
     rows = {row["trained_on"]: row for row in json.loads(outcome.out)["results"]}
     assert {row["images"] for row in rows.values()} == {3}  # as many are stored
@@ -140,12 +140,12 @@ def test_networks_are_trained_on_what_the_images_hold(
 def test_another_recipe_that_measures_it_takes_it_apart_too(
     four_in_one: Path, recipe_file: Path, ld3m: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ld3m.evaluation import evaluate
+    from ld3m.evaluation import measure
 
     seen: list[torch.Size] = []
-    train = evaluate.train
-    monkeypatch.setattr(evaluate, "train", lambda *given: seen.append(given[1].shape) or train(*given))
-    assert ld3m("evaluate", four_in_one, "--recipe", recipe_file, "--seeds", 1).code == 0
+    train = measure.train
+    monkeypatch.setattr(measure, "train", lambda *given: seen.append(given[1].shape) or train(*given))
+    assert ld3m("evaluate", four_in_one, "--recipe", recipe_file, "--seeds", 1, "--again").code == 0
     assert seen == [(12, 1, 16, 16)]
 
 

@@ -222,7 +222,7 @@ def test_a_data_set_of_the_hub_that_others_made(
         assert torch.equal(found, images[0][[0, 3, 1, 4, 2, 5]])
         missing = ld3m("evaluate", "you/none", "--recipe", recipe_file)
     assert missing.code == 2
-    assert "you/none: cannot be fetched from the Hub" in missing.err
+    assert "you/none: there is no such data set on the Hub" in missing.err
 
 
 # --- rendered otherwise ------------------------------------------------------------------------------------

@@ -187,7 +187,8 @@ def test_experts_are_the_same_however_they_are_trained(
             monkeypatch.setattr(command, "sgd_step", until_the_third_epoch_of_the_second)
             with pytest.raises(KeyboardInterrupt):
                 command.train_experts(recipe)
-            assert trajectories(recipe_file, *again).progress(1).shape[0] == 3  # type: ignore[union-attr]
+            partial = safetensors.torch.load_file(trajectories(recipe_file, *again).partial(1))
+            assert len(partial["weights"]) == 3
             monkeypatch.setattr(command, "sgd_step", step)
         command.train_experts(recipe)
     for expert in range(3):

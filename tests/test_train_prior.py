@@ -83,6 +83,7 @@ def test_it_judges_itself_and_shows_itself(trained: Path) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.slow
 def test_killed_and_resumed_it_ends_at_the_same_weights(recipe: Path, trained: Path, tmp_path: Path) -> None:
     folder = tmp_path / "killed"
     for stage in ("autoencoder", "denoiser"):
