@@ -18,7 +18,7 @@ class Part(BaseModel, Generic[P]):
     params: P
 
 
-class UNetParams(BaseModel):
+class UNetParams(BaseModel, protected_namespaces=()):  # pydantic keeps model_* for itself before 2.10
     """`unet_config.params`; a value other than the one that diffusers can do is refused."""
 
     image_size: Count
