@@ -80,6 +80,7 @@ def test_tensorboard_has_the_numbers_and_the_pictures(
     assert b"objective: dm" in texts[0].tensor_proto.string_val[0]
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_in_the_same_log_of_tensorboard(recipe_file: Path, tmp_path: Path) -> None:
     """Killed two or more iterations after its last checkpoint, it does these again; TensorBoard shows them once."""
     folder = tmp_path / "run"
