@@ -31,7 +31,13 @@ DATA = Path(__file__).parent / "data"
 EVERY = ("test_",)
 LONG = {
     "test_processes": EVERY,
-    "test_sharding": ("test_a_layer_at_a_time", "test_a_run_goes_on_under", "test_a_process_without_a_class"),
+    "test_sharding": (
+        "test_a_layer_at_a_time",
+        "test_a_run_goes_on_under",
+        "test_a_process_without_a_class",
+        "test_launch_files_have",
+        "test_a_denoiser_can_be",
+    ),
     "test_launch": EVERY,
     "test_memory": (
         "test_a_run_goes_on_with_less",
@@ -44,6 +50,8 @@ LONG = {
         "test_auto_begins",
         "test_a_run_with_auto",
         "test_an_image_that_cannot",
+        "test_what_runs_for_real",
+        "test_nothing_less_is",
     ),
     "test_distill": (
         "test_a_signal_",
@@ -59,7 +67,10 @@ LONG = {
     "test_hub": EVERY,
     "test_ablate": EVERY,
     "test_moved_runs": EVERY,
-    "test_hub_priors": ("test_only_what_is_read", "test_a_hub_that_cannot"),
+    "test_hub_priors": (
+        "test_only_what_is_read",
+        "test_a_hub_that_cannot",
+    ),
     "test_train_prior": EVERY,
     "test_trackers": (
         "test_a_killed_run",
@@ -68,8 +79,19 @@ LONG = {
         "test_trackers_end_with_a_signal",
         "test_the_terminal_tells",
     ),
-    "test_status": ("test_a_running_run", "test_a_killed_run", "test_a_second_command", "test_all_processes"),
-    "test_coresets": ("test_z_starts", "test_prototypes_are", "test_a_run_matches", "test_two_processes"),
+    "test_status": (
+        "test_a_running_run",
+        "test_a_killed_run",
+        "test_a_second_command",
+        "test_all_processes",
+        "test_experts_and_ablations",
+    ),
+    "test_coresets": (
+        "test_z_starts",
+        "test_prototypes_are",
+        "test_a_run_matches",
+        "test_two_processes",
+    ),
     "test_matching": (
         "test_experts_are_the_same_however",
         "test_dc_goes_on",
@@ -78,26 +100,66 @@ LONG = {
         "test_runs_that_match_in_experts",
         "test_a_run_by_moments",
     ),
-    "test_evaluate": ("test_an_interrupted_evaluation", "test_two_evaluations", "test_networks_learn"),
-    "test_scores": ("test_scores_through_the_command_line", "test_baselines_of_another_seed"),
-    "test_comparison": ("test_a_run_against_another", "test_what_cannot_be_compared"),
-    "test_precision": ("test_gradients_in_bfloat16", "test_a_run_with_a_compiled", "test_compiled_gradients"),
-    "test_plan": ("test_a_plan_comes_close", "test_what_runs_in_16_bits", "test_networks_that_take_turns"),
-    "test_convert": ("test_a_converted_prior", "test_the_real_size"),
-    "test_preparation": ("test_killed_in_the_middle", "test_processes_that_prepare", "test_memory_holds"),
+    "test_evaluate": (
+        "test_an_interrupted_evaluation",
+        "test_two_evaluations",
+        "test_networks_learn",
+        "test_the_cross_architecture_mean",
+    ),
+    "test_scores": (
+        "test_scores_through_the_command_line",
+        "test_baselines_of_another_seed",
+    ),
+    "test_comparison": (
+        "test_a_run_against_another",
+        "test_what_cannot_be_compared",
+        "test_the_command_line_compares",
+    ),
+    "test_precision": (
+        "test_gradients_in_bfloat16",
+        "test_a_run_with_a_compiled",
+        "test_compiled_gradients",
+    ),
+    "test_plan": (
+        "test_a_plan_comes_close",
+        "test_what_runs_in_16_bits",
+        "test_networks_that_take_turns",
+    ),
+    "test_convert": (
+        "test_a_converted_prior",
+        "test_the_real_size",
+        "test_configurations_alone",
+        "test_render_and_gradients",
+    ),
+    "test_preparation": (
+        "test_killed_in_the_middle",
+        "test_processes_that_prepare",
+        "test_memory_holds",
+        "test_a_class_that_another",
+    ),
     "test_registry": ("test_a_package_of_four",),
     "test_doors": ("test_the_program_of_a_card",),
-    "test_digits": ("test_a_published_accuracy", "test_the_recipe_runs"),
-    "test_packaged_prior": ("test_it_is_small_and_judged_well",),
+    "test_digits": (
+        "test_a_published_accuracy",
+        "test_the_recipe_runs",
+    ),
+    "test_packaged_prior": (
+        "test_it_is_small_and_judged_well",
+        "test_reconstructions_are",
+    ),
     "test_profiling": EVERY,
     "test_gradient_norms": EVERY,
-    "test_sampler": ("test_pull_back_is_autograd", "test_kept_graphs_change"),
+    "test_sampler": (
+        "test_pull_back_is_autograd",
+        "test_kept_graphs_change",
+    ),
     "test_fit": ("test_a_damaged_checkpoint",),
     "test_priors": (
         "test_two_iterations_are_distilled",
         "test_a_convolutional_prior",
         "test_half_precision_gradients",
         "test_gradients_agree_with",
+        "test_the_autoencoder_alone",
     ),
     "test_waiting": ("test_an_iteration_that_is_not_logged",),
     "test_environment": ("test_a_token_in_a_file",),
@@ -111,7 +173,12 @@ LONG = {
         "test_a_curve_tells",
         "test_text_stands_out",
     ),
-    "test_api": ("test_the_five_lines",),
+    "test_api": (
+        "test_the_five_lines",
+        "test_a_name_with_overrides",
+    ),
+    "test_errors": ("test_evaluate_options",),
+    "test_optimiser": ("test_adam_goes_on",),
 }
 """What `launch/test.sh fast` leaves out, by file and how names begin: what takes many seconds, most with processes of
 its own. The files that take longest come first, and run first, so that no core is left with one alone at the end."""
