@@ -7,7 +7,7 @@ import stat
 from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import safetensors
 from pydantic import TypeAdapter, ValidationError
@@ -21,6 +21,20 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 T = TypeVar("T")
+HEAD = 512
+"""Bytes of a file's beginning that `foreign_kind` looks at."""
+BEGINNINGS = {
+    b"version https://git-lfs": "a Git LFS pointer, not the file itself; git lfs pull fetches it",
+    b"PK\x03\x04": "a zip archive; unpack it first",
+    b"\x1f\x8b": "compressed by gzip; unpack it first",
+    b"BZh": "compressed by bzip2; unpack it first",
+    b"\xfd7zXZ": "compressed by xz; unpack it first",
+    b"\x28\xb5\x2f\xfd": "compressed by zstd; unpack it first",
+    b"7z\xbc\xaf": "a 7z archive; unpack it first",
+    b"Rar!": "a RAR archive; unpack it first",
+    b"%PDF": "a PDF; get the file itself",
+}
+"""How files begin that downloads and archives leave in the place of any other."""
 
 
 class TensorSpec(NamedTuple):
@@ -36,6 +50,19 @@ class Tensors(NamedTuple):
 
     tensors: "dict[str, Tensor]"
     metadata: dict[str, str]
+
+
+def foreign_kind(head: bytes) -> str | None:
+    """What a file is that lies in the place of another, and the way on: a page, a pointer, an archive; or None.
+
+    Args:
+        head: its first `HEAD` bytes.
+    """
+    if head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<body")):
+        return "a web page, such as of a login or an error; download it again"
+    if head[257:262] == b"ustar":
+        return "a tar archive; unpack it first"
+    return next((kind for beginning, kind in BEGINNINGS.items() if head.startswith(beginning)), None)
 
 
 def read_text(path: Path, advice: str, name: str | None = None) -> str:
@@ -85,13 +112,30 @@ def parse_json(text: str | bytes, shape: type[T]) -> T:
         raise ValueError(f"{place}: {first['msg']}" if place else first["msg"]) from None
 
 
+@contextmanager
+def open_tensors(path: Path, advice: str, name: str | None = None, framework: str = "pt") -> "Iterator[Any]":
+    """A safetensors file, of which only what is asked for is read; what goes wrong inside is the file's fault, too.
+
+    Args:
+        path: a regular file.
+        advice: what to do if it cannot be read; the error ends with it.
+        name: what the error calls it; the path if None.
+        framework: of its tensors, as `safetensors.safe_open` takes it.
+
+    Raises:
+        UserError: if the file cannot be read or is damaged, or for a ValueError that is raised inside.
+    """
+    with _named(path, advice, name), safetensors.safe_open(path, framework) as file:
+        yield file
+
+
 def read_metadata(path: Path, advice: str, name: str | None = None) -> dict[str, str]:
-    """The metadata of a safetensors file; its tensors are not read.
+    """The metadata of a safetensors file; its tensors are not read, and torch is not imported.
 
     Raises:
         UserError: if the file cannot be read or its header is damaged.
     """
-    with _named(path, advice, name), safetensors.safe_open(path, "np") as file:
+    with open_tensors(path, advice, name, "np") as file:
         return dict(file.metadata() or {})
 
 
@@ -114,9 +158,8 @@ def read_tensors(
     Raises:
         UserError: if the file cannot be read, is damaged, or has tensors of other names, types, shapes or values.
     """
-    with _named(path, advice, name):
-        with safetensors.safe_open(path, "pt") as file:
-            found = Tensors({each: file.get_tensor(each) for each in file.keys()}, dict(file.metadata() or {}))  # noqa: SIM118
+    with open_tensors(path, advice, name) as file:
+        found = Tensors({each: file.get_tensor(each) for each in file.keys()}, dict(file.metadata() or {}))  # noqa: SIM118
         if expected is not None and found.tensors.keys() != expected.keys():
             raise ValueError(f"has the tensors {_names(found.tensors)}, not {_names(expected)}")
         for each, tensor in found.tensors.items():
@@ -146,23 +189,28 @@ def _names(tensors: Mapping[str, object]) -> str:
 @contextmanager
 def _named(path: Path, advice: str, name: str | None) -> "Iterator[None]":
     """Turns what goes wrong while `path` is read into the one line."""
-    file = name or str(path)
+    file, head = name or str(path), b""
     try:
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode):  # opening a pipe would wait for ever
             raise UserError(f"{file} is {'a folder' if stat.S_ISDIR(mode) else 'no regular file'}; {advice}")
-        with path.open("rb"):  # safetensors calls a file missing that it may not read
-            pass
-        if path.stat().st_size == 0:
+        with path.open("rb") as opened:  # safetensors calls a file missing that it may not read
+            head = opened.read(HEAD)
+        if not head:
             raise UserError(f"{file} is empty; {advice}")
         yield
     except FileNotFoundError:  # which safetensors raises if it may not open a file, too
         raise UserError(f"{file} {'cannot be opened' if path.exists() else 'is missing'}; {advice}") from None
     except OSError as error:
         raise UserError(f"cannot read {file} ({error.strerror or one_line(error)}); {advice}") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file} is damaged (not UTF-8 at byte {error.start}); {advice}") from None
-    except ValueError as error:
-        raise UserError(f"{file} is damaged ({' '.join(str(error).split())[:300]}); {advice}") from None
-    except (safetensors.SafetensorError, LookupError, TypeError, AttributeError, RuntimeError) as error:
-        raise UserError(f"{file} is damaged ({one_line(error)}); {advice}") from None
+    except (safetensors.SafetensorError, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+        if kind := foreign_kind(head):
+            raise UserError(f"{file} is {kind}, or {advice}") from None
+        raise UserError(f"{file} is damaged ({_fault(error)}); {advice}") from None
+
+
+def _fault(error: Exception) -> str:
+    """What is wrong with a file; a ValueError is ours, or says it as well as we could."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"not UTF-8 at byte {error.start}"
+    return " ".join(str(error).split())[:300] if isinstance(error, ValueError) else one_line(error)

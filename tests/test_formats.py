@@ -64,11 +64,15 @@ def test_folders_pipes_and_dangling_links_are_no_images_and_nobody_waits(tmp_pat
         ("a.jxl", b"\xff\x0a\0\0", "JPEG XL, which is not read; convert it to PNG"),
         ("ct.dcm", bytes(128) + b"DICM", "DICOM, which is not read; convert it to 16-bit PNG or TIFF"),
         ("a.NEF", encoded("TIFF"), r"a camera's raw data \(.NEF\); develop it to TIFF or JPEG"),
-        ("a.jpg", b"<!DOCTYPE html><html>", "a web page"),
-        ("a.png", b"version https://git-lfs.github.com/spec/v1", "a Git LFS pointer; git lfs pull fetches the image"),
+        ("a.jpg", b"<!DOCTYPE html><html>", "a web page, such as of a login or an error; download it again"),
+        (
+            "a.png",
+            b"version https://git-lfs.github.com/spec/v1",
+            "a Git LFS pointer, not the file itself; git lfs pull fetches it",
+        ),
         ("a.png", b"", "empty"),
         ("a.png", b"\x89PNG\r\n\x1a\n", "PNG, but damaged or of a kind that Pillow does not read"),
-        ("a.png", b"PK\x03\x04", "a zip archive"),
+        ("a.png", b"PK\x03\x04", "a zip archive; unpack it first"),
         ("a.png", b"no image at all", "no image that Pillow reads"),
     ],
 )

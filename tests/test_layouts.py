@@ -365,7 +365,9 @@ def test_a_clone_of_a_data_set_of_the_hub() -> None:
     Path("photos/assets/banner.png").write_bytes(PNG)
     assert found() == (FOUR, "")
     Path("photos/data/test-0.parquet").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
-    with pytest.raises(UserError, match=r"photos/data/test-0\.parquet is not .* a Git LFS pointer; git lfs pull"):
+    with pytest.raises(
+        UserError, match=r"photos/data/test-0\.parquet is not .* a Git LFS pointer, not the file itself; git lfs pull"
+    ):
         found()
 
 

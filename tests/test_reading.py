@@ -23,7 +23,7 @@ class Index(BaseModel):
 
 
 JSON = {
-    b"": "is empty",
+    b"": "empty",
     b"\xef\xbb\xbf": "Invalid JSON: EOF",
     b"\xff\xfe": "not UTF-8 at byte 0",
     b'{"classes": ["a"': "Invalid JSON: EOF",
@@ -32,6 +32,8 @@ JSON = {
     b'{"classes": ["a", 3]}': r"classes\.1: Input should be a valid string",
     b'{"classes": [], "scale": "1"}': "scale: Input should be a valid number",
     b"[" * 100_000: "Invalid JSON: recursion limit",
+    b"\n<!DOCTYPE html><p>404": "a web page, such as of a login or an error; download it again",
+    b"version https://git-lfs.github.com/spec/v1": "a Git LFS pointer, not the file itself; git lfs pull fetches it",
 }
 
 
@@ -39,7 +41,7 @@ JSON = {
 def test_a_damaged_document_is_one_line(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "index.json"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=rf"index\.json .*{JSON[content]}.*; make it again$") as raised:
+    with pytest.raises(UserError, match=rf"index\.json is .*{JSON[content]}.* make it again$") as raised:
         read_json(path, Index, ADVICE)
     assert len(raised.value.lines) == 1
     assert "\n" not in str(raised.value)

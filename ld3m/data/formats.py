@@ -8,6 +8,8 @@ from pathlib import Path
 
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
+from ld3m.reading import HEAD, foreign_kind
+
 with suppress(ImportError):  # HEIC images are named as unreadable then
     import_module("pillow_heif").register_heif_opener()
 
@@ -28,9 +30,6 @@ SUFFIXES = (
     *OTHER_IMAGES,
 )
 """Endings of the names of image files, in lower case."""
-HEAD = 132
-"""Bytes of a file's beginning that tell its format."""
-
 _HEIC = "HEIC, which needs another package: pip install pillow-heif"
 _AVIF = "AVIF, which this Pillow was built without: pip install -U pillow"
 _JXL = "JPEG XL, which is not read; convert it to PNG"
@@ -58,10 +57,6 @@ _IMAGES = {
 }
 """How image files begin. Formats that begin like a text (PPM, XBM) or like nothing (TGA) go by their names."""
 _NO_IMAGES = {
-    b"version https://git-lfs": "a Git LFS pointer; git lfs pull fetches the image",
-    b"PK\x03\x04": "a zip archive",
-    b"\x1f\x8b": "compressed by gzip",
-    b"%PDF": "a PDF",
     b"\x93NUMPY": "a NumPy array; save it as PNG or TIFF",
     b"\x89HDF": "an HDF5 file",
 }
@@ -128,8 +123,6 @@ def _other_format(head: bytes) -> str | None:
     """What a file is that is no image."""
     if not head:
         return "empty"
-    if b"<html" in head.lower() or b"<!doctype" in head.lower():
-        return "a web page"
     if b"<svg" in head.lower():
         return "SVG, which is not read; draw it as PNG"
-    return next((kind for magic, kind in _NO_IMAGES.items() if head.startswith(magic)), None)
+    return foreign_kind(head) or next((kind for magic, kind in _NO_IMAGES.items() if head.startswith(magic)), None)

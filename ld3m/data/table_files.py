@@ -20,14 +20,10 @@ from ld3m.data.listing import (
 )
 from ld3m.data.split_names import split_of
 from ld3m.errors import UserError, one_line
-from ld3m.reading import read_text
+from ld3m.reading import HEAD, foreign_kind, read_text
 from ld3m.recipe import DataRecipe
 
 SUFFIXES = (".parquet", ".arrow")
-
-
-LFS_POINTER = b"version https://git-lfs"
-"""How the files begin that Git LFS leaves in the place of large ones."""
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 """Files that list the images beside them and their labels, as the Hub's image folders have."""
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".jsonl", ".csv", ".json")
@@ -131,8 +127,8 @@ def _check(file: Path, recipe: DataRecipe) -> None:
     try:
         check_regular(file)
         with file.open("rb") as opened:
-            if opened.read(len(LFS_POINTER)) == LFS_POINTER:
-                raise ValueError("a Git LFS pointer; git lfs pull fetches the file")
+            if kind := foreign_kind(opened.read(HEAD)):
+                raise ValueError(f"it is {kind}")
         if file.suffix.lower() == ".arrow":
             with pyarrow.memory_map(str(file)) as source:
                 schema = pyarrow.ipc.open_stream(source).schema

@@ -12,17 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import torch
 from pydantic import ConfigDict
 from torch import Tensor
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 from ld3m.data.prepared import ImageSet
-from ld3m.errors import UserError, user_error_if_damaged
+from ld3m.errors import UserError
 from ld3m.files import write_json, write_tensors
 from ld3m.machine import lock
-from ld3m.reading import TensorSpec, read_json, read_metadata, read_tensors
+from ld3m.reading import TensorSpec, open_tensors, read_json, read_tensors
 from ld3m.recipe import ExpertsRecipe, NetworkRecipe, Recipe
 
 FORMAT = "ld3m-experts-1"
@@ -167,11 +166,7 @@ class Trajectories:
     def _opened(self, expert: int, epoch: int) -> Iterator[Any]:
         """The snapshots of an expert, at least up to an epoch; their shape is checked, a flipped bit is not noticed."""
         path, advice = self.path(expert), "remove it, and ld3m experts makes it again"
-        read_metadata(path, advice, f"experts.folder: {path}")
-        with (
-            user_error_if_damaged(f"experts.folder: {path}", advice),
-            safetensors.safe_open(path, "pt") as file,
-        ):
+        with open_tensors(path, advice, f"experts.folder: {path}") as file:
             snapshots = file.get_slice("weights")
             shape, dtype = snapshots.get_shape(), snapshots.get_dtype()
             if len(shape) != 2 or shape[0] <= epoch or shape[1] != self.parameters:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import safetensors
 
+from ld3m.reading import HEAD, foreign_kind
+
 COMPUTED = ("position_ids", "pos_embed")
 """Tables that older versions saved with the weights, and that newer ones compute; by the end of their names."""
 SAFETENSORS = "safetensors"
@@ -13,17 +15,9 @@ LEGACY = "a checkpoint in PyTorch's format from before 1.6"
 READABLE = (SAFETENSORS, TORCH, LEGACY)
 """The kinds that `kind_of` may name and that hold weights; the others are to be shown, with what to do."""
 BEGINNINGS = {
-    b"version https://git-lfs": "a Git LFS pointer, not the file itself; get that by git lfs pull",
     b"\x89HDF": "an HDF5 file, of Keras; get the PyTorch weights",
     b"GGUF": "a GGUF file, of quantised weights; get the PyTorch weights",
     b"\x93NUMPY": "a NumPy array; get the PyTorch weights",
-    b"\x1f\x8b": "compressed by gzip; unpack it first",
-    b"BZh": "compressed by bzip2; unpack it first",
-    b"\xfd7zXZ": "compressed by xz; unpack it first",
-    b"\x28\xb5\x2f\xfd": "compressed by zstd; unpack it first",
-    b"7z\xbc\xaf": "a 7z archive; unpack it first",
-    b"Rar!": "a RAR archive; unpack it first",
-    b"%PDF": "a PDF",
     b"\x89PNG": "an image",
     b"\xff\xd8\xff": "an image",
 }
@@ -37,25 +31,22 @@ def kind_of(path: Path) -> str:
     """
     size = path.stat().st_size
     with path.open("rb") as file:
-        head = file.read(512)
+        head = file.read(HEAD)
     if not head:
         return "empty; get it again"
     for beginning, kind in BEGINNINGS.items():
         if head.startswith(beginning):
             return kind
-    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<body")):
-        return "a web page, such as of a login or an error; download it again"
     if head.startswith(b"PK"):
         return _kind_of_zip(path)
-    if head[257:262] == b"ustar":
-        return "a tar archive; unpack it first"
+    if foreign := foreign_kind(head):
+        return foreign
     if head[8:9] == b"{":
         length = int.from_bytes(head[:8], "little")
         return SAFETENSORS if length <= size - 8 else "the beginning of a safetensors file; get it again as a whole"
     if head.startswith(b"\x80"):  # a pickle
         return LEGACY if b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19" in head[:32] else "a pickle that PyTorch did not write"
-    if text.startswith((b"{", b"[")):
+    if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"{", b"[")):
         return "a JSON text; get the file with the weights"
     return "of no known kind; get it again"
 

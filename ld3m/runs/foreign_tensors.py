@@ -17,6 +17,7 @@ from torch import Tensor
 from ld3m.data.prepared import ImageSet
 from ld3m.errors import UserError, one_line
 from ld3m.images.ranges import bytes_to_unit
+from ld3m.reading import HEAD, foreign_kind
 
 IMAGES, LABELS = ("images", "image", "x", "data"), ("labels", "label", "targets", "y")
 """Keys under which other projects keep tensors in a dictionary."""
@@ -131,11 +132,11 @@ def _load(path: Path) -> Any:
         if not path.is_file():
             raise UserError(f"RUN: {path} is {'a folder' if path.is_dir() else 'missing'}; give a file of torch.save")
         with path.open("rb") as file:
-            begin = file.read(200)
-        if not begin:
+            head = file.read(HEAD)
+        if not head:
             raise UserError(f"RUN: {path} is empty; save or copy it again")
-        if begin.startswith(b"version https://git-lfs"):
-            raise UserError(f"RUN: {path} is a pointer of Git LFS, not the file; git lfs pull brings it")
+        if not head.startswith(b"PK") and (kind := foreign_kind(head)):  # torch.save's files are zip archives, too
+            raise UserError(f"RUN: {path} is {kind}")
         with torch.serialization.safe_globals(_numpy()):
             return torch.load(path, map_location="cpu", weights_only=True)
     except UserError:
