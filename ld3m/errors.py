@@ -1,6 +1,6 @@
 """The one exception that means: the user can fix this."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from safetensors import SafetensorError
@@ -32,6 +32,11 @@ def user_error_if_damaged(file: object, advice: str) -> Iterator[None]:
         yield
     except (SafetensorError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(f"{file} is damaged ({one_line(error)}); {advice}") from None
+
+
+def some(names: Sequence[str], most: int = 5) -> str:
+    """As many names as a line has room for, and … for the rest."""
+    return ", ".join([*names[:most], *["…"] * (len(names) > most)])
 
 
 def one_line(error: Exception) -> str:

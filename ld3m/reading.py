@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import safetensors
 from pydantic import TypeAdapter, ValidationError
 
-from ld3m.errors import UserError, one_line
+from ld3m.errors import UserError, one_line, some
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -161,7 +161,7 @@ def read_tensors(
     with open_tensors(path, advice, name) as file:
         found = Tensors({each: file.get_tensor(each) for each in file.keys()}, dict(file.metadata() or {}))  # noqa: SIM118
         if expected is not None and found.tensors.keys() != expected.keys():
-            raise ValueError(f"has the tensors {_names(found.tensors)}, not {_names(expected)}")
+            raise ValueError(f"has the tensors {some(sorted(found.tensors)) or 'none'}, not {some(sorted(expected))}")
         for each, tensor in found.tensors.items():
             if expected is not None:
                 _check(each, tensor, expected[each])
@@ -179,11 +179,6 @@ def _check(name: str, tensor: "Tensor", spec: TensorSpec) -> None:
         raise ValueError(
             f"{name} is {' x '.join(map(str, shape)) or 'one number'} of {tensor.dtype}, not {sizes} of {spec.dtype}"
         )
-
-
-def _names(tensors: Mapping[str, object]) -> str:
-    names = sorted(tensors)
-    return ", ".join([*names[:5], *(["…"] if len(names) > 5 else [])]) or "none"
 
 
 @contextmanager

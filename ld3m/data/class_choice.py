@@ -1,11 +1,10 @@
 """Which classes of a source `data.subset` means."""
 
 import difflib
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from ld3m.errors import UserError
+from ld3m.errors import UserError, some
 
 
 def choose(
@@ -39,20 +38,9 @@ def choose(
         if numbered and entry.removeprefix("-").isdigit():
             raise UserError(f"data.subset: {entry} is not the number of a class; numbers are 0 to {len(classes) - 1}")
         near = difflib.get_close_matches(entry, classes, n=3) if len(classes) > 20 else []
-        advice = f"did you mean {' or '.join(near)}?" if near else f"the classes are {', '.join(_some(classes))}"
+        advice = f"did you mean {' or '.join(near)}?" if near else f"the classes are {some(classes, 20)}"
         raise UserError(f"data.subset: {entry!r} is not a class; {advice}")
     chosen = [known[entry] for entry in subset]
     if twice := [label for label, count in Counter(chosen).items() if count > 1]:
         raise UserError(f"data.subset: names the class {classes[twice[0]]!r} twice; name each once")
     return chosen
-
-
-def wordnet_id(name: str) -> str | None:
-    """The WordNet id in a class's name, such as that of "n02085620-Chihuahua"; None unless there is exactly one."""
-    found = re.findall(r"(?<![a-zA-Z0-9])n\d{8}(?!\d)", name)
-    return found[0] if len(found) == 1 else None
-
-
-def _some(names: Sequence[str], most: int = 20) -> list[str]:
-    """As many names as a message has room for."""
-    return [*names[:most], *["…"] * (len(names) > most)]

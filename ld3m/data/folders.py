@@ -8,12 +8,13 @@ from pathlib import Path
 
 from PIL import Image
 
-from ld3m.data.class_choice import wordnet_id
 from ld3m.data.examples import Example, Source
 from ld3m.data.formats import open_image
 from ld3m.data.identity import Identity
 from ld3m.data.layout import find_layout
 from ld3m.data.listing import check_regular, image_files, printable
+from ld3m.errors import some
+from ld3m.recipe.class_lists import wordnet_id
 
 
 def image_folder(root: Path) -> Source:
@@ -55,8 +56,8 @@ def from_class_folders(
                     identity.add(resolved / path, f"{split} {label}")
                     files.add(f"{below}/{path}", label)
     if ignored:
-        few = ", ".join([*ignored[:3], *["…"] * (len(ignored) > 3)])
-        note = "; ".join([*([note] if note else []), f"files that are no images: {len(ignored)} ({few})"])
+        about = f"files that are no images: {len(ignored)} ({some(ignored, 3)})"
+        note = f"{note}; {about}" if note else about
     return Source(classes, splits, identity.digest(), note=note)
 
 

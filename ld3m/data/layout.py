@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from ld3m.data.listing import has_images_itself, holds_images, image_files, is_empty, printable, sub_folders
 from ld3m.data.split_names import SplitName, is_plain, plainest, split_of
-from ld3m.errors import UserError
+from ld3m.errors import UserError, some
 
 ClassFolders = dict[str, list[Path]]
 """The folders of each class's images, by its name."""
@@ -30,9 +30,9 @@ class Layout(NamedTuple):
 
     def note(self, unused: Sequence[str]) -> str:
         """What was found, in a line."""
-        parts = [f"classes: {len(self.train)} ({_some(sorted(self.train))}), from {self.train_text}"]
+        parts = [f"classes: {len(self.train)} ({some(sorted(self.train))}), from {self.train_text}"]
         parts.append(f"test: {self.test_text}" if self.test else "test: a share of them (data.test_share)")
-        return "; ".join([*parts, *([f"not used: {_some(unused)}"] if unused else [])])
+        return "; ".join([*parts, *([f"not used: {some(unused)}"] if unused else [])])
 
 
 def find_layout(root: Path) -> tuple[Layout, str]:
@@ -119,7 +119,7 @@ def _splits_inside_classes(filled: list[Path]) -> Layout | None:
     if len(found["train"]) < max(2, len(filled)) or not test:
         return None
     train_text, test_text = (
-        f"the folders {_some(sorted({each.name for folders in split.values() for each in folders}))} of each class"
+        f"the folders {some(sorted({each.name for folders in split.values() for each in folders}))} of each class"
         for split in (found["train"], test)
     )
     return Layout(found["train"], test, train_text, test_text, guessed=True)
@@ -167,8 +167,8 @@ def _refuse_unnamed_splits(folder: Path, classes: list[Path]) -> None:
     shared, largest = set.intersection(*below), max(below, key=len)
     if len(shared) > 1 and all(names <= largest for names in below):
         raise UserError(
-            f"data.source: the folders of {_text(folder)} ({_some([printable(child.name) for child in classes])}) all "
-            f"hold {_some(sorted(map(printable, shared)))}; if they are splits, name them train and test, or give one "
+            f"data.source: the folders of {_text(folder)} ({some([printable(child.name) for child in classes])}) all "
+            f"hold {some(sorted(map(printable, shared)))}; if they are splits, name them train and test, or give one "
             "of them; if they are classes, move their images up"
         )
 
@@ -273,8 +273,4 @@ def _text(folder: Path) -> str:
 
 
 def _texts(folders: Iterable[Path]) -> str:
-    return _some([_text(folder) for folder in folders])
-
-
-def _some(names: Sequence[str], most: int = 5) -> str:
-    return ", ".join([*names[:most], *([f"… ({len(names)})"] if len(names) > most else [])])
+    return some([_text(folder) for folder in folders])

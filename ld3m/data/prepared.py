@@ -14,7 +14,7 @@ from ld3m.data.class_choice import choose
 from ld3m.data.depth import FoundRange, found_ranges
 from ld3m.data.preparation import ClassNote, Preparation
 from ld3m.data.sources import open_source
-from ld3m.errors import UserError
+from ld3m.errors import UserError, some
 from ld3m.files import cache_folder, cache_key, write_json
 from ld3m.machine.transfer import send
 from ld3m.networks import Shape
@@ -166,9 +166,9 @@ def _say(notes: Sequence[ClassNote], histogram: Tensor, ranges: Mapping[str, Fou
         for kind, found in ranges.items()
     ]
     if corrupt:
-        lines.append(f"skipped {len(corrupt)} unreadable images: {_some(corrupt)}")
+        lines.append(f"skipped {len(corrupt)} unreadable images: {some(corrupt)}")
     if several:
-        lines.append(f"took the first frame or page of {len(several)} images that have more: {_some(several)}")
+        lines.append(f"took the first frame or page of {len(several)} images that have more: {some(several)}")
     if narrow := _narrow(histogram):
         remedy = "give data.range=[BLACK,WHITE]" if ranges or recipe.range else "stretch the images"
         lines.append(
@@ -183,10 +183,6 @@ def _narrow(histogram: Tensor) -> tuple[int, int] | None:
     shares = histogram.sum(0).double().cumsum(0) / histogram.sum()
     low, high = int((shares < 0.001).sum()), int((shares < 0.999).sum())
     return (low, high) if high - low <= FEW_LEVELS else None
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join([*names[:5], *["…"] * (len(names) > 5)])
 
 
 def _statistics(histogram: Tensor) -> tuple[list[float], list[float]]:

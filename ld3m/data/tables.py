@@ -18,7 +18,7 @@ from ld3m.data.formats import UnreadableImageError, open_image
 from ld3m.data.identity import Identity
 from ld3m.data.listing import exists
 from ld3m.data.split_names import plainest, rank, split_of
-from ld3m.errors import UserError, one_line
+from ld3m.errors import UserError, one_line, some
 from ld3m.recipe import DataRecipe
 
 UNLABELLED = {-1, None}
@@ -114,9 +114,8 @@ def from_splits(
     others = [key for key in features if key != label_column and _is_class_label(features[key])]
     if others and not recipe.label_column:
         unused += [f"the column {key}" for key in others]
-    names = ", ".join([*source.classes[:5], *["…"] * (len(source.classes) > 5)])
     parts = [
-        f"classes: {len(source.classes)} ({names}), from {train[0]}, column {label_column}",
+        f"classes: {len(source.classes)} ({some(source.classes)}), from {train[0]}, column {label_column}",
         f"test: {test[0]}" if test else "test: a share of them (data.test_share)",
         *([f"not used: {', '.join(unused)}"] if unused else []),
     ]

@@ -9,11 +9,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from ld3m.data.class_choice import wordnet_id
 from ld3m.data.known import imagenet
 from ld3m.errors import UserError
 from ld3m.priors.lean_layers import freeze
 from ld3m.priors.noise_schedule import NoiseSchedule
+from ld3m.recipe.class_lists import wordnet_id
 
 INPUTS = {
     "class_embed_type": "class labels",

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import safetensors
 
+from ld3m.errors import some
 from ld3m.reading import HEAD, foreign_kind
 
 COMPUTED = ("position_ids", "pos_embed")
@@ -62,7 +63,7 @@ def _kind_of_zip(path: Path) -> str:
         return "a TorchScript program; get the checkpoint with its state_dict"
     if any(name.endswith("/data.pkl") for name in names):
         return TORCH
-    return f"a zip archive of {', '.join(names[:3])}{', …' * (len(names) > 3)}; unpack it first"
+    return f"a zip archive of {some(names, 3)}; unpack it first"
 
 
 def check_weights(path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, Field
 
-from ld3m.errors import UserError, one_line
+from ld3m.errors import UserError, one_line, some
 from ld3m.files import ASSETS
 from ld3m.priors.file_kinds import SAFETENSORS, kind_of
 from ld3m.reading import read_json, read_text
@@ -203,7 +203,7 @@ def _hub_files(hub: HubFolder) -> dict[str, int]:
     sizes = {path.removeprefix(hub.part): size for path, size in every.items() if path.startswith(hub.part)}
     if "model_index.json" not in sizes:
         priors = sorted(path.rpartition("/")[0] for path in every if path.endswith("/model_index.json"))
-        elsewhere = f"it has priors in {', '.join(priors[:5])}" if priors else "it holds no prior in diffusers' layout"
+        elsewhere = f"it has priors in {some(priors)}" if priors else "it holds no prior in diffusers' layout"
         raise UserError(f"prior.source: hub:{hub.name} has no {hub.part}model_index.json; {elsewhere}")
     return {path: sizes[path] for path in read_files(sizes)}
 

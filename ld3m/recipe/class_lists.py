@@ -63,5 +63,11 @@ def _from_json(content: Any) -> list[Any]:
 
 def _wordnet_ids(names: list[Any]) -> list[str]:
     """The WordNet ids in names; empty unless each has exactly one."""
-    found = [_WORDNET_ID.findall(name) if isinstance(name, str) else [] for name in names]
-    return [ids[0] for ids in found] if all(len(ids) == 1 for ids in found) else []
+    found = [wordnet_id(name) if isinstance(name, str) else None for name in names]
+    return [each for each in found if each] if all(found) else []
+
+
+def wordnet_id(name: str) -> str | None:
+    """The WordNet id in a class's name, such as that of "n02085620-Chihuahua"; None unless there is exactly one."""
+    found = _WORDNET_ID.findall(name)
+    return found[0] if len(found) == 1 else None

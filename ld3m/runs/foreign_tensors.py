@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ld3m.data.prepared import ImageSet
-from ld3m.errors import UserError, one_line
+from ld3m.errors import UserError, one_line, some
 from ld3m.images.ranges import bytes_to_unit
 from ld3m.reading import HEAD, foreign_kind
 
@@ -91,8 +91,8 @@ def _files(path: Path) -> list[Path]:
         return [newest]
     parts = _parts(sorted(images)[0])
     if len(parts) < len(images):
-        names = ", ".join(sorted(each.name for each in images)[:5])
-        raise UserError(f"RUN: {path} has several files ({names}); give the one that is meant")
+        names = sorted(each.name for each in images)
+        raise UserError(f"RUN: {path} has several files ({some(names)}); give the one that is meant")
     return parts
 
 
