@@ -60,6 +60,15 @@ def _whole_as_int(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def tensors_digest(tensors: "Mapping[str, Tensor]") -> str:
+    """The SHA-256 of tensors' names and values, in the order of their names; 64 hexadecimal digits."""
+    content = hashlib.sha256()
+    for name in sorted(tensors):
+        content.update(name.encode())
+        content.update(tensors[name].detach().cpu().contiguous().numpy().tobytes())
+    return content.hexdigest()
+
+
 def writable(folder: Path, instead: str) -> Path:
     """Makes a folder if it is missing, and returns it.
 

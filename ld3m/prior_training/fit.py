@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ld3m.errors import UserError, user_error_if_damaged
-from ld3m.files import write_tensors, write_text
+from ld3m.files import tensors_digest, write_tensors, write_text
 from ld3m.images.grids import curves
 from ld3m.machine import signals
 from ld3m.machine.processes import Processes
@@ -25,6 +25,8 @@ from ld3m.randomness import generator
 from ld3m.reading import parse_json, read_tensors, read_text
 
 LOG_EVERY = 100
+LISTEN_EVERY = 10
+"""Steps after which several processes look whether one of them has received a signal."""
 LossOf = Callable[[int, Tensor, slice], Tensor]
 """(step, indices of the whole batch, this process's share of them) to the mean loss of the share."""
 
@@ -67,11 +69,8 @@ class Progress(BaseModel):
 
     def digest(self, tensors: Mapping[str, Tensor]) -> str:
         """What `sha256` must be."""
-        content = hashlib.sha256(self.model_dump_json(exclude={"sha256"}).encode())
-        for name, value in sorted(tensors.items()):
-            content.update(name.encode())
-            content.update(value.detach().cpu().contiguous().numpy().tobytes())
-        return content.hexdigest()
+        content = self.model_dump_json(exclude={"sha256"}) + tensors_digest(tensors)
+        return hashlib.sha256(content.encode()).hexdigest()
 
 
 def fit(settings: Fit, network: nn.Module, loss_of: LossOf, count: int, processes: Processes) -> tuple[Any, float]:
@@ -108,7 +107,8 @@ def fit(settings: Fit, network: nn.Module, loss_of: LossOf, count: int, processe
             loss = loss_of(step, indices, share)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
-            stop = _average_gradients(parameters, max(received, default=0), processes)
+            asks = step % LISTEN_EVERY == 0
+            stop = _average_gradients(parameters, max(received, default=0), asks, processes)
             nn.utils.clip_grad_norm_(parameters, 1.0)
             optimiser.step()
             average.update_parameters(network)
@@ -141,8 +141,11 @@ def rate_factor(step: int, steps: int) -> float:
     return min(1, (step + 1) / (warm_up + 1)) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
-def _average_gradients(parameters: list[nn.Parameter], received: int, processes: Processes) -> int:
-    """The mean gradient over processes, in one message; returns the signal that some process received, or 0."""
+def _average_gradients(parameters: list[nn.Parameter], received: int, asks: bool, processes: Processes) -> int:
+    """The mean gradient over processes, in one message; returns the signal that some process received, or 0.
+
+    Several processes learn of it only in a step that asks: that waits for the device.
+    """
     if processes.num_processes == 1:
         return received
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
@@ -151,7 +154,7 @@ def _average_gradients(parameters: list[nn.Parameter], received: int, processes:
     *means, flagged = flat.split([*[gradient.numel() for gradient in gradients], 1])
     for gradient, mean in zip(gradients, means, strict=True):
         gradient.copy_(mean.view_as(gradient))
-    return max(processes.gather([received])) if flagged > 0 else 0
+    return max(processes.gather([received])) if asks and flagged > 0 else 0
 
 
 def _check_finite(losses: list[Tensor], settings: Fit, step: int) -> None:

@@ -311,7 +311,7 @@ def _train_denoiser(
 
     how = _fit_settings("denoiser", settings, settings.ema, recipe, training)
     averaged, seconds = fit(how, model, loss_of, len(latents), processes)
-    table = (
-        averaged.table.weight if settings.null_share else averaged.table.weight[:null]
-    )  # no image had the null class
+    table = averaged.table.weight
+    if not settings.null_share:  # no image had the null class
+        table = table[:null]
     return ClassConditionalLDM(autoencoder, averaged.unet, table, images.classes, scheduler), seconds

@@ -1,6 +1,5 @@
 """Images and latents of a run as tensors: how they are written so that nothing is lost, and read back."""
 
-import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -13,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from ld3m.errors import UserError, one_line
-from ld3m.files import write_folder, write_image, write_tensors
+from ld3m.files import tensors_digest, write_folder, write_image, write_tensors
 from ld3m.images import grids
 from ld3m.images.grids import to_image
 from ld3m.reading import TensorSpec, read_tensors
@@ -112,7 +111,7 @@ def write_result(
         seed=recipe.seed,
         learnt=learnt,
         versions={name: version(name) for name in ("ld3m", "torch", "diffusers", "accelerate")},
-        sha256=_content(tensors),
+        sha256=tensors_digest(tensors),
     )
     write_tensors(folder / "latents.safetensors", tensors, {METADATA_KEY: about.model_dump_json()})
 
@@ -129,7 +128,7 @@ def read_latents(folder: Path) -> tuple[dict[str, Tensor], Metadata]:
     tensors, raw = read_tensors(path, LATENTS_ADVICE)
     about = parse_metadata(path, raw)
     wrong = _mistake(tensors, len(about.classes))
-    if not wrong and about.sha256 not in (None, _content(tensors)):
+    if not wrong and about.sha256 not in (None, tensors_digest(tensors)):
         wrong = "its tensors have another digest than it says"
     if wrong:
         raise UserError(f"{path} is damaged ({wrong}); {LATENTS_ADVICE}")
@@ -149,15 +148,6 @@ def _mistake(tensors: Mapping[str, Tensor], classes: int) -> str | None:
     if not each or not torch.equal(labels, torch.arange(classes).repeat_interleave(each)):
         return f"its labels are not as many of each of {classes} classes, in their order"
     return None
-
-
-def _content(tensors: Mapping[str, Tensor]) -> str:
-    """The SHA-256 of tensors, in the order of their names."""
-    content = hashlib.sha256()
-    for name in sorted(tensors):
-        content.update(name.encode())
-        content.update(tensors[name].cpu().contiguous().numpy().tobytes())
-    return content.hexdigest()
 
 
 def read_image(path: Path, channels: int, resolution: int) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
