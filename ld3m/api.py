@@ -154,6 +154,5 @@ def load_prior(source: Recipe | str | Path, device: "str | torch.device" = "cpu"
         return priors.for_images(source.prior, source.data.channels, source.rendered_size, device)
     if str(source) == "pixels":
         raise UserError("source: pixels is of the size that a recipe says; give ld3m.load_prior the recipe")
-    return priors.load(
-        SamplerRecipe(source=str(source), guidance=1), device
-    )  # which a prior without a null class takes
+    unguided = SamplerRecipe(source=str(source), guidance=1)  # which a prior without a null class takes
+    return priors.load(unguided, device)

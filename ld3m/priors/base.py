@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ld3m.data.known import imagenet
-from ld3m.errors import UserError
+from ld3m.errors import UserError, some
 from ld3m.priors.lean_layers import freeze
 from ld3m.priors.noise_schedule import NoiseSchedule
 from ld3m.recipe.class_lists import wordnet_id
@@ -208,12 +208,13 @@ def numbers_of(classes: Sequence[str], names: Sequence[Sequence[str]], file: str
                 f"has alone, or change them in {file}"
             )
         if not numbers:
-            first = [", ".join(each[:1]) or str(number) for number, each in enumerate(names[:20])]
-            some = ", ".join([*first, *(["…"] if len(names) > 20 else [])])
+            first = [", ".join(each[:1]) or str(number) for number, each in enumerate(names)]
             instead = "train one on your classes with ld3m train-prior"
             if not any(names):
                 instead = f"write their names into {file}, or {instead}"
-            raise UserError(f"prior.source: the prior does not know the class {name!r}, only {some}; {instead}")
+            raise UserError(
+                f"prior.source: the prior does not know the class {name!r}, only {some(first, 20)}; {instead}"
+            )
     return [number for numbers in found for number in numbers]
 
 
