@@ -258,6 +258,7 @@ def test_dry_run_prints_the_resolved_recipe_and_writes_nothing(recipe_file: Path
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_log_has_a_line_of_the_bar_each_half_minute(recipe_file: Path, tmp_path: Path) -> None:
     """A terminal has ten a second, over each other; here a run of seconds has its first and its last."""
     more = command("distill", recipe_file, "distill.iterations=40", "distill.log_every=1", "-o", tmp_path / "run")

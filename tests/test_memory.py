@@ -124,7 +124,7 @@ def test_an_objective_that_runs_out_does_without_the_graphs(
     assert torch.equal(latents(Path("run"))["z"], latents(told)["z"])
 
 
-@pytest.mark.parametrize("init", [pytest.param("real", marks=pytest.mark.slow), "herding"])
+@pytest.mark.parametrize("init", ["real", pytest.param("herding", marks=pytest.mark.slow)])
 def test_the_first_encoding_goes_on_with_fewer_images(
     recipe_file: Path, ld3m: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch, init: str
 ) -> None:

@@ -199,7 +199,7 @@ def test_killed_at_random_moments_it_ends_where_an_undisturbed_run_ends(
 # --- faults ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dead", [0, 1])
+@pytest.mark.parametrize("dead", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_the_others_stop_within_a_minute_and_name_the_dead(dead: int, recipe_file: Path, tmp_path: Path) -> None:
     recipe = ("distill", recipe_file, "distill.iterations=100000", "-o", tmp_path / "run")
     processes = spawn(2, command_line, *recipe, output=tmp_path)
