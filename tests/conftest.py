@@ -17,6 +17,7 @@ import pytest
 import safetensors
 import safetensors.torch
 import torch
+from hypothesis import settings
 from PIL import Image
 
 from ld3m.__main__ import main
@@ -24,6 +25,10 @@ from ld3m.distillation.loop import distill
 from ld3m.priors import ClassConditionalLDM
 from ld3m.recipe import Recipe
 from ld3m.recipe.files import load
+
+# How long an example takes says something of the machine alone: it may be busy.
+settings.register_profile("ld3m", deadline=None)
+settings.load_profile("ld3m")
 
 CLASSES = ["circle", "cross", "square"]
 DATA = Path(__file__).parent / "data"

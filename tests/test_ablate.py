@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import Outcome, distilled, latents
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from processes import command_line, finish, spawn
 from scipy.stats import ttest_rel
@@ -172,7 +172,6 @@ def test_what_a_run_took_is_what_its_metrics_say(made: Path) -> None:
 percent = st.floats(0, 100).map(lambda value: round(value, 2))
 
 
-@settings(deadline=None)
 @given(st.integers(1, 5).flatmap(lambda n: st.lists(st.lists(percent, min_size=n, max_size=n), min_size=1, max_size=4)))
 def test_pooled_figures_are_numpys(by_run: list[list[float]]) -> None:
     spent = {"loss": 1.0, "seconds": 2.0, "seconds_per_iteration": 0.5, "peak_memory": 8}
@@ -362,7 +361,6 @@ def of_runs(means: dict[int, float]) -> dict[str, Any]:
     return {"runs": [{"seed": seed} for seed in means], "accuracies": {"convnet": {"by_run": by_run}}}
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(percent, percent), min_size=3, max_size=7))
 def test_differences_are_scipys(pairs: list[tuple[float, float]]) -> None:
     ours, theirs = zip(*pairs, strict=True)

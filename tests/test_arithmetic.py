@@ -72,7 +72,7 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
         start()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 10**6))
 def test_bilinear_samples_and_their_gradient_are_those_of_torch(height: int, width: int, seed: int) -> None:
     draws = torch.Generator().manual_seed(seed)

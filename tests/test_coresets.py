@@ -70,7 +70,7 @@ def test_k_center_takes_what_is_farthest() -> None:
 
 
 @given(FEATURES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_k_center_covers_within_twice_the_least_radius(features: np.ndarray) -> None:
     """Gonzalez's bound, 1985; the least by trying all."""
     for count in range(1, len(features) + 1):
@@ -79,7 +79,7 @@ def test_k_center_covers_within_twice_the_least_radius(features: np.ndarray) -> 
 
 
 @given(FEATURES, st.sampled_from(sorted(SELECTIONS)))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_fewer_are_a_beginning_of_more_and_none_is_taken_twice(features: np.ndarray, name: str) -> None:
     """Equal images included; more than there are is all of them."""
     measure, selection = SELECTIONS[name]
@@ -139,7 +139,6 @@ def test_each_iteration_brings_the_centres_nearer_until_each_is_the_mean_of_its_
 
 
 @given(hnp.arrays(np.float32, st.tuples(st.integers(1, 12), st.just(2)), elements=st.integers(0, 3)), st.data())
-@settings(deadline=None)
 def test_kmeans_of_few_or_equal_points(values: np.ndarray, drawn: st.DataObject) -> None:
     points = torch.from_numpy(values)
     count = drawn.draw(st.integers(1, len(points)))

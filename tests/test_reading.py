@@ -88,7 +88,7 @@ def test_tensors_are_what_they_must_be(tensors: dict[str, torch.Tensor], fault: 
     assert metadata == read_metadata(path, ADVICE) == {"classes": "[]"}
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(keep=st.integers(0, 200), garbage=st.binary(max_size=50))
 def test_no_damage_of_a_header_is_a_traceback(
     keep: int, garbage: bytes, tmp_path_factory: pytest.TempPathFactory

@@ -101,7 +101,7 @@ OVERRIDES = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(overrides=OVERRIDES)
 def test_the_resolved_recipe_loads_to_an_equal_one(
     overrides: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
