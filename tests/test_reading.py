@@ -1,6 +1,7 @@
 """Files that are read: whatever is wrong with one is a line that names it, what is wrong, and the way on."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -96,9 +97,9 @@ def test_no_damage_of_a_header_is_a_traceback(
     path = tmp_path_factory.mktemp("damaged") / "latents.safetensors"
     whole = safetensors.torch.save({"z": torch.ones(5, 3), "label": torch.tensor(4)})
     path.write_bytes(whole[:keep] + garbage + whole[keep + len(garbage) :])
-    fault = ""
+    shape, fault = None, ""
     try:
-        read = read_tensors(path, ADVICE, EXPECTED)
+        shape = read_tensors(path, ADVICE, EXPECTED).tensors["z"].shape
     except UserError as error:
         fault = str(error)
-    assert "latents.safetensors is damaged" in fault or read.tensors["z"].shape == (5, 3)
+    assert shape == (5, 3) or re.search(r"latents\.safetensors is .*make it again$", fault)
