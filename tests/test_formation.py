@@ -16,6 +16,7 @@ from ld3m import priors
 from ld3m.data.prepared import prepare
 from ld3m.distillation.setup import noise_of
 from ld3m.images import multi_formation as formation
+from ld3m.images.ranges import signed_to_unit
 from ld3m.recipe import Recipe
 from ld3m.recipe.files import load
 from ld3m.runs.folder import load_recipe
@@ -109,6 +110,13 @@ def test_a_pixel_beyond_the_range_comes_back(recipe_file: Path) -> None:
     pixels, pull_back = render(prior, schedule, z, torch.zeros(4, 0), torch.zeros_like(z))
     assert pixels[:, 0, 0, 0].tolist() == [0, 0, 0.75, 1]
     assert torch.equal(pull_back(torch.ones_like(pixels))[0], torch.full_like(z, 0.5))  # pixels = (z + 1) / 2
+
+
+def test_the_gradient_at_the_ends_of_the_range_is_that_within_it() -> None:
+    images = torch.tensor([-1.5, -1.0, 0.0, 1.0, 1.5], requires_grad=True)
+    signed_to_unit(images).sum().backward()
+    assert images.grad is not None
+    assert images.grad.tolist() == [0, 0.5, 0.5, 0.5, 0]
 
 
 def test_networks_are_trained_on_what_the_images_hold(

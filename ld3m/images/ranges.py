@@ -17,8 +17,13 @@ def bytes_to_signed(images: Tensor) -> Tensor:
 
 
 def signed_to_unit(images: Tensor) -> Tensor:
-    """Images in [-1, 1], as decoders give them, to [0, 1]; what exceeds the range is clamped. Differentiable."""
-    return ((images + 1) / 2).clamp(0, 1)
+    """Images in [-1, 1], as decoders give them, to [0, 1]; what exceeds the range is clamped. Differentiable.
+
+    The gradient is 1/2 within the range and at its ends, and 0 beyond. Of `clamp` itself, that at the ends is 1 before
+    PyTorch 2.14 and 0 since, which would keep pixel space's images there for good.
+    """
+    pixels = (images + 1) / 2
+    return torch.where((pixels < 0) | (pixels > 1), pixels.detach().clamp(0, 1), pixels)
 
 
 def unit_to_bytes(pixels: Tensor) -> Tensor:
