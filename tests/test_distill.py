@@ -110,7 +110,10 @@ def test_the_saved_recipe_gives_the_same_result(finished: Path, tmp_path: Path) 
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGTERM, *(pytest.param(each, marks=pytest.mark.slow) for each in (signal.SIGINT, signal.SIGUSR1))],
+)
 def test_a_signal_saves_and_the_same_command_goes_on(
     finished: Path, recipe_file: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -177,6 +180,7 @@ def test_checkpoints_from_when_the_run_was_further_do_not_push_out_newer_ones(
     assert sorted(path.name for path in folder.iterdir()) == ["000005", "000006"]
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_a_checkpoint_that_was_copied_without_it(
     finished: Path, recipe_file: Path, tmp_path: Path, ld3m: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -30,7 +30,7 @@ def test_doors_open(door: str, name: str) -> None:
     assert getattr(importlib.import_module(door), name).__name__ == name
 
 
-@pytest.mark.parametrize(("factor", "augment"), [(2, True), (1, False)])
+@pytest.mark.parametrize(("factor", "augment"), [(2, True), pytest.param(1, False, marks=pytest.mark.slow)])
 def test_the_program_of_a_card_runs(
     ld3m: Callable[..., Outcome], recipe_file: Path, tmp_path: Path, factor: int, augment: bool
 ) -> None:

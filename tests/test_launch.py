@@ -57,6 +57,7 @@ def slurm(folder: Path, *arguments: object) -> subprocess.Popen[str]:
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="Slurm runs on POSIX")
+@pytest.mark.slow
 def test_a_job_of_slurm_that_is_preempted_is_queued_again_and_goes_on(recipe_file: Path, tmp_path: Path) -> None:
     recipe = ("distill", recipe_file, "distill.iterations=20", "prior.micro_batch=2", "-o", "run")
     job = slurm(tmp_path, *recipe)

@@ -162,7 +162,7 @@ def test_one_epoch_is_plain_sgd(recipe_file: Path, tmp_path: Path) -> None:
     assert relative(snapshots(recipe_file, tuple(settings), 0)[-1], expected.detach()) <= 1e-5
 
 
-@pytest.mark.parametrize("way", ["stacked", "two processes", "interrupted"])
+@pytest.mark.parametrize("way", ["stacked", pytest.param("two processes", marks=pytest.mark.slow), "interrupted"])
 def test_experts_are_the_same_however_they_are_trained(
     recipe_file: Path, experts: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
@@ -251,7 +251,7 @@ def test_matching_in_experts_draws_their_snapshots(recipe_file: Path, experts: t
     assert ((counts - expected).square() / expected).sum() < 40.8  # χ² of 17 degrees of freedom, p = 0.001
 
 
-@pytest.mark.parametrize("objective", ["dm", "dc"])
+@pytest.mark.parametrize("objective", ["dm", pytest.param("dc", marks=pytest.mark.slow)])
 def test_runs_that_match_in_experts(
     ld3m: Callable[..., Outcome], recipe_file: Path, experts: tuple[str, ...], tmp_path: Path, objective: str
 ) -> None:

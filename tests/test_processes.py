@@ -74,7 +74,7 @@ def run(count: int, *arguments: object) -> None:
 
 
 @pytest.mark.parametrize("counts", [(3,), pytest.param((2, 4), marks=pytest.mark.slow)], ids=str)
-@pytest.mark.parametrize("objective", ["dm", pytest.param("dc", marks=pytest.mark.slow), "mtt"])
+@pytest.mark.parametrize("objective", ["dm", *(pytest.param(name, marks=pytest.mark.slow) for name in ("dc", "mtt"))])
 def test_any_number_of_processes_gives_the_result_of_one(
     objective: str, counts: tuple[int, ...], ten_classes: Path, tmp_path: Path
 ) -> None:
@@ -96,6 +96,7 @@ def losses(folder: Path) -> list[tuple[int, float]]:
     return [(row["iteration"], row["loss"]) for row in rows]
 
 
+@pytest.mark.slow
 def test_micro_batches_that_mix_classes_round_otherwise(recipe_file: Path, tmp_path: Path) -> None:
     """Six images at a time on one process, four and two on two: to rounding, the same.
 

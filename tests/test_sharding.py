@@ -29,7 +29,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [save_stable_diffusion(made[0]), save_dit(made[1])]
 
 
-@pytest.mark.parametrize("config", [pytest.param("zero3", marks=pytest.mark.slow), "fsdp2"])
+@pytest.mark.slow
+@pytest.mark.parametrize("config", ["zero3", "fsdp2"])
 def test_a_layer_at_a_time_is_whole_and_gradients_are_exact(config: str, folders: list[Path], tmp_path: Path) -> None:
     """Half of the parameters and one layer through forward and pull-back, half of them after.
 

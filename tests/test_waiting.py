@@ -71,9 +71,14 @@ def iterations(recipe: Recipe, count: int) -> Blocking:
     "objective",
     [
         ["dm", "prior.skip=paper", "prior.keep_graph_steps=1"],
-        ["dm", "network.norm=batch", "prior.keep_graph_steps=0"],
-        ["dc", "distill.dc.outer=20", "distill.dc.inner=2"],
-        ["mtt", "experts.count=1", "experts.epochs=4", "distill.mtt.batch_syn=4", "distill.mtt.syn_steps=4"],
+        *(
+            pytest.param(objective, marks=pytest.mark.slow)
+            for objective in (
+                ["dm", "network.norm=batch", "prior.keep_graph_steps=0"],
+                ["dc", "distill.dc.outer=20", "distill.dc.inner=2"],
+                ["mtt", "experts.count=1", "experts.epochs=4", "distill.mtt.batch_syn=4", "distill.mtt.syn_steps=4"],
+            )
+        ),
     ],
     ids=" ".join,
 )
