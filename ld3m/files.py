@@ -95,7 +95,7 @@ def _temporary(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        _flush(path.parent)
+        flush(path.parent)
     except (OSError, safetensors.SafetensorError) as error:
         raise _cannot_write(path, error) from None
     finally:
@@ -118,7 +118,7 @@ def _replaced(path: Path) -> Iterator[Path]:
         raise UserError(f"cannot write {path}: it is a folder; give the name of a file")
     with _temporary(path) as temporary:
         yield temporary
-        _flush(temporary)
+        flush(temporary)
         temporary.replace(path)
 
 
@@ -173,7 +173,7 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
         temporary.mkdir()
         fill(temporary)
         for file in temporary.rglob("*"):
-            _flush(file)
+            flush(file)
         try:
             temporary.rename(path)
         except OSError:
@@ -190,7 +190,7 @@ def append_line(path: Path, line: str) -> None:
         raise _cannot_write(path, error) from None
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Flushes a file's content, or the names in a folder, to the disk."""
     if os.name == "nt" and path.is_dir():
         return  # Windows cannot open a folder

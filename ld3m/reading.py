@@ -23,8 +23,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 HEAD = 512
 """Bytes of a file's beginning that `foreign_kind` looks at."""
+PAGES = (b"<!doctype", b"<html", b"<?xml", b"<head", b"<body")
+"""How web pages begin, in lower case."""
+POINTER = b"version https://git-lfs"
+"""How a Git LFS pointer begins."""
 BEGINNINGS = {
-    b"version https://git-lfs": "a Git LFS pointer, not the file itself; git lfs pull fetches it",
+    POINTER: "a Git LFS pointer, not the file itself; git lfs pull fetches it",
     b"PK\x03\x04": "a zip archive; unpack it first",
     b"\x1f\x8b": "compressed by gzip; unpack it first",
     b"BZh": "compressed by bzip2; unpack it first",
@@ -58,11 +62,16 @@ def foreign_kind(head: bytes) -> str | None:
     Args:
         head: its first `HEAD` bytes.
     """
-    if head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<body")):
+    if is_web_page(head):
         return "a web page, such as of a login or an error; download it again"
     if head[257:262] == b"ustar":
         return "a tar archive; unpack it first"
     return next((kind for beginning, kind in BEGINNINGS.items() if head.startswith(beginning)), None)
+
+
+def is_web_page(head: bytes) -> bool:
+    """Whether a file is one, by its first `HEAD` bytes."""
+    return head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(PAGES)
 
 
 def read_text(path: Path, advice: str, name: str | None = None) -> str:

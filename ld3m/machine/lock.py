@@ -16,6 +16,8 @@ TIMEOUT = 2.0
 """Seconds to wait for the lock: `is_held` takes it for a moment."""
 PATIENCE = 10.0
 """Seconds after which `hold` says that it waits."""
+SOON = 1.0
+"""The same if it knows for what."""
 LOCKLESS = (OSError, NotImplementedError)
 """What filelock raises on disks without locks, and where a lock's file cannot be made."""
 CACHE_WITH_LOCKS = "set LD3M_CACHE to a folder of your own on a disk with file locks, such as a local one"
@@ -73,12 +75,14 @@ def check_kind(folder: Path, mark: str, kind: str, key: str = "output", instead:
 
 
 @contextmanager
-def hold(path: Path, wait: bool = True) -> Iterator[bool]:
+def hold(path: Path, wait: bool = True, doing: str | None = None) -> Iterator[bool]:
     """Holds the lock of something in the cache until the context ends; yields whether it does.
 
     Args:
         path: the lock's file, in a folder that is there; empty, and left behind.
-        wait: for another process that holds it, and after ten seconds say so; if not, False is yielded instead.
+        wait: for another process that holds it, and say so; if not, False is yielded instead.
+        doing: what the process that holds it does: "fetches cin256-v2". If given, who waits says so after a second, as
+            it takes long, and otherwise after ten.
 
     Raises:
         UserError: if the disk has no locks, or does not let us lock.
@@ -86,10 +90,10 @@ def hold(path: Path, wait: bool = True) -> Iterator[bool]:
     lock = FileLock(path)
     try:
         try:
-            lock.acquire(timeout=PATIENCE if wait else 0)
+            lock.acquire(timeout=(SOON if doing else PATIENCE) if wait else 0)
         except Timeout:
             if wait:
-                print(f"waiting for another process, which holds {path}", file=sys.stderr)
+                print(f"waiting for another process, which {doing or f'holds {path}'}", file=sys.stderr, flush=True)
                 lock.acquire()
     except LOCKLESS as error:
         raise UserError(f"cannot lock {path} ({_reason(error)}); {CACHE_WITH_LOCKS}") from None

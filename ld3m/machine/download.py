@@ -1,0 +1,327 @@
+"""Files from the web: whole or missing, resumed after a cut, and fetched by one process at a time."""
+
+import hashlib
+import itertools
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import requests
+from requests import Response, exceptions
+from tqdm import tqdm
+
+from ld3m.errors import UserError, one_line
+from ld3m.files import ANOTHER_CACHE, writable
+from ld3m.machine.hub import TRANSIENT
+from ld3m.machine.lock import hold
+from ld3m.machine.partial import Part, beside
+from ld3m.reading import HEAD, POINTER, is_web_page
+
+PATIENCE = 10.0
+"""Seconds without a new byte after which no further attempt is made."""
+SILENCE = 5.0
+"""Seconds without a byte after which an attempt ends."""
+WAITS = (1, 2, 4)
+"""Seconds before each further attempt, unless the server asks for others; from the first again after a new byte."""
+CHUNK = 2**15
+"""Bytes that are read at a time; a cut loses less."""
+PASSING = (exceptions.ConnectionError, exceptions.Timeout, exceptions.ChunkedEncodingError)
+"""Errors after which another attempt may succeed."""
+
+
+def download(
+    url: str, path: Path, *, what: str, advice: str, size: int | None = None, sha256: str | None = None
+) -> str:
+    """Fetches a file over HTTP, unless it is there; call it on one process of a run.
+
+    A proxy is taken from HTTPS_PROXY, certificates from REQUESTS_CA_BUNDLE or SSL_CERT_FILE. Other commands that fetch
+    the same file wait for the first, and take over if it fails.
+
+    Args:
+        url: http:// or https://.
+        path: where the file appears once it is whole. Until then it lies beside that, as `.part`, and the next call
+            resumes from there; `.lock` is left behind. Both are appended to its name.
+        what: the file is, for the progress bar, for those who wait and for errors: "cin256-v2".
+        advice: what to do if it cannot be fetched; errors end with it.
+        size: its exact length in bytes; whatever the server says if None.
+        sha256: of its content, in hexadecimal digits; not compared if None.
+
+    Returns:
+        the SHA-256 of its content.
+
+    Raises:
+        UserError: if it cannot be fetched, is another file than expected, or does not fit on the disk.
+    """
+    writable(path.parent, ANOTHER_CACHE)
+    with hold(beside(path, ".lock"), doing=f"fetches {what}"):
+        if path.is_file() and size in (None, path.stat().st_size):
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            if sha256 in (None, digest):
+                return digest
+        return _Download(url, path, what, advice, size, sha256).run()
+
+
+class _CutError(Exception):
+    """The end of an attempt that another may follow, and the seconds until then if they are given."""
+
+    def __init__(self, reason: str, wait: float | None = None) -> None:
+        super().__init__(reason)
+        self.wait = wait
+
+
+class _Download:
+    """A file's way to the disk, in as many attempts as it takes."""
+
+    def __init__(self, url: str, path: Path, what: str, advice: str, size: int | None, sha256: str | None) -> None:
+        self.url, self.path, self.what, self.advice, self.size, self.sha256 = url, path, what, advice, size, sha256
+        parts = urlsplit(url)
+        self.shown = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))  # without secrets
+        self.announced = False
+        self.ranges = True
+        """Whether the server is asked for the rest of a file."""
+        self.furthest, self.heard = 0, time.monotonic()
+        """The most bytes that were there so far, and when."""
+
+    def run(self) -> str:
+        """Makes attempts until the file is whole; returns its SHA-256."""
+        with self._disk():
+            self.part = Part(self.path, self.url)
+        if self.part.dropped:
+            self._say(f"{self.what}: what was fetched before is not used: {self.part.dropped}")
+        try:
+            with requests.Session() as self.session:
+                self.session.verify = os.environ.get("SSL_CERT_FILE") or True  # REQUESTS_CA_BUNDLE goes before it
+                self._attempts()
+            return self._finish()
+        finally:
+            with suppress(OSError, UserError):  # of a full disk, which another error names
+                self.part.close()
+
+    def _attempts(self) -> None:
+        tries, said = 0, False
+        self.furthest, self.heard = self.part.offset, time.monotonic()
+        while self.part.length is None or self.part.offset < self.part.length:
+            before = self.furthest
+            try:
+                if self._attempt():
+                    return
+            except _CutError as cut:
+                tries = 0 if self.furthest > before else tries
+                wait = WAITS[min(tries, len(WAITS) - 1)] if cut.wait is None else cut.wait
+                tries += 1
+                if time.monotonic() + wait >= self.heard + PATIENCE:
+                    raise self._error(f"cannot be fetched from {self.shown} ({cut})") from None
+                if not said and wait:
+                    self._say(f"{self.what}: {cut}; trying again until nothing came for {PATIENCE:g} s")
+                    said = True
+                time.sleep(wait)
+
+    def _attempt(self) -> bool:
+        """Asks for what is missing, and takes what comes; returns whether the file is whole."""
+        offset, headers = self.part.offset, {"User-Agent": "ld3m", "Accept-Encoding": "identity"}
+        resumes = offset > 0 and self.ranges and bool(self.part.validator or self.sha256)
+        if resumes:
+            headers["Range"] = f"bytes={offset}-"
+            if self.part.validator:
+                headers["If-Range"] = self.part.validator
+        with self._ask(headers) as response:
+            status, validator, (start, length) = response.status_code, _validator(response), _extent(response)
+            if resumes and status == 416:
+                if length == offset:
+                    return True
+                raise self._again("the file has changed")
+            if status == 206 and resumes:
+                self.ranges = start == offset
+                if not self.ranges:
+                    raise self._again("its server answers with another range")
+                if self._differs(self.part.length, length) or self._differs(self.part.validator, validator):
+                    raise self._again("the file has changed")
+            elif status != 200:
+                raise self._error(f"{self.shown} answers {status} {response.reason or ''}".rstrip())
+            elif offset:
+                same = not resumes or validator == self.part.validator
+                self._restart("its server cannot resume" if same else "the file has changed")
+            return self._receive(response, validator or self.part.validator, length)
+
+    @contextmanager
+    def _ask(self, headers: Mapping[str, str]) -> Iterator[Response]:
+        """The answer to a request, if it is one of the file's server and not that it is busy."""
+        silence = min(SILENCE, max(self.heard + PATIENCE - time.monotonic(), 1.0))
+        try:
+            response = self.session.get(self.url, headers=headers, stream=True, timeout=silence)
+        except (OSError, ValueError) as error:  # requests' own are OSErrors
+            if isinstance(error, PASSING) and "certificate" not in str(error).lower():
+                raise _CutError(_reason(error)) from None
+            raise self._error(f"cannot be fetched from {self.shown} ({_reason(error)})") from None
+        with response:
+            if response.status_code in TRANSIENT:
+                wait = _retry_after(response)
+                asks = f", and asks to wait {wait:.0f} s" if wait else ""
+                raise _CutError(f"it answers {response.status_code} {response.reason}{asks}", wait)
+            yield response
+
+    def _receive(self, response: Response, validator: str | None, length: int | None) -> bool:
+        """Writes what comes; the arguments are those of the whole file. Returns what `_attempt` does."""
+        chunks = _chunks(response)
+        first = next(chunks, b"")
+        if not self.part.offset:
+            self._check_kind(first[:HEAD])
+        if (encoding := response.headers.get("Content-Encoding", "identity")) != "identity":
+            raise self._error(f"{self.shown} gives it compressed ({encoding}), not as it is")
+        if self._differs(self.size, length):
+            raise self._error(f"{self.shown} gives a file of {length:,} bytes, not of {self.size:,}")
+        ends = "chunked" in response.headers.get("Transfer-Encoding", "")
+        if length is None and not ends:
+            length = self.size
+            if length is None and not self.sha256:
+                raise self._error(f"{self.shown} does not say how long it is, so that a cut would not be noticed")
+        self.part.validator, self.part.length = validator, length
+        self._announce()
+        most, before = self.size if length is None else length, self.part.offset
+        with tqdm(desc=self.what, total=length, initial=before, unit="B", unit_scale=True, leave=False) as bar:
+            for chunk in itertools.chain([first], chunks):
+                with self._disk():
+                    self.part.write(chunk)
+                bar.update(len(chunk))
+                if self.part.offset > self.furthest:
+                    self.furthest, self.heard = self.part.offset, time.monotonic()
+                if most is not None and self.part.offset > most:
+                    self.part.remove()
+                    raise self._error(f"{self.shown} gives more than the {most:,} bytes that it should have")
+        if length is not None and self.part.offset < length:
+            more = response.status_code == 206 and self.part.offset > before  # a server may give a part of a range
+            raise _CutError("the connection broke", 0 if more else None)
+        return True
+
+    def _finish(self) -> str:
+        """Checks the whole, and makes it the file."""
+        digest = self.part.content.hexdigest()
+        problem = ""
+        if not self.part.offset:
+            problem = "is empty"
+        elif self._differs(self.size, self.part.offset):
+            problem = f"has {self.part.offset:,} bytes, not {self.size:,}"
+        elif self._differs(self.sha256, digest):
+            problem = f"has the SHA-256 {digest}, not {self.sha256}"
+        if problem:
+            self.part.remove()
+            raise self._error(f"what {self.shown} gives {problem}")
+        with self._disk():
+            self.part.become(self.path)
+        return digest
+
+    def _check_kind(self, head: bytes) -> None:
+        """Raises a UserError if a file's beginning is that of what servers give in its place."""
+        if is_web_page(head):
+            raise self._error(f"{self.shown} gives a web page, such as of a login or an error, not the file")
+        if head.startswith(POINTER):
+            raise self._error(f"{self.shown} gives a Git LFS pointer, not the file itself")
+
+    def _announce(self) -> None:
+        """Says what comes, once; raises a UserError if the disk has no room for it."""
+        folder, length, offset = self.path.parent, self.part.length, self.part.offset
+        free = shutil.disk_usage(folder).free
+        if length is not None and length - offset > free:
+            raise UserError(
+                f"{self.what}: {_bytes(length - offset)} are to be fetched, and {_bytes(free)} are free in {folder}; "
+                f"free some, or {ANOTHER_CACHE}"
+            )
+        if not self.announced:
+            extent = "a file of unknown length" if length is None else _bytes(length)
+            here = f", of which {_bytes(offset)} are here" if offset else ""
+            self._say(f"{self.what}: fetching {extent}{here} from {self.shown} to {folder} ({_bytes(free)} are free)")
+        self.announced = True
+
+    def _again(self, reason: str) -> _CutError:
+        """To raise if what is there does not fit the server's answer."""
+        self._restart(reason)
+        return _CutError(reason, 0)
+
+    def _restart(self, reason: str) -> None:
+        """Drops what is there."""
+        self._say(f"{self.what}: {reason}; starting over")
+        with self._disk():
+            self.part.restart(None, None)
+
+    @contextmanager
+    def _disk(self) -> Iterator[None]:
+        """Turns an error of the disk into one of ours."""
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"{self.what}: cannot be written to {self.path.parent} ({error.strerror or one_line(error)}); the same "
+                f"command resumes once it can, or {ANOTHER_CACHE}"
+            ) from None
+
+    def _error(self, problem: str) -> UserError:
+        kept = f"the same command resumes at {_bytes(self.part.offset)}, or " if self.part.offset else ""
+        return UserError(f"{self.what}: {problem}; {kept}{self.advice}")
+
+    @staticmethod
+    def _differs(expected: object, found: object) -> bool:
+        """Whether both are known and differ."""
+        return expected is not None and found is not None and expected != found
+
+    @staticmethod
+    def _say(line: str) -> None:
+        tqdm.write(f"ld3m: {line}", file=sys.stderr)
+
+
+def _chunks(response: Response) -> Iterator[bytes]:
+    """A body's bytes; raises _CutError if it ends early and that can be seen."""
+    try:
+        yield from response.iter_content(CHUNK)
+    except exceptions.RequestException as error:
+        raise _CutError(_reason(error)) from None
+
+
+def _extent(response: Response) -> tuple[int | None, int | None]:
+    """At which byte of the file a body begins, and the bytes of the whole file; None if the answer does not say."""
+    if response.status_code in (206, 416):
+        found = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", response.headers.get("Content-Range", "").strip())
+        start, length = found.groups() if found else (None, None)
+        return int(start) if start else None, int(length) if length and length != "*" else None
+    length = response.headers.get("Content-Length", "")
+    return 0, int(length) if length.isdecimal() else None
+
+
+def _validator(response: Response) -> str | None:
+    """What tells a file from a later one at its address: a strong ETag, or else when it was changed."""
+    tag = response.headers.get("ETag", "")
+    return tag if tag.startswith('"') else response.headers.get("Last-Modified")
+
+
+def _retry_after(response: Response) -> float | None:
+    """Seconds after which a server wants to be asked again; it gives them, or a date."""
+    asked = response.headers.get("Retry-After", "")
+    if asked.isdecimal():
+        return float(asked)
+    with suppress(ValueError, TypeError):
+        return max((parsedate_to_datetime(asked) - datetime.now(UTC)).total_seconds(), 0.0)
+    return None
+
+
+def _reason(error: Exception) -> str:
+    """Why a request failed: what the system says, without what each library wraps around it."""
+    cause: BaseException | None = error
+    while cause:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        if isinstance(cause, TimeoutError):
+            return "no answer in time"
+        cause = cause.__cause__ or cause.__context__
+    return "the connection broke" if isinstance(error, PASSING) else one_line(error)
+
+
+def _bytes(count: int) -> str:
+    return tqdm.format_sizeof(count, "B")
