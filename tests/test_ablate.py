@@ -387,6 +387,87 @@ def test_seeds_are_paired_and_others_do_not_count(ours: dict[int, float], said: 
     assert seed_difference(of_runs(ours), of_runs({0: 10, 1: 20, 2: 30}), "convnet") == said
 
 
+def one_run(
+    settings: dict[str, Any], how: dict[str, Any], accuracies: list[float], seed: int = 0, **more: Any
+) -> dict[str, Any]:
+    """What was measured in a run, as `pooled` takes it."""
+    took = {"loss": 1.0, "seconds": 2.0, "seconds_per_iteration": 0.5, "peak_memory": 8, "machine": {}}
+    result = {"arch": "convnet", "accuracies": accuracies, "tested_on": 1000, "protocol": how, **more}
+    about = {"trained_on": more.get("trained_on", "distilled"), "recipe": "r", "images_per_class": 1, "images": 10}
+    return about | {"settings": settings, "run": took | {"seed": seed, "folder": "f"}, "results": [result]}
+
+
+def report_of(measurements: list[dict[str, Any]], *axes: str) -> dict[str, Any]:
+    rest = {"split": "test", "failed": [], "done": len(measurements), "cells": len(measurements), "command": "ld3m"}
+    return {"axes": list(axes), "rows": pooled(measurements), **rest}
+
+
+def test_unlike_protocols_have_columns_of_their_own() -> None:
+    """Also in the chart, and nothing is compared across them; all real images stand with those they belong to."""
+    few, many = {"epochs": 5, "lr": 0.1, "augment": True}, {"epochs": 40, "lr": 0.1, "augment": True}
+    runs = [
+        one_run({"evaluate.epochs": how["epochs"], "prior.steps": steps}, how, [mean + steps + seed], seed)
+        for how, mean in ((few, 20), (many, 60))
+        for steps in (1, 2)
+        for seed in (0, 1)
+    ]
+    full = one_run({"evaluate.epochs": 40}, many | {"epochs": 9}, [90], trained_on="full", asked=many)
+    report = report_of([*runs, full], "evaluate.epochs", "prior.steps")
+    found = [{name: (each["arch"], each["mean"]) for name, each in row["accuracies"].items()} for row in report["rows"]]
+    assert found == [
+        {"convnet, epochs 5": ("convnet", 21.5)},
+        {"convnet, epochs 5": ("convnet", 22.5)},
+        {"convnet, epochs 40": ("convnet", 61.5)},
+        {"convnet, epochs 40": ("convnet", 62.5)},
+        {"convnet, epochs 40": ("convnet", 90)},
+    ]
+    text = markdown(report)
+    table, differences = cells(text)
+    assert table[0][3:6] == ["distillation seeds", "convnet, epochs 5", "convnet, epochs 40"]
+    assert [line[4:6] for line in table[2:]] == [
+        ["21.5 ± 0.5 (2)", ""],
+        ["22.5 ± 0.5 (2)", ""],
+        ["", "61.5 ± 0.5 (2)"],
+        ["", "62.5 ± 0.5 (2)"],
+        ["", "90.0 (1)"],
+    ]
+    assert differences[0][3:] == ["convnet, epochs 5, against r 5 1", "convnet, epochs 40, against r 40 1"]
+    assert [line[3:] for line in differences[2:]] == [["+1.0 (2)", ""], ["", ""], ["", "+1.0 (2)"], ["", ""]]
+    assert marks(report) == {  # over prior.steps: no column has two values of evaluate.epochs
+        "convnet, epochs 5, accuracy in %": 2,
+        "convnet, epochs 40, accuracy in %": 3,
+        "Seconds per iteration": 0,
+    }
+    assert 'convnet, epochs 40 on full: `{"epochs": 9' in text
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "headings"),
+    [
+        ({}, {}, ["convnet"]),
+        ({"protocol": {"lr": 0.1}}, {"protocol": {"lr": 0.01}}, ["convnet, lr 0.1", "convnet, lr 0.01"]),
+        ({"tested_on": 500}, {"tested_on": 700}, ["convnet, tested on 500", "convnet, tested on 700"]),
+        ({"archs": ["vit", "vgg11"]}, {"archs": ["vit"]}, ["convnet, over vgg11, vit", "convnet, over vit"]),
+        ({"archs": ["vit", "vgg11"]}, {"archs": ["vgg11", "vit"]}, ["convnet"]),
+        ({"asked": {"lr": "learnt"}}, {"asked": {"lr": "learnt"}, "protocol": {"lr": 0.03}}, ["convnet"]),
+    ],
+)
+def test_what_shares_a_column(ours: dict[str, Any], theirs: dict[str, Any], headings: list[str]) -> None:
+    """A mean over other networks, or accuracies of other images, do not; a rate that each run learnt does."""
+    how = {"epochs": 5, "lr": 0.1}
+    runs = [one_run({"k": k}, how, [50], **more) for k, more in enumerate((ours, theirs))]
+    assert list(dict.fromkeys(name for row in report_of(runs, "k")["rows"] for name in row["accuracies"])) == headings
+
+
+def test_networks_at_chance_and_few_test_images_are_said() -> None:
+    text = markdown(report_of([one_run({"k": 1}, {"lr": 0.1}, [10, 60, 11], at_chance=[0, 2], tested_on=6)], "k"))
+    said = (
+        "convnet: networks at chance, which have not learnt: 2 of 3 on r, k 1; give more epochs, or a rate of its own"
+    )
+    assert f"{said}: `evaluate.lr={{convnet: …}}`." in text
+    assert "A test set of 6 images: each image is 16.7 points of accuracy." in text
+
+
 RESULTS = Path(__file__).parent.parent / "recipes" / "results"
 CHARTS = [path for path in sorted(RESULTS.glob("*.svg")) if "rows" in json.loads(path.with_suffix(".json").read_text())]
 SVG = "{http://www.w3.org/2000/svg}"

@@ -17,12 +17,13 @@ from ld3m.errors import UserError
 from ld3m.evaluation import protocol
 from ld3m.evaluation.cross_architecture import cross_architecture
 from ld3m.evaluation.evaluate import evaluate, matching_row
-from ld3m.evaluation.rows import Row, results
+from ld3m.evaluation.rows import LEARNING_RATES, Row, results
 from ld3m.files import write_json, write_text
 from ld3m.machine import environment, lock, signals
 from ld3m.machine.memory import keep_freed_memory
 from ld3m.machine.processes import Processes, watched_command
 from ld3m.reading import read_json
+from ld3m.recipe import Recipe
 from ld3m.runs import metrics
 from ld3m.runs.folder import iterations_done
 
@@ -150,9 +151,9 @@ def _measurements(ablation: Ablation, cell: Cell, sets: Sequence[str], machine: 
     for trained_on in sets:
         expected = [_result(cell, trained_on, arch, ablation.split) for arch in dict.fromkeys(recipe.evaluate.arch)]
         rows = [row for row in expected if row]
-        crossed = [{**row, "arch": CROSSED} for row in cross_architecture(rows, recipe.network.arch)]
+        rows += [{**row, "arch": CROSSED} for row in cross_architecture(rows, recipe.network.arch)]
         settings = {key: value for key, value in cell.settings.items() if key != "seed"}
-        if trained_on != "distilled":
+        if trained_on != "distilled" and recipe.evaluate.lr != "learnt":  # which is each run's own
             settings = {key: value for key, value in settings.items() if _changes_baseline(key, trained_on)}
         measurements.append(
             {
@@ -162,10 +163,22 @@ def _measurements(ablation: Ablation, cell: Cell, sets: Sequence[str], machine: 
                 "images_per_class": recipe.distill.images_per_class if trained_on != "full" else None,
                 "images": rows[0]["images"],
                 "run": run,
-                "results": rows + crossed,
+                "results": [{**row, "asked": _asked(recipe, row)} for row in rows],
             }
         )
     return measurements
+
+
+def _asked(recipe: Recipe, row: Row) -> dict[str, Any]:
+    """What results must share to stand in one column: the data, and how a cell wants networks trained.
+
+    All real images may have epochs of their own, and a learnt rate is each run's own.
+    """
+    settings, data = recipe.evaluate, {"data": recipe.data.source, "data.subset": recipe.data.subset}
+    own = {key: getattr(settings, key) for key in ("epochs", "ema") if key in row["protocol"]}
+    if settings.lr == "learnt" and row["arch"] not in LEARNING_RATES and "lr" in row["protocol"]:
+        own["lr"] = "learnt"
+    return {**data, **row["protocol"], **own}
 
 
 def _changes_baseline(key: str, baseline: str) -> bool:

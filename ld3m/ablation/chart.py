@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from itertools import count
 from typing import Any
 
-from ld3m.ablation.table import Rows, accuracy_cell, architectures, row_label, value_text
+from ld3m.ablation.table import Rows, accuracy_cell, columns, row_label, value_text
 from ld3m.reporting import svg
 from ld3m.reporting.svg import Axis, number
 
@@ -20,7 +20,7 @@ LINE = 20
 
 
 def draw(report: Row) -> str:
-    """Accuracies, one panel per architecture; over a numeric axis also the seconds per iteration.
+    """Accuracies, one panel per column of the table; over a numeric axis also the seconds per iteration.
 
     If an axis is numeric, its rows are points of lines, one line for each combination of the other settings, and
     baselines that do not depend on the axis are lines across. If none is, each row is a dot. Error bars and bands are
@@ -50,12 +50,14 @@ def _name(row: Row, rows: Rows, without: str | None = None) -> str:
 
 
 def _numeric_axis(rows: Rows, axes: Sequence[str]) -> str | None:
-    """The key to draw over: the one with most values among those that have two or more, all of them numbers."""
+    """The key to draw over: the one with most values in a panel, two or more, all of them numbers."""
     counts: dict[str, int] = {}
+    distilled = [row for row in rows if row["trained_on"] == "distilled"]
     for key in axes:
-        values = [row["settings"][key] for row in rows if row["trained_on"] == "distilled"]
+        values = [row["settings"][key] for row in distilled]
         if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
-            counts[key] = len(set(values))
+            panels = [[row for row in distilled if name in row["accuracies"]] for name in columns(rows)]
+            counts[key] = max((len({row["settings"][key] for row in panel}) for panel in panels), default=0)
     most = max(counts, key=lambda key: counts[key], default=None)
     return most if most and counts[most] > 1 else None
 
@@ -89,7 +91,7 @@ def _lines(rows: Rows, key: str) -> tuple[list[str], tuple[int, int]]:
     for row in rows:
         if row["trained_on"] != "distilled":
             baselines.setdefault(_name(row, rows, key), []).append(row)
-    panels = [_accuracy_panel(arch, series, baselines, key, across) for arch in architectures(rows)]
+    panels = [_accuracy_panel(arch, series, baselines, key, across) for arch in columns(rows)]
     panels.append(_seconds_panel(series, key, across))
     parts = []
     for index, panel in enumerate(panels):
@@ -107,7 +109,7 @@ def _lines(rows: Rows, key: str) -> tuple[list[str], tuple[int, int]]:
 def _accuracy_panel(
     arch: str, series: Mapping[str, list[Row]], baselines: Mapping[str, list[Row]], key: str, across: Axis
 ) -> list[str]:
-    """One architecture: lines with error bars, moved apart a little, and baselines with bands."""
+    """One column of the table: lines with error bars, moved apart a little, and baselines with bands."""
     everything = [row for lines in (series, baselines) for rows in lines.values() for row in rows]
     up = Axis(*_range([row["accuracies"][arch] for row in everything if arch in row["accuracies"]]), BOTTOM, TOP)
     parts = _panel(f"{arch}, accuracy in %", up)
@@ -155,11 +157,11 @@ def _panel(title: str, up: Axis) -> list[str]:
 
 
 def _dots(rows: Rows) -> tuple[list[str], tuple[int, int]]:
-    """A panel per architecture, one below the other: a dot per row, baselines as lines from top to bottom."""
+    """A panel per column of the table, one below the other: a dot per row, baselines as lines from top to bottom."""
     names = [_name(row, rows) for row in rows]
     left, right = min(440, 20 + 7 * max(map(len, names), default=0)), WIDTH - 120
     top, parts = 0, []
-    for arch in architectures(rows):
+    for arch in columns(rows):
         measured = [
             (name, row["trained_on"] == "distilled", row["accuracies"][arch])
             for name, row in zip(names, rows, strict=True)

@@ -1,10 +1,15 @@
-"""The rows of an ablation: figures of several runs pooled, how far apart they are, and Markdown tables of both."""
+"""The rows of an ablation: figures of several runs pooled, how far apart they are, and Markdown tables of both.
+
+A column has results that were measured in the same way: an architecture of which there are others has a column for each
+way, under a heading that says in what they differ.
+"""
 
 import json
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ld3m.evaluation.blocks import few_images
 from ld3m.evaluation.comparison import TOO_FEW_PAIRS, paired
 from ld3m.markdown import code, table, text
 from ld3m.runs.metrics import duration
@@ -18,14 +23,16 @@ def pooled(measurements: Rows) -> list[dict[str, Any]]:
     Args:
         measurements: each with `trained_on` ("distilled" or a baseline), `recipe`, `settings` (the axes' values without
             the seed), `images_per_class`, `images`, `run` (seed, folder, what it took) and `results`, rows as
-            evaluation.json has them.
+            evaluation.json has them. What those of one column share is their `asked`, or else their `protocol`.
 
     Returns:
         Rows in the order of their first measurements, baselines last: `runs` in place of `run`, means over runs of what
-        they took, and `accuracies` by architecture: `by_run` (a list per run, a number per network, in percent), `mean`
-        and `std` over all networks, `std_of_runs` over the runs' means (None for one run), `networks`, `tested_on`,
-        `protocol`. All are population standard deviations, as those of `evaluate`.
+        they took, and `accuracies` by column (an architecture, as long as all of it was measured in one way): `arch`,
+        `by_run` (a list per run, a number per network, in percent), `mean` and `std` over all networks, `std_of_runs`
+        over the runs' means (None for one run), `networks`, `at_chance` (how many have not learnt, if any),
+        `tested_on`, `protocol`. All are population standard deviations, as those of `evaluate`.
     """
+    names = _headings([result for measurement in measurements for result in measurement["results"]])
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for measurement in measurements:
         key = json.dumps([measurement["trained_on"], measurement["recipe"], measurement["settings"]])
@@ -35,14 +42,38 @@ def pooled(measurements: Rows) -> list[dict[str, Any]]:
         runs = [measurement["run"] for measurement in group]
         same = ("trained_on", "recipe", "settings", "images_per_class", "images")
         took = ("loss", "seconds_per_iteration", "seconds", "peak_memory")
-        row = {key: group[0][key] for key in same} | {"accuracies": {}}
-        for arch in dict.fromkeys(result["arch"] for measurement in group for result in measurement["results"]):
-            results = [result for measurement in group for result in measurement["results"] if result["arch"] == arch]
-            row["accuracies"][arch] = _figures(results)
+        row = {key: group[0][key] for key in same}
+        by_column: dict[str, list[Mapping[str, Any]]] = {}
+        for result in (result for measurement in group for result in measurement["results"]):
+            by_column.setdefault(names[_column(result)], []).append(result)
+        row["accuracies"] = {name: _figures(results) for name, results in by_column.items()}
         if row["trained_on"] == "distilled":
             row |= {key: _mean([run[key] for run in runs]) for key in took}
         rows.append(row | {"runs": runs})
     return sorted(rows, key=lambda row: row["trained_on"] != "distilled")
+
+
+def _how(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What results of an architecture must share to be compared, as a heading says it."""
+    how = result.get("asked", result.get("protocol", {}))
+    over = ", ".join(sorted(result["archs"])) if "archs" in result else None
+    return {**how, "tested on": result.get("tested_on"), "over": over}
+
+
+def _column(result: Mapping[str, Any]) -> str:
+    return json.dumps([result["arch"], _how(result)], sort_keys=True)
+
+
+def _headings(results: Rows) -> dict[str, str]:
+    """The headings of the columns that results stand in."""
+    first = {_column(result): result for result in results}
+    headings = {}
+    for key, result in first.items():
+        how, others = _how(result), [_how(other) for other in first.values() if other["arch"] == result["arch"]]
+        unlike = [name for name in how if any(other.get(name) != how[name] for other in others)]
+        said = [f"{name} {value_text(how[name])}" for name in unlike if how[name] is not None]
+        headings[key] = ", ".join([result["arch"], *said])
+    return headings
 
 
 def _figures(results: Rows) -> dict[str, Any]:
@@ -51,12 +82,15 @@ def _figures(results: Rows) -> dict[str, Any]:
     networks = [accuracy for run in by_run for accuracy in run]
     of_runs = [statistics.fmean(run) for run in by_run]
     kept = ("without", "archs", "tested_on", "protocol")
+    at_chance = sum(len(result.get("at_chance", ())) for result in results)
     return {
+        "arch": results[0]["arch"],
         "mean": round(statistics.fmean(networks), 2),
         "std": round(statistics.pstdev(networks), 2),
         "std_of_runs": round(statistics.pstdev(of_runs), 2) if len(of_runs) > 1 else None,
         "networks": len(networks),
         "by_run": by_run,
+        **({"at_chance": at_chance} if at_chance else {}),
         **{key: results[0][key] for key in kept if key in results[0]},
     }
 
@@ -115,8 +149,8 @@ def _by_seed(row: Mapping[str, Any], arch: str) -> dict[int, float]:
     return {run["seed"]: statistics.fmean(accuracies) for run, accuracies in runs}
 
 
-def architectures(rows: Rows) -> list[str]:
-    """The architectures that rows have accuracies of."""
+def columns(rows: Rows) -> list[str]:
+    """The headings under which rows have accuracies: architectures, or ways to measure one."""
     return list(dict.fromkeys(arch for row in rows for arch in row["accuracies"]))
 
 
@@ -127,13 +161,13 @@ def markdown(report: Mapping[str, Any]) -> str:
     """The tables, and below them how and where the figures were measured.
 
     A row of the first is a cell of the ablation; its columns are the axes, accuracies and seconds. The second has the
-    difference of each row from the first one, if there are two distillation seeds or more.
+    difference of each row from the first one in the same column, if there are two distillation seeds or more.
 
     Args:
         report: as `ablate` writes it to ablation.json.
     """
     rows, axes = report["rows"], report["axes"]
-    archs = architectures(rows)
+    archs = columns(rows)
     has_seeds = any(len(row["runs"]) > 1 for row in rows)
     names = [
         [row_label(row, rows), *(value_text(row["settings"][key]) if key in row["settings"] else "" for key in axes)]
@@ -154,10 +188,13 @@ def markdown(report: Mapping[str, Any]) -> str:
         _table(["set", *axes], numbers, names, figures),
         f"Accuracy in % on the {report['split']} split, mean ± standard deviation over all networks (their number).",
     ]
-    differences = [[seed_difference(row, rows[0], arch) for arch in archs] for row in rows[1:]]
+    firsts = {arch: next(index for index, row in enumerate(rows) if arch in row["accuracies"]) for arch in archs}
+    differences = [
+        [seed_difference(row, rows[first], arch) if index > first else "" for arch, first in firsts.items()]
+        for index, row in enumerate(rows)
+    ][1:]
     if any(map(any, differences)):
-        first = " ".join(filter(None, names[0]))
-        heads = [f"{arch}, against {first}" for arch in archs]
+        heads = [f"{arch}, against {' '.join(filter(None, names[first]))}" for arch, first in firsts.items()]
         paragraphs.append(_table(["set", *axes], heads, names[1:], differences))
         paragraphs.append(_difference_caption([entry for line in differences for entry in line]))
     paragraphs += _measured_how(report, archs)
@@ -177,12 +214,13 @@ def _difference_caption(differences: Sequence[str]) -> str:
 def _measured_how(report: Mapping[str, Any], archs: Sequence[str]) -> list[str]:
     """Paragraphs on what the figures rest on: architectures, protocols, failures, time, command and machines."""
     rows = report["rows"]
-    measured = [(arch, row["accuracies"][arch]) for row in rows for arch in archs if arch in row["accuracies"]]
-    crossed = [text(f"{arch}: the mean over {', '.join(each['archs'])}.") for arch, each in measured if "archs" in each]
+    paragraphs = list(dict.fromkeys(note for arch in archs for note in _notes(arch, rows)))
     protocols = {
-        f"{text(arch)}: {code(json.dumps(each['protocol']))}" for arch, each in measured if "archs" not in each
+        f"{text(arch)}{' on full' * (row['trained_on'] == 'full')}: {code(json.dumps(each['protocol']))}"
+        for row in rows
+        for arch, each in row["accuracies"].items()
+        if "archs" not in each
     }
-    paragraphs = list(dict.fromkeys(crossed))
     paragraphs += [f"Networks of {protocol}" for protocol in sorted(protocols)]
     paragraphs += [f"Failed: {text(failed['cell'])}: {text(failed['why'])}" for failed in report["failed"]]
     if report["done"] + len(report["failed"]) < report["cells"]:
@@ -192,6 +230,23 @@ def _measured_how(report: Mapping[str, Any], archs: Sequence[str]) -> list[str]:
         paragraphs.append(f"Distilling took {duration(distilling)} in all.")
     machines = dict.fromkeys(json.dumps(run["machine"]) for row in rows for run in row["runs"])
     return [*paragraphs, f"Command: {code(report['command'])}", *(f"Machine: {code(machine)}" for machine in machines)]
+
+
+def _notes(name: str, rows: Rows) -> list[str]:
+    """What readers must know of a column: what a mean is over, who has not learnt, how few images were tested on."""
+    measured = [(row, row["accuracies"][name]) for row in rows if name in row["accuracies"]]
+    first = measured[0][1]
+    notes = [text(f"{name}: the mean over {', '.join(first['archs'])}.")] if "archs" in first else []
+    at_chance = []
+    for row, figures in measured:
+        if count := figures.get("at_chance"):
+            settings = [f"{key} {value_text(value)}" for key, value in row["settings"].items()]
+            at_chance.append(f"{count} of {figures['networks']} on {', '.join([row_label(row, rows), *settings])}")
+    if at_chance:
+        rate = code(f"evaluate.lr={{{first['arch']}: …}}")
+        said = text(f"{name}: networks at chance, which have not learnt: {'; '.join(at_chance)}")
+        notes.append(f"{said}; give more epochs, or a rate of its own: {rate}.")
+    return notes + [f"{note[0].upper()}{note[1:]}." for note in few_images(first.get("tested_on"))]
 
 
 def _table(

@@ -92,7 +92,7 @@ def _block(rows: Sequence[Row], matching: str | None, every_score: Sequence[Row]
         crossed=crossed,
         differences=differences([*rows, *crossed]),
         scores=[dict(score) for score in every_score if protocol_key(score) == protocol_key(first)],
-        notes=[*_not_learnt(rows, names), *_few(first.get("tested_on"))],
+        notes=[*_not_learnt(rows, names), *few_images(first.get("tested_on"))],
     )
 
 
@@ -122,7 +122,8 @@ def _not_learnt(rows: Sequence[Row], names: Mapping[Any, str]) -> list[str]:
     return notes
 
 
-def _few(tested_on: int | None) -> list[str]:
+def few_images(tested_on: int | None) -> list[str]:
+    """A line if so few images were tested on that each weighs much."""
     if not tested_on or tested_on >= FEW:
         return []
     images = "1 image" if tested_on == 1 else f"{tested_on} images"
