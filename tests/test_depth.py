@@ -2,6 +2,7 @@
 
 import io
 import struct
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -9,10 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 
-from ld3m.data import depth
+from ld3m.data import bits, depth
+from ld3m.data.decode import upright
+from ld3m.data.examples import UnreadableImageError
+from ld3m.data.formats import open_image
 from ld3m.data.prepared import ImageSet, prepare
 from ld3m.errors import UserError
 from ld3m.recipe import DataRecipe
@@ -221,6 +226,107 @@ def test_a_16_bit_image_is_turned_as_its_exif_says(tmp_path: Path) -> None:
     for split in ("train", "test"):
         save(tmp_path / "set" / split / "a" / "1.png", values, exif=exif)
     assert np.array_equal(pixels_of(prepared(tmp_path / "set"), 0), scaled(np.rot90(values, -1), 0, 65535))
+
+
+@pytest.mark.parametrize(
+    ("values", "sample_format"),
+    [
+        (RNG.random((8, 8, 3)).astype(np.float32), 3),
+        (RNG.random((8, 8, 3)).astype(np.float16), 3),
+        (RNG.random((8, 8)).astype(np.float16), 3),
+        (RNG.integers(-1000, 3000, (8, 8, 3)).astype(np.int16), 2),
+        (RNG.integers(0, 2**32, (8, 8, 3)).astype(np.uint32), 1),
+    ],
+    ids=["float32 colours", "float16 colours", "float16", "int16 colours", "uint32 colours"],
+)
+def test_numbers_that_pillow_does_not_open(values: np.ndarray, sample_format: int, tmp_path: Path) -> None:
+    pixels = prepared_from(tmp_path, tiff(values, sample_format), "tif", 3 if values.ndim == 3 else 1)
+    black, white = depth.natural(values.min(), values.max())
+    expected = scaled(values.astype(float), black, white)
+    assert np.array_equal(pixels.transpose(1, 2, 0), expected.reshape(8, 8, -1))
+
+
+@pytest.mark.parametrize(
+    ("values", "options"),
+    [
+        (RNG.integers(0, 4096, (3, 8, 8)).astype(np.uint16), {"photometric": "rgb", "planarconfig": "separate"}),
+        (RNG.integers(0, 4096, (3, 8, 8)).astype(np.uint16), {"photometric": "rgb", "compression": "zlib"}),
+        (RNG.random((1, 8, 8)).astype(np.float32), {"byteorder": ">", "compression": "zlib"}),
+        (RNG.integers(0, 4096, (1, 8, 8)).astype(np.int32), {"byteorder": ">", "compression": "zlib"}),
+    ],
+    ids=["planes", "compressed planes", "big-endian compressed floats", "big-endian compressed integers"],
+)
+def test_numbers_that_pillow_gets_wrong(values: np.ndarray, options: dict[str, Any], tmp_path: Path) -> None:
+    """Planes are cut to 8 bits or mixed up; bytes that libtiff has put into order are swapped again."""
+    content = io.BytesIO()
+    if "photometric" in options:
+        options = {"planarconfig": "separate", **options}
+    tifffile.imwrite(content, values if len(values) == 3 else values[0], **options)
+    assert np.array_equal(bits.values(lambda: open_image(content)).colours, np.squeeze(values.transpose(1, 2, 0)))
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_what_tifffile_reads_is_turned_as_its_orientation_says(turn: int) -> None:
+    """Pillow turns those that it reads."""
+    grey = RNG.integers(0, 256, (3, 5, 3)).astype(np.uint8)
+    ours, pillows = io.BytesIO(), io.BytesIO()
+    for file, values in ((ours, grey.astype(np.float32)), (pillows, grey)):
+        tifffile.imwrite(file, values, photometric="rgb", extratags=[(274, 3, 1, turn, True)])
+    expected = np.asarray(upright(Image.open(pillows)))
+    assert np.array_equal(bits.values(lambda: open_image(ours)).colours, expected)
+
+
+def test_transparency_of_floats_and_premultiplied_colours() -> None:
+    colours, opacity = RNG.random((4, 4, 3)), np.full((4, 4, 1), 0.5)
+    for kind, stored in (("unassalpha", colours), ("assocalpha", colours * opacity)):
+        file = io.BytesIO()
+        values = np.concatenate([stored, opacity], 2).astype(np.float32)
+        tifffile.imwrite(file, values, photometric="rgb", extrasamples=[kind])
+        found = bits.values(lambda file=file: open_image(file))
+        assert np.allclose(found.colours, colours, atol=1e-6)
+        assert (found.opacity == 128).all()
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "said"),
+    [
+        (np.zeros((8, 8, 13), np.uint16), {"photometric": "minisblack"}, "TIFF of uint16 in 13 channels; save those "),
+        (np.zeros((8, 8, 4), np.uint16), {"photometric": "separated"}, r"uint16 in 4 channels \(SEPARATED\); save it"),
+        (np.zeros((8, 8), np.complex64), {}, "TIFF of complex64 in 1 channels, which is not read"),
+    ],
+    ids=["bands", "CMYK", "complex"],
+)
+def test_tiff_that_is_no_picture(values: np.ndarray, options: dict[str, Any], said: str) -> None:
+    file = io.BytesIO()
+    tifffile.imwrite(file, values, planarconfig="contig" if values.ndim == 3 else None, **options)
+    with pytest.raises(UnreadableImageError, match=said):
+        open_image(file)
+
+
+def test_without_tifffile_the_error_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tifffile", None)
+    with pytest.raises(UnreadableImageError, match=r"does not read; for those: pip install 'ld3m\[tiff\]'"):
+        open_image(io.BytesIO(tiff(RNG.random((8, 8, 3)).astype(np.float32), 3)))
+
+
+def test_16_bits_of_other_formats_are_kept_or_refused(tmp_path: Path) -> None:
+    """Of PPM, SGI and JPEG 2000 in colour Pillow keeps the upper 8."""
+    colours = RNG.integers(0, 65536, (8, 8, 3)).astype(np.uint16)
+    ppm = b"P6 8 8 65535\n" + colours.astype(">u2").tobytes()
+    assert np.array_equal(bits.values(lambda: open_image(io.BytesIO(ppm))).colours, colours)
+    sgi = tmp_path / "1.sgi"
+    Image.fromarray((colours >> 8).astype(np.uint8)).save(sgi, bpc=2)
+    plain = io.BytesIO(b"P3 8 8 65535\n" + " ".join(map(str, colours.ravel())).encode())
+    jpeg2000 = io.BytesIO()
+    Image.fromarray((colours >> 8).astype(np.uint8)).save(jpeg2000, "JPEG2000")
+    start = jpeg2000.getvalue().index(b"\xff\x4f\xff\x51")
+    deep = bytearray(jpeg2000.getvalue())
+    assert deep[start + 42] == 7  # the bits of the first channel, less one
+    deep[start + 42] = 11
+    for file, name in ((sgi, "SGI"), (plain, "PPM"), (io.BytesIO(bytes(deep)), "JPEG2000")):
+        with pytest.raises(UnreadableImageError, match=f"{name} of more than 8 bits, of which Pillow keeps 8; save "):
+            open_image(file)
+    assert bits.kind(open_image(jpeg2000)) is None
 
 
 # --- what looks wrong --------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
-from ld3m.data.formats import UnreadableImageError
+from ld3m.data.examples import UnreadableImageError
 
 
 def upright(image: Image.Image) -> Image.Image:

@@ -9,6 +9,10 @@ import numpy as np
 from PIL import Image
 
 
+class UnreadableImageError(ValueError):
+    """What is wrong with an image, in words for the user."""
+
+
 class Example(NamedTuple):
     """One image of a source: its name for messages, its class, and how to read it (which may fail)."""
 

@@ -8,6 +8,9 @@ from pathlib import Path
 
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
+from ld3m.data.bits import is_misread, keep_all
+from ld3m.data.examples import UnreadableImageError
+from ld3m.data.tiff import TiffImage
 from ld3m.reading import HEAD, foreign_kind
 
 with suppress(ImportError):  # HEIC images are named as unreadable then
@@ -62,10 +65,6 @@ _NO_IMAGES = {
 }
 
 
-class UnreadableImageError(ValueError):
-    """What is wrong with an image, in words for the user."""
-
-
 def is_image(path: Path) -> bool:
     """Whether a file is an image, by its name or else by its first bytes; a broken one counts by its name.
 
@@ -90,13 +89,19 @@ def open_image(file: Path | BytesIO) -> Image.Image:
     if isinstance(file, Path) and file.name.lower().endswith(CAMERA_RAW):
         raise UnreadableImageError(f"a camera's raw data ({file.suffix}); develop it to TIFF or JPEG")
     try:
-        return Image.open(file)
+        image = Image.open(file)
     except UnidentifiedImageError:
         head = _head(file)
         kind = _image_format(head)
+        if kind == "TIFF":
+            return TiffImage(file)
         if kind and "," not in kind:  # one that Pillow reads as a rule
             kind += ", but damaged or of a kind that Pillow does not read"
         raise UnreadableImageError(kind or _other_format(head) or "no image that Pillow reads") from None
+    if is_misread(image):
+        return TiffImage(file)
+    keep_all(image, file.getvalue if isinstance(file, BytesIO) else file.read_bytes)
+    return image
 
 
 def _head(file: Path | BytesIO) -> bytes:

@@ -24,10 +24,9 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from ld3m.data import depth
+from ld3m.data import bits, depth
 from ld3m.data.decode import convert, convert_grey
-from ld3m.data.examples import Example, Examples, GreyArrays, Source
-from ld3m.data.formats import UnreadableImageError
+from ld3m.data.examples import Example, Examples, GreyArrays, Source, UnreadableImageError
 from ld3m.data.identity import CHEAP
 from ld3m.data.listing import exists
 from ld3m.data.sealed import Sealed, read_sealed
@@ -251,7 +250,7 @@ class Preparation:
         try:
             image = self._open(example)
             several = example.name if image.format != "MPO" and getattr(image, "is_animated", False) else None
-            if kind := depth.kind(image):
+            if kind := bits.kind(image):
                 image = depth.to_8_bits(partial(self._open, example), partial(self.ranges.of, kind))
             target[:] = convert(image, self.recipe.resolution, self.recipe.channels)
         except UserError:  # not the image's fault

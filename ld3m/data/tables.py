@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from ld3m.data.examples import Example, Examples, Source
-from ld3m.data.formats import UnreadableImageError, open_image
+from ld3m.data.examples import Example, Examples, Source, UnreadableImageError
+from ld3m.data.formats import open_image
 from ld3m.data.identity import Identity
 from ld3m.data.listing import exists
 from ld3m.data.split_names import plainest, rank, split_of
