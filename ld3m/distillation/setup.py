@@ -16,6 +16,7 @@ from ld3m.priors import Prior, sharding
 from ld3m.recipe import Recipe
 from ld3m.recipe.values import STARTS
 from ld3m.sampling import Schedule
+from ld3m.sampling.differentiated import Differentiated
 from ld3m.sampling.memory_budget import MemoryBudget
 from ld3m.sampling.noise import Noise
 from ld3m.sampling.synthetic import SyntheticImages
@@ -67,6 +68,7 @@ class Setup:
             resolution=recipe.rendered_size,
             budget=MemoryBudget.of(recipe, rendered, collective=sharded, label=processes.label),
             padding=padding,
+            differentiated=Differentiated.of(recipe),
         )
         objective = objectives.build(recipe, images, own, processes)
         if recipe.distill.factor > 1:

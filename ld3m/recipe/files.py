@@ -263,6 +263,7 @@ def _without_upkeep(recipe: Recipe | PriorRecipe) -> dict[str, Any]:
     path = {"checkpoint_every", "log_every", "pictures"}
     if isinstance(recipe, Recipe) and recipe.distill.schedule == "constant":
         path.add("iterations")
+    exact = isinstance(recipe, Recipe) and recipe.prior.pull_back == "exact"
     data = {"root", "max_pixels", *({"range"} if recipe.data.range is None else ())}  # found, as it was before
     return recipe.model_dump(
         mode="json",
@@ -276,7 +277,12 @@ def _without_upkeep(recipe: Recipe | PriorRecipe) -> dict[str, Any]:
             "checkpoint_every": True,
             "experts": {"folder", "together"},
             "data": data,
-            "prior": {"micro_batch", "keep_graph_steps", "compile"},
+            "prior": {
+                "micro_batch",
+                "keep_graph_steps",
+                "compile",
+                *(("pull_back", "differentiated") if exact else ()),
+            },
             "distill": path,
         },
     )

@@ -7,6 +7,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from ld3m.recipe import values
 from ld3m.recipe.data import DistilledDataRecipe
+from ld3m.recipe.networks import ExpertsRecipe, NetworkRecipe
 from ld3m.recipe.objectives import DC_LOOPS, LEARNING_RATES, DcRecipe, DmRecipe, MttRecipe
 from ld3m.recipe.values import Section
 
@@ -51,6 +52,13 @@ class SamplerRecipe(Section):
     ] = "all"
     """How many of the last steps keep their graph for the gradient: more is faster and takes more memory, which with 0
     does not grow with S; auto: as many as fit beside the micro-batch."""
+    pull_back: Literal["exact", "shortcut", "drawn", "last"] = "exact"
+    """Which of the denoiser's calls Z's and c's gradient goes through: all S (exact); the last K of
+    `prior.differentiated`, past the others by what is linear in them (shortcut); the same with K calls drawn in each
+    iteration (drawn); or the last K alone, so that Z is reached by the skip (last). All but exact change the gradient,
+    and so the result and the learning rates that suit it."""
+    differentiated: int = Field(1, ge=0, le=1000)
+    """K, the calls that keep a gradient; 0: none, c has no gradient. Not read with `prior.pull_back=exact`."""
     compile: bool = False
     """Whether torch.compile makes kernels for the denoiser: the first iteration takes minutes, and results round
     differently."""
@@ -69,6 +77,15 @@ class SamplerRecipe(Section):
             raise ValueError(
                 "source: pixels has neither denoiser nor size; set prior.steps=0 or leave it out, "
                 "and leave out prior.resolution"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _something_is_differentiated(self) -> "SamplerRecipe":
+        if self.pull_back == "last" and not self.differentiated:
+            raise ValueError(
+                "differentiated: 0 calls with pull_back: last leave Z without a gradient; give 1 or more, or "
+                "prior.pull_back=shortcut"
             )
         return self
 
@@ -162,52 +179,6 @@ class DistillRecipe(Section):
             outer, inner = next((loops for least, *loops in DC_LOOPS if count >= least), (1, 1))
             filled["dc"] = {"outer": outer, "inner": inner, **dc}
         return filled
-
-
-class NetworkRecipe(Section):
-    """The matching network, in which the objective compares real and synthetic images."""
-
-    arch: str = "convnet"
-    """convnet, resnet18, vgg11, alexnet, vit, `timm/<model>`, or one of an installed package."""
-    depth: int | None = Field(None, ge=1, le=100)
-    """Blocks of the ConvNet, each of which halves the image; left out: 3 at 32 px and one more
-    for each doubling: 5 at 128 px, 6 at 256 px."""
-    width: int = Field(128, ge=1, le=10**4)
-    """Channels of the ConvNet's blocks; a multiple of 4 with `network.norm=group`."""
-    norm: Literal["instance", "batch", "group", "layer", "none"] = "instance"
-    """Normalisation in the ConvNet, ResNet18 and VGG11."""
-    pooling: Literal["avg", "max", "none"] = "avg"
-    """What halves the images after each block of the ConvNet; none keeps the full resolution."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the network's passes in an objective, and of the training of experts; weights, losses and what is
-    learnt stay in float32. Many times slower on a CPU without instructions for bfloat16."""
-
-    @model_validator(mode="after")
-    def _groups_divide_width(self) -> "NetworkRecipe":
-        if self.norm == "group" and self.width % 4:
-            raise ValueError(f"width: {self.width} is not a multiple of 4, the groups of norm group")
-        return self
-
-
-class ExpertsRecipe(Section):
-    """Networks trained on the real images with a snapshot per epoch, for mtt and for `distill.networks=experts`."""
-
-    folder: str | None = None
-    """The folder they are in; left out: `experts/<name>`."""
-    count: int = Field(100, ge=1, le=10**5)
-    """How many there are; a larger number adds to those already trained."""
-    epochs: int = Field(15, ge=1, le=10**4)
-    """Passes of each over the real images; at least `distill.mtt.max_start_epoch` + `distill.mtt.expert_epochs`."""
-    batch: int = Field(256, ge=1, le=10**6)
-    """Real images of a training step."""
-    lr: float = Field(0.01, gt=0, le=10**9)
-    """Learning rate of plain SGD, without momentum."""
-    augment: bool = True
-    """Whether differentiable Siamese augmentation changes the real images in training."""
-    dtype: Literal["float32", "float16"] = "float32"
-    """Precision of the snapshots on disk; float16 takes half the space."""
-    together: int = Field(1, ge=1, le=1000)
-    """Networks that a process trains at once, as one stack."""
 
 
 class EvaluateRecipe(Section):
@@ -309,6 +280,21 @@ class Recipe(Section):
         if self.reproducible and (given == "auto" or each % given):
             why = "depends on free memory" if given == "auto" else f"does not divide the {each} images of a class"
             raise ValueError(f"prior.micro_batch: {given} {why}, as reproducible: true needs; give a divisor of {each}")
+        return self
+
+    @model_validator(mode="after")
+    def _c_has_a_gradient(self) -> "Recipe":
+        sampler = self.prior
+        if (
+            sampler.steps
+            and sampler.pull_back != "exact"
+            and not sampler.differentiated
+            and self.distill.learn != "latents"
+        ):
+            raise ValueError(
+                f"prior.differentiated: 0 leaves c without a gradient, but distill.learn is {self.distill.learn}; "
+                "give 1 or more, or distill.learn=latents"
+            )
         return self
 
     @model_validator(mode="after")

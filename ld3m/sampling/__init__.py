@@ -1,6 +1,7 @@
 """The method's chain: latents through the frozen prior to images, and the gradient back. It knows no objective.
 
-`algorithm` has it top to bottom; `pull_back.render` the same with its gradient; `synthetic` what the loop calls.
+`algorithm` has it top to bottom; `pull_back.render` the same with its gradient, `differentiated` the cheaper gradients;
+`synthetic` is what the loop calls.
 """
 
 from ld3m.sampling.algorithm import Schedule, images_of

@@ -5,7 +5,7 @@ algorithm; `pull_back.render` gives the same images with their gradient, one `re
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from ld3m.priors import Prior
 from ld3m.priors.noise_schedule import Level, NoiseSchedule
 
 Skip = Literal["paper", "reference", "none"]
+Linear = TypeVar("Linear", Tensor, float)
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,10 @@ class Schedule:
         """
         stages = zip(range(steps, 0, -1), noise_schedule.walk(steps), strict=True)
         return cls(tuple(Step(*stage, skip_weight(skip, i, steps)) for i, stage in stages), skip, guidance)
+
+    def asks_denoiser(self, step: Step) -> bool:
+        """Whether a step calls the denoiser, whose answer has weight 0 in the first of Eq. 7."""
+        return self.skip != "paper" or step.weight < 1
 
     @property
     def start(self) -> Level:
@@ -100,10 +105,14 @@ def noised(schedule: Schedule, z: Tensor, noise: Tensor) -> Tensor:
 
 def reverse_step(prior: Prior, schedule: Schedule, step: Step, z: Tensor, c: Tensor, anchor: Tensor) -> Tensor:
     """z_{i−1} of z_i, c and what the skip carries, its anchor: z_S for "paper", Q(Z) for "reference"."""
-    if schedule.skip == "paper" and step.weight == 1:
-        return anchor.clone()  # whatever the denoiser would answer has weight 0
+    if not schedule.asks_denoiser(step):
+        return anchor.clone()
     answer = guided(prior, z, step.time, c, schedule.guidance)
-    clean, noise = prior.noise_schedule.clean_and_noise(z, answer, step.level)
+    return advanced(schedule, step, *prior.noise_schedule.clean_and_noise(z, answer, step.level), anchor)
+
+
+def advanced(schedule: Schedule, step: Step, clean: Linear, noise: Linear, anchor: Linear) -> Linear:
+    """z_{i−1} of x̂, ε̂ and the anchor, in which it is linear: tensors, or numbers."""
     if schedule.skip == "reference":
         clean = (1 - step.weight) * clean + step.weight * anchor
     z = step.next.signal * clean + step.next.noise * noise  # DDIM, η = 0

@@ -1,4 +1,4 @@
-"""Rendering as a function with its exact pull-back, in the manner of a vector-Jacobian product."""
+"""Rendering as a function with its pull-back, exact unless asked otherwise, in the manner of a Jacobian product."""
 
 from collections.abc import Callable
 from functools import partial
@@ -10,6 +10,7 @@ from torch import Tensor
 from ld3m.machine.timing import span
 from ld3m.priors import Prior
 from ld3m.sampling.algorithm import Schedule, decoded, noised, reverse_step
+from ld3m.sampling.differentiated import EXACT, Through, passed_on
 
 PullBack = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Gradient at the pixels to gradients at (Z, c)."""
@@ -25,8 +26,9 @@ def render(
     resolution: int | None = None,
     micro_batch: int = 64,
     keep_graph_steps: int | Literal["all"] = 0,
+    through: Through | None = None,
 ) -> tuple[Tensor, PullBack]:
-    """Images of latents and codes, and the exact pull-back of a gradient at them.
+    """Images of latents and codes, and the pull-back of a gradient at them.
 
     The forward pass keeps each step's state and no graph, except for the last `keep_graph_steps` steps and, if any is
     kept, the decoder. The pull-back runs the other steps again, one step of one micro-batch at a time, and
@@ -41,6 +43,7 @@ def render(
         resolution: height and width of the images, if not the decoder's.
         micro_batch: images at a time.
         keep_graph_steps: 0 for memory that does not grow with S; "all" for speed.
+        through: the denoiser calls that the pull-back differentiates; None: all, so that it is exact.
 
     Returns:
         Pixels [N, channels, H, W] in [0, 1], without a graph, and the pull-back.
@@ -49,8 +52,9 @@ def render(
         size = resolution or prior.image_size
         return z.new_zeros(0, prior.image_channels, size, size), lambda grad: (z.clone(), c.clone())
     keep = len(schedule.steps) if keep_graph_steps == "all" else keep_graph_steps
+    through = through or EXACT.through(schedule, 0)
     batches = zip(z.split(micro_batch), c.split(micro_batch), noise.split(micro_batch), strict=True)
-    parts = [_render_batch(prior, schedule, *batch, resolution, keep) for batch in batches]
+    parts = [_render_batch(prior, schedule, *batch, resolution, keep, through) for batch in batches]
 
     def pull_back(grad: Tensor) -> tuple[Tensor, Tensor]:
         grads = [pull(part) for (_, pull), part in zip(parts, grad.split(micro_batch), strict=True)]
@@ -60,15 +64,28 @@ def render(
 
 
 def _render_batch(
-    prior: Prior, schedule: Schedule, z: Tensor, c: Tensor, noise: Tensor, resolution: int | None, keep: int
+    prior: Prior,
+    schedule: Schedule,
+    z: Tensor,
+    c: Tensor,
+    noise: Tensor,
+    resolution: int | None,
+    keep: int,
+    through: Through,
 ) -> tuple[Tensor, PullBack]:
     """`render` for one micro-batch: `algorithm.images_of` forwards, and the pull-backs of its links backwards."""
     state = start = noised(schedule, z.detach(), noise)
     with torch.no_grad():
         anchor = prior.quantise(z) if schedule.skip == "reference" else start
     links = []
-    for steps_left, step in zip(range(len(schedule.steps), 0, -1), schedule.steps, strict=True):
-        state, link = _link(partial(reverse_step, prior, schedule, step), state, c, anchor, keep=steps_left <= keep)
+    for i, step in enumerate(schedule.steps):
+        advance = partial(reverse_step, prior, schedule, step)
+        if i in through.steps:
+            state, link = _link(advance, state, c, anchor, keep=len(schedule.steps) - i <= keep)
+        else:
+            with torch.no_grad():
+                state = advance(state, c, anchor)
+            link = _linear(c, *(passed_on(schedule, step) if through.carried else (0.0, 0.0)))
         links.append(link)
     with span("decode"):
         pixels, decoder = _link(partial(decoded, prior, resolution=resolution), state, keep=keep > 0)
@@ -81,6 +98,7 @@ def _render_batch(
             grad_state, step_c, step_anchor = links.pop()(grad_state)
             grad_c += step_c
             grad_anchor += step_anchor
+        grad_c *= through.weight
         if schedule.skip == "reference":  # Q passes its gradient straight through to Z
             return schedule.start.signal * grad_state + grad_anchor, grad_c
         return schedule.start.signal * (grad_state + grad_anchor), grad_c
@@ -99,6 +117,11 @@ def _link(function: Callable[..., Tensor], *inputs: Tensor, keep: bool) -> tuple
     with torch.no_grad():
         value = function(*inputs)
     return value, lambda grad: _differentiate(function, *inputs)[1](grad)
+
+
+def _linear(c: Tensor, by_state: float, by_anchor: float) -> Link:
+    """What stands for the pull-back of a step whose answer of the denoiser is held fixed."""
+    return lambda grad: (by_state * grad, torch.zeros_like(c), by_anchor * grad)
 
 
 def _differentiate(function: Callable[..., Tensor], *inputs: Tensor) -> tuple[Tensor, Link]:

@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from ld3m.priors import Prior
 from ld3m.sampling.algorithm import Schedule
+from ld3m.sampling.differentiated import EXACT, Differentiated
 from ld3m.sampling.memory_budget import MemoryBudget, RetryingPullBack
 from ld3m.sampling.noise import Noise
 from ld3m.sampling.pull_back import PullBack, render
@@ -25,6 +26,8 @@ class SyntheticImages:
     resolution: int
     """Height and width of an image."""
     budget: MemoryBudget
+    differentiated: Differentiated = EXACT
+    """The denoiser's calls that the pull-back goes through."""
     padding: int = 0
     """Images without a class that are rendered too, so that all processes make the same calls of a sharded denoiser."""
 
@@ -34,7 +37,7 @@ class SyntheticImages:
         Args:
             z: latents Z [classes, latents per class, *latent_shape].
             c: conditioning [classes, latents per class, *conditioning_shape].
-            iteration: keys the noise.
+            iteration: keys the noise, and which calls are differentiated if they are drawn.
 
         Returns:
             Pixels [classes, latents per class, channels, H, W] in [0, 1], and the pull-back: a gradient of that shape
@@ -45,6 +48,7 @@ class SyntheticImages:
         """
         by_class, count = z.shape[:2], z.shape[0] * z.shape[1]
         noise = self.noise.draw(self.labels, iteration, z.device)
+        through = self.differentiated.through(self.schedule, iteration)
         inputs = [self._padded(tensor.flatten(0, 1)) for tensor in (z, c, noise)]
 
         def attempt(micro_batch: int, keep_graph_steps: int) -> tuple[Tensor, PullBack]:
@@ -55,6 +59,7 @@ class SyntheticImages:
                 resolution=self.resolution,
                 micro_batch=micro_batch,
                 keep_graph_steps=keep_graph_steps,
+                through=through,
             )
 
             def pull_back_by_class(grad: Tensor) -> tuple[Tensor, Tensor]:

@@ -61,14 +61,15 @@ def _fitting(bench: Bench, processes: int, images: int, available: float, sharde
     each, rest = max(1, two - one), max(0, 2 * one - two)
     more = sampler.keep_graph_steps == "auto" and images > 0 and not sharded
     step, decoder = graph_bytes(bench) if more or sampler.kept_steps else (1, 0)
-    micro_batch, keep = min(sampler.images_at_a_time, images), sampler.kept_steps
+    micro_batch, keep = min(sampler.images_at_a_time, images), cost.kept
     if sampler.micro_batch == "auto":
         kept = images * (keep * step + decoder) if keep else 0
         most = CPU_IMAGES if bench.device.type == "cpu" else images
         micro_batch = max(1, min(int((usable - kept - rest) // each), images, most))
     if more:
         left = usable - max(rest + each * micro_batch, _objective_bytes(bench) + cost.gathered_bytes)
-        keep = max(0, min(int((left / images - decoder) // step), sampler.steps))
+        fit, most = max(0, int((left / images - decoder) // step)), cost.most_kept
+        keep = sampler.steps if fit >= most > 0 else min(fit, most)
     return micro_batch, keep
 
 

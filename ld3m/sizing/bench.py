@@ -150,3 +150,8 @@ def _without_augmentation(recipe: Recipe) -> Recipe:
 def calls(recipe: SamplerRecipe) -> int:
     """Denoiser calls of one chain: one per step, except the paper's first, whose answer would have weight 0."""
     return recipe.steps - (recipe.skip == "paper" and recipe.steps > 0)
+
+
+def differentiated_calls(recipe: SamplerRecipe) -> int:
+    """Denoiser calls of one chain that its pull-back goes through."""
+    return calls(recipe) if recipe.pull_back == "exact" else min(recipe.differentiated, calls(recipe))

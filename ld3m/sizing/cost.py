@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ld3m.objectives import mtt
 from ld3m.recipe import Recipe
-from ld3m.sizing.bench import calls, real_images
+from ld3m.sizing.bench import calls, differentiated_calls, real_images
 from ld3m.sizing.count import Counts
 from ld3m.sizing.timed import Sample
 
@@ -57,13 +57,23 @@ class RunCost:
 
     @property
     def kept(self) -> int:
-        """Steps whose graph is kept."""
-        return self.recipe.prior.kept_steps
+        """Steps whose graph is kept; of drawn ones the most that may be."""
+        return min(self.recipe.prior.kept_steps, self.most_kept)
+
+    @property
+    def most_kept(self) -> int:
+        """Steps whose graph could be kept."""
+        return self.recipe.prior.steps if self.recipe.prior.pull_back == "exact" else self.differentiated
+
+    @property
+    def differentiated(self) -> int:
+        """Denoiser calls of a chain that its pull-back goes through."""
+        return differentiated_calls(self.recipe.prior)
 
     @property
     def again(self) -> int:
         """Denoiser calls that the pull-back of a chain runs again."""
-        return max(0, calls(self.recipe.prior) - self.kept)
+        return max(0, self.differentiated - self.kept)
 
     def denoiser_calls(self) -> dict[str, int]:
         """Calls of an iteration of a process that has the most, images in each, and calls of the whole run."""
@@ -76,10 +86,10 @@ class RunCost:
         iterations = self.recipe.distill.iterations
         return {
             "forwards": own * (chain + self.again),
-            "backwards": own * chain,
+            "backwards": own * self.differentiated,
             "images": min(self.images, sampler.images_at_a_time) * (1 if sampler.guidance == 1 else 2),
             "forwards in all": every * (iterations * (chain + self.again) + chain),
-            "backwards in all": every * iterations * chain,
+            "backwards in all": every * iterations * self.differentiated,
         }
 
     @property
@@ -136,7 +146,9 @@ class RunCost:
             images, steps, classes = sample.images, sample.steps, sample.units
         step, decoder = counts.step, counts.decoder
         share = min(images, self.recipe.prior.images_at_a_time) / counts.images
-        graphs = (min(self.kept, steps) * step.graph + (decoder.graph if self.kept else 0)) / counts.images
+        graphs = (
+            min(self.kept, steps) * step.graph + (decoder.graph if self.recipe.prior.kept_steps else 0)
+        ) / counts.images
         unit, rest = counts.objective_bytes
         objective: float = classes * unit + rest
         if settings.objective == "mtt":
@@ -145,7 +157,7 @@ class RunCost:
             objective = max(objective, counts.inner_bytes) + self.gathered_bytes
         moments: dict[str, float] = {
             "a denoiser step": share * (step.peak if self.again else step.peak - step.graph),
-            "the decoder": share * (decoder.peak - (decoder.graph if self.kept else 0)),
+            "the decoder": share * (decoder.peak - (decoder.graph if self.recipe.prior.kept_steps else 0)),
             "the objective": objective,
         }
         most = max(moments, key=lambda name: moments[name])
@@ -165,9 +177,9 @@ class RunCost:
         share, chain, outer = self.images / counts.images, calls(self.recipe.prior), self.recipe.distill.dc.outer
         step, decoder = counts.step, counts.decoder
         denoiser, network = self.recipe.prior.dtype, self.recipe.network.dtype
-        first = 0 if self.kept else decoder.forward
+        first = 0 if self.recipe.prior.kept_steps else decoder.forward
         unit, rest = counts.objective
-        backwards = self.again * step.forward + chain * step.backward
+        backwards = self.again * step.forward + self.differentiated * step.backward
         return {
             "render": [(share * chain * step.forward, denoiser), (share * decoder.forward, "float32")],
             "objective": [(counts.units * unit + rest, network)],

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from ld3m.sampling import render
+from ld3m.sampling.differentiated import Differentiated
 from ld3m.sizing.bench import Bench, calls
 
 BUDGET = 20.0
@@ -57,6 +58,7 @@ def run_sample(bench: Bench, sample: Sample, iteration: int) -> dict[str, Second
         resolution=bench.recipe.rendered_size,
         micro_batch=settings.images_at_a_time,
         keep_graph_steps=settings.kept_steps,
+        through=Differentiated.of(bench.recipe).through(schedule, iteration),
     )
     lap("render")
     bench.match(iteration, sample.units)
@@ -92,9 +94,10 @@ def timed(bench: Bench) -> tuple[dict[str, Seconds], Sample]:
         }
     chain, share = small["render"] + small["pull_back"], BUDGET / 2
     images = min(count, settings.images_at_a_time, max(1, int(share / (chain * max(1, steps)))))
+    fewer = min(steps, max(2, int(share / (chain * images))))
     sample = Sample(
         images,
-        min(steps, max(2, int(share / (chain * images)))),
+        fewer if settings.pull_back == "exact" else steps,  # the calls that are differentiated take longer than others
         min(bench.units, max(1, int(share / small["objective"]))),
         min(bench.batches, max(1, int(share / small.get("inner loop", share)))),
     )
