@@ -143,6 +143,7 @@ LONG = {
         "test_a_class_that_another",
     ),
     "test_registry": ("test_a_package_of_four",),
+    "test_download": ("test_a_killed_process",),
     "test_doors": ("test_the_program_of_a_card",),
     "test_digits": (
         "test_a_published_accuracy",

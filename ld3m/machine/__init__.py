@@ -1,1 +1,1 @@
-"""The computer a run is on: its processes, devices, memory and time. What a run computes is unknown here."""
+"""The computer a run is on: its processes, devices, memory, time and network. What a run computes is unknown here."""

@@ -12,7 +12,6 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 import requests
 from requests import Response, exceptions
@@ -22,7 +21,7 @@ from ld3m.errors import UserError, one_line
 from ld3m.files import ANOTHER_CACHE, writable
 from ld3m.machine.hub import TRANSIENT
 from ld3m.machine.lock import hold
-from ld3m.machine.partial import Part, beside
+from ld3m.machine.partial import Part, beside, remove_leftovers
 from ld3m.reading import HEAD, POINTER, is_web_page
 
 PATIENCE = 10.0
@@ -62,6 +61,7 @@ def download(
     """
     writable(path.parent, ANOTHER_CACHE)
     with hold(beside(path, ".lock"), doing=f"fetches {what}"):
+        remove_leftovers(path)
         if path.is_file() and size in (None, path.stat().st_size):
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -83,8 +83,8 @@ class _Download:
 
     def __init__(self, url: str, path: Path, what: str, advice: str, size: int | None, sha256: str | None) -> None:
         self.url, self.path, self.what, self.advice, self.size, self.sha256 = url, path, what, advice, size, sha256
-        parts = urlsplit(url)
-        self.shown = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))  # without secrets
+        self.shown = re.sub(r"(?<=//)[^/?#]*@|[?#].*", "", url)
+        """The address without a password or a token."""
         self.announced = False
         self.ranges = True
         """Whether the server is asked for the rest of a file."""
@@ -134,7 +134,8 @@ class _Download:
             if self.part.validator:
                 headers["If-Range"] = self.part.validator
         with self._ask(headers) as response:
-            status, validator, (start, length) = response.status_code, _validator(response), _extent(response)
+            status, validator = response.status_code, _validator(response)
+            start, length = _extent(response)
             if resumes and status == 416:
                 if length == offset:
                     return True
@@ -147,10 +148,8 @@ class _Download:
                     raise self._again("the file has changed")
             elif status != 200:
                 raise self._error(f"{self.shown} answers {status} {response.reason or ''}".rstrip())
-            elif offset:
-                same = not resumes or validator == self.part.validator
-                self._restart("its server cannot resume" if same else "the file has changed")
-            return self._receive(response, validator or self.part.validator, length)
+            changed = resumes and status == 200 and validator != self.part.validator
+            return self._receive(response, validator, length, "the file has changed" if changed else None)
 
     @contextmanager
     def _ask(self, headers: Mapping[str, str]) -> Iterator[Response]:
@@ -169,22 +168,33 @@ class _Download:
                 raise _CutError(f"it answers {response.status_code} {response.reason}{asks}", wait)
             yield response
 
-    def _receive(self, response: Response, validator: str | None, length: int | None) -> bool:
-        """Writes what comes; the arguments are those of the whole file. Returns what `_attempt` does."""
-        chunks = _chunks(response)
-        first = next(chunks, b"")
-        if not self.part.offset:
-            self._check_kind(first[:HEAD])
+    def _receive(self, response: Response, validator: str | None, length: int | None, changed: str | None) -> bool:
+        """Writes what comes, once it is known to be the file or its rest; returns what `_attempt` does.
+
+        Args:
+            response: with the file or its rest.
+            validator: of the whole file, as its length.
+            length: None if the answer does not say.
+            changed: why the server gives all of it if it was asked for the rest; None if it cannot give a rest.
+        """
         if (encoding := response.headers.get("Content-Encoding", "identity")) != "identity":
             raise self._error(f"{self.shown} gives it compressed ({encoding}), not as it is")
+        chunks = _chunks(response)
+        first, whole = next(chunks, b""), response.status_code == 200
+        if whole:
+            self._check_kind(first[:HEAD])
         if self._differs(self.size, length):
-            raise self._error(f"{self.shown} gives a file of {length:,} bytes, not of {self.size:,}")
-        ends = "chunked" in response.headers.get("Transfer-Encoding", "")
-        if length is None and not ends:
+            raise self._error(f"{self.shown} gives {length:,} bytes, not {self.size:,}")
+        if not whole:
+            length = length or self.part.length
+        elif length is None and not _is_chunked(response):
             length = self.size
             if length is None and not self.sha256:
                 raise self._error(f"{self.shown} does not say how long it is, so that a cut would not be noticed")
-        self.part.validator, self.part.length = validator, length
+        if whole and self.part.offset:
+            self._restart(changed or "its server cannot resume")
+        if whole:
+            self.part.validator, self.part.length = validator, length
         self._announce()
         most, before = self.size if length is None else length, self.part.offset
         with tqdm(desc=self.what, total=length, initial=before, unit="B", unit_scale=True, leave=False) as bar:
@@ -207,14 +217,14 @@ class _Download:
         digest = self.part.content.hexdigest()
         problem = ""
         if not self.part.offset:
-            problem = "is empty"
+            problem = "an empty file"
         elif self._differs(self.size, self.part.offset):
-            problem = f"has {self.part.offset:,} bytes, not {self.size:,}"
+            problem = f"{self.part.offset:,} bytes, not {self.size:,}"
         elif self._differs(self.sha256, digest):
-            problem = f"has the SHA-256 {digest}, not {self.sha256}"
+            problem = f"a file with the SHA-256 {digest}, not {self.sha256}"
         if problem:
             self.part.remove()
-            raise self._error(f"what {self.shown} gives {problem}")
+            raise self._error(f"{self.shown} gives {problem}")
         with self._disk():
             self.part.become(self.path)
         return digest
@@ -237,7 +247,7 @@ class _Download:
             )
         if not self.announced:
             extent = "a file of unknown length" if length is None else _bytes(length)
-            here = f", of which {_bytes(offset)} are here" if offset else ""
+            here = f", of which {_bytes(offset)} are here," if offset else ""
             self._say(f"{self.what}: fetching {extent}{here} from {self.shown} to {folder} ({_bytes(free)} are free)")
         self.announced = True
 
@@ -292,7 +302,12 @@ def _extent(response: Response) -> tuple[int | None, int | None]:
         start, length = found.groups() if found else (None, None)
         return int(start) if start else None, int(length) if length and length != "*" else None
     length = response.headers.get("Content-Length", "")
-    return 0, int(length) if length.isdecimal() else None
+    return 0, int(length) if length.isdecimal() and not _is_chunked(response) else None
+
+
+def _is_chunked(response: Response) -> bool:
+    """Whether a body says where it ends."""
+    return "chunked" in response.headers.get("Transfer-Encoding", "").lower()
 
 
 def _validator(response: Response) -> str | None:
@@ -302,12 +317,13 @@ def _validator(response: Response) -> str | None:
 
 
 def _retry_after(response: Response) -> float | None:
-    """Seconds after which a server wants to be asked again; it gives them, or a date."""
+    """Seconds after which a server wants to be asked again, at least one; it gives them, or a date."""
     asked = response.headers.get("Retry-After", "")
-    if asked.isdecimal():
-        return float(asked)
     with suppress(ValueError, TypeError):
-        return max((parsedate_to_datetime(asked) - datetime.now(UTC)).total_seconds(), 0.0)
+        seconds = (
+            int(asked) if asked.isdecimal() else (parsedate_to_datetime(asked) - datetime.now(UTC)).total_seconds()
+        )
+        return max(seconds, 1.0)
     return None
 
 

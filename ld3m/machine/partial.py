@@ -1,11 +1,12 @@
 """The beginning of a file that is being fetched: what it is the beginning of, and whether it is undamaged."""
 
+import glob
 import hashlib
 import os
 import time
 from pathlib import Path
 
-from pydantic import BaseModel
+from pydantic import BaseModel, NonNegativeInt
 
 from ld3m.errors import UserError
 from ld3m.files import cache_key, flush, write_text
@@ -24,7 +25,7 @@ class Note(BaseModel):
     """The file's ETag, or else when it was changed; None if the server says neither."""
     length: int | None
     """Of the whole file in bytes; None if the server does not say."""
-    saved: int
+    saved: NonNegativeInt
     """Bytes that were flushed to the disk."""
     sha256: str
     """Of these bytes."""
@@ -113,6 +114,7 @@ class Part:
 
     def remove(self) -> None:
         """Leaves nothing behind."""
+        self.offset = 0
         self._file.close()
         self._path.unlink(missing_ok=True)
         self._note_path.unlink(missing_ok=True)
@@ -124,6 +126,15 @@ class Part:
         self._path.replace(path)
         flush(path.parent)
         self._note_path.unlink(missing_ok=True)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Removes what a killed process left beside a file and that no other needs; nobody else must be at work there."""
+    note = beside(path, ".part.json")
+    for temporary in path.parent.glob(f".{glob.escape(note.name)}.*.tmp"):
+        temporary.unlink(missing_ok=True)
+    if not beside(path, ".part").exists():
+        note.unlink(missing_ok=True)
 
 
 def beside(path: Path, ending: str) -> Path:
