@@ -380,7 +380,7 @@ def test_a_disk_without_room_is_said_before_anything_is_written(
     path = tmp_path / "model.ckpt"
     assert refused(server, path) == (
         f"cin256-v2: 400kB are to be fetched, and 300kB are free in {tmp_path}; free some, or set LD3M_CACHE to a "
-        "folder that can be written to"
+        "larger disk"
     )
     assert left(path) == {".lock"}
 

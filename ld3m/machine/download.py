@@ -158,9 +158,11 @@ class _Download:
         try:
             response = self.session.get(self.url, headers=headers, stream=True, timeout=silence)
         except (OSError, ValueError) as error:  # requests' own are OSErrors
-            if isinstance(error, PASSING) and "certificate" not in str(error).lower():
+            untrusted = "certificate" in str(error).lower()
+            if isinstance(error, PASSING) and not untrusted:
                 raise _CutError(_reason(error)) from None
-            raise self._error(f"cannot be fetched from {self.shown} ({_reason(error)})") from None
+            trust = "; set SSL_CERT_FILE to a file with the certificates of your network" if untrusted else ""
+            raise self._error(f"cannot be fetched from {self.shown} ({_reason(error)}){trust}") from None
         with response:
             if response.status_code in TRANSIENT:
                 wait = _retry_after(response)
@@ -196,8 +198,8 @@ class _Download:
         if whole:
             self.part.validator, self.part.length = validator, length
         self._announce()
-        most, before = self.size if length is None else length, self.part.offset
-        with tqdm(desc=self.what, total=length, initial=before, unit="B", unit_scale=True, leave=False) as bar:
+        most, here = self.size if length is None else length, self.part.offset
+        with tqdm(desc=self.what, total=length, initial=here, unit="B", unit_scale=True, leave=False) as bar:
             for chunk in itertools.chain([first], chunks):
                 with self._disk():
                     self.part.write(chunk)
@@ -208,8 +210,7 @@ class _Download:
                     self.part.remove()
                     raise self._error(f"{self.shown} gives more than the {most:,} bytes that it should have")
         if length is not None and self.part.offset < length:
-            more = response.status_code == 206 and self.part.offset > before  # a server may give a part of a range
-            raise _CutError("the connection broke", 0 if more else None)
+            raise _CutError("the connection broke")
         return True
 
     def _finish(self) -> str:
@@ -243,7 +244,7 @@ class _Download:
         if length is not None and length - offset > free:
             raise UserError(
                 f"{self.what}: {_bytes(length - offset)} are to be fetched, and {_bytes(free)} are free in {folder}; "
-                f"free some, or {ANOTHER_CACHE}"
+                "free some, or set LD3M_CACHE to a larger disk"
             )
         if not self.announced:
             extent = "a file of unknown length" if length is None else _bytes(length)

@@ -51,7 +51,7 @@ class Part:
         self._path, self._note_path = beside(path, ".part"), beside(path, ".part.json")
         self._key, self.dropped = cache_key(url), None
         left = self._path.is_file()
-        self._file = self._path.open("r+b" if left else "w+b")
+        self._file = self._path.open("r+b" if left else "w+b", buffering=0)  # what a full disk refuses is not kept
         try:
             if not left:
                 raise UserError("nothing is there")
@@ -84,23 +84,21 @@ class Part:
 
     def write(self, chunk: bytes) -> None:
         """Appends bytes, which are safe a second later."""
-        self._file.write(chunk)
-        self.content.update(chunk)
-        self.offset += len(chunk)
+        while chunk:
+            count = self._file.write(chunk)  # a disk may take a part
+            self.content.update(chunk[:count])
+            self.offset += count
+            chunk = chunk[count:]
         if time.monotonic() >= self._saved_at + SAVE_EVERY:
             self.save()
 
     def save(self) -> None:
         """Flushes what is there to the disk, then notes it."""
-        self._flush()
+        os.fsync(self._file.fileno())
         values = {"key": self._key, "validator": self.validator, "length": self.length}
         note = Note(**values, saved=self.offset, sha256=self.content.hexdigest())
         write_text(self._note_path, note.model_dump_json())
         self._saved_at = time.monotonic()
-
-    def _flush(self) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Saves what is there, if anything is, unless it has become the file or was removed."""
@@ -121,7 +119,7 @@ class Part:
 
     def become(self, path: Path) -> None:
         """Makes it the file, in one step."""
-        self._flush()
+        os.fsync(self._file.fileno())
         self._file.close()
         self._path.replace(path)
         flush(path.parent)
