@@ -141,6 +141,13 @@ def test_some_calls_are_the_gradient_of_the_surrogate(skip: str, prediction: str
     assert grad_c.any() == (count > 0)
 
 
+@pytest.mark.parametrize(("skip", "least"), [("paper", 1), ("reference", 2), ("none", STEPS)])
+def test_as_many_last_calls_as_a_recipe_must_have_reach_z(skip: str, least: int) -> None:
+    prior = Small()
+    for count in range(STEPS + 1):
+        assert pulled(prior, skip, through(prior, skip, "last", count))[0].any() == (count >= least)
+
+
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("skip", SKIPS)
 def test_without_a_jacobian_of_the_velocity_all_are_exact(skip: str, prediction: str) -> None:
@@ -215,7 +222,9 @@ def test_a_run_goes_through_the_calls_that_its_recipe_names(recipe_file: Path, t
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"pull_back": "last", "differentiated": 0}, "leave Z without a gradient"),
+        ({"pull_back": "last", "differentiated": 1}, "leave Z without a gradient; give 2 or more"),
+        ({"pull_back": "last", "differentiated": 0, "skip": "paper"}, "leave Z without a gradient; give 1 or more"),
+        ({"pull_back": "last", "differentiated": 9, "skip": "none"}, "leave Z without a gradient; give 10 or more"),
         ({"pull_back": "shortcut", "differentiated": 0}, "leaves c without a gradient"),
     ],
 )

@@ -81,11 +81,12 @@ class SamplerRecipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _something_is_differentiated(self) -> "SamplerRecipe":
-        if self.pull_back == "last" and not self.differentiated:
+    def _the_last_calls_reach_z(self) -> "SamplerRecipe":
+        least = {"paper": 1, "reference": 2, "none": self.steps}[self.skip]  # that have a share of the skip
+        if self.pull_back == "last" and self.differentiated < least:
             raise ValueError(
-                "differentiated: 0 calls with pull_back: last leave Z without a gradient; give 1 or more, or "
-                "prior.pull_back=shortcut"
+                f"differentiated: {self.differentiated}, but with prior.skip={self.skip} so many last "
+                f"calls leave Z without a gradient; give {least} or more, or prior.pull_back=shortcut"
             )
         return self
 
