@@ -8,7 +8,8 @@ import typer
 
 def convert_prior(
     checkpoint: Annotated[
-        Path, typer.Argument(metavar="CHECKPOINT", help="The original's .ckpt or .safetensors, or the name of a KIND.")
+        Path,
+        typer.Argument(metavar="CHECKPOINT", help="The original's .ckpt, .pt or .safetensors, or the name of a KIND."),
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write, for prior.source.")],
     kind: Annotated[
@@ -19,7 +20,12 @@ def convert_prior(
         ),
     ] = "auto",
     config: Annotated[
-        Path | None, typer.Option(metavar="YAML", help="The original's configuration, for a model of another kind.")
+        str | None,
+        typer.Option(
+            metavar="YAML|FOLDER",
+            help="The original's YAML file, for a model of another kind; for Stable Diffusion a folder of the same "
+            "model in diffusers' layout.",
+        ),
     ] = None,
     classes: Annotated[
         str | None,
@@ -28,11 +34,19 @@ def convert_prior(
             help="How many classes the model has, or a file with the name of each on a line; the null class left out.",
         ),
     ] = None,
+    vae: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="The autoencoder of a DiT, which its checkpoint lacks: a folder, or hub:stabilityai/sd-vae-ft-ema.",
+        ),
+    ] = None,
 ) -> None:
-    """Convert an original checkpoint (CompVis) to a prior.
+    """Convert an original checkpoint to a prior.
 
-    Writes a latent diffusion model as a folder in diffusers' layout, in safetensors. No code pickled in the checkpoint
-    is run. Every tensor is converted or listed as left out in OUT/provenance.json.
+    Of latent-diffusion (CompVis), of DiT, or a single file of Stable Diffusion 1 or 2. Writes a folder in diffusers'
+    layout, in safetensors. No code pickled in the checkpoint is run. Every tensor is converted or listed as left out in
+    OUT/provenance.json.
 
     Given the name of a KIND instead of a file, it writes the configurations alone, which is enough for ld3m plan
     --device.
@@ -42,15 +56,18 @@ def convert_prior(
     from ld3m.priors.original_config import KINDS
 
     if str(checkpoint) in KINDS and not checkpoint.exists():
-        if config or classes or kind != "auto":
+        if config or classes or vae or kind != "auto":
             raise UserError(f"{checkpoint}: is the name of a kind, which takes no other option; leave them out")
         write_configurations(str(checkpoint), out)
         typer.echo(f"{out}: the configurations of {checkpoint} without weights, for ld3m plan --device")
         return
-    report = convert(checkpoint, out, kind, config, classes)
+    report = convert(checkpoint, out, kind, config, classes, vae)
     left_out, count = len(report["tensors left out"]), report["classes"]
     null = "a null class" if report["null class"] else "no null class, so prior.guidance=1"
+    conditioning = "takes prompts" if count is None else f"{count} classes and {null}" if count else "unconditional"
     typer.echo(
-        f"{out}: {report['kind']}, {f'{count} classes and {null}' if count else 'unconditional'}; "
+        f"{out}: {report['kind']}, {conditioning}; "
         f"{report['tensors used']} tensors, {left_out} left out, listed in provenance.json"
     )
+    if report["note"]:
+        typer.echo(f"{out}: {report['note']}")

@@ -14,15 +14,7 @@ from ld3m.priors.file_kinds import LEGACY, READABLE, SAFETENSORS, kind_of
 
 WRAPPERS = ("state_dict", "ema", "model", "model_state_dict")
 """Under which of its keys a program keeps the weights, the better ones first."""
-FROM_SINGLE_FILE = (
-    "convert it by diffusers' own loader: python -c \"from diffusers import StableDiffusionPipeline as P; "
-    "P.from_single_file('CHECKPOINT').save_pretrained('OUT')\""
-)
 OTHER_MODELS = {
-    "y_embedder.embedding_table.weight": "is a Diffusion Transformer (DiT); hub:facebook/DiT-XL-2-256 and -512 are the "
-    "published ones as priors, others are converted by diffusers' scripts/convert_dit_to_diffusers.py",
-    "cond_stage_model.transformer.text_model.": f"is a Stable Diffusion model; {FROM_SINGLE_FILE}",
-    "cond_stage_model.model.": f"is a Stable Diffusion 2 model; {FROM_SINGLE_FILE}",
     "conditioner.embedders.": "is a Stable Diffusion XL model, which takes several conditionings and cannot be a prior",
     "model.diffusion_model.joint_blocks.": "is a Stable Diffusion 3 model, of flow matching, which cannot be a prior",
     "double_blocks.": "is a Flux model, of flow matching, which cannot be a prior",

@@ -1,8 +1,8 @@
-"""Original latent-diffusion checkpoints (Rombach et al., CVPR 2022) to priors in diffusers' layout, with a report."""
+"""Checkpoints of original code to priors in diffusers' layout, with a report."""
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import yaml
 
 from ld3m.errors import UserError, one_line
 from ld3m.files import write_folder, write_json
-from ld3m.priors import ClassConditionalLDM
+from ld3m.priors import original_dit, original_stable_diffusion
 from ld3m.priors.checkpoints import another_model, read_checkpoint
 from ld3m.priors.original import EMA, TABLE, TRAINING_ONLY, UNET, Weights, build, untrained
 from ld3m.priors.original_config import KINDS
@@ -25,21 +25,28 @@ MOST_CLASSES = 1_000_000
 
 
 def convert(
-    checkpoint: Path, output: Path, kind: str = "auto", config: Path | None = None, classes: str | None = None
+    checkpoint: Path,
+    output: Path,
+    kind: str = "auto",
+    config: str | Path | None = None,
+    classes: str | None = None,
+    vae: str | None = None,
 ) -> dict[str, Any]:
     """Writes a prior's folder from an original checkpoint, and returns the report that lies in it.
 
     Args:
         checkpoint: written by PyTorch, whose pickled code is not run, or safetensors with the original's names; by
-            content, whatever its name.
+            content, whatever its name. Of latent-diffusion, DiT, or Stable Diffusion 1 or 2.
         output: the folder, which must not exist or be empty.
         kind: a name of `KINDS`, or "auto": the first whose shapes are the checkpoint's.
-        config: the original's own YAML configuration, for a model of another kind.
+        config: the original's own YAML configuration, for a latent-diffusion model of another kind; for Stable
+            Diffusion a folder or `hub:<id>` in diffusers' layout.
         classes: how many classes the model has, or a file with the name of each on a line, without the null class.
+        vae: for a DiT, the autoencoder: a folder or `hub:<id>`.
 
     Raises:
-        UserError: if the checkpoint cannot be read safely, is of another kind, has a tensor too many or too few, or
-            does not tell whether the last row of its class table is the null class.
+        UserError: if the checkpoint cannot be read safely, is of another kind, has a tensor too many or too few, lacks
+            what an option gives, or does not tell whether the last row of its class table is the null class.
     """
     _check_empty(output)
     if kind not in ("auto", *KINDS):
@@ -47,29 +54,39 @@ def convert(
     names = None if classes is None else read_classes(classes)
     content = read_checkpoint(checkpoint)
     weights = content.weights
-    if what := another_model(weights):
-        raise UserError(f"{checkpoint}: {what.replace('CHECKPOINT', str(checkpoint))}")
-    if config is not None:
-        kind, params = config.name, _read_config(config)
+    given = {"--config": config, "--classes": classes, "--vae": vae, "--kind": None if kind == "auto" else kind}
+    if original_dit.TABLE in weights:
+        _refuse(given, "--config", "--kind")
+        converted = original_dit.build(weights, names, vae)
+    elif original_stable_diffusion.is_one(weights):
+        _refuse(given, "--classes", "--vae", "--kind")
+        converted = original_stable_diffusion.build(weights, None if config is None else str(config))
+    elif what := another_model(weights):
+        raise UserError(f"{checkpoint}: {what}")
     else:
-        kind = _recognise(weights, checkpoint) if kind == "auto" else kind
-        params = KINDS[kind]
-    prior, used = build(params, weights, names)
+        _refuse(given, "--vae")
+        if config is not None:
+            config = Path(config)
+            kind, params = config.name, _read_config(config)
+        else:
+            kind = _recognise(weights, checkpoint) if kind == "auto" else kind
+            params = KINDS[kind]
+        converted = build(params, weights, names, kind)
+    used = converted.used
     averaged = any(name.startswith(EMA + "diffusion_model") for name in used)
     report = {
         "checkpoint": checkpoint.name,
         "sha256": _sha256(checkpoint),
-        "kind": kind,
         "denoiser weights": "averaged (EMA)" if averaged else "as trained",
-        "classes": len(prior.classes) if isinstance(prior, ClassConditionalLDM) else 0,
-        "null class": isinstance(prior, ClassConditionalLDM) and prior.null_embedding is not None,
+        **converted.facts,
+        "note": converted.note,
         "tensors used": len(used),
         "tensors left out": _left_out(weights.keys() - used, averaged),
         "objects left out": content.foreign,
     }
 
     def fill(folder: Path) -> None:
-        prior.save(folder)
+        converted.save(folder)
         write_json(folder / "provenance.json", report)
 
     _write(output, fill)
@@ -90,6 +107,13 @@ def write_configurations(kind: str, output: Path) -> None:
     with torch.device("meta"):
         prior = untrained(kind)
     _write(output, prior.save_configurations)
+
+
+def _refuse(given: Mapping[str, Any], *options: str) -> None:
+    """Raises a UserError for an option that has no part in the conversion of a model of this kind."""
+    for option in options:
+        if given[option] is not None:
+            raise UserError(f"{option}: has no part in the conversion of a model of this kind; leave it out")
 
 
 def _check_empty(output: Path) -> None:
@@ -126,6 +150,8 @@ def _left_out(names: set[str], averaged: bool) -> dict[str, str]:
             why[name] = "for training only"
         elif averaged and name.startswith(UNET):
             why[name] = "its average is used"
+        elif name.startswith(original_stable_diffusion.TEXT):
+            why[name] = "its text encoder does not use it"
         else:
             raise UserError(f"{name}: the checkpoint has this tensor, which the prior does not need")
     return why

@@ -53,8 +53,12 @@ class DiT(LatentDiffusion):
         """Reads a folder of diffusers' DiTPipeline; a class's names are those between the commas of its label."""
         from diffusers import DiTTransformer2DModel
 
-        labels = read_index(parts.folder).id2label or {}
+        index = read_index(parts.folder)
+        labels = index.id2label or {}
         autoencoder, denoiser = parts.autoencoder(), parts.denoiser(DiTTransformer2DModel, "transformer")
+        if index.original_time_embedding:
+            for block in denoiser.transformer_blocks:  # diffusers spreads frequencies over one step less
+                block.norm1.emb.time_proj.downscale_freq_shift = 0
         count = denoiser.config.num_embeds_ada_norm
         if labels and sorted(labels) != list(range(count)):
             raise UserError(

@@ -225,6 +225,8 @@ class ModelIndex(BaseModel):
     """Where the autoencoder is."""
     id2label: dict[int, str] | None = None
     """A DiTPipeline's: the names of each class, between commas."""
+    original_time_embedding: bool = False
+    """A DiTPipeline's: whether time steps are embedded as in the original code, which diffusers does otherwise."""
 
 
 def read_index(folder: Path) -> ModelIndex:

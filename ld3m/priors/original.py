@@ -6,7 +6,8 @@ Reading checkpoints is `convert`.
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,19 @@ Weights = Mapping[str, Tensor]
 TRAINING_ONLY = (f"{FIRST_STAGE}loss.", f"{FIRST_STAGE}model_ema.", f"{EMA}decay", f"{EMA}num_updates")
 
 
+class Converted(NamedTuple):
+    """What comes of a checkpoint."""
+
+    save: Callable[[Path], None]
+    """Writes a prior's folder."""
+    used: set[str]
+    """The names of the tensors that it took."""
+    facts: dict[str, Any]
+    """What the report says of it: kind, number of classes (0 without conditioning, None for a text), null class."""
+    note: str = ""
+    """What the weights do not tell."""
+
+
 def untrained(kind: str) -> ClassConditionalLDM | UnconditionalLDM:
     """A prior of one of the `KINDS` with random weights, on the default device; of ImageNet's classes if of any."""
     params = Params.of(KINDS[kind])
@@ -41,15 +55,14 @@ def untrained(kind: str) -> ClassConditionalLDM | UnconditionalLDM:
 # --- building ----------------------------------------------------------------------------------------------
 
 
-def build(
-    content: Mapping[str, Any], weights: Weights, classes: list[str] | None = None
-) -> tuple[ClassConditionalLDM | UnconditionalLDM, set[str]]:
-    """The prior of an original's `model.params` and weights, and the names of the tensors that it took.
+def build(content: Mapping[str, Any], weights: Weights, classes: list[str] | None = None, kind: str = "") -> Converted:
+    """The prior of an original's `model.params` and weights.
 
     Args:
         content: `model.params`.
         weights: the checkpoint's tensors by name.
         classes: names of the rows of the class table but for the null class; None if they are to be guessed.
+        kind: what the report calls it.
 
     Raises:
         UserError: if the configuration lacks a key or asks for what diffusers has not, the weights do not fit it, or
@@ -63,16 +76,15 @@ def build(
     except (ValueError, TypeError, ArithmeticError, RuntimeError) as error:  # of diffusers' constructors
         raise UserError(f"--config: diffusers cannot build these networks ({one_line(error)}); correct it") from None
     scheduler = _scheduler(params)
-    plain = {name: name for name in weights if name.startswith(UNET)}
-    # The average has the names of the trained weights, without their dots.
-    averages = {name: EMA + name.removeprefix("model.").replace(".", "") for name in plain}
-    names = averages if all(name in weights for name in averages.values()) else plain
+    names = unet_names(weights)
     sources = {name: weights[stored] for name, stored in names.items()}
-    used = {names[name] for name in _load(denoiser, lambda given: _rename_unet(given, denoiser), sources, "the UNet")}
+    used = {
+        names[name] for name in load_weights(denoiser, lambda given: rename_unet(given, denoiser), sources, "the UNet")
+    }
     first_stage_weights = {name: value for name, value in weights.items() if name.startswith(FIRST_STAGE)}
-    used |= _load(
+    used |= load_weights(
         autoencoder,
-        lambda given: _rename_first_stage(given, autoencoder),
+        lambda given: rename_first_stage(given, autoencoder),
         first_stage_weights,
         "the autoencoder",
     )
@@ -80,7 +92,8 @@ def build(
     if (table := weights.get(TABLE)) is None and width is None:
         if classes:
             raise UserError("--classes: the model is unconditional and has no classes; leave the option out")
-        return UnconditionalLDM(autoencoder, denoiser, scheduler), used
+        facts = {"kind": kind, "classes": 0, "null class": False}
+        return Converted(UnconditionalLDM(autoencoder, denoiser, scheduler).save, used, facts)
     if table is None or table.shape[1:] != (width,) or len(table) < 2:
         found = "nothing" if table is None else list(table.shape)
         raise UserError(
@@ -94,7 +107,9 @@ def build(
             f"--classes: {len(chosen)} classes, but the checkpoint's class table has {rows} rows; "
             f"give {rows}, or {rows - 1} if the last row is the null class"
         )
-    return ClassConditionalLDM(autoencoder, denoiser, table.float(), chosen, scheduler), used | {TABLE}
+    prior = ClassConditionalLDM(autoencoder, denoiser, table.float(), chosen, scheduler)
+    facts = {"kind": kind, "classes": len(chosen), "null class": prior.null_embedding is not None}
+    return Converted(prior.save, used | {TABLE}, facts)
 
 
 def _guess_classes(rows: int, params: Params) -> list[str]:
@@ -231,7 +246,15 @@ def _scheduler(params: Params) -> Any:
 # --- names -------------------------------------------------------------------------------------------------
 
 
-def _rename_unet(weights: Weights, denoiser: Any) -> dict[str, Tensor]:
+def unet_names(weights: Weights) -> dict[str, str]:
+    """For the name of each weight of the UNet that of the tensor to take: its average, if all have one."""
+    plain = {name: name for name in weights if name.startswith(UNET)}
+    # The average has the names of the trained weights, without their dots.
+    averages = {name: EMA + name.removeprefix("model.").replace(".", "") for name in plain}
+    return averages if all(name in weights for name in averages.values()) else plain
+
+
+def rename_unet(weights: Weights, denoiser: Any) -> dict[str, Tensor]:
     """The UNet's weights by diffusers' names."""
     from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
@@ -257,7 +280,7 @@ def _rename_unet(weights: Weights, denoiser: Any) -> dict[str, Tensor]:
     return result
 
 
-def _rename_first_stage(weights: Weights, autoencoder: Any) -> dict[str, Tensor]:
+def rename_first_stage(weights: Weights, autoencoder: Any) -> dict[str, Tensor]:
     """The autoencoder's weights by diffusers' names."""
     from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 
@@ -276,7 +299,9 @@ def _rename_first_stage(weights: Weights, autoencoder: Any) -> dict[str, Tensor]
     return renamed
 
 
-def _load(module: nn.Module, rename: Callable[[Weights], dict[str, Tensor]], weights: Weights, what: str) -> set[str]:
+def load_weights(
+    module: nn.Module, rename: Callable[[Weights], dict[str, Tensor]], weights: Weights, what: str
+) -> set[str]:
     """Loads all of a module's weights, and returns the names of the given tensors that it took.
 
     Raises:
