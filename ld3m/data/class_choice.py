@@ -4,7 +4,19 @@ import difflib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from ld3m.data.examples import Source
 from ld3m.errors import UserError, some
+
+
+def choose_from(source: Source, subset: str | Sequence[str] | None) -> list[int]:
+    """The classes of a source that `data.subset` means, by their numbers; without one, its default or all.
+
+    Raises:
+        UserError: as `choose` does.
+    """
+    if subset is None and source.default is not None:
+        return list(source.default)
+    return choose(subset, source.classes, source.aliases, source.subsets)
 
 
 def choose(

@@ -60,3 +60,7 @@ class Source:
     """Classes of the subsets that `data.subset` may name."""
     note: str = ""
     """What was guessed of its layout and what is not used, in a line; printed before images are prepared."""
+    caveat: str = ""
+    """Why figures measured on its test split are not what readers may take them for; stands wherever they do."""
+    default: Sequence[int] | None = None
+    """The classes that no `data.subset` means, by number; None: all."""

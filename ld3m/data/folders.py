@@ -1,10 +1,12 @@
-"""Images in class folders, as a source."""
+"""Images in class folders, or in tars, as a source."""
 
+import hashlib
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -12,7 +14,9 @@ from ld3m.data.examples import Example, Source
 from ld3m.data.formats import open_image
 from ld3m.data.identity import Identity
 from ld3m.data.layout import find_layout
-from ld3m.data.listing import check_regular, image_files, printable
+from ld3m.data.listing import check_regular, printable
+from ld3m.data.places import Place, SomeFiles, listed
+from ld3m.data.tars import Member, Tar, open_member
 from ld3m.errors import some
 from ld3m.recipe.class_lists import wordnet_id
 
@@ -27,21 +31,21 @@ def image_folder(root: Path) -> Source:
     classes = sorted(layout.train)
     numbers = {name: label for label, name in enumerate(classes)}
     splits = {"train": layout.train, **({"test": layout.test} if layout.test else {})}
-    places = {
-        split: {numbers[name]: folders for name, folders in by_class.items()} for split, by_class in splits.items()
+    places: dict[str, dict[int, Sequence[Place]]] = {
+        split: {numbers[name]: found for name, found in by_class.items()} for split, by_class in splits.items()
     }
     aliases = {found: label for label, name in enumerate(classes) if (found := wordnet_id(name))}
-    return replace(from_class_folders(root, places, classes, note), aliases=aliases)
+    return replace(from_places(root, places, classes, note), aliases=aliases)
 
 
-def from_class_folders(
-    root: Path, places: Mapping[str, Mapping[int, Sequence[Path]]], classes: Sequence[str], note: str = ""
+def from_places(
+    root: Path, places: Mapping[str, Mapping[int, Sequence[Place]]], classes: Sequence[str], note: str = ""
 ) -> Source:
-    """A source of the images below class folders.
+    """A source of images in class folders, of some of the images in one folder, or of those in tars.
 
     Args:
         root: a folder that holds them all.
-        places: of each split, the folders of each class to read, by the class's number.
+        places: of each split, where the images of each class are, by the class's number.
         classes: names of the classes.
         note: what was guessed; files that are no images are added.
     """
@@ -49,12 +53,21 @@ def from_class_folders(
     splits = {split: _Files(root) for split in places}
     ignored: list[str] = []
     for split, files in splits.items():
-        for label, folders in places[split].items():
-            for folder in folders:
-                below, resolved = folder.relative_to(root), folder.resolve()
-                for path in image_files(folder, ignored):
+        indices: dict[Path, Any] = {}  # digests of what is used of each tar, whose time of change says the rest
+        for label, place in ((label, place) for label, several in places[split].items() for place in several):
+            images = listed(place, ignored)
+            if isinstance(images, SomeFiles):
+                below, resolved = images.folder.relative_to(root), images.folder.resolve()
+                for path in images.names:
                     identity.add(resolved / path, f"{split} {label}")
                     files.add(f"{below}/{path}", label)
+            else:
+                index = indices.setdefault(images.tar.path, hashlib.sha256())
+                for member in images.members:
+                    index.update(f"{label} {member}\n".encode())
+                    files.add(member.name, label, images.tar, member)
+        for tar, index in indices.items():
+            identity.add(tar, f"{split} {index.hexdigest()}")
     if ignored:
         about = f"files that are no images: {len(ignored)} ({some(ignored, 3)})"
         note = f"{note}; {about}" if note else about
@@ -62,22 +75,36 @@ def from_class_folders(
 
 
 class _Files:
-    """`Examples` by path."""
+    """`Examples` by path, or by their place in a tar."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.paths: list[str] = []
-        """Below the root."""
+        """Below the root, or in the tar."""
         self.labels = array("l")
+        self.tars: list[Tar] = []
+        self.spans = array("q")
+        """Of each image the number of its tar (-1: none), its offset and its size."""
 
-    def add(self, path: str, label: int) -> None:
+    def add(self, path: str, label: int, tar: Tar | None = None, member: Member | None = None) -> None:
         self.paths.append(path)
         self.labels.append(label)
+        if not (tar and member):
+            self.spans.extend((-1, 0, 0))
+            return
+        if self.tars[-1:] != [tar]:
+            self.tars.append(tar)
+        self.spans.extend((len(self.tars) - 1, member.offset, member.size))
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Example:
+        number, offset, size = self.spans[3 * index : 3 * index + 3]
+        if number >= 0:
+            tar = self.tars[number]
+            read = partial(open_member, tar.path, offset, size)
+            return Example(f"{tar}/{self.paths[index]}", self.labels[index], read)
         path = self.root / self.paths[index]
         return Example(printable(str(path)), self.labels[index], partial(_open, path))
 

@@ -7,9 +7,12 @@ from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
+from ld3m.data.label_files import find_labels
 from ld3m.data.listing import has_images_itself, holds_images, image_files, is_empty, printable, sub_folders
+from ld3m.data.places import Place, SomeFiles
 from ld3m.data.split_names import SplitName, is_plain, plainest, split_of
 from ld3m.errors import UserError, some
+from ld3m.recipe.class_lists import wordnet_id
 
 ClassFolders = dict[str, list[Path]]
 """The folders of each class's images, by its name."""
@@ -20,8 +23,8 @@ class Layout(NamedTuple):
     """How a folder of images is understood."""
 
     train: ClassFolders
-    test: ClassFolders
-    """Empty if there is no test split."""
+    test: Mapping[str, Sequence[Place]]
+    """Where its images are, by class; empty if there is no test split."""
     train_text: str
     """Where the training split was found, in words."""
     test_text: str
@@ -96,13 +99,18 @@ def _by_split_folders(folder: Path, splits: SplitFolders, filled: list[Path], un
         raise UserError(
             f"data.source: {_text(test[unknown[0]][0])} is a class that {_texts(train_folders)} does not have"
         )
+    by_list = _test_by_list(filled, train) if not test else None
+    if by_list:
+        test_folders = [by_list.folder]
     others = [child for child in filled if child not in train_folders + test_folders]
-    if not test:
+    if not test_folders:
         _refuse_unnamed_splits(folder, train_folders + [child for child in others if not split_of(child.name)])
     for child in others:
         unsorted = split_of(child.name) and not _class_folders([child]).keys() & train.keys()
         unused.append(_text(child) + (" (not sorted by these classes)" if unsorted else ""))
     guessed = train_folders != [folder / "train"] or test_folders not in ([], [folder / "test"])
+    if by_list:
+        return Layout(train, by_list.classes, _texts(train_folders), by_list.text, guessed)
     return Layout(train, test, _texts(train_folders), _texts(test_folders), guessed)
 
 
@@ -216,6 +224,26 @@ def _test_folders(splits: SplitFolders, train: ClassFolders) -> tuple[ClassFolde
                 test.setdefault(name if name in train else known.get(_folded(name), name), []).extend(folders)
             return test, chosen
     return {}, []
+
+
+class _ByList(NamedTuple):
+    """A folder whose images a list beside them sorts."""
+
+    folder: Path
+    classes: dict[str, list[SomeFiles]]
+    text: str
+
+
+def _test_by_list(filled: list[Path], train: ClassFolders) -> _ByList | None:
+    """The validation split by a list of WordNet ids, if it is not in class folders and classes are called by ids."""
+    known = {found: name for name in train if (found := wordnet_id(name))}
+    for folder in filled if known else []:
+        if split_of(folder.name) == "validation" and (labels := find_labels(folder, _text(folder))):
+            sorted_names = labels.by_class(image_files(folder), known, _text(folder))
+            classes = {known[each]: [SomeFiles(folder, names)] for each, names in sorted_names.items() if each in known}
+            if classes:
+                return _ByList(folder, classes, f"{_text(folder)} by {labels.file}")
+    return None
 
 
 def _class_folders(split_folders: list[Path], unused: list[str] | None = None) -> ClassFolders:

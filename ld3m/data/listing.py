@@ -79,6 +79,11 @@ def files_below(root: Path, suffixes: tuple[str, ...], deepest: int = 4) -> list
     return files + [path for folder in below for path in files_below(folder, suffixes, deepest - 1)]
 
 
+def is_hidden(path: str) -> bool:
+    """Whether a part of a path is what systems and tools leave beside images."""
+    return any(part.startswith(".") or part in HIDDEN for part in path.split("/"))
+
+
 def exists(name: str) -> bool:
     """Whether there is a file or folder of this name, which may be no name at all: too long, or of odd characters."""
     try:
@@ -124,7 +129,7 @@ def _scanned(folder: Path) -> Iterator[Iterator[os.DirEntry[str]]]:
     """What is in a folder, but for what is hidden, in any order."""
     try:
         with os.scandir(folder) as entries:
-            yield (entry for entry in entries if not entry.name.startswith(".") and entry.name not in HIDDEN)
+            yield (entry for entry in entries if not is_hidden(entry.name))
     except OSError as error:
         raise UserError(
             f"data.source: cannot read the folder {printable(str(folder))} ({error.strerror}); change its permissions, "

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ld3m.data import preparation
-from ld3m.data.class_choice import choose
+from ld3m.data.class_choice import choose_from
 from ld3m.data.depth import FoundRange, found_ranges
 from ld3m.data.preparation import ClassNote, Preparation
 from ld3m.data.sources import open_source
@@ -49,6 +49,8 @@ class ImageSet:
     folder: Path
     resolution: int
     """Height and width of every image."""
+    caveat: str = field(default="", kw_only=True)
+    """Why figures measured on its test split are not what readers may take them for, if so."""
 
     @property
     def shape(self) -> Shape:
@@ -114,7 +116,7 @@ def prepare(recipe: DataRecipe, progress: bool = True, workers: int | None = Non
     source = open_source(recipe)
     if source.note and progress:
         print(f"data.source: {source.note}", file=sys.stderr)
-    chosen = choose(recipe.subset, source.classes, source.aliases, source.subsets)
+    chosen = choose_from(source, recipe.subset)
     settings = recipe.model_dump(exclude=NOT_CONTENT)
     key = cache_key([LAYOUT, source.identity, list(source.classes), chosen, settings])
     folder = cache_folder() / "data" / key
@@ -143,6 +145,7 @@ def prepare(recipe: DataRecipe, progress: bool = True, workers: int | None = Non
         fingerprints=[(note.counts["train"], note.sha256["train"][:16]) for note in notes],
         folder=folder,
         resolution=recipe.resolution,
+        caveat=source.caveat,
     )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from ld3m import registry
 from ld3m.data import folders, table_files, tables
 from ld3m.data.examples import Source
-from ld3m.data.known import digits, fashion_mnist, imagenet
+from ld3m.data.known import digits, fashion_mnist, ilsvrc
 from ld3m.data.listing import exists
 from ld3m.errors import UserError
 from ld3m.recipe import DataRecipe, DistilledDataRecipe
@@ -15,7 +15,7 @@ SOURCES: dict[str, Callable[[DataRecipe], Source]] = {
     "digits": digits.source,
     "fashion-mnist": fashion_mnist.source,
     "fashion-mnist-small": fashion_mnist.small_source,
-    "imagenet": imagenet.source,
+    "imagenet": ilsvrc.source,
 }
 """Sources by the name that `data.source` gives; other packages add theirs through entry points of the group
 `ld3m.sources`, over which a file or folder of the same name takes precedence."""

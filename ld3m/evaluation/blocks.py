@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ld3m.evaluation.comparison import differences
@@ -48,7 +48,8 @@ class Block:
     differences: list[dict[str, Any]]
     scores: list[dict[str, Any]]
     notes: list[str]
-    """What readers must know: which networks have not learnt, how few test images there are."""
+    """What readers must know: which networks have not learnt, how few test images there are, that the
+    split is not the usual one."""
 
 
 def blocks(evaluation: Mapping[str, Any]) -> list[Block]:
@@ -60,7 +61,9 @@ def blocks(evaluation: Mapping[str, Any]) -> list[Block]:
     results = in_order(evaluation.get("results", ()))
     every_score, matching = scores(results), matching_network(evaluation)
     with_seed = len({row.get("seed") for row in results}) > 1
-    return [_block(group, matching, every_score, with_seed) for group in by_protocol(results)]
+    tables = [_block(group, matching, every_score, with_seed) for group in by_protocol(results)]
+    caveat = [evaluation["caveat"]] if evaluation.get("caveat") else []
+    return [replace(table, notes=[*table.notes, *caveat]) for table in tables]
 
 
 def matching_network(evaluation: Mapping[str, Any]) -> str | None:

@@ -153,6 +153,8 @@ def _report(
     everything, lost = merged(earlier.get("results", []), rows)
     images = evaluation.images
     report: dict[str, Any] = {"run": recipe.name, "matching": recipe.network.arch, "results": everything}
+    if images.caveat:
+        report["caveat"] = images.caveat
     tables = blocks(report)
     return {
         **{key: value for key, value in earlier.items() if key not in report},

@@ -84,6 +84,8 @@ class Evaluation(TypedDict):
     cross_architecture: NotRequired[list[dict[str, Any]]]
     """Means of an older version, which noted the matching network there alone."""
     normalisation: NotRequired[Normalisation]
+    caveat: NotRequired[str]
+    """Why accuracies are not what readers may take them for, such as those on a test split of Imagenette."""
 
 
 def read(folder: Path) -> dict[str, Any]:

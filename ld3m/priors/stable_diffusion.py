@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ld3m.data.known import imagenet
 from ld3m.errors import UserError
 from ld3m.priors.base import LatentDiffusion
 from ld3m.priors.loading import Parts
@@ -33,7 +34,8 @@ class StableDiffusion(LatentDiffusion):
         return self.denoiser(z.to(self.dtype), self.times(z, t), c.to(self.dtype)).sample.to(z.dtype)
 
     def class_embeddings(self, classes: Sequence[str]) -> Tensor:
-        return self._encode([self.parts.recipe.prompt.format(name.replace("_", " ")) for name in classes])
+        names = [imagenet.in_english(name).replace("_", " ") for name in classes]
+        return self._encode([self.parts.recipe.prompt.format(name) for name in names])
 
     @torch.no_grad()
     def _encode(self, prompts: list[str]) -> Tensor:

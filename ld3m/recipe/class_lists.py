@@ -69,5 +69,5 @@ def _wordnet_ids(names: list[Any]) -> list[str]:
 
 def wordnet_id(name: str) -> str | None:
     """The WordNet id in a class's name, such as that of "n02085620-Chihuahua"; None unless there is exactly one."""
-    found = _WORDNET_ID.findall(name)
-    return found[0] if len(found) == 1 else None
+    found = set(_WORDNET_ID.findall(name))
+    return found.pop() if len(found) == 1 else None

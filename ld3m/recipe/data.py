@@ -28,8 +28,9 @@ class DataRecipe(Section):
     file, folder or pattern), `hub:<id>`, or one of digits, fashion-mnist, fashion-mnist-small, imagenet; installed
     packages may add names."""
     root: str | None = None
-    """Where `data.source=imagenet` is: a folder with `train/` and `val/`, or `hub:<id>`; left out: $LD3M_IMAGENET, else
-    `hub:ILSVRC/imagenet-1k`."""
+    """Where `data.source=imagenet` is: a folder in any layout that recipes/DATA.md lists (class folders, Kaggle's, the
+    official tars, Parquet files, …), or `hub:<id>`; left out: $LD3M_IMAGENET, else a usual place (`imagenet` or
+    `data/imagenet` here or in the home folder, /data/imagenet, …), else `hub:ILSVRC/imagenet-1k`."""
     subset: Annotated[list[str] | str | None, BeforeValidator(values.class_list)] = None
     """The classes to use, in this order; left out: all. A list of names, WordNet ids (of ImageNet) or numbers in the
     source's order, from 0; a .txt file (one class per line) or .json file of such a list, which the resolved recipe

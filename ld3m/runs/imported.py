@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ld3m.data.class_choice import choose
+from ld3m.data.class_choice import choose, choose_from
 from ld3m.data.decode import convert
 from ld3m.data.examples import Source
 from ld3m.data.prepared import prepare
@@ -78,7 +78,7 @@ def _measured_by(name: str, recipe: str | None, overrides: Sequence[str]) -> Rec
 def _classes(recipe: Recipe) -> tuple[list[str], Source]:
     """The classes that a recipe chooses, and the source of its data."""
     source = open_source(recipe.data)
-    chosen = choose(recipe.data.subset, source.classes, source.aliases, source.subsets)
+    chosen = choose_from(source, recipe.data.subset)
     return [source.classes[label] for label in chosen], source
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ld3m import priors
-from ld3m.data.class_choice import choose
+from ld3m.data.class_choice import choose, choose_from
 from ld3m.data.known import imagenet
 from ld3m.data.prepared import ImageSet
 from ld3m.data.sources import open_source
@@ -146,7 +146,7 @@ class MetaImages(ImageSet):
         else:
             source = open_source(recipe)
             names = list(source.classes)
-            chosen = choose(recipe.subset, source.classes, source.aliases, source.subsets)
+            chosen = choose_from(source, recipe.subset)
             train = source.splits["train"]
             sizes = Counter(train[index].label for index in range(len(train)))
             counts = [sizes[label] for label in chosen]

@@ -1,0 +1,141 @@
+"""Images in tars, read where they are: a tar is indexed once, and each image is found by its place in the file."""
+
+import stat
+import tarfile
+from io import BytesIO
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image
+
+from ld3m.data.formats import SUFFIXES, UnreadableImageError, open_image
+from ld3m.data.listing import is_hidden, printable
+from ld3m.data.sealed import Sealed, read_sealed
+from ld3m.errors import UserError, one_line
+from ld3m.files import cache_folder, cache_key
+from ld3m.reading import HEAD, foreign_kind
+
+BLOCK = 512
+"""Bytes of a header, and of the zeros that end a tar (POSIX.1-1988; GNU tar's manual, "Basic Tar Format")."""
+MOST_PADDING = 2**20
+"""Bytes that may follow the last file: GNU tar fills up to 10 KiB, and to no more than it is told."""
+AGAIN = "download or copy it again"
+
+
+class Member(NamedTuple):
+    """A regular file in a tar."""
+
+    name: str
+    offset: int
+    """Where its content begins, in bytes from the beginning of the outermost file."""
+    size: int
+
+
+class Tar(NamedTuple):
+    """A tar that is not compressed, and may itself be a member of another."""
+
+    path: Path
+    """The file on disk."""
+    member: Member | None = None
+    """Which of its members, if the tar lies in it."""
+
+    def __str__(self) -> str:
+        return printable(str(self.path)) + (f"/{self.member.name}" if self.member else "")
+
+    def members(self) -> list[Member]:
+        """Its regular files, but for what is hidden, in the order of their names' parts.
+
+        The index is kept in the cache by path, size and time of change, since it takes a read for each member.
+
+        Raises:
+            UserError: if the tar cannot be read, is something else, or does not end as a tar does.
+        """
+        try:
+            status = self.path.stat()
+            if not stat.S_ISREG(status.st_mode):
+                raise UserError(f"{self} is no regular file; put the tar itself there")
+            about = [str(self.path.resolve()), status.st_size, status.st_mtime_ns, self.member]
+            cached = cache_folder() / "tars" / f"{cache_key(about)}.json"
+            index = _cached(cached)
+            if index is None:
+                index = self._read_index(status.st_size)
+                index.write(cached)
+        except OSError as error:
+            raise UserError(f"cannot read {self} ({error.strerror or one_line(error)}); make it readable") from None
+        members = map(Member, index.names, index.offsets, index.sizes)
+        return sorted((each for each in members if not is_hidden(each.name)), key=lambda each: each.name.split("/"))
+
+    def images(self, ignored: list[str]) -> list[Member]:
+        """Its images, by their names' endings; the names of what is none go to `ignored`."""
+        members = self.members()
+        ignored += [f"{self}/{each.name}" for each in members if not is_image_name(each.name)]
+        return [each for each in members if is_image_name(each.name)]
+
+    def inside(self, member: Member) -> "Tar":
+        """A tar that is a member of this one."""
+        return Tar(self.path, member)
+
+    def _read_index(self, file_size: int) -> "_Index":
+        start, end = (self.member.offset, self.member.offset + self.member.size) if self.member else (0, file_size)
+        found: list[Member] = []
+        with self.path.open("rb") as file:
+            file.seek(start)
+            head = file.read(min(HEAD, end - start))
+            if head[257:262] != b"ustar" and (kind := foreign_kind(head)):
+                raise UserError(f"{self} is {kind}")
+            file.seek(start)
+            try:
+                archive = tarfile.TarFile(fileobj=file)
+                while info := archive.next():
+                    if info.isreg() and not info.sparse:
+                        name = info.name.encode(errors="surrogateescape").decode(errors="replace")
+                        found.append(Member(name.removeprefix("./"), info.offset_data, info.size))
+                stopped = archive.offset
+            except (tarfile.TarError, ValueError, LookupError, ArithmeticError, EOFError) as error:
+                if "end of data" in str(error):
+                    raise UserError(f"{self} is not whole; {AGAIN}") from None
+                raise UserError(f"{self} is no tar, or damaged ({one_line(error)}); {AGAIN}") from None
+            file.seek(stopped)
+            closing = file.read(BLOCK)
+        if len(closing) < BLOCK or not stopped + BLOCK <= end < stopped + MOST_PADDING:  # else made ready, not filled
+            raise UserError(f"{self} is not whole; {AGAIN}")
+        if closing.strip(b"\0"):
+            raise UserError(f"{self} is damaged at byte {stopped:,}; {AGAIN}")
+        names, offsets, sizes = zip(*found, strict=True) if found else ((), (), ())
+        return _Index(names=list(names), offsets=list(offsets), sizes=list(sizes))
+
+
+class _Index(Sealed):
+    """The members of a tar, as the cache keeps them."""
+
+    names: list[str]
+    offsets: list[int]
+    sizes: list[int]
+
+
+def _cached(path: Path) -> _Index | None:
+    """An index that was kept; None if there is none, or it is damaged."""
+    try:
+        return read_sealed(path, _Index, "it is made again") if path.exists() else None
+    except UserError:
+        return None
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a member is an image, by its name: nothing is read."""
+    return name.lower().endswith(SUFFIXES)
+
+
+def open_member(path: Path, offset: int, size: int) -> Image.Image:
+    """An image inside a file on disk, which is not loaded yet.
+
+    Raises:
+        UnreadableImageError: if it is not an image that Pillow reads, or the file ends before it does.
+        OSError: if the file cannot be read.
+    """
+    with path.open("rb") as file:
+        file.seek(offset)
+        content = file.read(size)
+    if len(content) < size:
+        raise UnreadableImageError("the tar ends before it does")
+    return open_image(BytesIO(content))
