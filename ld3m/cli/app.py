@@ -12,6 +12,7 @@ from ld3m.cli.evaluate import evaluate
 from ld3m.cli.experts import experts
 from ld3m.cli.keys import keys
 from ld3m.cli.plan import plan
+from ld3m.cli.priors import app as priors
 from ld3m.cli.push_to_hub import push_to_hub
 from ld3m.cli.recipes import recipes
 from ld3m.cli.render import render
@@ -56,3 +57,4 @@ def ld3m(
 for panel, commands in PANELS.items():
     for command in commands:
         app.command(rich_help_panel=panel)(command)
+app.add_typer(priors, name="priors", rich_help_panel="Inspect")

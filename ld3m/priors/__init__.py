@@ -15,6 +15,7 @@ from ld3m.errors import UserError, one_line, user_error_if_damaged
 from ld3m.priors.base import LatentDiffusion, Prior
 from ld3m.priors.dit import DiT
 from ld3m.priors.folder import fetch, provenance, read_index, weight_bytes
+from ld3m.priors.known import KNOWN
 from ld3m.priors.ldm import ClassConditionalLDM, UnconditionalLDM
 from ld3m.priors.loading import Parts
 from ld3m.priors.pixels import Pixels
@@ -70,6 +71,8 @@ def load(
         UserError: if it is not a latent diffusion model in diffusers' layout, or of no known kind.
     """
     folder = fetch(recipe.source)
+    if recipe.scaling_factor is None and recipe.source in KNOWN:
+        recipe = recipe.model_copy(update={"scaling_factor": KNOWN[recipe.source].scaling_factor})
     kind = read_index(folder).kind
     if kind in FLOWS:
         raise UserError(

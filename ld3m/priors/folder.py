@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 import math
+import os
 import re
 import sys
 from collections.abc import Iterable
@@ -18,13 +19,13 @@ from pydantic import BaseModel, BeforeValidator, Field
 
 from ld3m.errors import UserError, one_line, some
 from ld3m.files import ASSETS
+from ld3m.priors import known, stored
 from ld3m.priors.file_kinds import SAFETENSORS, kind_of
 from ld3m.reading import read_json, read_text
 from ld3m.recipe import SamplerRecipe
 
 PACKAGED_PRIORS = {
-    "digits": ASSETS / "prior-digits",
-    "fashion-mnist": ASSETS / "prior-fashion-mnist",
+    **{name: each.outline for name, each in known.KNOWN.items() if not each.origin},
     "pixels": ASSETS / "prior-pixels",
 }
 """Priors that come with the package, by the name that `prior.source` may give; "pixels" is none at all."""
@@ -72,39 +73,80 @@ class HubFolder(NamedTuple):
 
 
 def check_source(source: str) -> None:
-    """That `prior.source` is a packaged prior or a folder of one; the Hub is not asked.
+    """That `prior.source` is a known name, or a folder of a prior; no network is asked.
+
+    A known name takes precedence over a folder, which is said.
 
     Raises:
         UserError: if it is not.
     """
-    if source in PACKAGED_PRIORS or HubFolder.of(source):
+    if source in PACKAGED_PRIORS or source in known.KNOWN:
+        _say_which(source)
+        return
+    if HubFolder.of(source):
         return
     try:
         if (Path(source) / "model_index.json").is_file():
             return
     except (OSError, ValueError) as error:  # no permission, a name that is too long
         raise UserError(f"prior.source: cannot look into {source!r} ({one_line(error)}); give another folder") from None
+    near, names = known.meant(source), ", ".join([*known.KNOWN, "pixels"])
+    advice = f"did you mean {' or '.join(near)}?" if near else f"give hub:<id>, or one of {names}"
+    train = " (ld3m train-prior prior-cifar10 makes it)" if source == "priors/cifar10" else ""
     raise UserError(
-        f"prior.source: {source!r} is not a folder with a model_index.json; make one with ld3m train-prior or "
-        f"convert-prior, or give hub:<id> or one of {', '.join(PACKAGED_PRIORS)}"
+        f"prior.source: {source!r} is not a folder with a model_index.json{train}; "
+        f"{advice if near else f'make one with ld3m train-prior or convert-prior, or {advice}'}"
     )
+
+
+@functools.cache
+def _say_which(source: str) -> None:
+    """Says that a known name is not taken for the folder of that name, if there is one; once, on one process."""
+    if (Path(source) / "model_index.json").is_file() and (os.environ.get("RANK") or "0") == "0":
+        print(f"prior.source: {source} is the known prior; ./{source} means the folder here", file=sys.stderr)
 
 
 def fetch(source: str) -> Path:
     """The folder of a prior: itself, the package's, or a copy of the files of the Hub's that are read.
 
     Raises:
-        UserError: if there is no such folder, or the Hub has none of the name or cannot be asked and there is no copy.
+        UserError: if there is no such folder, or it cannot be fetched and there is no copy.
     """
     check_source(source)
     if hub := HubFolder.of(source):
-        return _snapshot(hub)
-    return PACKAGED_PRIORS.get(source, Path(source))
+        return snapshot(hub)
+    if source in PACKAGED_PRIORS:
+        return PACKAGED_PRIORS[source]
+    if source in known.KNOWN:
+        from ld3m.priors.getting import get
+
+        return get(source)
+    return Path(source)
+
+
+def outline(source: str) -> Path:
+    """A folder of a prior's configurations, which may be without weights; nothing is fetched.
+
+    Raises:
+        UserError: if there are none on this machine.
+    """
+    check_source(source)
+    if source in known.KNOWN:
+        return known.KNOWN[source].outline
+    if not (hub := HubFolder.of(source)):
+        return fetch(source)
+    if copy := copy_of(hub):
+        return copy
+    revision = f" --revision {hub.revision}" if hub.revision else ""
+    raise UserError(
+        f"prior.source: {source} is not on this machine; its configurations are enough: hf download {hub.name}"
+        f"{revision} --include '{hub.part}*.json'; or give a known name, as cin256-v2"
+    )
 
 
 @functools.cache  # what a command loads and what it notes of it are of one revision
-def _snapshot(hub: HubFolder) -> Path:
-    """The folder of a repository's files that are read, downloaded unless they are on this machine."""
+def snapshot(hub: HubFolder, again: bool = False) -> Path:
+    """The folder of a repository's files that are read, downloaded unless they are on this machine, or again."""
     from huggingface_hub import snapshot_download
 
     from ld3m.machine.hub import asking
@@ -112,13 +154,14 @@ def _snapshot(hub: HubFolder) -> Path:
     try:
         wanted = [hub.part + path for path in _hub_files(hub)]
         with asking():
-            return Path(snapshot_download(hub.name, revision=hub.revision, allow_patterns=wanted)) / hub.part
+            copy = snapshot_download(hub.name, revision=hub.revision, allow_patterns=wanted, force_download=again)
+            return Path(copy) / hub.part
     except UserError:
         raise
     except Exception as error:  # the client's own, httpx's and the file system's
-        if copy := copy_of(hub):
+        if before := copy_of(hub):
             print(f"ld3m: prior.source: {one_line(error)}; what was fetched before is used", file=sys.stderr)
-            return copy
+            return before
         at = f"@{hub.revision}" if hub.revision else ""
         source = f"hub:{hub.name}{'/' + hub.part.rstrip('/') if hub.part else ''}{at}"
         raise UserError(f"prior.source: cannot fetch {source}: {one_line(error)}") from None
@@ -173,7 +216,12 @@ def read_files(paths: Iterable[str]) -> list[str]:
     return sorted(chosen)
 
 
-def _files(folder: Path) -> list[str]:
+def weighty_files(folder: Path) -> list[str]:
+    """The files of a folder that decide what a prior does: those that are read, but for its card and vocabularies."""
+    return [name for name in files_of(folder) if not name.endswith((".md", ".txt"))]
+
+
+def files_of(folder: Path) -> list[str]:
     """The files of a folder that are read.
 
     Raises:
@@ -247,27 +295,22 @@ def provenance(source: str) -> dict[str, Any]:
     """
     folder = fetch(source)
     content = hashlib.sha256()
-    for name in _files(folder):
-        if not name.endswith((".md", ".txt")):
-            content.update(name.encode(errors="surrogateescape"))
-            content.update(_digest(folder / name))
-    hub = HubFolder.of(source)
+    digests = {name: stored.digest(folder / name) for name in weighty_files(folder)}
+    for name, digest in digests.items():
+        content.update(name.encode(errors="surrogateescape"))
+        content.update(bytes.fromhex(digest))
+    about, noted = known.KNOWN.get(source), stored.note(source) if source in known.KNOWN else None
+    if noted:
+        stored.compare(source, noted, digests)
+    hub = HubFolder.of(noted.origin if noted else source)
     commit = folder.parents[hub.part.count("/") - 1] if hub and hub.part else folder
     return {
         "source": source,
         "kind": read_index(folder).kind,
         "revision": commit.name if hub else None,
         "sha256": content.hexdigest(),
-        "licence": _licence(folder),
+        "licence": _licence(folder) or (about.licence if about else None),
     }
-
-
-def _digest(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").digest()
-    except OSError as error:
-        raise UserError(f"prior.source: cannot read {path} ({error.strerror}); {GET_AGAIN}") from None
 
 
 @functools.cache
@@ -294,9 +337,12 @@ def _licence(folder: Path) -> str | None:
 def weight_bytes(recipe: SamplerRecipe) -> tuple[int, int]:
     """Parameters of a prior, and the bytes that they take on a process once loaded; nothing is fetched for it.
 
-    From the headers of safetensors; a .bin, and a file on the Hub, is counted by its size and the precision in its
-    name.
+    Of a known name as its table says; from the headers of safetensors; a .bin, and a file on the Hub, is counted by its
+    size and the precision in its name.
     """
+    if (about := known.KNOWN.get(recipe.source)) and about.origin:
+        denoiser, others = about.parameters
+        return denoiser + others, denoiser * BYTES[recipe.dtype] + others * BYTES["float32"]
     if hub := HubFolder.of(recipe.source):
         try:
             counts = {name: size // _width(name) for name, size in _hub_files(hub).items()}
@@ -306,7 +352,7 @@ def weight_bytes(recipe: SamplerRecipe) -> tuple[int, int]:
             raise UserError(f"prior.source: cannot ask the Hub for {recipe.source}: {one_line(error)}") from None
     else:
         folder = fetch(recipe.source)
-        counts = {name: _numbers(folder, name) for name in _files(folder) if WEIGHTS.fullmatch(name)}
+        counts = {name: _numbers(folder, name) for name in files_of(folder) if WEIGHTS.fullmatch(name)}
     parameters = size = 0
     for name, count in counts.items():
         if WEIGHTS.fullmatch(name) and (part := name.partition("/")[0]) not in ON_DEMAND:

@@ -16,8 +16,8 @@ from ld3m.data.known import imagenet
 from ld3m.data.prepared import ImageSet
 from ld3m.data.sources import open_source
 from ld3m.errors import UserError
-from ld3m.priors import folder as prior_folder
 from ld3m.priors.base import LatentDiffusion
+from ld3m.priors.folder import outline
 from ld3m.priors.ldm import read_class_table
 from ld3m.priors.loading import Parts
 from ld3m.priors.pixels import Pixels
@@ -64,7 +64,7 @@ class MetaPrior(LatentDiffusion):
         """
         from diffusers import DiTTransformer2DModel, UNet2DConditionModel, UNet2DModel
 
-        parts = Parts(_configurations(recipe.source), "meta", recipe)
+        parts = Parts(outline(recipe.source), "meta", recipe)
         kind = parts.kind()
         denoisers = {
             "ClassConditionalLDM": (UNet2DConditionModel, "unet"),
@@ -106,21 +106,6 @@ def meta_prior(recipe: Recipe) -> MetaPrior | MetaPixels:
     if recipe.prior.source == "pixels":
         return MetaPixels(recipe.data.channels, recipe.rendered_size, "meta")
     return MetaPrior.of(recipe.prior)
-
-
-def _configurations(source: str) -> Path:
-    """The folder of a prior; nothing is fetched."""
-    hub = prior_folder.HubFolder.of(source)
-    if not hub:
-        return prior_folder.fetch(source)
-    if copy := prior_folder.copy_of(hub):
-        return copy
-    revision = f" --revision {hub.revision}" if hub.revision else ""
-    raise UserError(
-        f"prior.source: {source} is not on this machine; its configurations are enough: hf download {hub.name}"
-        f"{revision} --include '{hub.part}*.json', or name a folder, as ld3m convert-prior cin256-v2 FOLDER writes it "
-        "without a checkpoint"
-    )
 
 
 @dataclass(frozen=True)
