@@ -17,7 +17,7 @@ PANELS = {
     "Make": ["distill", "plan", "train-prior", "experts", "convert-prior"],
     "Measure": ["evaluate", "ablate"],
     "Share": ["report", "render", "push-to-hub"],
-    "Inspect": ["status", "recipes", "keys", "env"],
+    "Inspect": ["status", "recipes", "keys", "env", "priors"],
 }
 QUAINT = re.compile(
     r"\b(anew|go(es|ing)? on|otherwise|is told|told|upon|alike|where there (is|are)|is not right|on their way"

@@ -8,6 +8,7 @@ from ld3m import networks, registry
 from ld3m.data import sources
 from ld3m.errors import UserError
 from ld3m.priors import folder as prior_folder
+from ld3m.priors.known import KNOWN
 from ld3m.recipe import NetworkRecipe, Recipe
 from ld3m.recipe.objectives import LEARNING_RATES
 from ld3m.recipe.values import STARTS
@@ -25,13 +26,14 @@ def check_inputs(recipe: Recipe, resumes: bool = False) -> None:
 
     Raises:
         UserError: with one line for each mistake: in data.source or data.root, prior.source, distill.init,
-            distill.objective, network.arch, evaluate.arch, log_with, and in keys that contradict prior.source=pixels or
-            prior.steps=0.
+            distill.objective, network.arch, evaluate.arch, log_with, and in keys that contradict a known prior.source
+            or prior.steps=0.
     """
     checks: list[Callable[[], None]] = [
         lambda: sources.check_source(recipe.data),
         lambda: prior_folder.check_source(recipe.prior.source),
         lambda: None if resumes else _check_start(recipe.distill.init),
+        lambda: _check_known_prior(recipe),
         lambda: _check_without_denoiser(recipe),
         lambda: _check_objective(recipe.distill.objective),
         lambda: _check_network(recipe, recipe.network.arch, recipe.network, "network.arch"),
@@ -73,6 +75,29 @@ def _check_trackers(names: Sequence[str]) -> None:
 def _check_network(recipe: Recipe, arch: str, settings: NetworkRecipe, key: str) -> None:
     """That a network is known and fits the images; their classes, of which there are two here, do not matter."""
     networks.check(arch, networks.Shape(recipe.data.channels, recipe.data.resolution, 2), settings, key)
+
+
+def _check_known_prior(recipe: Recipe) -> None:
+    """That keys fit a prior that is known by name, before it is fetched."""
+    name, resolution = recipe.prior.source, recipe.prior.resolution
+    if name not in KNOWN:
+        return
+    prior, mistakes = KNOWN[name], []
+    for key, value in prior.must.items():
+        section, _, last = key.partition(".")
+        if (found := getattr(getattr(recipe, section), last)) != value:
+            mistakes.append(f"{key}: {found!r}, but {name} is an {prior.about}; set {key}={value}")
+    if recipe.data.channels != prior.channels:
+        mistakes.append(
+            f"data.channels: {recipe.data.channels}, but the images of {name} have {prior.channels}; "
+            f"set data.channels={prior.channels} or choose another prior.source"
+        )
+    if prior.kind == "DiTPipeline" and resolution not in (None, prior.resolution):
+        mistakes.append(
+            f"prior.resolution: {resolution}, but {name} renders at {prior.resolution} alone; leave the key out"
+        )
+    if mistakes:
+        raise UserError(*mistakes)
 
 
 def _check_without_denoiser(recipe: Recipe) -> None:

@@ -23,6 +23,7 @@ from ld3m.priors import known, stored
 from ld3m.priors.file_kinds import SAFETENSORS, kind_of
 from ld3m.reading import read_json, read_text
 from ld3m.recipe import SamplerRecipe
+from ld3m.recipe.files import shipped
 
 PACKAGED_PRIORS = {
     **{name: each.outline for name, each in known.KNOWN.items() if not each.origin},
@@ -90,13 +91,14 @@ def check_source(source: str) -> None:
             return
     except (OSError, ValueError) as error:  # no permission, a name that is too long
         raise UserError(f"prior.source: cannot look into {source!r} ({one_line(error)}); give another folder") from None
-    near, names = known.meant(source), ", ".join([*known.KNOWN, "pixels"])
-    advice = f"did you mean {' or '.join(near)}?" if near else f"give hub:<id>, or one of {names}"
-    train = " (ld3m train-prior prior-cifar10 makes it)" if source == "priors/cifar10" else ""
-    raise UserError(
-        f"prior.source: {source!r} is not a folder with a model_index.json{train}; "
-        f"{advice if near else f'make one with ld3m train-prior or convert-prior, or {advice}'}"
-    )
+    if (recipe := f"prior-{Path(source).name}") in shipped():
+        advice = f"ld3m train-prior {recipe} makes one, in priors/{Path(source).name}"
+    elif near := known.meant(source):
+        advice = f"did you mean {' or '.join(near)}?"
+    else:
+        names = ", ".join([*known.KNOWN, "pixels"])
+        advice = f"make one with ld3m train-prior or convert-prior, or give hub:<id> or one of {names}"
+    raise UserError(f"prior.source: {source!r} is not a folder with a model_index.json; {advice}")
 
 
 @functools.cache

@@ -12,6 +12,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
+from huggingface_hub import constants
+
 from ld3m.errors import UserError, one_line
 from ld3m.files import ANOTHER_CACHE, writable, write_folder
 from ld3m.machine.download import download
@@ -85,10 +87,13 @@ class _Getting:
     # --- where from ----------------------------------------------------------------------------------------
 
     def _from_hub(self, hub: HubFolder) -> Path:
-        self._say(f"fetching {self._size()} from {self.origin}")
+        if not constants.HF_HUB_OFFLINE:
+            self._say(f"into the Hub's cache, {constants.HF_HUB_CACHE}")
         try:
             folder = snapshot(hub, self.again)
         except UserError as error:
+            if constants.HF_HUB_OFFLINE:
+                raise self._offline() from None
             reason = str(error).removeprefix("prior.source: ")
             raise UserError(f"{self.key}: {self.name}: {reason}; {self._way_on()}") from None
         self._check(folder)
@@ -113,18 +118,14 @@ class _Getting:
 
     def _fetch(self) -> Path:
         """The file of a URL, in the folder of work."""
-        from huggingface_hub import constants
-
         if constants.HF_HUB_OFFLINE:
-            raise UserError(
-                f"{self.key}: {self.name} is not on this machine, and HF_HUB_OFFLINE is set; {self._way_on()}"
-            )
+            raise self._offline()
         path = self.work / (PurePosixPath(urlsplit(self.origin).path).name or "prior")
         if self.again:  # what is there in part is compared with what the server has
             path.unlink(missing_ok=True)
         there = sum(each.stat().st_size for each in self.work.glob(f"*{path.name}*"))
         self._check_room(2 * self.known.size - there)
-        self._say(f"fetching {self._size()} from {self.origin}")
+        self._say(f"into {self.work.parent / self.name}")
         try:
             download(self.origin, path, what=self.name, advice=self._way_on())
         except UserError as error:
@@ -228,12 +229,18 @@ class _Getting:
 
     # --- what is said --------------------------------------------------------------------------------------
 
-    def _size(self) -> str:
-        return f"about {self.known.size / 1e9:.1f} GB" if self.origin == self.known.origin else self.name
+    def _say(self, where: str) -> None:
+        known = self.known
+        size = f"about {known.size / 1e9:.1f} GB from " if self.origin == known.origin else ""
+        commerce = ", which forbids commercial use" if known.forbids_commerce else ""
+        print(
+            f"{self.name}: fetching {size}{self.origin}, under {known.licence_name}{commerce}, {where}",
+            file=sys.stderr,
+            flush=True,
+        )
 
-    def _say(self, what: str) -> None:
-        commerce = ", which forbids commercial use" if self.known.forbids_commerce else ""
-        print(f"{self.name}: {what}; licence {self.known.terms}{commerce}", file=sys.stderr, flush=True)
+    def _offline(self) -> UserError:
+        return UserError(f"{self.key}: {self.name} is not on this machine, and HF_HUB_OFFLINE is set; {self._way_on()}")
 
     def _way_on(self) -> str:
         """The two commands that bring a prior to a machine without a network."""
@@ -273,7 +280,8 @@ def listing() -> str:
     rows = []
     for name, known in KNOWN.items():
         size = f"{known.size / 1e9:.1f} GB" if known.origin else ""
-        rows.append((name, known.about, f"{known.resolution} px", size, known.terms, _where(name, known)))
+        licence = known.licence_name + ", non-commercial" * known.forbids_commerce
+        rows.append((name, known.about, f"{known.resolution} px", size, licence, _where(name, known)))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     remarks = [f"{name}: {known.remark}" for name, known in KNOWN.items() if known.remark]

@@ -64,9 +64,9 @@ class KnownPrior:
         return "-nc" in self.licence
 
     @property
-    def terms(self) -> str:
-        """Its licence in words; a non-commercial one is flagged."""
-        return LICENCES.get(self.licence, self.licence) + ", non-commercial" * self.forbids_commerce
+    def licence_name(self) -> str:
+        """Its licence as people call it."""
+        return LICENCES.get(self.licence, self.licence)
 
     @property
     def settings(self) -> str:
