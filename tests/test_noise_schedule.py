@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ld3m.errors import UserError
-from ld3m.priors.noise_schedule import NoiseSchedule
+from ld3m.priors.noise_schedule import NoiseSchedule, not_applied
 
 LATENT = {"clip_sample": False}
 
@@ -93,3 +93,17 @@ def test_what_cannot_be_sampled_is_told(config: dict[str, Any], message: str) ->
     theirs.register_to_config(**config)
     with pytest.raises(UserError, match=message):
         NoiseSchedule.of(theirs).walk(5)
+
+
+@pytest.mark.parametrize(
+    ("config", "keys"),
+    [
+        ({"_class_name": "DDIMScheduler", "clip_sample": False}, []),
+        ({"_class_name": "DDIMScheduler"}, ["clip_sample"]),
+        ({"_class_name": "PNDMScheduler"}, []),
+        ({"_class_name": "PNDMScheduler", "clip_sample": True, "thresholding": True}, ["clip_sample", "thresholding"]),
+    ],
+)
+def test_what_a_scheduler_clips_is_not_applied(config: dict[str, Any], keys: list[str]) -> None:
+    """diffusers' DDIMScheduler clips unless it is told not to; PNDMScheduler never does."""
+    assert not_applied(config) == keys

@@ -506,6 +506,12 @@ def test_a_scheduler_that_does_not_tell_the_noise_is_refused(
     assert all(part in line for part in parts), line
 
 
+def test_a_scheduler_that_clips_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    change(folder / "scheduler" / "scheduler_config.json", clip_sample=True)
+    priors.load(SamplerRecipe(source=str(folder)))
+    assert "scheduler_config.json: clip_sample is not applied, as in the paper's code" in capsys.readouterr().err
+
+
 def test_trained_betas_are_the_schedule(folder: Path) -> None:
     change(folder / "scheduler" / "scheduler_config.json", trained_betas=[0.1, 0.5], num_train_timesteps=2)
     prior = MetaPrior.of(SamplerRecipe(source=str(folder)))

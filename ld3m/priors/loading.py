@@ -1,5 +1,6 @@
 """The parts of a prior, read one at a time."""
 
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from ld3m.errors import UserError, one_line
 from ld3m.machine.out_of_memory import ran_out
 from ld3m.priors.file_kinds import COMPUTED, check_weights
 from ld3m.priors.folder import GET_AGAIN, choose_weights, read_index
-from ld3m.priors.noise_schedule import check_scheduler
+from ld3m.priors.noise_schedule import check_scheduler, not_applied
 from ld3m.recipe import SamplerRecipe
 
 T = TypeVar("T")
@@ -131,6 +132,12 @@ class Parts:
         name = "scheduler/scheduler_config.json"
         config = self.json(name, dict[str, Any])
         check_scheduler(config, self.folder / name)
+        if (keys := not_applied(config)) and os.environ.get("RANK", "0") == "0":
+            print(
+                f"prior.source: {self.folder / name}: {' and '.join(keys)} is not applied, as in the paper's code: "
+                "clean latents are not clipped",
+                file=sys.stderr,
+            )
         return self.read("scheduler", lambda _: DDIMScheduler.from_config(config))
 
     def kind(self) -> str:

@@ -1,6 +1,7 @@
 """The noise that a prior was trained with, and how DDIM steps through it, as diffusers' schedulers have it."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple, get_args
 
@@ -69,6 +70,16 @@ def check_scheduler(config: dict[str, Any], file: object) -> None:
             f"prior.source: {file} has {len(checked.trained_betas)} trained_betas, but num_train_timesteps: "
             f"{checked.num_train_timesteps}; correct it"
         )
+
+
+def not_applied(config: Mapping[str, Any]) -> list[str]:
+    """What a scheduler's configuration asks for in each step that is left out, as the paper's code leaves it out.
+
+    diffusers' schedulers of DDIM and DDPM clip clean latents if the key is missing. A clipped number has no gradient.
+    """
+    clips = str(config.get("_class_name")).startswith(("DDIM", "DDPM"))
+    asked = {"clip_sample": config.get("clip_sample", clips), "thresholding": config.get("thresholding", False)}
+    return [key for key, value in asked.items() if value]
 
 
 class Level(NamedTuple):
