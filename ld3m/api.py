@@ -74,6 +74,7 @@ def evaluate(
     scores: bool = False,
     again: bool = False,
     pixels: str | None = None,
+    output: str | Path | None = None,
 ) -> dict[str, Any]:
     """Trains networks on a distilled set and tests them on real images, as `ld3m evaluate` does.
 
@@ -88,6 +89,7 @@ def evaluate(
         scores: whether to measure what DD-Ranking's scores need.
         again: whether to measure again what was measured in the same way before.
         pixels: what the floats of a .pt file mean: "normalised", "unit" or "whitened"; by default it is judged.
+        output: the folder for evaluation.json; by default the run's.
 
     Returns:
         The run's evaluation.json. `results` has a row for each set, architecture and protocol: `trained_on`, `arch`,
@@ -100,7 +102,8 @@ def evaluate(
 
     names = [] if run is None else [str(run)]
     folder, measured_by = set_and_recipe(names, None if recipe is None else str(recipe), list(overrides), pixels)
-    report, _ = evaluate(folder, measured_by, [str(name) for name in against], split, scores, again)
+    place = None if output is None else Path(output)
+    report, _ = evaluate(folder, measured_by, [str(name) for name in against], split, scores, again, place)
     return report
 
 

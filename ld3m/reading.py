@@ -15,12 +15,13 @@ from pydantic import TypeAdapter, ValidationError
 from ld3m.errors import UserError, one_line, some
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     import torch
     from torch import Tensor
 
 T = TypeVar("T")
+D = TypeVar("D")
 HEAD = 512
 """Bytes of a file's beginning that `foreign_kind` looks at."""
 PAGES = (b"<!doctype", b"<html", b"<?xml", b"<head", b"<body")
@@ -177,6 +178,26 @@ def read_tensors(
             if finite and tensor.is_floating_point() and not tensor.isfinite().all():
                 raise ValueError(f"{each} has values that are not finite")
         return found
+
+
+def unless_unreadable(unread: list[str], otherwise: D, read: "Callable[..., T]", *arguments: Any) -> T | D:
+    """What `read` gives; or `otherwise`, if what it reads is damaged or not to be read.
+
+    For commands that show what they can of a folder.
+
+    Args:
+        unread: is added a line that says so.
+        otherwise: to return then.
+        read: to call.
+        arguments: to call it with.
+    """
+    try:
+        return read(*arguments)
+    except UserError as error:
+        unread += error.lines
+    except OSError as error:  # such as of a folder that may not be looked into
+        unread.append(f"cannot read {error.filename} ({error.strerror or one_line(error)})")
+    return otherwise
 
 
 def _check(name: str, tensor: "Tensor", spec: TensorSpec) -> None:

@@ -17,7 +17,7 @@ from ld3m.files import write_bytes, write_json
 from ld3m.machine.processes import Processes
 from ld3m.recipe import Recipe
 from ld3m.recipe.files import load, to_yaml
-from ld3m.runs import checkpoints, metrics, resume, sources
+from ld3m.runs import checkpoints, manifests, metrics, resume, sources
 from ld3m.runs.folder import iterations_saved, metadata
 from ld3m.runs.result import read_images, read_latents, write_images, write_result
 
@@ -139,14 +139,14 @@ def test_a_flipped_bit_of_a_manifest_is_noticed(run: Path) -> None:
     """Wherever it is, the manifest is damaged or says what it said: line breaks may be other white space."""
     folder = run / "checkpoints" / "000004"
     path = folder / "manifest.json"
-    whole, said = path.read_bytes(), checkpoints.check(folder, "")
+    whole, said = path.read_bytes(), manifests.check(folder, "")
     unnoticed = []
     for position in range(0, len(whole), 3):
         flipped = bytearray(whole)
         flipped[position] ^= 1 << position % 7
         path.write_bytes(bytes(flipped))
         with suppress(UserError):
-            unnoticed.append(checkpoints.check(folder, ""))
+            unnoticed.append(manifests.check(folder, ""))
     assert len(unnoticed) < len(whole) / 30
     assert all(each == said for each in unnoticed)
 
@@ -189,7 +189,7 @@ def renamed(newest: Path) -> None:
 def test_a_damaged_newest_checkpoint_yields_to_the_one_before(run: Path, spoil: Callable[[Path], None]) -> None:
     said: list[str] = []
     spoil(run / "checkpoints" / "000004")
-    assert checkpoints.newest(run, said.append) == run / "checkpoints" / "000002"
+    assert manifests.newest(run, said.append) == run / "checkpoints" / "000002"
     (line,) = said
     assert str(run / "checkpoints" / "0000") in line
     assert line.endswith("; going back to the checkpoint before it")

@@ -285,6 +285,31 @@ def test_folders_that_cannot_be_written_to_are_told_before_any_training(
     assert "set LD3M_CACHE to a folder that can be written to" in outcome.err
 
 
+def test_a_run_is_evaluated_elsewhere(ld3m: Callable[..., Outcome], run: Path, tmp_path: Path) -> None:
+    """Nothing is written to the run; what it has is reused, and what it has of other images is not mixed with it."""
+    few = ["evaluate.epochs=1", "--seeds", 1]
+    assert ld3m("evaluate", run, *few).code == 0
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    outcome = ld3m("evaluate", run, *few, "-o", "mine", "--against", "random")
+    assert outcome.code == 0, outcome.err
+    assert "1 network to train; convnet on random" in outcome.err
+    assert f"written to mine/evaluation.json; ld3m report {run} -o mine shows it" in outcome.err
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+    kept = json.loads((tmp_path / "mine" / "evaluation.json").read_text())
+    assert [row["trained_on"] for row in kept["results"]] == ["distilled", "random"]
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["evaluation.json"]
+    outcome = ld3m("evaluate", run, *few, "-o", run.parent / "made")  # the run itself
+    assert (outcome.code, outcome.err.splitlines()[-1]) == (0, "all 1 networks are measured already; --again repeats")
+    (run / "images" / "cross" / "0.png").write_bytes((run / "images" / "circle" / "0.png").read_bytes())
+    outcome = ld3m("evaluate", run, *few, "-o", "mine")
+    assert outcome.code == 2
+    assert f"mine/evaluation.json has accuracies of other images than {run} has now; give another" in outcome.err
+    shutil.copytree(run, tmp_path / "runs" / "other")
+    outcome = ld3m("evaluate", run, *few, "-o", "runs/other")
+    assert outcome.code == 2
+    assert outcome.err.startswith("ld3m: --output: runs/other is a run; give a folder of your own")
+
+
 def test_networks_learn_separable_classes(recipe_file: Path) -> None:
     """Trained on all real shapes, a ConvNet tells almost all of the test shapes apart: chance is 33 %."""
     recipe = load(Recipe, str(recipe_file), ["evaluate.epochs=60", "evaluate.lr=0.01", "evaluate.ema=0.9"])

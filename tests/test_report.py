@@ -20,6 +20,7 @@ from PIL import Image
 
 from ld3m.errors import UserError
 from ld3m.evaluation.protocol import row_protocol
+from ld3m.evaluation.training_sets import stored_digest
 from ld3m.files import write_json, write_tensors, write_text
 from ld3m.images import grids
 from ld3m.recipe import Recipe
@@ -200,8 +201,7 @@ def test_pictures_of_another_layout(tmp_path: Path) -> None:
         Image.new("RGB", (80, 8)).save(folder / "evolution" / f"{iteration:06d}.png")
     assert 'data-columns="10"' in report(folder).read_text()
     (folder / "evolution" / "000020.png").write_bytes(b"\x89PNG\r\n\x1a\n garbage")
-    with pytest.raises(UserError, match=r"cannot read .*000020\.png \(.*\); remove it to leave it out"):
-        report(folder)
+    assert "Not shown: cannot read evolution/000020.png (" in Page(report(folder)).text
 
 
 def test_curves_go_through_the_metrics(finished: Path, page: Page) -> None:
@@ -301,15 +301,53 @@ def test_what_is_not_a_run_is_an_error(tmp_path: Path, ld3m: Callable[..., Outco
     outcome = ld3m("report", "nowhere")
     assert outcome.code == 2
     assert outcome.err.startswith("ld3m: RUN: there is no nowhere; give a run's folder")
-    folder = make_run(tmp_path / "run", ["a"], {0: noise(1, 8)})
-    (folder / "evolution" / "000000.png").write_bytes(b"no picture")
-    with pytest.raises(UserError, match=r"cannot read .*000000\.png"):
-        report(folder)
-    for name in ("evaluation.json", "prior.json"):
+
+
+DAMAGED = {
+    "evolution/000003.png": "cannot read evolution/000003.png (",
+    "real.png": "cannot read real.png (",
+    "latents.safetensors": "latents.safetensors is damaged (",
+    "metrics.jsonl": None,  # its lines are counted
+    "evaluation.json": "evaluation.json is damaged (",
+    "prior.json": "prior.json is damaged (",
+    "data.json": "data.json is damaged (",
+    "origin.json": "origin.json is damaged (",
+    "images/cross/1.png": "images/cross has 1 images, not 2",
+}
+
+
+def test_what_cannot_be_read_is_left_out_and_said(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All at once: none hides another, and the pictures that are whole are shown."""
+    folder = shutil.copytree(finished, tmp_path / "run")
+    for name in DAMAGED:
         (folder / name).write_text("{")
-        with pytest.raises(UserError, match=rf"{name} is damaged \(.*\); move it away to continue without it$"):
-            report(folder)
-        (folder / name).unlink()
+    (folder / "images" / "cross" / "1.png").unlink()
+    page = Page(report(folder))
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("not shown: ")]
+    expected = [start for start in DAMAGED.values() if start]
+    assert [sum(line.startswith(f"not shown: {start}") for line in said) for start in expected] == [1] * len(expected)
+    assert len(said) == len(expected)
+    assert all(f"Not shown: {start}" in page.text for start in expected)
+    assert str(tmp_path) not in page.text
+    assert list(frames_of(folder / "report.html")) == [0, 1, 2, 4, 5, 6]
+
+
+def test_figures_of_another_folder_are_those_of_the_run(finished: Path, tmp_path: Path) -> None:
+    """`evaluate -o FOLDER` leaves them there, and `report -o FOLDER` shows them, if they are of the same images."""
+    elsewhere = tmp_path / "mine"
+    elsewhere.mkdir()
+    digest = stored_digest(finished)
+    mine = row("distilled", "convnet", [71.5, 72.5]) | {"content": digest}
+    write_json(elsewhere / "evaluation.json", {"results": [mine]})
+    path = report(finished, elsewhere)
+    assert path == elsewhere / "report.html"
+    assert "72.0 ± 0.5 (2)" in Page(path).text
+    assert "72.0 ± 0.5 (2)" not in Page(report(finished)).text
+    write_json(elsewhere / "evaluation.json", {"results": [mine | {"content": "0" * 20}]})
+    with pytest.raises(UserError, match=r"^--output: .*mine/evaluation\.json has accuracies of other images than "):
+        report(finished, elsewhere)
 
 
 def test_the_command_writes_to_the_given_file(finished: Path, tmp_path: Path, ld3m: Callable[..., Outcome]) -> None:

@@ -167,17 +167,32 @@ def test_the_rate_is_that_of_recent_iterations(finished: Path, tmp_path: Path) -
     assert read(folder).iterations_per_second == 2
 
 
-def test_damaged_files_are_one_line(finished: Path, tmp_path: Path, ld3m: Callable[..., Outcome]) -> None:
-    for name, asked in (
-        ("latents.safetensors", "status"),
-        ("evaluation.json", "status"),
-        ("evaluation.json", "evaluate"),
-    ):
-        folder = Path(shutil.copytree(finished, tmp_path / asked / name))
+def test_a_damaged_evaluation_is_one_line(finished: Path, tmp_path: Path, ld3m: Callable[..., Outcome]) -> None:
+    """What is added to must be readable."""
+    folder = Path(shutil.copytree(finished, tmp_path / "run"))
+    (folder / "evaluation.json").write_bytes(b"{")
+    outcome = ld3m("evaluate", folder)
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1), outcome.err
+    assert f"{folder / 'evaluation.json'} is damaged" in outcome.err
+
+
+def test_what_can_be_read_is_shown_beside_what_cannot(
+    finished: Path, tmp_path: Path, ld3m: Callable[..., Outcome]
+) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "run"))
+    for name in ("latents.safetensors", "evaluation.json", "checkpoints/000006/class-0001.safetensors"):
         (folder / name).write_bytes(b"{")
-        outcome = ld3m(asked, folder)
-        assert (outcome.code, outcome.err.count("\n")) == (2, 1), outcome.err
-        assert f"{folder / name} is damaged" in outcome.err
+    outcome = ld3m("status", folder)
+    assert (outcome.code, outcome.err) == (0, "")
+    lines = outcome.out.splitlines()
+    assert lines[0] == f"{folder}: stopped, iteration 6 of 6 (100 %)"
+    assert any(line.split() == ["objective", "dm"] for line in lines)
+    assert "  checkpoint      iteration 4 (the newest is damaged)" in lines
+    assert any(line.endswith("resumes from iteration 4") for line in lines)
+    unread = [line.removeprefix("  not shown: ") for line in lines if line.startswith("  not shown: ")]
+    parts = ["latents.safetensors is damaged", "class-0001.safetensors is damaged", "evaluation.json is damaged"]
+    assert [part in line for part, line in zip(parts, unread, strict=True)] == [True] * 3
+    assert json.loads(ld3m("status", folder, "--json").out)["unread"] == unread
 
 
 def test_the_newest_run_is_the_one_written_to_last(

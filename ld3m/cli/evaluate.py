@@ -56,6 +56,15 @@ def evaluate(
     again: Annotated[
         bool, typer.Option("--again", help="Measure everything again; by default what is measured already is reused.")
     ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="DIR",
+            help="The folder for evaluation.json, if the run is not yours to write to; ld3m report takes the same.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train networks on a distilled set, test them on real images.
@@ -81,6 +90,6 @@ def evaluate(
     from ld3m.evaluation.tables import accuracy_table
 
     folder, measured_by = set_and_recipe(names, recipe, overrides, pixels)
-    report, is_main = evaluate(folder, measured_by, _sets(against), split, scores, again)
+    report, is_main = evaluate(folder, measured_by, _sets(against), split, scores, again, output)
     if is_main:
         typer.echo(json.dumps(report, indent=2) if as_json else accuracy_table(report))

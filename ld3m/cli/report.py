@@ -14,7 +14,12 @@ def report(
     pixels: Pixels = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="The file to write; default: RUN/report.html."),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="The file to write, or a folder, such as that of ld3m evaluate --output; default: RUN/report.html.",
+        ),
     ] = None,
 ) -> None:
     """Write a run, finished or not, as one HTML page.

@@ -20,7 +20,7 @@ from ld3m.machine.out_of_memory import ran_out
 from ld3m.machine.processes import Processes, watched_command
 from ld3m.machine.timing import Clock
 from ld3m.recipe import Recipe
-from ld3m.runs import checkpoints, metrics
+from ld3m.runs import checkpoints, manifests, metrics
 from ld3m.runs.folder import iterations_saved, note_classes
 from ld3m.runs.result import write_real
 from ld3m.runs.resume import claim, nothing_left
@@ -136,7 +136,7 @@ def checkpoint_or_start(setup: Setup) -> tuple[int, LearntLatents]:
     """The first iteration to do and the latents before it: the newest checkpoint's, or the initial ones."""
     recipe, processes = setup.recipe, setup.processes
     labels = setup.own or [0]  # an idle process needs the shapes, and learns none of it
-    checkpoint = checkpoints.newest(recipe.folder, processes.print)
+    checkpoint = manifests.newest(recipe.folder, processes.print)
     if checkpoint:
         first = int(checkpoint.name)
         states, objective = checkpoints.read_states(checkpoint, labels, processes.device)

@@ -13,10 +13,10 @@ from ld3m.evaluation import protocol
 from ld3m.evaluation.blocks import blocks
 from ld3m.evaluation.measure import Evaluation, Training, clean_up, measure
 from ld3m.evaluation.protocol import Tested
-from ld3m.evaluation.rows import FILE, Row, figures, merged, read, set_name
+from ld3m.evaluation.rows import FILE, Row, figures, gathered, merged, read, set_name
 from ld3m.evaluation.tables import accuracy_text
-from ld3m.evaluation.training_sets import BASELINES, TrainingSets
-from ld3m.files import write_json
+from ld3m.evaluation.training_sets import BASELINES, TrainingSets, check_content
+from ld3m.files import writable, write_json
 from ld3m.machine.determinism import repeatable
 from ld3m.machine.memory import keep_freed_memory
 from ld3m.machine.processes import Processes, watched_command
@@ -38,6 +38,7 @@ def evaluate(
     split: str = "test",
     with_scores: bool = False,
     again: bool = False,
+    output: Path | None = None,
 ) -> tuple[dict[str, Any], bool]:
     """Trains `recipe.evaluate.seeds` networks of each architecture on a run's images and on the baselines.
 
@@ -56,21 +57,31 @@ def evaluate(
         with_scores: whether to measure all that DD-Ranking's scores need: "random" and "full", and the distilled and
             the random images with and without augmentation.
         again: whether to measure everything again, baselines included.
+        output: the folder for evaluation.json and what is kept until it is written; None: the run's.
 
     Returns:
         The report, and whether this process is the one to print it.
 
     Raises:
         UserError: for an unknown architecture, baseline or split, an architecture that does not fit the images, or
-            another run of other data; or if evaluation.json is damaged.
+            another run of other data; if evaluation.json is damaged, or that in `output` is of other images.
         SystemExit: after an interrupt; the same call resumes.
     """
-    earlier = read(folder)
+    elsewhere = output if output and output.resolve() != folder.resolve() else None
+    if elsewhere and is_run(elsewhere):
+        raise UserError(f"--output: {elsewhere} is a run; give a folder of your own for what is measured")
+    place, unread = elsewhere or folder, list[str]()
+    before = read(place)  # it is added to, so that it must be readable
+    earlier = gathered(folder, elsewhere, unread) if elsewhere else before
+    for line in unread if processes.is_main_process else ():
+        print(f"left out: {line}", file=sys.stderr)
     others = _others(against, recipe, folder)
     _check_archs(recipe)  # mistakes are reported before data is prepared
     keep_freed_memory()
     with repeatable(processes.device, recipe.tf32, warn_only=True):  # networks of other packages may not be repeatable
-        evaluation = _prepare(processes, folder, recipe, others, split, with_scores)
+        evaluation = _prepare(processes, folder, place, recipe, others, split, with_scores)
+        if elsewhere:
+            check_content(elsewhere, before, evaluation.digests["distilled"], folder)
         known = {} if again else _known(evaluation, recipe, earlier.get("results", []))
         trainings = [
             Training(*how, arch, seed)
@@ -79,6 +90,8 @@ def evaluate(
             for seed in range(recipe.evaluate.seeds)
         ]
         missing = [training for training in trainings if training not in known]
+        if missing:  # before hours of training
+            writable(place, "give --output FOLDER, a folder of your own for what is measured")
         own = {training: evaluation.path(training) for training in processes.shard(missing)}
         networks = known | measure(processes, evaluation, own, len(missing), len(trainings), again)
     rows = [
@@ -91,10 +104,12 @@ def evaluate(
         for row in lost:
             name = f"{set_name(row)}, {row['arch']}, {row['split']} split, {json.dumps(row['protocol'])}"
             print(f"measured again: {name}; it was {accuracy_text(row)}", file=sys.stderr)
-        if missing or lost or earlier.get("results") != report["results"]:
-            write_json(folder / FILE, report)
+        if missing or lost or before.get("results") != report["results"]:
+            write_json(place / FILE, report)
+            if elsewhere:
+                print(f"written to {place / FILE}; ld3m report {folder} -o {place} shows it", file=sys.stderr)
     processes.wait_for_everyone()
-    clean_up(folder, own)
+    clean_up(place, own)
     return report | {"run": str(folder)}, processes.is_main_process
 
 
@@ -111,6 +126,7 @@ def _check_archs(recipe: Recipe) -> None:
 def _prepare(
     processes: Processes,
     folder: Path,
+    place: Path,
     recipe: Recipe,
     others: Mapping[str, Path | None],
     split: str,
@@ -129,7 +145,7 @@ def _prepare(
     compared = {name: others.get(name) for name, _ in recipes if name != "distilled"}
     sets = TrainingSets.of(recipe, folder, compared, images, processes.device)
     digests = {name: sets.digest(name) for name, _ in recipes}
-    return Evaluation(folder, images, split, sets, digests, recipes, processes.device)
+    return Evaluation(place, images, split, sets, digests, recipes, processes.device)
 
 
 def _known(evaluation: Evaluation, recipe: Recipe, earlier: Sequence[Row]) -> dict[Training, Tested]:

@@ -54,7 +54,7 @@ class Evaluation:
     """What the networks of an evaluation have in common."""
 
     folder: Path
-    """Of the run."""
+    """Of the run, or for what is measured elsewhere."""
     images: ImageSet
     split: str
     """Of the images, to test on."""
@@ -70,7 +70,7 @@ class Evaluation:
         return self.recipes[training.trained_on, training.augment]
 
     def path(self, training: Training) -> Path:
-        """The file that keeps a network's accuracy: in the cache if it is shared, else in the run's folder."""
+        """The file that keeps a network's accuracy: in the cache if it is shared, else in the folder."""
         recipe, (pixels, _) = self.recipe(training), self.sets.seen(training.trained_on, training.seed)
         description = [
             LAYOUT,
@@ -151,7 +151,7 @@ def measure(
     """Trains and tests this process's networks; how all processes' networks do."""
     for training, path in own.items():  # before hours of training
         if not path.is_file():
-            writable(path.parent, ANOTHER_CACHE if training.is_shared else "copy the run to a folder that is writable")
+            writable(path.parent, ANOTHER_CACHE if training.is_shared else "give --output FOLDER")
         elif again and training.is_shared:
             path.unlink(missing_ok=True)
     kept = {training: path for training, path in own.items() if path.is_file()}
@@ -207,7 +207,7 @@ def _announce(
 
 
 def clean_up(folder: Path, own: Mapping[Training, Path]) -> None:
-    """Removes this process's accuracies from the run's folder; another evaluation of the run may be under way."""
+    """Removes this process's accuracies from the folder; another evaluation of the run may be under way."""
     for training, path in own.items():
         if not training.is_shared:
             path.unlink(missing_ok=True)

@@ -13,7 +13,7 @@ from annotated_types import MinLen
 from pydantic import ConfigDict, Field
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
-from ld3m.reading import read_json
+from ld3m.reading import read_json, unless_unreadable
 
 FILE = "evaluation.json"
 Row = Mapping[str, Any]
@@ -102,6 +102,22 @@ def read(folder: Path) -> dict[str, Any]:
         return {}
     found: dict[str, Any] = {**read_json(path, Evaluation, "move it away to continue without it")}
     return found | {"results": in_order(found["results"])}
+
+
+def gathered(folder: Path, elsewhere: Path | None, unread: list[str]) -> dict[str, Any]:
+    """A run's evaluation.json with what was measured elsewhere, if anything was; what is unreadable is left out.
+
+    Args:
+        folder: of the run.
+        elsewhere: a folder with another evaluation.json of the run, whose figures come first.
+        unread: is added a line for each that cannot be read.
+    """
+    own = unless_unreadable(unread, {}, read, folder)
+    if elsewhere is None:
+        return own
+    other = unless_unreadable(unread, {}, read, elsewhere)
+    both = merged(own.get("results", []), other.get("results", []))[0]
+    return {**own, **other, **({"results": both} if both else {})}
 
 
 def results(folder: Path) -> list[dict[str, Any]]:

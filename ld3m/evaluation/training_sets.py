@@ -3,18 +3,21 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ld3m.data import coresets
 from ld3m.data.prepared import ImageSet
+from ld3m.errors import UserError
+from ld3m.evaluation.rows import FILE
 from ld3m.files import cache_key
 from ld3m.images.multi_formation import shown
 from ld3m.images.ranges import bytes_to_unit
 from ld3m.randomness import generator
 from ld3m.recipe import Recipe
-from ld3m.runs.folder import load_recipe
+from ld3m.runs.folder import classes, load_recipe
 from ld3m.runs.result import read_images
 
 BASELINES = ("random", *coresets.SELECTIONS, "full")
@@ -66,12 +69,42 @@ class TrainingSets:
 
     def digest(self, name: str) -> str:
         """A digest of what networks are trained on; of "random" images, of those of the first seed."""
-        pixels, labels = self.seen(name, 0)
-        return cache_key(labels.tolist(), pixels.numpy().tobytes())
+        return _digest(*self.seen(name, 0))
 
     def size(self, name: str) -> int:
         """Number of images of a set; of a run, as they are stored."""
         return len(({**self.fixed, **self.stored}.get(name) or self.stored["distilled"])[0])
+
+
+def check_content(place: Path, evaluation: Mapping[str, Any], digest: str, folder: Path) -> None:
+    """Checks that some accuracies in a folder are of a run's images; older versions did not note of which.
+
+    Args:
+        place: the folder.
+        evaluation: as `rows.read` gives it.
+        digest: of what networks are trained on, as `TrainingSets.digest` gives it.
+        folder: of the run.
+
+    Raises:
+        UserError: if they are of others, of another run or of this one before its images changed.
+    """
+    results = evaluation.get("results", ())
+    contents = {row.get("content", digest) for row in results if row["trained_on"] == "distilled"}
+    if contents and digest not in contents:
+        raise UserError(
+            f"--output: {place / FILE} has accuracies of other images than {folder} has now; give another folder"
+        )
+
+
+def stored_digest(folder: Path) -> str:
+    """A digest of what networks are trained on, of the images of a run; the real images are not asked."""
+    recipe = load_recipe(folder)
+    stored = read_images(folder, classes(folder), recipe.data.channels, recipe.data.resolution)
+    return _digest(*_seen(*stored, recipe.distill.factor))
+
+
+def _digest(pixels: Tensor, labels: Tensor) -> str:
+    return cache_key(labels.tolist(), pixels.numpy().tobytes())
 
 
 def real_images(

@@ -10,8 +10,9 @@ from PIL import Image
 
 from ld3m.errors import UserError
 from ld3m.images import grids
+from ld3m.reading import unless_unreadable
 from ld3m.reporting import webp
-from ld3m.runs.folder import REAL, classes, image_paths
+from ld3m.runs.folder import REAL, classes, has_result, image_paths, metadata
 
 MOST_COMPARED = 20
 """Images that are shown side by side: a real one, and as they were first and last."""
@@ -53,38 +54,46 @@ class Images:
     real: str | None = None
 
     @classmethod
-    def of(cls, folder: Path, images_per_class: int, last: int) -> "Images | None":
+    def of(cls, folder: Path, images_per_class: int, last: int, unread: list[str]) -> "Images | None":
         """What there is to show of a run; None if there are no pictures of it yet.
 
         Args:
             folder: of the run.
             images_per_class: of the run.
             last: its last iteration, which its images are of.
-
-        Raises:
-            UserError: if a picture cannot be read.
+            unread: is added a line for each picture that cannot be read.
         """
-        names = classes(folder)
+        names = unless_unreadable(unread, [], classes, folder)
+        if not names and has_result(folder):  # damaged; the latents have them too
+            names = unless_unreadable([], [], lambda: metadata(folder).classes)
         if not names:
             return None
+        found = {name: unless_unreadable(unread, [], image_paths, folder, name) for name in names}
+        if has_result(folder) and (few := [name for name in names if len(found[name]) < images_per_class]):
+            unread.append(f"images/{few[0]} has {len(found[few[0]])} images, not {images_per_class}")
         count, each = grids.shown(len(names), images_per_class)
-        columns, drawn = grids.columns(count, each), grids.frames(folder)
+        columns = grids.columns(count, each)
+        drawn = unless_unreadable(unread, {}, grids.frames, folder)
+        read = {i: unless_unreadable(unread, None, _size, path) for i, path in drawn.items()}
+        sizes = {iteration: size for iteration, size in read.items() if size}
         sheets: dict[int, Sheet] = {}
-        if drawn:
-            sizes = {iteration: webp.opened(path).size for iteration, path in drawn.items()}
+        if sizes:
             if each == 1 and not _fits(sizes[max(sizes)], count, columns):
                 columns = LAYOUT_BEFORE
-            sheets |= {i: path for i, path in drawn.items() if _fits(sizes[i], count * each, columns)}
+            sheets |= {i: drawn[i] for i, size in sizes.items() if _fits(size, count * each, columns)}
         else:
-            paths = [image_paths(folder, name) for name in names[:count]]
+            paths = [found[name] for name in names[:count]]
             each = min(each, *map(len, paths))  # a set of others may have unlike numbers
             if each:
                 columns = grids.columns(count, each)
-                sheets[last] = _sheet([path for of_class in paths for path in of_class[:each]], columns)
+                shown = [path for of_class in paths for path in of_class[:each]]
+                if sheet := unless_unreadable(unread, None, _sheet, shown, columns):
+                    sheets[last] = sheet
         if not sheets:
             return None
-        real, shown, left_out = _real(folder, count * each, columns), list(names[:count]), len(drawn) - len(sheets)
-        return cls(shown, each, columns, len(names), images_per_class, max(0, left_out), sheets, real)
+        real = unless_unreadable(unread, None, _real, folder, count * each, columns)
+        left_out = max(0, len(sizes) - len(sheets))
+        return cls(list(names[:count]), each, columns, len(names), images_per_class, left_out, sheets, real)
 
     def compressed(self, room: int) -> "Images":
         """With frames for the page, so many that all its pictures take `room` bytes at most."""
@@ -108,6 +117,10 @@ class Images:
     def small(self) -> int:
         """Pixels of an edge up to which an image is shown without smoothing."""
         return webp.SMALL
+
+
+def _size(path: Path) -> tuple[int, int]:
+    return webp.opened(path).size
 
 
 def _fits(size: tuple[int, int], count: int, columns: int) -> bool:

@@ -5,6 +5,7 @@ import json
 import math
 import shlex
 import statistics
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,8 @@ from ld3m.evaluation import rows
 from ld3m.evaluation.blocks import Block, blocks
 from ld3m.evaluation.protocol import learning_rate
 from ld3m.evaluation.tables import accuracy_text, difference_caption, difference_text, score_text
-from ld3m.files import write_text
-from ld3m.reading import read_text
+from ld3m.files import writable, write_text
+from ld3m.reading import read_text, unless_unreadable
 from ld3m.recipe import Recipe
 from ld3m.reporting import charts, svg, webp
 from ld3m.reporting.pictures import Images
@@ -38,21 +39,27 @@ def report(folder: Path, output: Path | None = None) -> Path:
 
     Args:
         folder: of the run; the page says what is not in it yet.
-        output: the file to write; None: `report.html` in the folder.
+        output: the file to write, or a folder for `report.html`, whose evaluation.json the page shows too if there is
+            one, as `evaluate` leaves it there; None: the run's folder.
 
     Returns:
         The file.
 
     Raises:
-        UserError: if the folder is not a run, or a file in it cannot be read.
+        UserError: if the folder is not a run, if `output` has accuracies of another one, or if the page cannot be
+            written. Files that cannot be read are left out, which the page and a line on stderr say.
     """
-    settings = load_recipe(folder)
+    settings, unread = load_recipe(folder), list[str]()
     recipe = settings.model_dump(mode="json")
     name = str(folder.name if folder.is_absolute() else folder)
-    logged, evaluation = metrics.read(folder), rows.read(folder)
+    path = (output or folder) / "report.html" if output is None or output.is_dir() else output
+    logged = unless_unreadable(unread, metrics.Metrics([], 0), metrics.read, folder)
+    evaluation = rows.gathered(folder, _elsewhere(folder, output, unread), unread)
     results = evaluation.get("results", [])
-    wanted, done = recipe["distill"]["iterations"], progress(folder, logged)
-    prior, data = sources.read(folder)
+    wanted, done = recipe["distill"]["iterations"], progress(folder, logged, unread)
+    prior = unless_unreadable(unread, None, sources.read_prior, folder)
+    data = unless_unreadable(unread, None, sources.read_data, folder)
+    origin = unless_unreadable(unread, {}, document, folder, "origin.json")
     text = read_text(folder / "recipe.yaml", "distil again with another --output")
     content: dict[str, Any] = {
         "folder": shlex.quote(name),
@@ -60,7 +67,7 @@ def report(folder: Path, output: Path | None = None) -> Path:
         "recipe_text": text,
         "recipe_link": f"data:text/yaml;base64,{base64.b64encode(text.encode()).decode()}",
         "done": done,
-        "finished": iterations_done(folder) == wanted,
+        "finished": unless_unreadable([], None, iterations_done, folder) == wanted,
         "curves": _curves(logged.rows),
         "table": _logged_iterations(logged.rows),
         "logged": len(logged.rows),
@@ -68,18 +75,35 @@ def report(folder: Path, output: Path | None = None) -> Path:
         "accuracies": _accuracies(evaluation),
         "cost": _cost(logged.rows, done),
         "prior": prior,
-        "origin": document(folder, "origin.json").get("source"),
+        "origin": origin.get("source"),
         "trained_on": sum(each["images"] for each in data["classes"].values()) if data else None,
         "tested_on": max((row["tested_on"] for row in results if row["split"] == "test"), default=None),
         "evaluations": _evaluations(name, settings, results),
         "images": None,
+        "unread": unread,
     }
-    if seen := Images.of(folder, recipe["distill"]["images_per_class"], wanted):
+    seen = Images.of(folder, recipe["distill"]["images_per_class"], wanted, unread)
+    unread[:] = [line.replace(f"{folder}/", "").removeprefix("RUN: ") for line in dict.fromkeys(unread)]
+    if seen:
         content["images"] = seen
         content["images"] = seen.compressed(LARGEST - len(_page(content).encode()))
-    path = output or folder / "report.html"
+    for line in unread:
+        print(f"not shown: {line}", file=sys.stderr)
+    writable(path.parent, "give --output FOLDER, such as -o .")
     write_text(path, _page(content).encode(errors="replace").decode())  # names may hold what UTF-8 does not
     return path
+
+
+def _elsewhere(folder: Path, output: Path | None, unread: list[str]) -> Path | None:
+    """The folder beside the run's with accuracies of it, if the page goes to one."""
+    if output is None or not (output / rows.FILE).is_file() or output.resolve() == folder.resolve():
+        return None
+    from ld3m.evaluation.training_sets import check_content, stored_digest  # which imports torch
+
+    measured = unless_unreadable([], {}, rows.read, output)
+    if digest := unless_unreadable(unread, None, stored_digest, folder):
+        check_content(output, measured, digest, folder)
+    return output
 
 
 def _page(content: Mapping[str, Any]) -> str:

@@ -10,9 +10,12 @@ from typing import Any
 
 from ld3m.evaluation.rows import augmented, has_learnt, results, set_name
 from ld3m.machine import lock
-from ld3m.runs import metrics
+from ld3m.reading import unless_unreadable
+from ld3m.runs import manifests, metrics
 from ld3m.runs.folder import iterations_done, iterations_saved, load_recipe, progress
 
+CHEAP = 2**28
+"""Bytes of a checkpoint up to which all of it is looked at; of a larger one, whether the rest is there."""
 RECENT = 20
 """Logged iterations by which the rate is measured."""
 LOOK_AT = (
@@ -60,7 +63,11 @@ class Status:
     """Time of the last logged iteration, in UTC."""
     seconds_since_logged: float | None
     checkpoint: int | None
-    """The iteration from which the newest checkpoint resumes."""
+    """The iteration from which the newest checkpoint that is whole resumes."""
+    newest_is_damaged: bool
+    """Whether there is a later one, which is not."""
+    unread: list[str]
+    """What could not be read, a line each; all else is shown without it."""
     objective: str
     prior: str
     """Its source, the decaying skip and the steps."""
@@ -74,14 +81,17 @@ def read(folder: Path) -> Status:
     """The status of a run.
 
     Raises:
-        UserError: if the folder is not a run, or a file in it is damaged.
+        UserError: if the folder is not a run, or its recipe cannot be read.
     """
     at_work = lock.is_held(folder)  # first: a run that ends meanwhile is reported as running, never as stopped
-    recipe, logged = load_recipe(folder), metrics.read(folder)
-    iterations, done, rows = recipe.distill.iterations, progress(folder, logged), logged.rows
+    recipe, unread = load_recipe(folder), list[str]()
+    logged = unless_unreadable(unread, metrics.Metrics([], 0), metrics.read, folder)
+    iterations, done, rows = recipe.distill.iterations, progress(folder, logged, unread), logged.rows
+    saved, checkpoint = _checkpoints(folder, unread, changing=bool(at_work))
+    evaluation = unless_unreadable(unread, [], _evaluation, folder)
     last = rows[-1] if rows else {}
     state = {True: "running", False: "stopped", None: "unknown"}[at_work]
-    if not at_work and iterations_done(folder) == iterations:
+    if not at_work and unless_unreadable([], None, iterations_done, folder) == iterations:
         state = "finished"
     seconds = [metrics.seconds(row) for row in rows[-RECENT:]]
     typical = statistics.median(seconds) if seconds else 0.0
@@ -102,12 +112,23 @@ def read(folder: Path) -> Status:
         seconds_left=(iterations - done) * typical if typical and state == "running" else None,
         last_logged=datetime.fromtimestamp(written, UTC).isoformat(timespec="seconds") if written else None,
         seconds_since_logged=round(max(0.0, time.time() - written), 1) if written else None,
-        checkpoint=iterations_saved(folder),
+        checkpoint=checkpoint,
+        newest_is_damaged=checkpoint != saved,
+        unread=list(dict.fromkeys(unread)),
         objective=recipe.distill.objective,
         prior=f"{recipe.prior.source}, skip {recipe.prior.skip}, {recipe.prior.steps} steps",
-        evaluation=_evaluation(folder),
+        evaluation=evaluation,
         look_at=[name for name in LOOK_AT if (folder / name).exists()],
     )
+
+
+def _checkpoints(folder: Path, unread: list[str], changing: bool) -> tuple[int | None, int | None]:
+    """The iterations of the newest checkpoint and of the newest whole one; not looked at while they are changing."""
+    saved = unless_unreadable([], None, iterations_saved, folder)
+    if changing or saved is None:
+        return saved, saved
+    newest = manifests.newest(folder, unread.append, CHEAP)
+    return saved, int(newest.name) if newest else None
 
 
 def _evaluation(folder: Path) -> list[dict[str, Any]]:
@@ -133,7 +154,8 @@ def text(status: Status) -> str:
     head = f"{status.run}: {status.state}, iteration {status.iteration:,} of {status.iterations:,}{share}"
     known = {name: value for name, value in _lines(status).items() if value}
     width = max(map(len, known)) + 2
-    return "\n".join([head, *(f"  {name:<{width}}{value}" for name, value in known.items())])
+    lines = [f"  {name:<{width}}{value}" for name, value in known.items()]
+    return "\n".join([head, *lines, *(f"  not shown: {line}" for line in status.unread)])
 
 
 def _lines(status: Status) -> dict[str, str]:
@@ -152,6 +174,8 @@ def _lines(status: Status) -> dict[str, str]:
         "objective": status.objective,
         "prior": status.prior,
     }
+    if status.newest_is_damaged:
+        lines["checkpoint"] = f"{lines['checkpoint'] or 'none that is whole'} (the newest is damaged)"
     if status.state == "stopped":
         begin = f"from iteration {status.checkpoint:,}" if status.checkpoint else "from the beginning"
         recipe = shlex.quote(str(Path(status.run) / "recipe.yaml"))

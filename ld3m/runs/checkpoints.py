@@ -1,51 +1,25 @@
 """Checkpoints: one folder per iteration with one file per class, and a manifest, without which they do not count."""
 
 import hashlib
-import json
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
 
 import safetensors.torch
 import torch
-from pydantic import BaseModel, Field
 from torch import Tensor
 
-from ld3m.errors import UserError
 from ld3m.files import write_bytes, write_json
 from ld3m.machine.processes import Processes
-from ld3m.reading import read_json, read_tensors
+from ld3m.reading import read_tensors
 from ld3m.recipe import Recipe
 from ld3m.recipe.files import digest
 from ld3m.runs import sources
 from ld3m.runs.folder import checkpoint_folders, is_number
+from ld3m.runs.manifests import FORMAT, Manifest
 
-FORMAT = "ld3m-1"
 KEPT = 2
 OBJECTIVE_FILE = "objective.safetensors"
-
-
-class Manifest(BaseModel, frozen=True, extra="forbid"):
-    """What a checkpoint is of, and the digests by which its files are known to be whole."""
-
-    format: Literal["ld3m-1"]
-    iteration: int = Field(ge=0)
-    """The next to do."""
-    recipe: str
-    """Digests of the run's recipe, prior and data; older versions noted the first alone."""
-    prior: str | None = None
-    data: str | None = None
-    files: dict[str, str]
-    """The SHA-256 of each file, by name."""
-    sha256: str | None = None
-    """Of all the above; older versions did not write it."""
-
-    @property
-    def digest(self) -> str:
-        """The SHA-256 of the manifest without its own."""
-        content = json.dumps(self.model_dump(exclude={"sha256"}), sort_keys=True)
-        return hashlib.sha256(content.encode()).hexdigest()
 
 
 def path_of(folder: Path, iteration: int) -> Path:
@@ -87,45 +61,6 @@ def save(
         for path in folder.parent.iterdir():  # also damaged and incomplete ones of later iterations
             if path not in before[-KEPT:] and is_number(path.name):
                 shutil.rmtree(path, ignore_errors=True)
-
-
-def newest(folder: Path, say: Callable[[str], None]) -> Path | None:
-    """A run's newest checkpoint that is whole; damaged ones are reported and skipped."""
-    for checkpoint in reversed(checkpoint_folders(folder)):
-        try:
-            manifest = check(checkpoint, "going back to the checkpoint before it")
-            if manifest.iteration == int(checkpoint.name):
-                return checkpoint
-            say(f"{checkpoint} holds iteration {manifest.iteration}; going back to the checkpoint before it")
-        except UserError as error:
-            say(error.lines[0])
-    return None
-
-
-def check(folder: Path, advice: str) -> Manifest:
-    """The manifest of a checkpoint that is whole: all its files are as the manifest says.
-
-    Args:
-        folder: of the checkpoint.
-        advice: what to do if it is damaged; the error ends with it.
-
-    Raises:
-        UserError: naming the file that is missing or damaged.
-    """
-    path = folder / "manifest.json"
-    manifest = read_json(path, Manifest, advice)
-    if manifest.sha256 not in (None, manifest.digest):
-        raise UserError(f"{path} is damaged (it has another digest than it says); {advice}")
-    for name, expected in manifest.files.items():
-        path = folder / name
-        try:
-            with path.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:
-            raise UserError(f"{path} is damaged ({error.strerror}); {advice}") from None
-        if found != expected:
-            raise UserError(f"{path} is damaged (it has another digest than the manifest says); {advice}")
-    return manifest
 
 
 def read_states(

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from ld3m.errors import UserError
 from ld3m.files import write_json
-from ld3m.reading import parse_json, read_json, read_metadata
+from ld3m.reading import parse_json, read_json, read_metadata, unless_unreadable
 from ld3m.recipe import Recipe
 from ld3m.recipe.files import load
 from ld3m.runs.metrics import Metrics
@@ -148,9 +148,20 @@ def document(folder: Path, name: str) -> dict[str, Any]:
 
 
 def image_paths(folder: Path, name: str) -> list[Path]:
-    """The images of a run's class, in their order; files whose name is not a number are not the run's."""
-    paths = (path for path in (folder / "images" / name).glob("*.png") if is_number(path.stem))
-    return sorted(paths, key=lambda path: int(path.stem))
+    """The images of a run's class, in their order; files whose name is not a number are not the run's.
+
+    Raises:
+        UserError: if their folder is there and cannot be read.
+    """
+    parent = folder / "images" / name
+    try:
+        found = list(parent.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise UserError(f"cannot read {parent} ({error.strerror}); give yourself permission to read it") from None
+    images = (path for path in found if path.suffix == ".png" and is_number(path.stem))
+    return sorted(images, key=lambda path: int(path.stem))
 
 
 def check_folder_names(classes: Sequence[str], where: str) -> None:
@@ -202,9 +213,16 @@ def iterations_saved(folder: Path) -> int | None:
     return int(found[-1].name) if found else None
 
 
-def progress(folder: Path, logged: Metrics) -> int:
-    """Iterations done, as far as they are logged, saved in a checkpoint, or in the result."""
-    return max(logged.iterations, iterations_saved(folder) or 0, iterations_done(folder) or 0)
+def progress(folder: Path, logged: Metrics, unread: list[str]) -> int:
+    """Iterations done, as far as they are logged, saved in a checkpoint, or in the result.
+
+    Args:
+        folder: of the run.
+        logged: its metrics.
+        unread: is added a line for each of these that cannot be read.
+    """
+    found = [unless_unreadable(unread, None, read, folder) for read in (iterations_saved, iterations_done)]
+    return max(logged.iterations, *(iterations or 0 for iterations in found))
 
 
 def metadata(folder: Path) -> Metadata:

@@ -18,7 +18,6 @@ from ld3m.images.grids import to_image
 from ld3m.reading import TensorSpec, read_tensors
 from ld3m.recipe import Recipe
 from ld3m.recipe.files import digest
-from ld3m.runs import checkpoints
 from ld3m.runs.folder import (
     EXACT_PIXELS,
     LATENTS_ADVICE,
@@ -29,6 +28,7 @@ from ld3m.runs.folder import (
     image_paths,
     parse_metadata,
 )
+from ld3m.runs.manifests import FORMAT
 
 if TYPE_CHECKING:
     from ld3m.data.prepared import ImageSet
@@ -101,7 +101,7 @@ def write_result(
     labels = torch.arange(len(classes)).repeat_interleave(recipe.distill.latents_per_class)
     tensors = {"z": z, "c": c, "labels": labels}
     about = Metadata(
-        format=checkpoints.FORMAT,
+        format=FORMAT,
         iteration=recipe.distill.iterations,
         recipe=digest(recipe),
         classes=list(classes),

@@ -11,7 +11,7 @@ from ld3m.files import remove_temporary, write_bytes, write_folder, write_text
 from ld3m.machine import lock
 from ld3m.recipe import Recipe
 from ld3m.recipe.files import deciding, digest, digest_with_paths, to_yaml
-from ld3m.runs import checkpoints, folder, sources
+from ld3m.runs import checkpoints, folder, manifests, sources
 from ld3m.runs.result import NEW_IMAGES
 from ld3m.runs.sources import Sources
 
@@ -155,11 +155,11 @@ def _starting_point(start: Path, recipe: Recipe, made_from: Sources) -> tuple[Pa
     """The checkpoint that `--resume PATH` means, known to be whole and of the same run, and its iteration."""
     if (start / "manifest.json").is_file():
         checkpoint = start.resolve()
-    elif newest := checkpoints.newest(start.resolve(), print):
+    elif newest := manifests.newest(start.resolve(), print):
         checkpoint = newest
     else:
         raise UserError(f"--resume: {start} is no checkpoint and no run with one; give a run's folder")
-    manifest = checkpoints.check(checkpoint, "give --resume another checkpoint, or the run's folder")
+    manifest = manifests.check(checkpoint, "give --resume another checkpoint, or the run's folder")
     origin = checkpoint.parent.parent
     if folder.is_run(origin):
         keys = differences(origin, recipe)
@@ -179,7 +179,7 @@ def _starting_point(start: Path, recipe: Recipe, made_from: Sources) -> tuple[Pa
     return checkpoint, done
 
 
-def _check_digests(start: Path, manifest: checkpoints.Manifest, made_from: Sources) -> None:
+def _check_digests(start: Path, manifest: manifests.Manifest, made_from: Sources) -> None:
     """Compares data and prior with what a checkpoint notes of them; older ones note nothing."""
     now = sources.digests(made_from.prior, made_from.data)
     for name, source in (("prior", made_from.prior["source"]), ("data", made_from.data["source"])):

@@ -88,7 +88,7 @@ def read(folder: Path) -> tuple[Note | None, Note | None]:
     Raises:
         UserError: if one is damaged.
     """
-    return read_prior(folder), _read(folder / "data.json", DataNote)
+    return read_prior(folder), read_data(folder)
 
 
 def read_prior(folder: Path) -> Note | None:
@@ -98,6 +98,15 @@ def read_prior(folder: Path) -> Note | None:
         UserError: if it is damaged.
     """
     return _read(folder / "prior.json", PriorNote)
+
+
+def read_data(folder: Path) -> Note | None:
+    """The note on the data in a run's folder, or None.
+
+    Raises:
+        UserError: if it is damaged.
+    """
+    return _read(folder / "data.json", DataNote)
 
 
 def _read(path: Path, shape: type[BaseModel]) -> Note | None:
