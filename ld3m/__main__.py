@@ -2,10 +2,12 @@
 
 import errno
 import os
+import re
 import sys
 import tempfile
 import traceback
 from contextlib import suppress
+from typing import Any
 
 from ld3m.errors import UserError, one_line
 from ld3m.machine import streams
@@ -33,7 +35,7 @@ def main() -> None:
     code = 0
     failure: Exception | None = None
     try:
-        _command()
+        code = _command()
     except SystemExit as leave:
         code = leave.code if isinstance(leave.code, int) else int(leave.code is not None)
     except KeyboardInterrupt:
@@ -43,19 +45,32 @@ def main() -> None:
     failure = failure or streams.lost_output()
     code, lines = _about(failure) if failure else (code, ())
     with suppress(OSError):
-        for line in lines:
-            print(f"ld3m: {line}", file=sys.stderr)
+        if lines:
+            _say(lines)
         if failure and os.environ.get("LD3M_DEBUG", "0") not in ("", "0"):
             traceback.print_exception(failure)
     sys.exit(code)
 
 
-def _command() -> None:
-    """Reads the command line and does what it says."""
+def _command() -> int:
+    """Reads the command line and does what it says; returns the exit code."""
     _set_progress_bars()
     from ld3m.cli import app
 
-    app(prog_name="ld3m")  # under python -m too, so that completion works there
+    # prog_name: under python -m too, so that completion works there. Standing alone, typer prints mistakes as boxes.
+    return app(prog_name="ld3m", standalone_mode=False) or 0
+
+
+def _say(lines: tuple[str, ...]) -> None:
+    """Prints what went wrong: once, if several processes of a launch have the same to say."""
+    from ld3m.machine.launcher import speaks_first, traceback_follows
+
+    if not speaks_first(lines):
+        return
+    for line in lines:
+        print(f"ld3m: {line}", file=sys.stderr)
+    if traceback_follows():
+        print("ld3m: what follows is accelerate launch's own, which --quiet leaves out", file=sys.stderr)
 
 
 def _set_progress_bars() -> None:
@@ -82,6 +97,8 @@ def _about(error: Exception) -> tuple[int, tuple[str, ...]]:
     """The exit code for a command that failed, and what to say."""
     if isinstance(error, UserError):
         return 2, error.lines
+    if format_message := getattr(error, "format_message", None):  # typer's, of the command line
+        return 2, _usage(format_message(), getattr(error, "ctx", None))
     if isinstance(error, OSError) and error.filename is not None:
         way_on = WAYS_ON.get(error.errno or 0, "see to it and repeat the command")
         return 2, (f"{str(error.filename)[:200]}: {error.strerror or one_line(error)}; {way_on}",)
@@ -102,6 +119,16 @@ def _about(error: Exception) -> tuple[int, tuple[str, ...]]:
     if is_of_the_network(error):
         return 1, (f"a connection failed ({one_line(error)}); repeat the command once the network is back",)
     return 1, (f"unexpected error ({one_line(error)}); {_report(error)}",)
+
+
+def _usage(message: str, context: Any) -> tuple[str, ...]:
+    """A mistake in the command line as one line; none for a command without any argument, which prints its help."""
+    if message.startswith(("Usage:", "\n", " ")) or not message:
+        return ()
+    message = re.sub(r"^Invalid value for '(.*?)'", r"\1", " ".join(message.split()).rstrip("."))
+    message = re.sub(r"\. (Did you mean .*\?)$", lambda hint: f" ({hint[1].lower()})", message)
+    command = context.command_path if context else "ld3m"
+    return (f"{message[0].lower()}{message[1:]}; {command} --help shows what it takes",)
 
 
 def _report(error: Exception) -> str:

@@ -43,6 +43,30 @@ def test_no_resume_means_one_thing(command: str, ld3m: Callable[..., Outcome], m
     assert any(line.startswith("--resume PATH") for line in lines) == (command == "distill")
 
 
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("distil quickstart", "no such command 'distil' (did you mean 'distill'?); ld3m --help shows what it takes"),
+        ("distill", "missing argument 'RECIPE'; ld3m distill --help shows what it takes"),
+        ("distill quickstart --iterations 3", "no such option: --iterations; ld3m distill --help shows what it takes"),
+        ("plan quickstart --device", "option '--device' requires an argument; ld3m --help shows what it takes"),
+        ("evaluate --seeds many", "--seeds: "),
+        ("--fast", "no such option: --fast; ld3m --help shows what it takes"),
+    ],
+)
+def test_a_mistake_in_the_command_line_is_one_line(words: str, line: str, ld3m: Callable[..., Outcome]) -> None:
+    code, out, err = ld3m(*words.split())
+    assert (code, out) == (2, "")
+    assert err.startswith(f"ld3m: {line}")
+    assert err.count("\n") == 1
+
+
+def test_no_command_at_all_is_the_help(ld3m: Callable[..., Outcome]) -> None:
+    code, out, err = ld3m()
+    assert (code, err) == (2, "")
+    assert "distill" in out
+
+
 # --- whatever goes wrong is a line -------------------------------------------------------------------------
 
 

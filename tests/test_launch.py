@@ -107,3 +107,14 @@ def test_two_processes_asked_for_and_one_started(recipe_file: Path, tmp_path: Pa
         (line,) = [line for line in outcome.stderr.splitlines() if line.startswith("ld3m: ")]
         assert expected in line
         assert not (tmp_path / "run").exists()
+
+
+def test_a_mistake_of_several_processes_is_one_line_and_the_last(recipe_file: Path, tmp_path: Path) -> None:
+    environment = os.environ | {"HF_HOME": str(tmp_path / "hf")}
+    launch = [sys.executable, "-m", "ld3m", "launch", "--num_processes", "2", "distill", str(recipe_file)]
+    outcome = subprocess.run(
+        [*launch, "data.source=photos"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert (outcome.returncode, outcome.stdout) == (2, "")
+    assert outcome.stderr.startswith("ld3m: data.source: 'photos' is not there; give a folder")
+    assert outcome.stderr.count("\n") == 1

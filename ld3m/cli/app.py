@@ -11,6 +11,7 @@ from ld3m.cli.env import env
 from ld3m.cli.evaluate import evaluate
 from ld3m.cli.experts import experts
 from ld3m.cli.keys import keys
+from ld3m.cli.launch import launch
 from ld3m.cli.plan import plan
 from ld3m.cli.priors import app as priors
 from ld3m.cli.push_to_hub import push_to_hub
@@ -21,12 +22,14 @@ from ld3m.cli.status import status
 from ld3m.cli.train_prior import train_prior
 
 PANELS = {
-    "Make": (distill, plan, train_prior, experts, convert_prior),
+    "Make": (distill, plan, train_prior, experts, convert_prior, launch),
     "Measure": (evaluate, ablate),
     "Share": (report, render, push_to_hub),
     "Inspect": (status, recipes, keys, env),
 }
 """The commands by panel, both in the order of a user's day; underscores in a name become dashes."""
+SETTINGS: dict[object, dict[str, bool]] = {launch: {"ignore_unknown_options": True, "allow_interspersed_args": False}}
+"""How the words of a command are read, if not by its own options alone."""
 
 app = typer.Typer(
     name="ld3m",
@@ -56,5 +59,5 @@ def ld3m(
 
 for panel, commands in PANELS.items():
     for command in commands:
-        app.command(rich_help_panel=panel)(command)
+        app.command(rich_help_panel=panel, context_settings=SETTINGS.get(command))(command)
 app.add_typer(priors, name="priors", rich_help_panel="Inspect")

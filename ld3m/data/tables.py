@@ -39,7 +39,7 @@ def hub(name: str, recipe: DataRecipe, classes: Sequence[str] | None = None) -> 
     """
     import datasets
 
-    from ld3m.machine.hub import asking
+    from ld3m.machine.hub import ask, explained
 
     identifier, config, revision = name, None, None
     if not exists(name):

@@ -1,5 +1,9 @@
-"""Requests to the Hugging Face Hub: repeated for some seconds if it is busy, and the kinds of its errors."""
+"""Requests to the Hugging Face Hub: repeated for some seconds if it is busy, not made if it is out of reach.
 
+The clients alone try for half a minute and more, wait as long as they are asked to, and print two lines per attempt.
+"""
+
+import functools
 import inspect
 import logging
 import sys
@@ -8,6 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import Thread
 from typing import Any, TypeVar
 
 from ld3m.errors import one_line
@@ -16,23 +21,35 @@ T = TypeVar("T")
 WAITS = (1, 2, 4)
 """Seconds before each further attempt, unless the Hub asks for others."""
 PATIENCE = 7.0
-"""Seconds after which no further attempt is made."""
-RETRIES = 2
-"""Further attempts of the client itself, for requests that it repeats: after one second, and after two."""
-REACHED_WITHIN = 5.0
+"""Seconds after the first failure in which further attempts are made."""
+REACHED_WITHIN = 4.0
 """Seconds in which the Hub must answer anything at all."""
+KEPT = 30.0
+"""Seconds for which what was found of the Hub stands."""
 CACHE_MISSES = ("OfflineModeIsEnabled", "LocalEntryNotFoundError")
 """Errors of the clients if they may not ask, and have no copy."""
 TRANSIENT = (408, 409, 412, 425, 429, 500, 502, 503, 504)
 """Status codes after which another attempt may succeed; 409 and 412: another commit came between."""
 
 
+def ask(call: Callable[[], T]) -> T:
+    """What the Hub's clients return: from their caches if it cannot be reached, after some attempts if it is busy.
+
+    Args:
+        call: makes requests of the Hub by its clients.
+
+    Raises:
+        ConnectionError: with the reason, if the Hub cannot be reached and the call fails without it.
+    """
+    with asking():
+        return patiently(call)
+
+
 @contextmanager
 def asking() -> Iterator[None]:
-    """Within it the Hub's clients give up soon: at once if it cannot be reached, after seconds if it is busy.
+    """Within it the Hub's clients make one attempt, and none if the Hub cannot be reached: `patiently` makes the others.
 
-    What they have in their caches is used then, and a line says so. By themselves they try for half a minute each, and
-    print two lines per attempt.
+    What they have in their caches is used then, and a line says so.
 
     Raises:
         ConnectionError: with the reason, if the Hub cannot be reached and what runs inside fails without it.
@@ -48,11 +65,11 @@ def asking() -> Iterator[None]:
     flags = [constants, *([sys.modules["datasets.config"]] if "datasets.config" in sys.modules else [])]
     offline = [vars(each)["HF_HUB_OFFLINE"] for each in flags]
     client = logging.getLogger("huggingface_hub.utils._http")
-    client.addFilter(brief := _Brief())
-    reason = _out_of_reach(constants.ENDPOINT)
+    client.addFilter(_is_an_error)
+    reason = out_of_reach(constants.ENDPOINT, int(time.monotonic() / KEPT))
     try:
         for each in attempts:
-            each.__kwdefaults__["max_retries"] = RETRIES
+            each.__kwdefaults__["max_retries"] = 0
         for module in flags if reason else []:
             vars(module)["HF_HUB_OFFLINE"] = True
         yield
@@ -63,29 +80,37 @@ def asking() -> Iterator[None]:
             raise ConnectionError(reason) from None
         raise
     finally:
-        client.removeFilter(brief)
+        client.removeFilter(_is_an_error)
         for each, before in zip(attempts, defaults, strict=True):
             each.__kwdefaults__ = before
         for module, flag in zip(flags, offline, strict=True):
             vars(module)["HF_HUB_OFFLINE"] = flag
 
 
-class _Brief(logging.Filter):
-    """Lets the client's warnings of its attempts be one line."""
-
-    said = False
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if record.levelno == logging.WARNING and not self.said:
-            self.said = True
-            _say(f"the Hub: {' '.join(record.getMessage().split())[:200]}; trying again")
-        return record.levelno > logging.WARNING
+def _is_an_error(record: logging.LogRecord) -> bool:
+    """Drops the client's warnings of each attempt: `patiently` says it on one line."""
+    return record.levelno > logging.WARNING
 
 
-def _out_of_reach(endpoint: str) -> str | None:
-    """Why no connection to the Hub can be made; None if it answers anything."""
+@functools.cache  # a command asks several times
+def out_of_reach(endpoint: str, period: int = 0) -> str | None:
+    """Why no connection to the Hub can be made; None if it answers anything.
+
+    Args:
+        endpoint: its address.
+        period: the number of `KEPT` seconds that have passed, in which one answer stands.
+    """
+    found: list[str | None] = []
+    # Name servers and several addresses that do not answer each have their time: a thread bounds them all.
+    probe = Thread(target=lambda: found.append(_probe(endpoint)), daemon=True)
+    probe.start()
+    probe.join(REACHED_WITHIN)
+    return found[0] if found else f"{endpoint}: no answer for {REACHED_WITHIN:g} s"
+
+
+def _probe(endpoint: str) -> str | None:
     try:
-        urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=REACHED_WITHIN).close()
+        urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=REACHED_WITHIN + 1).close()
     except urllib.error.HTTPError:
         return None
     except (OSError, ValueError) as error:  # URLError is an OSError
@@ -100,36 +125,50 @@ def _say(line: str) -> None:
     print(f"ld3m: {line}", file=sys.stderr, flush=True)
 
 
-def patiently(call: Callable[[], T], offline: bool = True) -> T:
-    """The result of a call, which is repeated if the Hub was busy or a connection broke.
-
-    Args:
-        call: makes requests of the Hub.
-        offline: whether to repeat it also if no connection could be made.
-    """
-    began, said = time.monotonic(), False
+def patiently(call: Callable[[], T]) -> T:
+    """The result of a call, which is repeated if the Hub was busy or a connection broke; not if none could be made."""
+    until = None
     for wait in WAITS:
         try:
             return call()
         except Exception as error:
             status, headers = status_of(error)
-            connecting = type(error).__name__ in ("ConnectError", "ConnectTimeout", "ConnectionError")
-            broken = status is None and is_of_the_network(error) and (offline or not connecting)
+            name = type(error).__name__
+            waited = "Timeout" in name or name in ("ConnectError", "ConnectionError", *CACHE_MISSES)
+            broken = status is None and is_of_the_network(error) and not waited
             asked = headers.get("Retry-After", "")
             seconds = float(asked) if asked.isdigit() else wait
-            late = time.monotonic() + seconds > began + PATIENCE
-            if (status not in TRANSIENT and not broken) or late or type(error).__name__ in CACHE_MISSES:
+            now = time.monotonic()
+            if (status not in TRANSIENT and not broken) or now + seconds > (until or now + PATIENCE):
                 raise
-            if not said:
+            if until is None:
                 _say(f"the Hub: {status or one_line(error)}; trying again for {PATIENCE:g} s")
-            said = True
+                until = now + PATIENCE
             time.sleep(seconds)
     return call()
 
 
+def explained(error: Exception) -> str:
+    """What a request failed of, and the way on, as the end of one of our lines."""
+    from huggingface_hub import constants
+
+    status, headers = status_of(error)
+    if status in TRANSIENT:
+        asked = headers.get("Retry-After", "")
+        wait = f", and asks to wait {asked} s" if asked.isdigit() else ""
+        return f"{constants.ENDPOINT} keeps answering {status}{wait}; the same command tries again"
+    if status is None and is_of_the_network(error):
+        reason = one_line(error).removeprefix("ConnectionError: ")
+        return f"{reason}; repeat it with a network, or set HF_ENDPOINT to a mirror of the Hub"
+    return one_line(error)
+
+
 def status_of(error: Exception) -> tuple[int | None, Any]:
-    """The HTTP status code of an error, None if it has none, and the headers of its response."""
-    response = getattr(error, "response", None)
+    """The HTTP status code of an error or of what caused it, None if there is none, and its response's headers."""
+    cause: BaseException | None = error
+    while cause and getattr(cause, "response", None) is None:
+        cause = cause.__cause__ or cause.__context__
+    response = getattr(cause, "response", None)
     return getattr(response, "status_code", None), getattr(response, "headers", None) or {}
 
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Concatenate, ParamSpec, TypeVar
 
-import psutil
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, gather_object, parse_flag_from_env
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from ld3m.errors import UserError, one_line
 from ld3m.machine.heartbeat import Heartbeat
+from ld3m.machine.launcher import arguments_of_launcher
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -231,21 +231,14 @@ def _ignored_settings() -> Iterator[str]:
 
 @functools.cache
 def _asked_for_more() -> str | None:
-    """The setting by which the `accelerate launch` that started this process was asked to start several, if any."""
-    parent = psutil.Process().parent()
-    try:
-        line = parent.cmdline() if parent else []
-    except psutil.Error:  # another user's, or gone
-        return None
-    position = next(
-        (index for index, word in enumerate(line) if word in ("launch", "accelerate.commands.launch")), None
-    )
-    if position is None or "accelerate" not in " ".join(line[: position + 1]):
+    """The setting by which the launch that started this process was asked to start several, if any."""
+    arguments = arguments_of_launcher()
+    if arguments is None:
         return None
     from accelerate.commands.config.config_args import default_config_file, load_config_from_file
     from accelerate.commands.launch import launch_command_parser
 
-    asked, _ = launch_command_parser().parse_known_args(line[position + 1 :])
+    asked, _ = launch_command_parser().parse_known_args(arguments)
     if asked.num_processes is not None:
         return f"--num_processes {asked.num_processes}" if asked.num_processes > 1 else None
     if asked.config_file is None and not os.path.isfile(default_config_file):  # noqa: PTH113

@@ -10,7 +10,7 @@ from typing import Any
 
 from ld3m.errors import UserError, one_line
 from ld3m.files import write_bytes, write_json, write_text
-from ld3m.machine.hub import asking, is_of_the_network, patiently, status_of
+from ld3m.machine.hub import asking, explained, is_of_the_network, patiently, status_of
 from ld3m.publishing import card
 from ld3m.runs.download import COPIED
 from ld3m.runs.folder import has_result, image_paths, load_recipe
@@ -77,7 +77,7 @@ def push(folder: Path, destination: Destination, dry_run: bool = False) -> None:
 
 
 def _push(api: Any, staged: Path, section: card.Section, wanted: str, destination: Destination, private: bool) -> None:
-    login = patiently(lambda: api.whoami()["name"], offline=False)
+    login = patiently(lambda: api.whoami()["name"])
     repo = wanted if "/" in wanted else f"{login}/{wanted}"
     if not destination.create_pr:
         patiently(lambda: api.create_repo(repo, repo_type="dataset", private=private or None, exist_ok=True))
@@ -189,14 +189,12 @@ def _explained(error: Exception, repo: str, token: str | None) -> UserError:
     if status in (409, 412):
         return UserError(f"--to: {repo} is taken, or being changed by somebody else; give another name, or try again")
     if status is not None:
-        return UserError(f"push-to-hub: the Hub keeps answering {status}; later {again}")
+        return UserError(f"push-to-hub: {explained(error)}; it sends nothing twice")
     if "Invalid metadata" in str(error):
         return UserError(f"hub.licence: the Hub rejects the card ({one_line(error)}); give a licence that it knows")
     if isinstance(error, HFValidationError):
         return UserError(f"--to: {repo!r} is not a valid name; give USER/NAME of letters, digits, -, _ and .")
     if is_of_the_network(error):
-        return UserError(
-            f"push-to-hub: cannot reach {constants.ENDPOINT} ({type(error).__name__}); with a network {again}"
-        )
+        return UserError(f"push-to-hub: {explained(error)}; it sends nothing twice")
     message = one_line(error)
     return UserError(f"push-to-hub: {message.replace(token, '…') if token else message}")

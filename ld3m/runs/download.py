@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from ld3m.errors import UserError, one_line, user_error_if_damaged
 from ld3m.files import write_folder
-from ld3m.machine.hub import asking, patiently, status_of
+from ld3m.machine.hub import ask, explained, status_of
 from ld3m.reading import read_metadata
 from ld3m.runs.folder import IMPORTED, check_folder_names, parse_metadata
 
@@ -88,15 +88,14 @@ def _unpack(copy: Path, config: str, target: Path) -> None:
             shutil.copyfile(copy / config / file, target / file)
 
 
-def _ask_hub(name: str, ask: Callable[[], T]) -> T:
+def _ask_hub(name: str, call: Callable[[], T]) -> T:
     """The Hub's answer to a request about a data set, tried several times; an error is the user's to read."""
     try:
-        with asking():
-            return patiently(ask, offline=False)
+        return ask(call)
     except Exception as error:
         if status_of(error)[0] in (401, 403, 404):
             raise UserError(
                 f"{name}: there is no such data set on the Hub, or it is not yours to see; give another name or "
                 "revision, or log in with hf auth login"
             ) from None
-        raise UserError(f"{name}: cannot be fetched from the Hub ({one_line(error)})") from None
+        raise UserError(f"{name}: cannot be fetched from the Hub: {explained(error)}") from None
