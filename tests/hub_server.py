@@ -18,6 +18,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
 
+from ld3m.machine.hub import out_of_reach
+
 WRITE_TOKEN, READ_TOKEN = "hf_writes0123456789", "hf_reads0123456789"
 USER = "me"
 LARGE = (".parquet", ".safetensors", ".png", ".gif", ".bin", ".arrow")
@@ -92,11 +94,13 @@ def serving() -> Iterator[Hub]:
     """A Hub for the length of a test."""
     hub = Hub()
     Thread(target=hub.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    out_of_reach.cache_clear()
     try:
         yield hub
     finally:
         hub.shutdown()
         hub.server_close()
+        out_of_reach.cache_clear()
 
 
 def sha(commits: list[dict[str, bytes]]) -> str:

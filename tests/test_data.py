@@ -366,7 +366,7 @@ def test_fashion_mnist_of_the_hub_where_debian_is_not(
 
 
 def test_what_the_hub_does_not_have(hub: dict[str, datasets.DatasetDict]) -> None:
-    with pytest.raises(UserError, match=r"data\.source: cannot load me/none from the Hub \(KeyError"):
+    with pytest.raises(UserError, match=r"data\.source: cannot load me/none from the Hub: KeyError"):
         prepared("hub:me/none")
     hub["me/mine"] = datasets.DatasetDict(test=table([1, 2], [0, 1]))
     with pytest.raises(UserError, match=r"data\.source: me/mine has no train split, only test"):

@@ -276,7 +276,23 @@ def published(imagenet_prior: Path) -> tuple[Recipe, Counts]:
     return recipe, Counts.of(bench, outline)
 
 
-def test_the_utilisation_is_that_of_the_published_cost(published: tuple[Recipe, Counts]) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "tf32", "measured"), [("float32", False, 11.58), ("float32", True, 4.35), ("bfloat16", True, 2.94)]
+)
+def test_an_h100_is_estimated_as_it_was_measured(
+    dtype: str, tf32: bool, measured: float, published: tuple[Recipe, Counts]
+) -> None:
+    """A gradient step of ten images at 256 px, S = 20, no graphs kept: the table of recipes/SPEED.md."""
+    recipe, counts = published
+    prior = recipe.prior.model_copy(update={"dtype": dtype})
+    cost = RunCost(recipe.model_copy(update={"prior": prior}), 1, 10, (3, 64, 64), (1, 512))
+    parts = cost.operations(counts)
+    h100 = devices.DEVICES["h100-80gb"]
+    seconds = sum(h100.seconds(*each, tf32) for part in ("render", "pull_back") for each in parts[part])
+    assert seconds == pytest.approx(measured, rel=0.01)
+
+
+def test_the_published_cost_is_at_least_what_is_estimated(published: tuple[Recipe, Counts]) -> None:
     """574 minutes on an A100-40GB for 1,000 iterations of forward, forward, forward and backward (arXiv 2403.03881).
 
     A call of the denoiser is 104.2 G multiplications and additions an image, as are both halves of guidance.
@@ -286,8 +302,20 @@ def test_the_utilisation_is_that_of_the_published_cost(published: tuple[Recipe, 
     chain = 10 * (20 * (3 * counts.step.forward + counts.step.backward) + 3 * counts.decoder.forward)
     unit, rest = counts.objective
     operations = chain + 10 * counts.decoder.backward + 10 * unit + rest
-    reached = 1000 * operations / (574 * 60) / devices.DEVICES["a100-40gb"].tf32
-    assert reached == pytest.approx(devices.UTILISATION, rel=0.02)
+    hours = 1000 * devices.DEVICES["a100-40gb"].seconds(operations, "float32", True) / 3600
+    assert hours == pytest.approx(4.1, abs=0.05)
+    assert hours < 574 / 60
+
+
+@pytest.mark.parametrize("name", devices.DEVICES)
+def test_devices_are_of_one_family(name: str) -> None:
+    """The name says the memory; lower precisions take less time if the device has them."""
+    device = devices.DEVICES[name]
+    gigabytes = int(re.findall(r"(\d+)gb$", name)[0])
+    assert 0.9 * gigabytes < device.gib * 2**30 / 1e9 <= 1.09 * gigabytes
+    exact, tf32 = device.seconds(1e12, "float32", False), device.seconds(1e12, "float32", True)
+    assert exact >= tf32 > device.seconds(1e12, "float16", True)
+    assert (device.seconds(1e12, "bfloat16", True) < tf32) == device.bfloat16
 
 
 @pytest.mark.parametrize(
@@ -300,12 +328,10 @@ def test_what_runs_in_16_bits_takes_less(
     single = planned(ld3m, recipe_file, "tf32=true", "--device", "a100-40gb")["seconds"]
     half = planned(ld3m, recipe_file, "tf32=true", f"{key}=bfloat16", "--device", "a100-40gb")["seconds"]
     exact = planned(ld3m, recipe_file, "--device", "a100-40gb")["seconds"]
-    assert exact["render"] == pytest.approx(devices.SINGLE * single["render"], rel=1e-6)
+    assert exact["render"] > single["render"]
     changed = {part for part in single if half[part] < single[part]}
     assert changed == halved
     assert all(0.5 <= half[part] / single[part] < 1 for part in halved)
-    if key == "network.dtype":
-        assert half["objective"] == pytest.approx(single["objective"] / 2, rel=1e-6)
 
 
 def test_weights_of_an_outline_are_those_of_the_files(prior_folder: Path, recipe_file: Path) -> None:
@@ -328,7 +354,7 @@ def test_a_run_that_does_not_fit_is_told_what_would(
     ld3m: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch, recipe_file: Path
 ) -> None:
     """A GPU with 20 MiB beside what CUDA takes: the graphs of three steps of six images are 27; what it names fits."""
-    small = devices.Device(devices.RESERVED / 2**30 + 20 / 1024, 1e12, 1e12)
+    small = devices.Device(devices.RESERVED / 2**30 + 20 / 1024, 1e12, 1e12, 1e12, 1e12)
     monkeypatch.setitem(devices.DEVICES, "small", small)
     told = planned(ld3m, recipe_file, "--device", "small")
     assert told["memory"]["graphs kept"] == pytest.approx(27.5 * 2**20, rel=0.05)

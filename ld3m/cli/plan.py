@@ -19,7 +19,7 @@ def plan(
         typer.Option(
             metavar="NAME",
             help="Look this GPU up in a table instead of measuring this machine: a100-40gb, a100-80gb, h100-80gb, "
-            "h200-141gb, l4-24gb, l40s-48gb.",
+            "h200-141gb, l4-24gb, l40s-48gb, rtx-3090-24gb, rtx-4090-24gb, rtx-a6000-48gb, t4-16gb, v100-32gb.",
         ),
     ] = None,
     as_json: AsJson = False,

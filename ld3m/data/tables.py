@@ -5,7 +5,6 @@ import re
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -46,17 +45,20 @@ def hub(name: str, recipe: DataRecipe, classes: Sequence[str] | None = None) -> 
         if not (match := _ID.fullmatch(name)):
             raise UserError(f"data.source: hub:{name} names no data set; give hub:NAME, or hub:NAME:CONFIG@REVISION")
         identifier, config, revision = match["id"], match["config"], match["revision"]
+    local = exists(identifier)
+
+    def load() -> Any:
+        return datasets.load_dataset(
+            identifier, *([config] if config else []), **({"revision": revision} if revision else {})
+        )
+
     try:
-        with nullcontext() if exists(identifier) else asking():
-            loaded = datasets.load_dataset(
-                identifier, *([config] if config else []), **({"revision": revision} if revision else {})
-            )
+        loaded = load() if local else ask(load)
     except Exception as error:
         cause = error.__cause__ if isinstance(error.__cause__, Exception) else error  # datasets wraps what is wrong
-        local = exists(identifier)
         several = f"; give one as hub:{'./' if local else ''}{identifier}:CONFIG" if "Config name" in str(error) else ""
-        from_where = "" if local else " from the Hub"
-        raise UserError(f"data.source: cannot load {name}{from_where} ({one_line(cause)}){several}") from None
+        why = f" ({one_line(cause)})" if local else f" from the Hub: {explained(cause)}"
+        raise UserError(f"data.source: cannot load {name}{why}{several}") from None
     # a fingerprint changes with the data's revision
     return from_splits(loaded, name, recipe, lambda used: name + "".join(each._fingerprint for each in used), classes)
 

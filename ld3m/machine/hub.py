@@ -47,7 +47,7 @@ def ask(call: Callable[[], T]) -> T:
 
 @contextmanager
 def asking() -> Iterator[None]:
-    """Within it the Hub's clients make one attempt, and none if the Hub cannot be reached: `patiently` makes the others.
+    """Within it the Hub's clients make one attempt, or none if it cannot be reached; `patiently` makes the others.
 
     What they have in their caches is used then, and a line says so.
 

@@ -151,13 +151,14 @@ def snapshot(hub: HubFolder, again: bool = False) -> Path:
     """The folder of a repository's files that are read, downloaded unless they are on this machine, or again."""
     from huggingface_hub import snapshot_download
 
-    from ld3m.machine.hub import asking
+    from ld3m.machine.hub import ask, explained
 
     try:
         wanted = [hub.part + path for path in _hub_files(hub)]
-        with asking():
-            copy = snapshot_download(hub.name, revision=hub.revision, allow_patterns=wanted, force_download=again)
-            return Path(copy) / hub.part
+        copy = ask(
+            lambda: snapshot_download(hub.name, revision=hub.revision, allow_patterns=wanted, force_download=again)
+        )
+        return Path(copy) / hub.part
     except UserError:
         raise
     except Exception as error:  # the client's own, httpx's and the file system's
@@ -166,7 +167,7 @@ def snapshot(hub: HubFolder, again: bool = False) -> Path:
             return before
         at = f"@{hub.revision}" if hub.revision else ""
         source = f"hub:{hub.name}{'/' + hub.part.rstrip('/') if hub.part else ''}{at}"
-        raise UserError(f"prior.source: cannot fetch {source}: {one_line(error)}") from None
+        raise UserError(f"prior.source: cannot fetch {source}: {explained(error)}") from None
 
 
 def copy_of(hub: HubFolder) -> Path | None:
@@ -245,10 +246,9 @@ def _hub_files(hub: HubFolder) -> dict[str, int]:
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
 
-    from ld3m.machine.hub import asking
+    from ld3m.machine.hub import ask
 
-    with asking():
-        entries = list(HfApi().list_repo_tree(hub.name, recursive=True, revision=hub.revision))
+    entries = ask(lambda: list(HfApi().list_repo_tree(hub.name, recursive=True, revision=hub.revision)))
     every = {each.path: each.size for each in entries if isinstance(each, RepoFile)}
     sizes = {path.removeprefix(hub.part): size for path, size in every.items() if path.startswith(hub.part)}
     if "model_index.json" not in sizes:

@@ -173,11 +173,10 @@ def _list(staged: Path, repo: str) -> None:
 
 def _explained(error: Exception, repo: str, token: str | None) -> UserError:
     """The error of a client as one line that says what to do."""
-    from huggingface_hub import constants, get_token
+    from huggingface_hub import get_token
     from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError
 
     status, _ = status_of(error)
-    again = "the same command resumes, and sends nothing twice"
     if isinstance(error, LocalTokenNotFoundError) or (status == 401 and not (token or get_token())):
         return UserError("push-to-hub: you are not logged in; run hf auth login, or set HF_TOKEN")
     if status == 401:

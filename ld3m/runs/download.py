@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from ld3m.errors import UserError, one_line, user_error_if_damaged
+from ld3m.errors import UserError, user_error_if_damaged
 from ld3m.files import write_folder
 from ld3m.machine.hub import ask, explained, status_of
 from ld3m.reading import read_metadata
