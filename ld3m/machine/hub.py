@@ -172,8 +172,9 @@ def status_of(error: Exception) -> tuple[int | None, Any]:
     return getattr(response, "status_code", None), getattr(response, "headers", None) or {}
 
 
-def is_of_the_network(error: Exception) -> bool:
-    """Whether an error is one of a connection: it comes from an HTTP library that the client uses or used."""
+def is_of_the_network(error: BaseException) -> bool:
+    """Whether an error, or its stated cause, is one of a connection: of an HTTP library that the client uses."""
     kinds = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
     ours = kinds & {"httpx", "httpx2", "httpcore", "requests", "urllib3"}
-    return bool(ours) or isinstance(error, ConnectionError) or type(error).__name__ in CACHE_MISSES
+    direct = bool(ours) or isinstance(error, ConnectionError) or type(error).__name__ in CACHE_MISSES
+    return direct or (error.__cause__ is not None and is_of_the_network(error.__cause__))

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ld3m.errors import UserError, one_line
+from ld3m.errors import UserError
 from ld3m.files import write_json
 from ld3m.priors.folder import HubFolder
 from ld3m.priors.loading import Parts
@@ -31,14 +31,14 @@ def lender(source: str, key: str, wanted: Sequence[str]) -> Path:
         return Path(source)
     from huggingface_hub import snapshot_download
 
-    from ld3m.machine.hub import asking
+    from ld3m.machine.hub import ask, explained
 
     patterns = [hub.part + pattern for pattern in wanted]
     try:
-        with asking():
-            return Path(snapshot_download(hub.name, revision=hub.revision, allow_patterns=patterns)) / hub.part
+        copy = ask(lambda: snapshot_download(hub.name, revision=hub.revision, allow_patterns=patterns))
+        return Path(copy) / hub.part
     except Exception as error:  # the client's own, httpx's and the file system's
-        raise UserError(f"{key}: cannot fetch {source} ({one_line(error)}); give the folder of a copy") from None
+        raise UserError(f"{key}: cannot fetch {source}: {explained(error)}; or give the folder of a copy") from None
 
 
 def autoencoder(source: str) -> Any:

@@ -187,13 +187,11 @@ def _explained(error: Exception, repo: str, token: str | None) -> UserError:
         return UserError(f"--to: {repo} does not exist, or you may not see it; give another name")
     if status in (409, 412):
         return UserError(f"--to: {repo} is taken, or being changed by somebody else; give another name, or try again")
-    if status is not None:
-        return UserError(f"push-to-hub: {explained(error)}; it sends nothing twice")
     if "Invalid metadata" in str(error):
         return UserError(f"hub.licence: the Hub rejects the card ({one_line(error)}); give a licence that it knows")
+    if status is not None or is_of_the_network(error):
+        return UserError(f"push-to-hub: {explained(error)}; it sends nothing twice")
     if isinstance(error, HFValidationError):
         return UserError(f"--to: {repo!r} is not a valid name; give USER/NAME of letters, digits, -, _ and .")
-    if is_of_the_network(error):
-        return UserError(f"push-to-hub: {explained(error)}; it sends nothing twice")
     message = one_line(error)
     return UserError(f"push-to-hub: {message.replace(token, '…') if token else message}")
