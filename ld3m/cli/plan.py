@@ -28,8 +28,8 @@ def plan(
 
     By default it times part of an iteration on this machine, in about a minute: ld3m plan quickstart
 
-    With --device it needs neither images nor weights, only the JSON files of the prior's folder: ld3m plan imagenet1k
-    prior.source=priors/cin256-v2 --processes 8 --device h100-80gb
+    With --device it needs neither images nor weights, of a prior without a known name only the JSON files of its
+    folder: ld3m plan imagenet1k --processes 8 --device h100-80gb
 
     It also counts shards, denoiser calls and communication, warns of what will not fit, and names the override that
     makes it fit.

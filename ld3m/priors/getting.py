@@ -195,10 +195,15 @@ class _Getting:
 
     def _convert(self, checkpoint: Path, folder: Path) -> None:
         """The prior of a checkpoint; every tensor finds its place, or the error names one that does not."""
+        from ld3m.priors import original_dit
         from ld3m.priors.convert import convert
 
+        lacking: dict[str, dict[str, str | None]] = {  # in the single files of these kinds
+            "StableDiffusionPipeline": {"config": self.known.origin},
+            "DiTPipeline": {"vae": original_dit.VAE},
+        }
         try:
-            convert(checkpoint, folder, self.known.original or "auto")
+            convert(checkpoint, folder, self.known.original or "auto", **lacking.get(self.known.kind, {}))
         except UserError as error:
             fetched = checkpoint.is_relative_to(self.work)
             way_on = f"fetch it again: ld3m priors get {self.name} --again" if fetched else self._way_on()
@@ -219,7 +224,10 @@ class _Getting:
         settings = SamplerRecipe(source=str(folder), guidance=1, scaling_factor=self.known.scaling_factor)
         if (kind := read_index(folder).kind) != self.known.kind:
             raise UserError(f"{self.key}: {folder} is a {kind}, but {self.name} is a {self.known.kind}; give another")
-        priors.load(settings)
+        try:
+            priors.load(settings)
+        except UserError as error:
+            raise UserError(*(f"{self.key}: {line.removeprefix('prior.source: ')}" for line in error.lines)) from None
         found, expected = (_shapes(Parts(each, "cpu", settings)) for each in (folder, self.known.outline))
         if different := next((name for name in expected if found.get(name) != expected[name]), None):
             raise UserError(

@@ -16,7 +16,7 @@ from ld3m.evaluation.tables import accuracy_text
 from ld3m.files import ASSETS
 from ld3m.priors.folder import PACKAGED_PRIORS
 from ld3m.publishing import front_matter
-from ld3m.publishing.front_matter import WITHOUT_HUB_ID
+from ld3m.publishing.front_matter import NON_COMMERCIAL, WITHOUT_HUB_ID
 from ld3m.recipe import Recipe
 from ld3m.runs import sources
 from ld3m.runs.folder import Metadata, load_recipe, metadata
@@ -41,8 +41,6 @@ UNPACK = "\ninputs, targets = formation.shown(inputs, targets, {factor})"
 """The line of the card's program that cuts each image into the `factor`² that it holds."""
 PATH_KEYS = ("source", "root", "init", "folder")
 """Keys of recipe.yaml, prior.json and evaluation.json whose values may be folders of this machine."""
-NON_COMMERCIAL = re.compile(r"(^|-)nc(-|$)|imagenet-terms|non-?commercial|research")
-"""Part of the name of any licence that is flagged as non-commercial."""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ BLOCK = re.compile(r"\s*---[\r\n]+(.*?)(?:[\r\n]+|(?<=\n))---[ \t]*(?:\r\n|\n|$)
 """Where the Hub finds it."""
 TAGS = ("dataset-distillation", "ld3m", "synthetic", "diffusion", "arxiv:2403.03881")
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+NON_COMMERCIAL = re.compile(r"(^|-)nc(-|$)|imagenet-terms|non-?commercial|research")
+"""Part of the name of any licence that is flagged as non-commercial."""
 WITHOUT_HUB_ID = {"imagenet-terms-of-access": "https://www.image-net.org/download.php"}
 """Licences that the Hub has no id for, and links to them."""
 
@@ -107,4 +109,6 @@ def _licence(licences: Sequence[str], meta: Meta) -> dict[str, Any]:
     if meta.get("license") == "other" and "license_name" in meta:
         return {}
     named = _and_ours(meta, "license", licences or ["unknown"])
+    # Beside one that forbids commercial use, another would read as a choice.
+    named = [licence for licence in named if NON_COMMERCIAL.search(str(licence))] or named
     return {"license": named[0] if len(named) == 1 else named}
