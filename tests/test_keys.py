@@ -84,7 +84,8 @@ def test_a_key_is_explained(ld3m: Callable[..., Outcome]) -> None:
         "    Momentum of SGD, or the first of Adam's two decay rates.\n"
     )
     assert (
-        "\nprior.source  (text; must be given)\n    A folder in diffusers' layout" in ld3m("keys", "prior.source").out
+        "\nprior.source  (text; must be given)\n    A known name: cin256-v2, ffhq256"
+        in ld3m("keys", "prior.source").out
     )
     assert ld3m("keys", "prior.sorce") == Outcome(
         2, "", "ld3m: 'prior.sorce' is in no key and no explanation; prior.source is near\n"

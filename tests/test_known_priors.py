@@ -164,7 +164,7 @@ def test_a_folder_of_the_same_name_is_not_taken(
         (
             ["data.channels=1"],
             [
-                "data.channels: 1, but the images of cin256-v2 have 3; set data.channels=3 or choose another prior.source"
+                "data.channels: 1, but the images of cin256-v2 have 3; set data.channels=3 or choose another prior.source",  # noqa: E501
             ],
         ),
     ],

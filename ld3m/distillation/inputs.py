@@ -78,11 +78,11 @@ def _check_network(recipe: Recipe, arch: str, settings: NetworkRecipe, key: str)
 
 
 def _check_known_prior(recipe: Recipe) -> None:
-    """That keys fit a prior that is known by name, before it is fetched."""
-    name, resolution = recipe.prior.source, recipe.prior.resolution
-    if name not in KNOWN:
+    """That keys fit a prior that is fetched by name, before it is."""
+    name, resolution, mistakes = recipe.prior.source, recipe.prior.resolution, list[str]()
+    prior = KNOWN.get(name)
+    if not prior or not prior.origin:  # the package's are opened soon
         return
-    prior, mistakes = KNOWN[name], []
     for key, value in prior.must.items():
         section, _, last = key.partition(".")
         if (found := getattr(getattr(recipe, section), last)) != value:
