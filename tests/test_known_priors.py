@@ -263,10 +263,8 @@ def test_first_use_fetches_and_later_ones_ask_nobody(
         check_here(cache, fetch("tiny"))
         asked = len(server.lines)
         assert asked == 1
-        said = capsys.readouterr().err
-        assert (
-            f"tiny: fetching about 0.0 GB from {server.url}, under CC BY-NC 4.0, which forbids commercial use" in said
-        )
+        terms = f"from {server.url} under CC BY-NC 4.0, which forbids commercial use, to {cache}"
+        assert terms in capsys.readouterr().err
         fetch("tiny")
         noted = provenance("tiny")
         assert len(server.lines) == asked
@@ -440,6 +438,11 @@ def test_a_file_that_changed_is_named_and_a_copied_cache_is_not(tiny: Path, cach
     weights = getting.get("tiny", str(tiny)) / "unet/diffusion_pytorch_model.safetensors"
     os.utime(weights, ns=(1, 1))
     assert fetch("tiny") == cache / "tiny"
+    assert (
+        json.loads((cache / "tiny.json").read_text())["files"]["unet/diffusion_pytorch_model.safetensors"]["changed"]
+        == 1
+    )
+    assert weights.stat().st_mode & 0o777 == (cache / "tiny.json").stat().st_mode & 0o777
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)

@@ -37,7 +37,7 @@ PASSING = (exceptions.ConnectionError, exceptions.Timeout, exceptions.ChunkedEnc
 
 
 def download(
-    url: str, path: Path, *, what: str, advice: str, size: int | None = None, sha256: str | None = None
+    url: str, path: Path, *, what: str, advice: str, size: int | None = None, sha256: str | None = None, terms: str = ""
 ) -> str:
     """Fetches a file over HTTP, unless it is there; call it on one process of a run.
 
@@ -52,6 +52,7 @@ def download(
         advice: what to do if it cannot be fetched; errors end with it.
         size: its exact length in bytes; whatever the server says if None.
         sha256: of its content, in hexadecimal digits; not compared if None.
+        terms: what else to say when it is fetched, such as its licence.
 
     Returns:
         the SHA-256 of its content.
@@ -67,7 +68,7 @@ def download(
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             if sha256 in (None, digest):
                 return digest
-        return _Download(url, path, what, advice, size, sha256).run()
+        return _Download(url, path, what, advice, size, sha256, terms).run()
 
 
 class _CutError(Exception):
@@ -81,8 +82,11 @@ class _CutError(Exception):
 class _Download:
     """A file's way to the disk, in as many attempts as it takes."""
 
-    def __init__(self, url: str, path: Path, what: str, advice: str, size: int | None, sha256: str | None) -> None:
+    def __init__(
+        self, url: str, path: Path, what: str, advice: str, size: int | None, sha256: str | None, terms: str
+    ) -> None:
         self.url, self.path, self.what, self.advice, self.size, self.sha256 = url, path, what, advice, size, sha256
+        self.terms = f" {terms}" if terms else ""
         self.shown = re.sub(r"(?<=//)[^/?#]*@|[?#].*", "", url)
         """The address without a password or a token."""
         self.announced = False
@@ -249,7 +253,8 @@ class _Download:
         if not self.announced:
             extent = "a file of unknown length" if length is None else _bytes(length)
             here = f", of which {_bytes(offset)} are here," if offset else ""
-            self._say(f"{self.what}: fetching {extent}{here} from {self.shown} to {folder} ({_bytes(free)} are free)")
+            origin = f"{self.shown}{self.terms}"
+            self._say(f"{self.what}: fetching {extent}{here} from {origin} to {folder} ({_bytes(free)} are free)")
         self.announced = True
 
     def _again(self, reason: str) -> _CutError:

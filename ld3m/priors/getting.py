@@ -15,8 +15,9 @@ from urllib.parse import urlsplit
 from huggingface_hub import constants
 
 from ld3m.errors import UserError, one_line
-from ld3m.files import ANOTHER_CACHE, writable, write_folder
+from ld3m.files import ANOTHER_CACHE, remove_temporary, writable, write_folder
 from ld3m.machine.download import download
+from ld3m.machine.environment import without_secrets
 from ld3m.machine.lock import hold
 from ld3m.priors import stored
 from ld3m.priors.file_kinds import READABLE, kind_of
@@ -68,9 +69,10 @@ class _Getting:
         """Brings the prior here and notes it."""
         if self.known.kind == "StableDiffusionPipeline" and not importlib.util.find_spec("transformers"):
             raise UserError(f"{self.key}: {self.name} needs the package transformers: pip install 'ld3m[text]'")
+        remove_temporary(self.work)
         hub = HubFolder.of(self.origin)
         folder = self._from_hub(hub) if hub else self._own(self._maker())
-        stored.write_note(self.name, folder, self.origin, weighty_files(folder))
+        stored.write_note(self.name, folder, without_secrets(self.origin), weighty_files(folder))
         shutil.rmtree(self.work, ignore_errors=True)
         return folder
 
@@ -79,6 +81,8 @@ class _Getting:
         folder, made = stored.shelf() / self.name, self.work / "prior"
         shutil.rmtree(made, ignore_errors=True)
         write_folder(made, make)
+        for path in made.rglob("*.*"):  # libraries write files that only the user can read
+            path.chmod((made / "model_index.json").stat().st_mode)
         stored.note_path(self.name).unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
         made.rename(folder)
@@ -88,7 +92,9 @@ class _Getting:
 
     def _from_hub(self, hub: HubFolder) -> Path:
         if not constants.HF_HUB_OFFLINE:
-            self._say(f"into the Hub's cache, {constants.HF_HUB_CACHE}")
+            size = f"about {self.known.size / 1e9:.1f}GB from " if self.origin == self.known.origin else ""
+            where = f"{self.origin} {self._terms()} to {constants.HF_HUB_CACHE}"
+            print(f"ld3m: {self.name}: fetching {size}{where}", file=sys.stderr, flush=True)
         try:
             folder = snapshot(hub, self.again)
         except UserError as error:
@@ -125,15 +131,14 @@ class _Getting:
             path.unlink(missing_ok=True)
         there = sum(each.stat().st_size for each in self.work.glob(f"*{path.name}*"))
         self._check_room(2 * self.known.size - there)
-        self._say(f"into {self.work.parent / self.name}")
         try:
-            download(self.origin, path, what=self.name, advice=self._way_on())
+            download(self.origin, path, what=self.name, advice=self._way_on(), terms=self._terms())
         except UserError as error:
             raise UserError(*(f"{self.key}: {line}" for line in error.lines)) from None
         kind = kind_of(path)
         if kind not in READABLE and not zipfile.is_zipfile(path):
             path.unlink()
-            raise UserError(f"{self.key}: {self.origin} gives a file that is {kind}; {self._way_on()}")
+            raise UserError(f"{self.key}: {without_secrets(self.origin)} gives a file that is {kind}; {self._way_on()}")
         return path
 
     def _from_folder(self, folder: Path) -> Maker:
@@ -237,15 +242,9 @@ class _Getting:
 
     # --- what is said --------------------------------------------------------------------------------------
 
-    def _say(self, where: str) -> None:
-        known = self.known
-        size = f"about {known.size / 1e9:.1f} GB from " if self.origin == known.origin else ""
-        commerce = ", which forbids commercial use" if known.forbids_commerce else ""
-        print(
-            f"{self.name}: fetching {size}{self.origin}, under {known.licence_name}{commerce}, {where}",
-            file=sys.stderr,
-            flush=True,
-        )
+    def _terms(self) -> str:
+        commerce = ", which forbids commercial use," if self.known.forbids_commerce else ""
+        return f"under {self.known.licence_name}{commerce}"
 
     def _offline(self) -> UserError:
         return UserError(f"{self.key}: {self.name} is not on this machine, and HF_HUB_OFFLINE is set; {self._way_on()}")

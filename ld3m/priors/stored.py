@@ -5,6 +5,7 @@ Each has a note beside its folder in the cache, written once all of it is there.
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -73,6 +74,7 @@ def here(name: str) -> Path | None:
     folder = shelf() / noted.folder
     if not folder.is_dir():  # the Hub's cache, or all of ours, was emptied
         return None
+    copied = False
     for file, before in noted.files.items():
         try:
             now = (folder / file).stat()
@@ -86,6 +88,10 @@ def here(name: str) -> Path | None:
             )
         if now.st_mtime_ns != before.changed:
             compare(name, noted, {file: digest(folder / file)})
+            before.changed, copied = now.st_mtime_ns, True
+    if copied:
+        with suppress(UserError):  # of a cache that others may only read
+            write_json(note_path(name), noted.model_dump())
     return folder
 
 
