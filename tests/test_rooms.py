@@ -15,7 +15,7 @@ FLOORS = [
     {"cli"},
     {"__init__"},
     {"api"},
-    {"ablation"},
+    {"ablation", "rehearsal"},
     {"distillation"},
     {"sizing", "prior_training", "reporting", "publishing"},
     {"sampling", "evaluation"},
@@ -63,7 +63,7 @@ def test_importing_the_loop_loads_only_what_it_needs() -> None:
     program = "import sys, ld3m.distillation.loop; print(*(name for name in sys.modules if name.startswith('ld3m.')))"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     assert "ld3m.sampling.pull_back" in loaded
-    needless = ("sizing", "evaluation", "publishing", "reporting", "prior_training", "ablation", "cli")
+    needless = ("sizing", "evaluation", "publishing", "reporting", "prior_training", "ablation", "rehearsal", "cli")
     assert [name for name in loaded if room(name) in needless] == []
     others = {"ld3m.distillation.plan", "ld3m.distillation.profile", "ld3m.machine.hub", "ld3m.runs.download"}
     assert others.isdisjoint(loaded)

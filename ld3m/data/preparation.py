@@ -8,7 +8,9 @@ import hashlib
 import os
 import shutil
 import sys
+import time
 from array import array
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -41,6 +43,8 @@ MOST_WORKERS = 8
 """Threads by default: decoding and resizing run in parallel, but a fifth of an image's time is Python's, one by one."""
 MOST_AT_ONCE = 64
 """Images that a thread is given at a time: handing over one costs as much as converting a small image does."""
+TIMED = 64
+"""Images that are read to estimate how long all take."""
 RANGES = "range.json"
 """The file of `depth.FoundRanges`."""
 AGAIN = "the class is prepared again"
@@ -92,6 +96,28 @@ class Preparation:
             notes |= {index: self._note(index) for index in todo}
         return [note for note in notes.values() if note]
 
+    def outlook(self) -> "Outlook":
+        """What is left to prepare, after the checks that need no image; some images are read to time them.
+
+        Raises:
+            UserError: for a class without images, too little room, or one of these images that cannot be read.
+        """
+        todo = [index for index in range(len(self.chosen)) if self._note_if_whole(index, say=False) is None]
+        members = self._checked_members(todo)
+        counts = Counter[str]()
+        for label, by_split in zip(self.chosen, members, strict=True):
+            counts.update(self._sizes({split: len(indices) for split, indices in by_split.items()}, label))
+        split, examples = next(iter(self.source.splits.items()))
+        few = [number for index in todo for number in members[index][split][:TIMED]]
+        timed = few[:: -(-len(few) // TIMED)] if few else []
+        with _our_own_limit_of_pixels(), ThreadPoolExecutor(self.workers) as pool, tqdm(disable=True) as bar:
+            self._read(examples, timed[:1], [], [], pool, bar)  # what the first takes longer
+            began = time.perf_counter()
+            self._read(examples, timed, [], [], pool, bar)
+            each = (time.perf_counter() - began) / max(1, len(timed))
+        left = sum(len(indices) for index in todo for indices in members[index].values())
+        return Outlook(dict(counts), left, left * self.recipe.channels * self.recipe.resolution**2, each * left)
+
     def _note_path(self, class_index: int) -> Path:
         return self.folder / "classes" / f"{class_index}.json"
 
@@ -122,13 +148,9 @@ class Preparation:
 
     def _prepare(self, todo: list[int]) -> None:
         """Prepares some of the classes, each under a lock, so that other processes take other classes."""
-        members = _members(self.source, self.chosen)
-        for label, by_split in zip(self.chosen, members, strict=True):  # empty classes are reported before any reading
-            self._sizes({split: len(indices) for split, indices in by_split.items()}, label)
+        members = self._checked_members(todo)
         sizes = [sum(map(len, by_split.values())) for by_split in members]
-        writable(self.folder / "classes", ANOTHER_CACHE)
         total, hidden = sum(sizes[index] for index in todo), None if self.progress else True
-        self._check_room(total, max(sizes))
         with (
             ThreadPoolExecutor(self.workers) as pool,
             tqdm(desc="preparing images", total=total, leave=False, disable=hidden) as bar,
@@ -144,6 +166,16 @@ class Preparation:
                         else:
                             self._prepare_class(index, members[index], pool, bar)
                     left.remove(index)
+
+    def _checked_members(self, todo: list[int]) -> Sequence[Mapping[str, Sequence[int]]]:
+        """The indices of each class's examples in each split; there are enough, and room for what is to be prepared."""
+        members = _members(self.source, self.chosen)
+        for label, by_split in zip(self.chosen, members, strict=True):  # empty classes are reported before any reading
+            self._sizes({split: len(indices) for split, indices in by_split.items()}, label)
+        sizes = [sum(map(len, by_split.values())) for by_split in members]
+        writable(self.folder / "classes", ANOTHER_CACHE)
+        self._check_room(sum(sizes[index] for index in todo), max(sizes))
+        return members
 
     def _check_room(self, images: int, most: int) -> None:
         """Raises a UserError if so many images do not fit on the disk, or as many of one class not into memory."""
@@ -268,6 +300,19 @@ class Preparation:
             size = f"{image.width:,} × {image.height:,} pixels"
             raise UnreadableImageError(f"{size}, more than data.max_pixels={self.recipe.max_pixels}")
         return image
+
+
+class Outlook(NamedTuple):
+    """What preparing images still takes."""
+
+    counts: dict[str, int]
+    """Images of each split in all."""
+    images: int
+    """To be prepared; 0 if the cache has all."""
+    bytes: int
+    """Of the cache's disk."""
+    seconds: float
+    """Estimated from a few images."""
 
 
 class _Outcome(NamedTuple):

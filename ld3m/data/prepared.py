@@ -13,6 +13,7 @@ from ld3m.data import preparation
 from ld3m.data.class_choice import choose_from
 from ld3m.data.depth import FoundRange, found_ranges
 from ld3m.data.preparation import ClassNote, Preparation
+from ld3m.data.sample import SampleRecipe, first_of
 from ld3m.data.sources import open_source
 from ld3m.errors import UserError, some
 from ld3m.files import cache_folder, cache_key, write_json
@@ -23,7 +24,7 @@ from ld3m.recipe import DataRecipe
 
 LAYOUT = 3
 """Version of the cache's layout; part of its key."""
-NOT_CONTENT = {"source", "root", "subset", "on_corrupt", "keep", "keep_order", "scorer"}
+NOT_CONTENT = {"source", "root", "subset", "on_corrupt", "keep", "keep_order", "scorer", "cache"}
 """Keys of a data recipe that say where images are, how they are read, and which core-set is taken of them; the cache's
 key has the chosen classes instead."""
 FEW_LEVELS = 25
@@ -113,15 +114,11 @@ def prepare(recipe: DataRecipe, progress: bool = True, workers: int | None = Non
     Raises:
         UserError: naming the source, class or file that is wrong.
     """
-    source = open_source(recipe)
+    located = preparation_of(recipe, progress, workers)
+    folder, source, chosen = located.folder, located.source, located.chosen
     if source.note and progress:
         print(f"data.source: {source.note}", file=sys.stderr)
-    chosen = choose_from(source, recipe.subset)
-    settings = recipe.model_dump(exclude=NOT_CONTENT)
-    key = cache_key([LAYOUT, source.identity, list(source.classes), chosen, settings])
-    folder = cache_folder() / "data" / key
-    threads = workers or min(preparation.MOST_WORKERS, preparation.cores())
-    notes = Preparation(folder, source, chosen, recipe, progress, threads).notes()
+    notes = located.notes()
     histogram = torch.tensor([note.histogram for note in notes]).sum(0)
     mean, std = _statistics(histogram)
     index: dict[str, Any] = {
@@ -147,6 +144,22 @@ def prepare(recipe: DataRecipe, progress: bool = True, workers: int | None = Non
         resolution=recipe.resolution,
         caveat=source.caveat,
     )
+
+
+def preparation_of(recipe: DataRecipe, progress: bool = True, workers: int | None = None) -> Preparation:
+    """How a recipe's images are prepared, and where; the arguments are those of `prepare`, and nothing is prepared.
+
+    Raises:
+        UserError: if the source is not there, or does not have the classes.
+    """
+    source, cache = open_source(recipe), cache_folder() / "data"
+    chosen = choose_from(source, recipe.subset)
+    if isinstance(recipe, SampleRecipe):
+        source, cache = first_of(source, chosen, recipe.first), recipe.cache
+    settings = recipe.model_dump(exclude=NOT_CONTENT)
+    key = cache_key([LAYOUT, source.identity, list(source.classes), chosen, settings])
+    threads = workers or min(preparation.MOST_WORKERS, preparation.cores())
+    return Preparation(cache / key, source, chosen, recipe, progress, threads)
 
 
 def _write_if_it_differs(path: Path, index: dict[str, Any]) -> None:

@@ -29,7 +29,9 @@ from ld3m.sampling.memory_budget import RetryingPullBack
 
 
 @watched_command
-def distill(processes: Processes, recipe: Recipe, resume: bool = True, start: Path | None = None) -> Path:
+def distill(
+    processes: Processes, recipe: Recipe, resume: bool = True, start: Path | None = None, until: int | None = None
+) -> Path:
     """Distils a recipe into its run folder, resuming an unfinished run of it.
 
     Under `accelerate launch` the classes are dealt to the processes, and the result is that of one process.
@@ -39,6 +41,7 @@ def distill(processes: Processes, recipe: Recipe, resume: bool = True, start: Pa
         recipe: of the run.
         resume: whether a run that is in the folder is resumed, or replaced.
         start: a run's folder, or one of its checkpoints, to resume from; its recipe must be the same.
+        until: the iteration before which a rehearsal leaves the run unfinished, to resume it; it must be a saved one.
 
     Returns:
         The run folder.
@@ -66,19 +69,22 @@ def distill(processes: Processes, recipe: Recipe, resume: bool = True, start: Pa
                 write_real(recipe.folder, setup.images, recipe.distill.images_per_class)
         first, latents = checkpoint_or_start(setup)
         with trackers.started(recipe, first, main) as tracked, Bookkeeping.opened(setup, tracked, first) as books:
-            latents = optimise(setup, first, latents, books)
-            books.finish(latents)
+            latents = optimise(setup, first, latents, books, until)
+            if until is None:
+                books.finish(latents)
     return recipe.folder
 
 
-def optimise(setup: Setup, first: int, latents: LearntLatents, books: Bookkeeping) -> LearntLatents:
-    """The latents after the iterations from `first` on.
+def optimise(
+    setup: Setup, first: int, latents: LearntLatents, books: Bookkeeping, until: int | None = None
+) -> LearntLatents:
+    """The latents after the iterations from `first` on, up to the last or to that before `until`.
 
     Raises:
         SystemExit: after a signal, once the state is saved.
     """
     with signals.collected() as received:
-        for i in range(first, setup.recipe.distill.iterations):
+        for i in range(first, setup.recipe.distill.iterations if until is None else until):
             latents, stop = timed_iteration(setup, i, latents, books, received)
             if stop:
                 books.leave(i + 1, stop)

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -28,6 +29,15 @@ def peak(device: torch.device) -> int:
 
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def forget_peak(device: torch.device) -> None:
+    """Lets `peak` begin again from what is used now; where the system cannot, it stays that of the whole process."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with suppress(OSError):  # Linux's
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def free(device: torch.device) -> int:

@@ -61,6 +61,24 @@ def experts_of(recipe: Recipe) -> Experts:
     return Experts(recipe.experts_folder, recipe.experts, recipe.network, recipe.seed)
 
 
+def check_there(folder: Path, count: int) -> None:
+    """Checks that a folder has the first `count` experts; none is opened.
+
+    Raises:
+        UserError: saying which command makes what is missing.
+    """
+    there = sum(_path(folder, expert).is_file() for expert in range(count))
+    if there < count:
+        raise UserError(
+            f"experts.folder: {folder} has {there} of experts.count = {count} experts; "
+            "make them with ld3m experts and the same recipe"
+        )
+
+
+def _path(folder: Path, expert: int) -> Path:
+    return folder / f"expert-{expert:04d}.safetensors"
+
+
 def describe(network: NetworkRecipe, images: ImageSet, parameters: int) -> dict[str, Any]:
     """What experts and whoever uses them must agree on, by the recipe's keys if it has them."""
     return {
@@ -88,7 +106,7 @@ class Trajectories:
 
     def path(self, expert: int) -> Path:
         """The file of a whole trajectory."""
-        return self.folder / f"expert-{expert:04d}.safetensors"
+        return _path(self.folder, expert)
 
     def partial(self, expert: int) -> Path:
         """The file of one that is still in training, in float32."""
@@ -135,13 +153,8 @@ class Trajectories:
         """
         index = self._index()
         self._check(index)
-        there = sum(self.path(expert).is_file() for expert in range(count))
+        check_there(self.folder, count)
         had = int(index["training"]["epochs"]) if index else 0
-        if there < count:
-            raise UserError(
-                f"experts.folder: {self.folder} has {there} of experts.count = {count} experts; "
-                "make them with ld3m experts and the same recipe"
-            )
         if had < epochs:
             raise UserError(
                 f"experts.folder: the experts of {self.folder} have {had} epochs, but {needed_by} is {epochs}"

@@ -54,6 +54,7 @@ def push(folder: Path, destination: Destination, dry_run: bool = False) -> None:
         raise UserError(f"RUN: {folder} has no latents; only what ld3m distill made can be pushed")
     recipe = load_recipe(folder)
     wanted = destination.to or recipe.hub.repo_id or f"ld3m-{recipe.name}"
+    _check_name(wanted, "hub.repo_id" if wanted == recipe.hub.repo_id else "--to")
     with tempfile.TemporaryDirectory() as temporary:
         staged = folder / "hub" if dry_run else Path(temporary)
         shutil.rmtree(staged, ignore_errors=True)
@@ -74,6 +75,19 @@ def push(folder: Path, destination: Destination, dry_run: bool = False) -> None:
             raise
         except Exception as error:  # the client's own, httpx's and the file system's
             raise _explained(error, wanted, destination.token) from None
+
+
+def _check_name(repo: str, key: str) -> None:
+    """That the Hub allows the name of a data set; it is not asked."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(repo)
+    except HFValidationError:
+        raise UserError(
+            f"{key}: {repo!r} is not a valid name; give USER/NAME of letters, digits, -, _ and ., 96 characters at most"
+        ) from None
 
 
 def _push(api: Any, staged: Path, section: card.Section, wanted: str, destination: Destination, private: bool) -> None:
@@ -174,7 +188,7 @@ def _list(staged: Path, repo: str) -> None:
 def _explained(error: Exception, repo: str, token: str | None) -> UserError:
     """The error of a client as one line that says what to do."""
     from huggingface_hub import get_token
-    from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError
+    from huggingface_hub.errors import LocalTokenNotFoundError
 
     status, _ = status_of(error)
     if isinstance(error, LocalTokenNotFoundError) or (status == 401 and not (token or get_token())):
@@ -191,7 +205,5 @@ def _explained(error: Exception, repo: str, token: str | None) -> UserError:
         return UserError(f"hub.licence: the Hub rejects the card ({one_line(error)}); give a licence that it knows")
     if status is not None or is_of_the_network(error):
         return UserError(f"push-to-hub: {explained(error)}; it sends nothing twice")
-    if isinstance(error, HFValidationError):
-        return UserError(f"--to: {repo!r} is not a valid name; give USER/NAME of letters, digits, -, _ and .")
     message = one_line(error)
     return UserError(f"push-to-hub: {message.replace(token, '…') if token else message}")

@@ -1,0 +1,400 @@
+"""A run from its start to its push on a small scale, with the recipe's true sizes; nothing of it is kept."""
+
+import math
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ld3m import networks, priors
+from ld3m.data.preparation import Outlook
+from ld3m.data.prepared import preparation_of, prepare
+from ld3m.data.sample import SampleRecipe
+from ld3m.distillation.inputs import check_inputs
+from ld3m.distillation.loop import distill
+from ld3m.distillation.setup import schedule_of
+from ld3m.errors import UserError
+from ld3m.evaluation.evaluate import evaluate
+from ld3m.files import writable
+from ld3m.machine import lock, signals
+from ld3m.machine.out_of_memory import free_unheld
+from ld3m.machine.processes import Processes, watched_command
+from ld3m.objectives.experts import check_there, experts_of
+from ld3m.priors import sharding
+from ld3m.publishing import push
+from ld3m.recipe import NetworkRecipe, Recipe
+from ld3m.recipe.values import STARTS
+from ld3m.rehearsal import forecast, stand_in
+from ld3m.rehearsal.forecast import size_text
+from ld3m.rehearsal.steps import FAILED, WARNING, Row, Steps
+from ld3m.reporting.report import report
+from ld3m.runs import metrics
+from ld3m.runs.folder import iterations_saved
+from ld3m.runs.metrics import duration
+from ld3m.runs.resume import nothing_left
+
+LONG = 600.0
+"""Seconds of preparing images above which a sample stands for them."""
+FEW = 8
+"""Images of each class, of both splits, with which evaluation is rehearsed."""
+EPOCHS = 2
+"""Of its networks."""
+PREFIX = ".ld3m-rehearsal-"
+"""How names of the temporary folders begin."""
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What came of a rehearsal."""
+
+    rows: list[Row]
+    seconds: float
+    """What the run and its evaluation will take, about; 0 if not all of it passed."""
+    errors: list[Exception]
+    is_main: bool
+    """Whether this process is the one to print."""
+    processes: int
+    """That took part."""
+
+    @property
+    def failed(self) -> int:
+        """How many steps failed."""
+        return sum(row.result == FAILED for row in self.rows)
+
+    def conclusion(self, command: str) -> str:
+        """The last line: what came of it, and how to start the run.
+
+        Args:
+            command: that starts the run on one process.
+        """
+        if failed := self.failed:
+            return f"rehearsal: {failed} step{'s' * (failed > 1)} failed"
+        start = f"start it by {command}" if self.processes == 1 else "start it by the same launch without --rehearse"
+        return f"rehearsal: all passed; the whole will take about {duration(self.seconds)}; {start}"
+
+    def raise_if_failed(self) -> None:
+        """Raises what made steps fail: an error that is not the user's as it is, else a line for each mistake.
+
+        Raises:
+            UserError: for the mistakes.
+        """
+        for error in self.errors:
+            if not isinstance(error, UserError):
+                raise error
+        if self.errors:
+            lines = [line for error in self.errors if isinstance(error, UserError) for line in error.lines]
+            raise UserError(*dict.fromkeys(lines))
+
+
+@watched_command
+def rehearse(processes: Processes, recipe: Recipe, resume: bool = True) -> Rehearsal:
+    """Tries all that a run does, and prints a row of a table for each step.
+
+    Two iterations, a checkpoint and a resume from it, the run's end, a network of two epochs for each architecture of
+    `evaluate.arch`, the report, and `push-to-hub --dry-run`; in a temporary folder beside the run's, which is removed
+    however the rehearsal ends. Sizes are the recipe's. Images are prepared and kept in the cache, or a sample of them
+    if that takes longer than ten minutes. A prior that would have to be fetched first has random weights. Trackers get
+    nothing.
+
+    Args:
+        processes: of the launch; given by the decorator.
+        recipe: of the run.
+        resume: whether the run would resume what is in its folder, or replace it.
+
+    Returns:
+        What came of it. On several processes a step that fails on one of them ends all.
+    """
+    steps = Steps(processes)
+    with signals.exiting(), ExitStack() as entered:
+        place = nearest(recipe.folder)
+        folder, why_not = entered.enter_context(_temporary(place, processes))
+        return _Rehearsing(recipe, resume, steps, place, folder, why_not).run()
+
+
+def nearest(folder: Path) -> Path:
+    """The folder in which a folder lies or would lie, or the first above that is there."""
+    return next(path for path in folder.absolute().parents if path.is_dir())
+
+
+@contextmanager
+def _temporary(place: Path, processes: Processes) -> Iterator[tuple[Path, str | None]]:
+    """A folder of all processes that is removed at the end: in a place, or else in the system's, and why."""
+    found: list[Any] = []
+    with ExitStack() as entered:
+        if processes.is_main_process:
+            why_not = None
+            try:
+                folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=place))
+            except OSError as error:
+                folder, why_not = Path(tempfile.mkdtemp(prefix=PREFIX)), error.strerror
+            entered.callback(shutil.rmtree, folder, ignore_errors=True)
+            entered.enter_context(lock.claim(folder))
+            _remove_abandoned(folder.parent)
+            found = [(folder, why_not)]
+        ((folder, why_not),) = processes.gather(found)
+        if not processes.is_main_process:  # the main one may be ended by another's failure
+            entered.callback(_remove_after_failure, folder)
+        yield folder, why_not
+
+
+def _remove_after_failure(folder: Path) -> None:
+    if sys.exc_info()[0]:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_abandoned(place: Path) -> None:
+    """Removes the folders of rehearsals that were killed."""
+    for folder in place.glob(f"{PREFIX}*"):
+        if (folder / lock.LOCK).exists() and lock.is_held(folder) is False:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@dataclass
+class _Rehearsing:
+    """A rehearsal under way; steps fill what later ones need."""
+
+    recipe: Recipe
+    resume: bool
+    steps: Steps
+    place: Path
+    """The folder that the run's folder lies in, or the nearest above."""
+    folder: Path
+    """Of the rehearsal."""
+    why_not: str | None
+    """Why it is not in the place."""
+    rehearsed: Recipe = field(init=False)
+    """The recipe on a small scale."""
+    archs: list[str] = field(init=False)
+    """Those of `evaluate.arch` that fit the images; the first step reports the others."""
+    shapes: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+    """Of a latent and a conditioning."""
+    outlook: Outlook = field(default_factory=lambda: Outlook({}, 0, 0, 0.0))
+    """What preparing the images takes."""
+    holds_out: bool = False
+    """Whether test images are held out of the training images."""
+    seconds: float = 0.0
+    """Of the last command."""
+    whole: dict[str, forecast.Part] = field(default_factory=dict)
+    """What the whole will take, by command."""
+
+    def __post_init__(self) -> None:
+        recipe, compiles = self.recipe, self.recipe.prior.compile
+        fewest: dict[str, Any] = {
+            "iterations": min(recipe.distill.iterations, 2 + compiles),
+            "checkpoint_every": 1,
+            "log_every": 1,
+        }
+        if self._resumes and recipe.distill.init not in STARTS:  # the run's first iterations are done, and not ours
+            fewest["init"] = "noise"
+        shape = networks.Shape(recipe.data.channels, recipe.data.resolution, 2)
+        self.archs = [arch for arch in dict.fromkeys(recipe.evaluate.arch) if _fits(arch, shape)]
+        self.rehearsed = recipe.model_copy(
+            update={
+                "output": str(self.folder / "run"),
+                "log_with": [],
+                "distill": _with(recipe.distill, fewest),
+                "evaluate": _with(recipe.evaluate, {"arch": self.archs or ["convnet"]}),
+            }
+        )
+
+    def run(self) -> Rehearsal:
+        """All steps, those that need what failed left out."""
+        steps, processes, main = self.steps, self.steps.processes, self.steps.processes.is_main_process
+        steps.alone("recipe", self._recipe)
+        steps.alone("output", self._output, everywhere=False)
+        ready = [
+            self._sound(),
+            not self.recipe.needs_experts or steps.alone("experts", self._experts),
+            steps.alone("prior", self._prior),
+            steps.alone("data", self._data, everywhere=False),
+        ]
+        self.outlook, self.holds_out = processes.gather([(self.outlook, self.holds_out)])[0]
+        if all(ready) and steps.alone("images", self._images):
+            self._run()
+        else:
+            for step in ("distil", "evaluate", "report", "push-to-hub"):
+                steps.skip(step, "it needs what failed")
+        total = 0.0 if steps.errors else sum(part.seconds for part in self.whole.values())
+        return Rehearsal(steps.rows, total, steps.errors, main, processes.num_processes)
+
+    def _run(self) -> None:
+        """Distils, evaluates, reports and pushes, and says what the whole will take."""
+        steps = self.steps
+        if not steps.together("distil", self._begin) or not steps.together("resume", self._resume):
+            for step in ("evaluate", "report", "push-to-hub"):
+                steps.skip(step, "there is no finished run")
+            return
+        for arch in self.archs:
+            steps.together(f"evaluate {arch}", partial(self._evaluate, arch))
+        steps.alone("report", self._report, everywhere=False)
+        steps.alone("push-to-hub", self._push, everywhere=False)
+        self._warn_of_login()
+        steps.alone("disk", lambda: forecast.disk(self.recipe, self.rehearsed, self.place), everywhere=False)
+        if steps.processes.is_main_process:
+            print("the whole will take", file=steps.out)
+            for name, part in self.whole.items():
+                print(f"  {name:<18} about {duration(part.seconds)}: {part.text}", file=steps.out)
+
+    @property
+    def _resumes(self) -> bool:
+        """Whether the run resumes an unfinished one."""
+        return self.resume and iterations_saved(self.recipe.folder) is not None
+
+    # --- the steps ---
+
+    def _recipe(self) -> str:
+        check_inputs(self.recipe, self._resumes)
+        trackers = ", ".join(self.recipe.log_with)
+        return "what it names is here" + (f"; {trackers}: installed, and sent nothing" if trackers else "")
+
+    def _sound(self) -> bool:
+        """Whether distillation can be tried, be it without trackers and some architectures."""
+        with suppress(UserError):
+            check_inputs(self.rehearsed)
+            return True
+        return False
+
+    def _output(self) -> str:
+        run = self.recipe.folder
+        if self.why_not:
+            raise UserError(f"output: cannot write to {self.place} ({self.why_not}); give another --output")
+        if lock.is_held(run):
+            raise UserError(
+                f"output: another process is at work in {run}; wait until it ends, or give another --output"
+            )
+        finished = nothing_left(self.recipe) if self.resume else None
+        there = next(path for path in (run.absolute(), *run.absolute().parents) if path.exists())
+        if not there.is_dir():
+            raise UserError(f"output: {there} is no folder; give another --output")
+        if there == run.absolute() and not finished:
+            writable(run, "give another --output")
+        free = size_text(shutil.disk_usage(self.place).free)
+        return finished or f"{run} can be written to; {free} are free"
+
+    def _experts(self) -> str:
+        experts = experts_of(self.recipe)
+        check_there(experts.folder, experts.settings.count)
+        return f"{experts.settings.count:,} in {experts.folder}"
+
+    def _prior(self) -> str:
+        source, processes = stand_in.find(self.recipe.prior.source), self.steps.processes
+        prior_recipe = _with(self.recipe.prior, {"source": source})
+        self.rehearsed = recipe = self.rehearsed.model_copy(update={"prior": prior_recipe})
+        device = "cpu" if sharding.wanted(processes.accelerator) else processes.device
+        prior = priors.for_images(recipe.prior, recipe.data.channels, recipe.rendered_size, device)
+        schedule_of(recipe, prior)
+        self.shapes = tuple(prior.latent_shape), tuple(prior.conditioning_shape)
+        del prior
+        free_unheld()
+        return f"latents of {' × '.join(map(str, self.shapes[0]))}"
+
+    def _data(self) -> str:
+        """What there is, and what preparing it takes; on the main process."""
+        located = preparation_of(self.recipe.data, progress=False)
+        self.outlook = located.outlook()
+        self.holds_out = "test" not in located.source.splits
+        counts = self.outlook.counts
+        return f"{len(located.chosen):,} classes, {counts['train']:,} training and {counts['test']:,} test images"
+
+    def _images(self) -> str:
+        processes, outlook = self.steps.processes, self.outlook
+        if outlook.seconds > LONG and not self.recipe.needs_experts:
+            first = self._sample_size()
+            self.whole["prepare"] = forecast.Part(outlook.seconds, f"{outlook.images:,} images, most of them later")
+            self.rehearsed = self.rehearsed.model_copy(update={"data": self._sample(train=first, test=FEW)})
+            text = (
+                f"A SAMPLE, the first {first:,} training images of each class; preparing all {outlook.images:,} takes "
+                f"about {duration(outlook.seconds)} and {size_text(outlook.bytes)}"
+            )
+        else:
+            text = f"{outlook.images:,} prepared, and kept in the cache" if outlook.images else "all are in the cache"
+        images = prepare(self.rehearsed.data, progress=processes.is_main_process)
+        forecast.check_room(self.recipe, *self.shapes, len(images.classes), self.place)
+        return text
+
+    def _sample_size(self) -> int:
+        """Training images of a class that leave as many as an iteration and the start take."""
+        data, settings = self.recipe.data, self.recipe.distill
+        kept = data.keep * (1 - data.validation_share) * (1 - data.test_share * self.holds_out)
+        return math.ceil(max(settings.real_batch, settings.latents_per_class) / kept) + 2
+
+    def _sample(self, **first: int) -> SampleRecipe:
+        data = self.recipe.data.model_dump() | {"scorer": self.recipe.data.scorer}
+        return SampleRecipe(**data, first=first, cache=self.folder / "images")
+
+    def _begin(self) -> str:
+        """The first iteration and its checkpoint; all if there are no iterations."""
+        began = time.perf_counter()
+        iterations = self.rehearsed.distill.iterations
+        distill(self.rehearsed, until=1 if iterations else None)
+        self.seconds = time.perf_counter() - began
+        if not iterations:
+            self.whole["distil"] = forecast.Part(self.seconds, "no iterations")
+        return f"iteration 1 of {self.recipe.distill.iterations:,}, and a checkpoint"
+
+    def _resume(self) -> str:
+        """The other iterations and the run's end, from the checkpoint."""
+        iterations = self.rehearsed.distill.iterations
+        if not iterations:
+            return "not needed by a run without iterations"
+        run, before = self.rehearsed.folder, metrics.read(self.rehearsed.folder).rows
+        began = time.perf_counter()
+        distill(self.rehearsed)
+        self.seconds = time.perf_counter() - began
+        if iterations_saved(run) != iterations or metrics.read(run).rows[:1] != before:
+            raise UserError(f"distill.checkpoint_every: the run in {run} began again, instead of resuming; look above")
+        save = forecast.saving(self.rehearsed, self.steps.processes)
+        done = (iterations_saved(self.recipe.folder) or 0) if self.resume else 0
+        self.whole["distil"] = forecast.distilling(self.recipe, metrics.read(run).rows, self.seconds, save, done)
+        return f"from the checkpoint of iteration 1, and on to the images of iteration {iterations}"
+
+    def _evaluate(self, arch: str) -> str:
+        """A network of an architecture, or one on each process."""
+        processes, wanted = self.steps.processes, self.recipe.evaluate
+        few = _with(wanted, {"arch": [arch], "seeds": processes.num_processes, "epochs": EPOCHS})
+        recipe = self.rehearsed.model_copy(update={"data": self._few(), "evaluate": few})
+        report, _ = evaluate(self.rehearsed.folder, recipe)
+        row = next(row for row in report["results"] if row["arch"] == arch)
+        part = forecast.evaluating(self.recipe, arch, recipe, self.outlook.counts["test"], processes)
+        self.whole[f"evaluate {arch}"] = part
+        networks = "a network" if processes.num_processes == 1 else f"{processes.num_processes} networks"
+        return f"{networks} of {EPOCHS} epochs, tested on {row['tested_on']:,} images"
+
+    def _few(self) -> SampleRecipe:
+        """A few images of each class to test on, of which some are held out if none of the source's are."""
+        sample = self._sample(train=FEW, test=FEW)
+        return sample.model_copy(update={"test_share": 0.5, "validation_share": 0.0})
+
+    def _report(self) -> str:
+        return f"a page of {size_text(report(self.rehearsed.folder).stat().st_size)}"
+
+    def _push(self) -> str:
+        push.push(self.rehearsed.folder, push.Destination(), dry_run=True)
+        files = [path for path in (self.rehearsed.folder / "hub").rglob("*") if path.is_file()]
+        return f"{len(files)} files of {size_text(sum(path.stat().st_size for path in files))}, sent nowhere"
+
+    def _warn_of_login(self) -> None:
+        from huggingface_hub import constants, get_token
+
+        why = "HF_HUB_OFFLINE is set; unset it" if constants.HF_HUB_OFFLINE else None
+        why = why or (None if get_token() else "you are not logged in; run hf auth login, or set HF_TOKEN")
+        if why:
+            self.steps.add(Row("login", WARNING, [f"{why}, before ld3m push-to-hub"]))
+
+
+def _fits(arch: str, shape: networks.Shape) -> bool:
+    with suppress(UserError):
+        networks.check(arch, shape, NetworkRecipe(), "evaluate.arch")
+        return True
+    return False
+
+
+def _with(section: Any, update: dict[str, Any]) -> Any:
+    """A section of a recipe with other values, which are not checked."""
+    return section.model_copy(update=update)
