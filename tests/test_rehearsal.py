@@ -22,8 +22,10 @@ from ld3m.machine import lock
 from ld3m.recipe import Recipe
 from ld3m.recipe.files import load
 from ld3m.rehearsal import rehearse as room
+from ld3m.rehearsal import stand_in
+from ld3m.rehearsal.folder import PREFIX
 from ld3m.rehearsal.forecast import distilling, size_text
-from ld3m.rehearsal.rehearse import PREFIX, Rehearsal, rehearse
+from ld3m.rehearsal.rehearse import Rehearsal, rehearse
 from ld3m.rehearsal.steps import FAILED, NOT_TRIED, PASSED, WARNING
 from ld3m.runs.folder import checkpoint_folders, has_result
 
@@ -75,7 +77,19 @@ def test_everything_passes_and_nothing_is_left(
     assert head.split() == ["step", "result", "seconds", "peak", "GiB"]
     whole = rows.index("the whole will take")
     found = {row[:20].strip(): row[21:31].strip() for row in rows[:whole]}
-    passed = ("recipe", "output", "prior", "data", "images", "distil", "resume", "evaluate convnet", "report", "disk")
+    passed = (
+        "recipe",
+        "output",
+        "weights",
+        "prior",
+        "data",
+        "images",
+        "distil",
+        "resume",
+        "evaluate convnet",
+        "report",
+        "disk",
+    )
     assert found == {**dict.fromkeys((*passed, "push-to-hub"), PASSED), "login": WARNING}
     assert "tensorboard: installed, and sent nothing" in outcome.out
     assert "30 iterations of" in rows[whole + 1]
@@ -175,7 +189,7 @@ def without_null_class(tmp_path: Path, prior_folder: Path) -> Path:
 def test_a_prior_without_a_null_class(recipe_file: Path, without_null_class: Path, tmp_path: Path) -> None:
     done = rehearsal(recipe_file, f"prior.source={without_null_class}")
     assert outcomes(done) == {
-        **dict.fromkeys(("recipe", "output", "data"), PASSED),
+        **dict.fromkeys(("recipe", "output", "weights", "data"), PASSED),
         "prior": FAILED,
         **dict.fromkeys(AFTER, NOT_TRIED),
     }
@@ -199,7 +213,7 @@ def test_a_class_without_test_images(recipe_file: Path, shapes: Path, tmp_path: 
     done = rehearsal(recipe_file, f"data.source={images}", *NO_PRIOR)
     assert "class 'cross' has too few images" in why(done, "data")
     assert outcomes(done) == {
-        **dict.fromkeys(("recipe", "output", "prior"), PASSED),
+        **dict.fromkeys(("recipe", "output", "weights", "prior"), PASSED),
         "data": FAILED,
         **dict.fromkeys(AFTER, NOT_TRIED),
     }
@@ -213,10 +227,33 @@ def test_data_that_is_not_there(recipe_file: Path, ld3m: Callable[..., Outcome])
     ]
 
 
-def test_a_prior_of_the_hub_is_not_fetched(recipe_file: Path) -> None:
-    done = rehearsal(recipe_file, "prior.source=hub:me/prior@v1")
-    assert why(done, "prior").startswith("prior.source: hub:me/prior@v1 is not on this machine")
-    assert "hf download me/prior --revision v1" in why(done, "prior")
+def test_configurations_alone_get_random_weights(
+    recipe_file: Path, prior_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(prior_folder, tmp_path / "prior"))
+    for path in folder.rglob("*.safetensors"):
+        path.unlink()
+    done = rehearsal(recipe_file, f"prior.source={folder}")
+    assert done.errors == []
+    assert why(done, "weights") == f"RANDOM, as those of {folder} are not here: the folder has configurations alone"
+    assert done.conclusion("ld3m distill mine").startswith(
+        "rehearsal: all passed with RANDOM weights; the whole will take"
+    )
+    assert left(tmp_path) == []
+
+
+def test_nothing_large_is_fetched(recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A known prior's sizes are drawn; of one on the Hub, not even those are here. No network is asked for either."""
+    drawn: list[str] = []
+    monkeypatch.setattr(stand_in, "random_copy", lambda source, folder: drawn.append(source))
+    done = rehearsal(recipe_file, "prior.source=cin256-v2", "data.channels=3", "data.source=nowhere")
+    assert why(done, "weights").endswith("are not here: ld3m priors get cin256-v2 gets them, 1.8 GB")
+    assert drawn == ["cin256-v2"]
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path / "here")
+    done = rehearsal(recipe_file, "prior.source=hub:me/prior@v1", "data.source=nowhere")
+    assert why(done, "weights").startswith("prior.source: hub:me/prior@v1 is not on this machine")
+    assert "hf download me/prior --revision v1" in why(done, "weights")
 
 
 def test_a_disk_without_room(recipe_file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -2,11 +2,8 @@
 
 import math
 import shutil
-import sys
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -27,10 +24,12 @@ from ld3m.machine.out_of_memory import free_unheld
 from ld3m.machine.processes import Processes, watched_command
 from ld3m.objectives.experts import check_there, experts_of
 from ld3m.priors import sharding
+from ld3m.priors.folder import HubFolder
 from ld3m.publishing import push
 from ld3m.recipe import NetworkRecipe, Recipe
 from ld3m.recipe.values import STARTS
 from ld3m.rehearsal import forecast, stand_in
+from ld3m.rehearsal.folder import nearest, temporary
 from ld3m.rehearsal.forecast import size_text
 from ld3m.rehearsal.steps import FAILED, WARNING, Row, Steps
 from ld3m.reporting.report import report
@@ -45,8 +44,6 @@ FEW = 8
 """Images of each class, of both splits, with which evaluation is rehearsed."""
 EPOCHS = 2
 """Of its networks."""
-PREFIX = ".ld3m-rehearsal-"
-"""How names of the temporary folders begin."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +58,8 @@ class Rehearsal:
     """Whether this process is the one to print."""
     processes: int
     """That took part."""
+    random: bool
+    """Whether the prior had random weights."""
 
     @property
     def failed(self) -> int:
@@ -76,7 +75,8 @@ class Rehearsal:
         if failed := self.failed:
             return f"rehearsal: {failed} step{'s' * (failed > 1)} failed"
         start = f"start it by {command}" if self.processes == 1 else "start it by the same launch without --rehearse"
-        return f"rehearsal: all passed; the whole will take about {duration(self.seconds)}; {start}"
+        passed = "all passed with RANDOM weights" if self.random else "all passed"
+        return f"rehearsal: {passed}; the whole will take about {duration(self.seconds)}; {start}"
 
     def raise_if_failed(self) -> None:
         """Raises what made steps fail: an error that is not the user's as it is, else a line for each mistake.
@@ -111,48 +111,9 @@ def rehearse(processes: Processes, recipe: Recipe, resume: bool = True) -> Rehea
         What came of it. On several processes a step that fails on one of them ends all.
     """
     steps = Steps(processes)
-    with signals.exiting(), ExitStack() as entered:
-        place = nearest(recipe.folder)
-        folder, why_not = entered.enter_context(_temporary(place, processes))
+    place = nearest(recipe.folder)
+    with signals.exiting(), temporary(place, processes) as (folder, why_not):
         return _Rehearsing(recipe, resume, steps, place, folder, why_not).run()
-
-
-def nearest(folder: Path) -> Path:
-    """The folder in which a folder lies or would lie, or the first above that is there."""
-    return next(path for path in folder.absolute().parents if path.is_dir())
-
-
-@contextmanager
-def _temporary(place: Path, processes: Processes) -> Iterator[tuple[Path, str | None]]:
-    """A folder of all processes that is removed at the end: in a place, or else in the system's, and why."""
-    found: list[Any] = []
-    with ExitStack() as entered:
-        if processes.is_main_process:
-            why_not = None
-            try:
-                folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=place))
-            except OSError as error:
-                folder, why_not = Path(tempfile.mkdtemp(prefix=PREFIX)), error.strerror
-            entered.callback(shutil.rmtree, folder, ignore_errors=True)
-            entered.enter_context(lock.claim(folder))
-            _remove_abandoned(folder.parent)
-            found = [(folder, why_not)]
-        ((folder, why_not),) = processes.gather(found)
-        if not processes.is_main_process:  # the main one may be ended by another's failure
-            entered.callback(_remove_after_failure, folder)
-        yield folder, why_not
-
-
-def _remove_after_failure(folder: Path) -> None:
-    if sys.exc_info()[0]:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _remove_abandoned(place: Path) -> None:
-    """Removes the folders of rehearsals that were killed."""
-    for folder in place.glob(f"{PREFIX}*"):
-        if (folder / lock.LOCK).exists() and lock.is_held(folder) is False:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 @dataclass
@@ -174,6 +135,10 @@ class _Rehearsing:
     """Those of `evaluate.arch` that fit the images; the first step reports the others."""
     shapes: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
     """Of a latent and a conditioning."""
+    source: str = ""
+    """Its `prior.source`."""
+    random: bool = False
+    """Whether the prior's weights are random."""
     outlook: Outlook = field(default_factory=lambda: Outlook({}, 0, 0, 0.0))
     """What preparing the images takes."""
     holds_out: bool = False
@@ -211,7 +176,7 @@ class _Rehearsing:
         ready = [
             self._sound(),
             not self.recipe.needs_experts or steps.alone("experts", self._experts),
-            steps.alone("prior", self._prior),
+            self._find_prior(),
             steps.alone("data", self._data, everywhere=False),
         ]
         self.outlook, self.holds_out = processes.gather([(self.outlook, self.holds_out)])[0]
@@ -221,7 +186,7 @@ class _Rehearsing:
             for step in ("distil", "evaluate", "report", "push-to-hub"):
                 steps.skip(step, "it needs what failed")
         total = 0.0 if steps.errors else sum(part.seconds for part in self.whole.values())
-        return Rehearsal(steps.rows, total, steps.errors, main, processes.num_processes)
+        return Rehearsal(steps.rows, total, steps.errors, main, processes.num_processes, self.random)
 
     def _run(self) -> None:
         """Distils, evaluates, reports and pushes, and says what the whole will take."""
@@ -282,10 +247,28 @@ class _Rehearsing:
         check_there(experts.folder, experts.settings.count)
         return f"{experts.settings.count:,} in {experts.folder}"
 
+    def _find_prior(self) -> bool:
+        """Whether the prior, or one of its sizes, can be loaded."""
+        steps = self.steps
+        if not steps.alone("weights", self._weights, everywhere=False):
+            return False
+        source, self.random = steps.processes.gather([(self.source, self.random)])[0]
+        self.rehearsed = self.rehearsed.model_copy(update={"prior": _with(self.recipe.prior, {"source": source})})
+        return steps.alone("prior", self._prior)
+
+    def _weights(self) -> str:
+        """The prior's own or random ones, on the main process."""
+        source = self.recipe.prior.source
+        if folder := stand_in.own(source):
+            self.source = str(folder) if HubFolder.of(source) else source
+            return f"of {source}"
+        self.source = str(self.folder / "prior")
+        self.random = True
+        return f"RANDOM, as those of {source} are not here: {stand_in.draw(source, Path(self.source))}"
+
     def _prior(self) -> str:
-        source, processes = stand_in.find(self.recipe.prior.source), self.steps.processes
-        prior_recipe = _with(self.recipe.prior, {"source": source})
-        self.rehearsed = recipe = self.rehearsed.model_copy(update={"prior": prior_recipe})
+        """Loads it, as it is loaded for the run."""
+        recipe, processes = self.rehearsed, self.steps.processes
         device = "cpu" if sharding.wanted(processes.accelerator) else processes.device
         prior = priors.for_images(recipe.prior, recipe.data.channels, recipe.rendered_size, device)
         schedule_of(recipe, prior)
