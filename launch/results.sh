@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Measures the published results again, or those named: launch/results.sh [NAME…], such as launch/results.sh steps starts
 # Each is an ablation in ablations/NAME, whose JSON goes to recipes/results and its tables into the pages. Interrupt it at any
-# time: the same command resumes. Needs full Fashion-MNIST; RUN="accelerate launch --config_file launch/cpu2.yaml -m ld3m"
+# time: the same command resumes. Needs full Fashion-MNIST; RUN="ld3m launch --num_processes 2"
 # splits the work over two processes.
 set -euo pipefail
 cd "$(dirname "$0")/.."

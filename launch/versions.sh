@@ -47,7 +47,7 @@ scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 export LD3M_CACHE=$scratch/cache
 ld3m --help >/dev/null
-accelerate launch --config_file launch/gpu.yaml -m ld3m distill recipes/quickstart.yaml distill.iterations=3 -o "$scratch/run"
+accelerate launch --quiet --config_file launch/gpu.yaml -m ld3m distill recipes/quickstart.yaml distill.iterations=3 -o "$scratch/run"
 ld3m evaluate "$scratch/run" evaluate.epochs=2 --seeds 2 --against random
 ld3m report "$scratch/run" >/dev/null
 pytest -n auto --dist loadfile --no-loadscope-reorder -q -m "not slow and not long"

@@ -25,6 +25,7 @@ from ld3m.sizing.cost import RunCost
 from ld3m.sizing.count import Counts, Pass, Tally
 from ld3m.sizing.meta_models import MetaImages, MetaPrior
 
+RECIPES = Path(__file__).parent.parent / "recipes"
 MEASURED = """
 import resource, sys
 from pathlib import Path
@@ -290,6 +291,21 @@ def test_an_h100_is_estimated_as_it_was_measured(
     h100 = devices.DEVICES["h100-80gb"]
     seconds = sum(h100.seconds(*each, tf32) for part in ("render", "pull_back") for each in parts[part])
     assert seconds == pytest.approx(measured, rel=0.01)
+
+
+def test_the_hours_of_a_recipes_cards_are_planned(published: tuple[Recipe, Counts]) -> None:
+    """Of each card, in TF32 and in bfloat16."""
+    recipe, counts = published
+    text = (RECIPES / "imagenet256.yaml").read_text(encoding="utf-8")
+    stated = re.findall(r"(\S+-\d+gb) ([\d.]+), ([\d.]+)", text)
+    assert len(stated) == 8
+    for name, *hours in stated:
+        for dtype, hour in zip(("float32", "bfloat16"), hours, strict=True):
+            prior = recipe.prior.model_copy(update={"dtype": dtype})
+            cost = RunCost(recipe.model_copy(update={"prior": prior}), 1, 10, (3, 64, 64), (1, 512))
+            done = [each for part in cost.operations(counts).values() for each in part]
+            seconds = sum(devices.DEVICES[name].seconds(*each, recipe.tf32) for each in done)
+            assert float(hour) == pytest.approx(1000 * seconds / 3600, abs=0.06)
 
 
 def test_the_published_cost_is_at_least_what_is_estimated(published: tuple[Recipe, Counts]) -> None:

@@ -60,7 +60,7 @@ def ablate(
     DIR/ablation.json, .md and .svg are updated after each cell. Interrupt it at any time: the same command resumes, and
     finished cells are kept, even if you add values to an axis.
 
-    Several processes share the classes and the networks of each cell: accelerate launch -m ld3m ablate RECIPE …
+    Several processes share the classes and the networks of each cell: ld3m launch ablate RECIPE …
     """
     recipes, overrides = names_and_overrides(arguments)
     overrides += evaluation_overrides(arch, seeds)

@@ -45,7 +45,7 @@ def distill(
     Interrupt it at any time: the same command resumes from the last checkpoint, bit-for-bit. SIGINT, SIGTERM and
     SIGUSR1 save a checkpoint first.
 
-    Several processes share the classes: accelerate launch -m ld3m distill quickstart
+    Several processes share the classes: ld3m launch distill quickstart
     """
     from ld3m.errors import UserError
     from ld3m.recipe import Recipe

@@ -16,7 +16,7 @@ def experts(
 
     It first says how much disk space they take. Interrupt it at any time: the same command resumes.
 
-    Several processes share the experts: accelerate launch -m ld3m experts RECIPE
+    Several processes share the experts: ld3m launch experts RECIPE
     """
     from ld3m.recipe import Recipe
 

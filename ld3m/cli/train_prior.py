@@ -17,7 +17,7 @@ def train_prior(
 
     The model is class-conditional, and is evaluated at the end. Interrupt it at any time: the same command resumes.
 
-    Several processes share each batch: accelerate launch -m ld3m train-prior RECIPE
+    Several processes share each batch: ld3m launch train-prior RECIPE
     """
     from ld3m.recipe.prior import PriorRecipe
 
