@@ -11,7 +11,7 @@ def launch(
         typer.Argument(metavar="[OPTION]… COMMAND …", help="Options of `accelerate launch`, then a command of ld3m."),
     ] = None,
 ) -> None:
-    """Start a command on all GPUs of this machine, or on as many processes as you say.
+    """Start a command on all GPUs, or on several processes.
 
     For example: ld3m launch distill quickstart, or ld3m launch --num_processes 2 distill quickstart
 
