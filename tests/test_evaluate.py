@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -214,13 +215,13 @@ def test_an_interrupted_evaluation_goes_on_with_the_network_it_was_at(
 
     def interrupted(*arguments: object) -> torch.nn.Module:
         if len(trained) == 3:
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGTERM)
         trained.append(str(arguments[0]))
         return train(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(measure, "train", interrupted)
     stopped = ld3m(*options)
-    assert stopped.code == 130
+    assert stopped.code == 128 + signal.SIGTERM
     assert "interrupted: 3 of 4 networks are measured and kept; the same command resumes" in stopped.err
     assert not (run / "evaluation.json").exists()
     next((run / "evaluating").glob("*.json")).write_text('{"accuracy": "high"}')

@@ -20,6 +20,7 @@ from ld3m.evaluation.protocol import Tested, tested, train
 from ld3m.evaluation.rows import figures
 from ld3m.evaluation.training_sets import BASELINES, TrainingSets
 from ld3m.files import ANOTHER_CACHE, cache_folder, cache_key, writable, write_json
+from ld3m.machine import signals
 from ld3m.machine.lock import hold
 from ld3m.machine.processes import Processes
 from ld3m.reading import read_json
@@ -162,18 +163,19 @@ def measure(
     done = {training: evaluation.tested(training, path) for training, path in kept.items()}
     hidden = not processes.is_main_process or not left
     shape = "{desc}: {percentage:3.0f}%|{bar}| {postfix} [{elapsed}<{remaining}]"
-    with tqdm(desc="evaluating", total=sum(efforts.values()), disable=hidden, bar_format=shape) as bar:
+    bars = tqdm(desc="evaluating", total=sum(efforts.values()), disable=hidden, bar_format=shape)
+    with signals.exiting(), bars as bar:
         for index, training in enumerate(left):
             bar.set_postfix_str(f"network {index + 1} of {len(left)}: {training.arch} on {training.trained_on}")
             try:
                 done[training] = evaluation.tested(training, own[training])
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, SystemExit) as stop:
                 bar.close()
                 print(
                     f"interrupted: {len(done)} of {len(own)} networks are measured and kept; the same command resumes",
                     file=sys.stderr,
                 )
-                raise SystemExit(130) from None
+                raise SystemExit(stop.code if isinstance(stop, SystemExit) else 130) from None
             bar.update(efforts[training])
     return dict(processes.gather(list(done.items())))
 

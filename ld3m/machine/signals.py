@@ -1,6 +1,7 @@
 """The signals of people and of batch systems: collected or turned into an exit, instead of killing a command."""
 
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -33,6 +34,9 @@ def _handled(react: Callable[[int], None]) -> Iterator[None]:
         signal.signal(number, before[number])
         react(number)
 
+    if threading.current_thread() is not threading.main_thread():  # the only one that Python lets handle them
+        yield
+        return
     before = {int(number): signal.signal(number, handle) for number in SIGNALS}
     try:
         yield
