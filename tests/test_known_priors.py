@@ -17,7 +17,7 @@ from conftest import Outcome, make_prior
 from hub_server import Repository, serving, sha
 from huggingface_hub import constants
 from test_convert import build
-from test_priors import save_stable_diffusion
+from test_priors import save_dit, save_stable_diffusion
 from web_server import Answer, web
 
 from ld3m import priors
@@ -359,6 +359,36 @@ def test_what_is_not_the_prior_is_refused_in_a_line_and_nothing_is_left(
     assert part in str(caught.value), caught.value
     assert stored.here("tiny") is None
     assert not (cache / "tiny").exists()
+
+
+@pytest.mark.parametrize("save", [save_dit, save_stable_diffusion])
+def test_folders_of_other_kinds_are_checked_and_copied(
+    save: Callable[[Path], Path], cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "given").mkdir()
+    folder = save(tmp_path / "given")
+    kind = json.loads((folder / "model_index.json").read_text())["_class_name"]
+    monkeypatch.setitem(KNOWN, "tiny", replace(KNOWN["sd-1.5"], kind=kind, outline=folder))
+    copy = getting.get("tiny", str(folder))
+    assert copy == cache / "tiny"
+    assert provenance("tiny")["sha256"] == provenance(str(folder))["sha256"]
+    part = next(part for part in ("unet", "transformer") if (folder / part).is_dir())
+    config = json.loads((copy / part / "config.json").read_text())
+    config["sample_size"] *= 2  # as the transformer for 512 px, whose weights have the same shapes
+    (folder / part / "config.json").write_text(json.dumps(config))
+    monkeypatch.setitem(KNOWN, "tiny", replace(KNOWN["tiny"], outline=copy))
+    with pytest.raises(UserError, match=r"is not tiny: its size of latents is \d+, not \d+; give another$"):
+        getting.get("tiny", str(folder), again=True)
+    assert fetch("tiny") == copy  # what was here still is
+
+
+def test_an_option_in_vain_and_a_placeholder_are_said() -> None:
+    with pytest.raises(UserError, match=r"^--from: digits comes with the package; leave the option out$"):
+        getting.get("digits", "model.ckpt")
+    with pytest.raises(UserError, match=r"^--from: '' is not there"):
+        getting.get("cin256-v2", "")
+    with pytest.raises(UserError, match=r"YOUR-NAME/cin256-v2 is a placeholder; give the name cin256-v2$"):
+        fetch("hub:YOUR-NAME/cin256-v2")
 
 
 @pytest.mark.parametrize("status", [404, 503])

@@ -47,6 +47,8 @@ def get(name: str, origin: str | None = None, again: bool = False, key: str = "p
     """
     known = find(name, key)
     if not known.origin:
+        if origin is not None:
+            raise UserError(f"--from: {name} comes with the package; leave the option out")
         return known.outline
     if not again and (folder := stored.here(name)):
         return folder
@@ -54,7 +56,9 @@ def get(name: str, origin: str | None = None, again: bool = False, key: str = "p
     with hold(shelf / f"{name}.lock", doing=f"gets the prior {name}"):
         if not again and (folder := stored.here(name)):
             return folder
-        return _Getting(name, known, origin or known.origin, again, "--from" if origin else key).run()
+        return _Getting(
+            name, known, known.origin if origin is None else origin, again, key if origin is None else "--from"
+        ).run()
 
 
 class _Getting:
@@ -100,8 +104,10 @@ class _Getting:
         except UserError as error:
             if constants.HF_HUB_OFFLINE:
                 raise self._offline() from None
-            reason = str(error).removeprefix("prior.source: ")
-            raise UserError(f"{self.key}: {self.name}: {reason}; {self._way_on()}") from None
+            reason, _, advice = str(error).removeprefix("prior.source: ").partition("; ")
+            if self.origin == self.known.origin:
+                advice = self._way_on()
+            raise UserError(f"{self.key}: {self.name}: {reason}; {advice or 'give another'}") from None
         self._check(folder)
         return folder
 
@@ -111,7 +117,7 @@ class _Getting:
             return self._from_file(self._fetch())
         path = Path(self.origin).expanduser()
         try:
-            if path.is_dir():
+            if self.origin and path.is_dir():
                 return self._from_folder(path)
             if path.is_file():
                 return self._from_file(path)
@@ -185,9 +191,7 @@ class _Getting:
                 for each in members:
                     archive.extract(each, target)
         except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
-            raise UserError(
-                f"{self.key}: {path} is a damaged zip archive ({one_line(error)}); {self._way_on()}"
-            ) from None
+            raise UserError(f"{self.key}: {path} is a damaged zip archive ({one_line(error)}); get it again") from None
         except OSError as error:
             raise UserError(
                 f"{self.key}: cannot unpack {path} into {target} ({error.strerror or one_line(error)}); {ANOTHER_CACHE}"
@@ -200,21 +204,38 @@ class _Getting:
 
     def _convert(self, checkpoint: Path, folder: Path) -> None:
         """The prior of a checkpoint; every tensor finds its place, or the error names one that does not."""
-        from ld3m.priors import original_dit
         from ld3m.priors.convert import convert
 
-        lacking: dict[str, dict[str, str | None]] = {  # in the single files of these kinds
-            "StableDiffusionPipeline": {"config": self.known.origin},
-            "DiTPipeline": {"vae": original_dit.VAE},
-        }
         try:
-            convert(checkpoint, folder, self.known.original or "auto", **lacking.get(self.known.kind, {}))
+            convert(checkpoint, folder, **self._options(checkpoint))
         except UserError as error:
             fetched = checkpoint.is_relative_to(self.work)
-            way_on = f"fetch it again: ld3m priors get {self.name} --again" if fetched else self._way_on()
-            raise UserError(f"{self.key}: {checkpoint} is no checkpoint of {self.name}: {error}; {way_on}") from None
+            again = f"fetch it again: ld3m priors get {self.name} --again"
+            reason = str(error).removeprefix(f"{checkpoint}: ")
+            raise UserError(
+                f"{self.key}: {checkpoint} is no checkpoint of {self.name}: {reason}; "
+                f"{again if fetched else f'the original is {self.known.origin}'}"
+            ) from None
         if not self.known.original:
             self._check(folder)
+
+    def _options(self, checkpoint: Path) -> dict[str, Any]:
+        """What `convert` must be told of a checkpoint.
+
+        Raises:
+            UserError: if it is a single file of another kind.
+        """
+        from ld3m.priors import original_dit, original_stable_diffusion
+        from ld3m.priors.checkpoints import read_checkpoint
+
+        if self.known.original:
+            return {"kind": self.known.original}
+        weights = read_checkpoint(checkpoint).weights
+        if self.known.kind == "DiTPipeline" and original_dit.TABLE in weights:
+            return {"vae": original_dit.VAE}
+        if self.known.kind == "StableDiffusionPipeline" and original_stable_diffusion.is_one(weights):
+            return {"config": self.known.origin}
+        raise UserError(f"it has none of the tensors of a {self.known.kind}")
 
     def _check(self, folder: Path) -> None:
         """That a folder in diffusers' layout is the prior of the name, and whole: all of it is loaded once.
