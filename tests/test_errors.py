@@ -230,6 +230,37 @@ def test_a_prior_is_not_trained_on_images_that_are_not_there(
     assert len(refused("train-prior", given / "prior.yaml", *options, parts=parts)) == 1
 
 
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (
+            ["data.subset=[circle,hexagon]"],
+            "data.subset: 'hexagon' is not a class; the classes are circle, cross",
+        ),
+        (["data.source=digits"], "the prior does not know the class '0', only circle, cross, square"),
+        (["data.source=imagenet", "data.subset=imagenotte"], "data.subset: 'imagenotte' is not a known subset"),
+        (["prior.source=of-another-kind"], "'SanaPipeline'|is a SanaPipeline, a flow-matching model"),
+    ],
+    ids=["subset", "classes", "ImageNet", "kind"],
+)
+def test_a_dry_run_looks_at_classes(
+    ld3m: Command, recipe_file: Path, tmp_path: Path, overrides: list[str], said: str
+) -> None:
+    """Names of folders and the prior's configurations tell, before anything is opened."""
+    (tmp_path / "of-another-kind").mkdir()
+    (tmp_path / "of-another-kind" / "model_index.json").write_text('{"_class_name": "SanaPipeline"}')
+    code, out, err = ld3m("distill", recipe_file, *overrides, "--dry-run")
+    assert (code, out) == (2, "")
+    assert re.search(said, err), err
+
+
+def test_a_dry_run_says_what_it_did_not_look_at(ld3m: Command, recipe_file: Path) -> None:
+    plain = ld3m("distill", recipe_file, "data.subset=[circle,square]", "--dry-run")
+    assert plain.out.endswith("\n# Not looked at: images, weights\n")
+    outside = ld3m("distill", recipe_file, "data.source=hub:a/b", "--dry-run")
+    assert outside.out.endswith("\n# Not looked at: images, weights, the classes of hub:a/b\n")
+
+
 def test_what_contradicts_a_prior_without_denoiser(refused: Refusal, recipe_file: Path) -> None:
     parts = ("ld3m: distill.learn: 'both', but prior.steps=0 leaves the denoiser out", "set distill.learn=latents")
     for options in ((), ("--dry-run",)):

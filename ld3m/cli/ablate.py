@@ -71,7 +71,10 @@ def ablate(
     names = [name for name in against.split(",") if name]
     ablation = Ablation.of(recipes, overrides, axis or [], Path(output) if output else None, names, split)
     if dry_run:
+        from ld3m.distillation.inputs import check_classes
+
         for cell in ablation.cells:
+            check_classes(cell.recipe)
             typer.echo(f"{cell.recipe.folder}: {cell.name}")
         raise typer.Exit
     report, is_main = run_all(ablation, f"ld3m {shlex.join(sys.argv[1:])}")

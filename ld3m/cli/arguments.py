@@ -98,21 +98,24 @@ def resolve(
         overrides.append(f"output={json.dumps(output, ensure_ascii=False)}")  # quoted: a folder's name is not YAML
     resolved = load(kind, recipe, overrides)
     if dry_run:
+        unseen = "images"
         if isinstance(resolved, Recipe) and not data_only:
-            from ld3m.distillation.inputs import check_inputs
+            from ld3m.distillation.inputs import check_classes, check_inputs
 
             check_inputs(resolved)
+            unseen = check_classes(resolved)
             if resume:
                 from ld3m.runs.resume import check_resumable
 
                 check_resumable(resolved)
         else:
-            from ld3m.data.sources import check_source
+            from ld3m.data.sources import class_names
 
-            check_source(resolved.data)
+            unseen += "" if class_names(resolved.data) else f", the classes of {resolved.data.source}"
         typer.echo(commented(resolved), nl=False)
         if isinstance(resolved, Recipe):
             typer.echo(_weights(resolved))
+        typer.echo(f"# Not looked at: {unseen}")
         raise typer.Exit
     return resolved
 

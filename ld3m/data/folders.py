@@ -34,8 +34,22 @@ def image_folder(root: Path) -> Source:
     places: dict[str, dict[int, Sequence[Place]]] = {
         split: {numbers[name]: found for name, found in by_class.items()} for split, by_class in splits.items()
     }
-    aliases = {found: label for label, name in enumerate(classes) if (found := wordnet_id(name))}
-    return replace(from_places(root, places, classes, note), aliases=aliases)
+    return replace(from_places(root, places, classes, note), aliases=_wordnet_ids(classes))
+
+
+def outline(root: Path) -> Source:
+    """What `image_folder` makes of a folder, without its images: its classes alone.
+
+    Raises:
+        UserError: as `image_folder` does.
+    """
+    classes = sorted(find_layout(root)[0].train)
+    return Source(classes, {}, "", aliases=_wordnet_ids(classes))
+
+
+def _wordnet_ids(classes: Sequence[str]) -> dict[str, int]:
+    """The numbers of classes by the WordNet id in their names, if there is one."""
+    return {found: label for label, name in enumerate(classes) if (found := wordnet_id(name))}
 
 
 def from_places(

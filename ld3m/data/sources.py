@@ -5,8 +5,9 @@ from pathlib import Path
 
 from ld3m import registry
 from ld3m.data import folders, table_files, tables
+from ld3m.data.class_choice import choose_from
 from ld3m.data.examples import Source
-from ld3m.data.known import digits, fashion_mnist, ilsvrc
+from ld3m.data.known import digits, fashion_mnist, ilsvrc, imagenet
 from ld3m.data.listing import exists
 from ld3m.errors import UserError
 from ld3m.recipe import DataRecipe, DistilledDataRecipe
@@ -48,12 +49,51 @@ def open_source(recipe: DataRecipe) -> Source:
     """
     check_source(recipe)
     source = _open(recipe)
+    _check_several(source, recipe)
+    return source
+
+
+def class_names(recipe: DataRecipe) -> list[str] | None:
+    """The classes that a recipe chooses, as far as names of folders tell; no image is opened, no network asked.
+
+    Returns:
+        their names; None if only the opened source tells.
+
+    Raises:
+        UserError: if `data.source` is not there, its folders are not laid out as classes, or `data.subset` names none.
+    """
+    check_source(recipe)
+    source = _outline(recipe)
+    if source is None:
+        return None
+    _check_several(source, recipe)
+    chosen = choose_from(source, recipe.subset)
+    return [source.classes[label] for label in chosen]
+
+
+def _outline(recipe: DataRecipe) -> Source | None:
+    """A source without its images; None if it must be opened."""
+    name, path = recipe.source, Path(recipe.source)
+    if name == "digits":
+        return Source(digits.CLASSES, {}, "")
+    if name in ("fashion-mnist", "fashion-mnist-small"):
+        return Source(fashion_mnist.CLASSES, {}, "")
+    if name == "imagenet" and recipe.subset is not None:  # else a small copy may have fewer
+        names = [each.name for each in imagenet.classes()]
+        return Source(names, {}, "", imagenet.numbers(), imagenet.subsets())
+    if name in SOURCES or name.startswith("hub:") or not path.is_dir():
+        return None
+    path = table_files.hub_snapshot(path)
+    return None if table_files.is_table_folder(path) else folders.outline(path)
+
+
+def _check_several(source: Source, recipe: DataRecipe) -> None:
+    """Raises a UserError if there is one class only."""
     if len(source.classes) < 2 and isinstance(recipe, DistilledDataRecipe):
         raise UserError(
             f"data.source: {recipe.source} has one class only ({', '.join(source.classes)}); give a folder of "
             "train/<class>/ and test/<class>/, or of <class>/ folders, with two classes or more"
         )
-    return source
 
 
 def _open(recipe: DataRecipe) -> Source:

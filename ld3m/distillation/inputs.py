@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from ld3m import networks, registry
+from ld3m import networks, priors, registry
 from ld3m.data import sources
 from ld3m.errors import UserError
 from ld3m.priors import folder as prior_folder
@@ -48,6 +48,25 @@ def check_inputs(recipe: Recipe, resumes: bool = False) -> None:
             mistakes += error.lines
     if mistakes:
         raise UserError(*dict.fromkeys(mistakes))
+
+
+def check_classes(recipe: Recipe) -> str:
+    """That the prior knows the classes that `data.subset` chooses, as far as names and the prior's configurations tell.
+
+    Opens no image and asks no network.
+
+    Returns:
+        what was not looked at, in words.
+
+    Raises:
+        UserError: if `data.subset` chooses what is not there, or the prior does not know a class.
+    """
+    classes = sources.class_names(recipe.data)
+    told = priors.check_classes(recipe.prior.source, classes or [])
+    unseen = ["images", "weights"]
+    unseen += [] if classes else [f"the classes of {recipe.data.source}"]
+    unseen += [] if told else [f"the prior {recipe.prior.source}"]
+    return ", ".join(unseen)
 
 
 def _check_start(init: str) -> None:

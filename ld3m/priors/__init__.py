@@ -3,7 +3,7 @@
 How a prior renders is `sampling`; training one on one's own images is `prior_training`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -12,9 +12,9 @@ from torch import nn
 
 from ld3m import registry
 from ld3m.errors import UserError, one_line, user_error_if_damaged
-from ld3m.priors.base import LatentDiffusion, Prior
+from ld3m.priors.base import LatentDiffusion, Prior, numbers_of
 from ld3m.priors.dit import DiT
-from ld3m.priors.folder import fetch, provenance, read_index, weight_bytes
+from ld3m.priors.folder import fetch, outline, provenance, read_index, weight_bytes
 from ld3m.priors.known import KNOWN
 from ld3m.priors.ldm import ClassConditionalLDM, UnconditionalLDM
 from ld3m.priors.loading import Parts
@@ -31,6 +31,7 @@ __all__ = [
     "Prior",
     "StableDiffusion",
     "UnconditionalLDM",
+    "check_classes",
     "compile_denoiser",
     "for_images",
     "load",
@@ -73,14 +74,7 @@ def load(
     folder = fetch(recipe.source)
     if recipe.scaling_factor is None and recipe.source in KNOWN:
         recipe = recipe.model_copy(update={"scaling_factor": KNOWN[recipe.source].scaling_factor})
-    kind = read_index(folder).kind
-    if kind in FLOWS:
-        raise UserError(
-            f"prior.source: {folder} is a {kind}, a flow-matching model: its first step keeps nothing of "
-            f"Z, and it has more conditionings than one c, so the method does not carry over; "
-            f"known are {', '.join(PRIORS)}"
-        )
-    loader = registry.find("ld3m.priors", PRIORS, kind, f"prior.source: the kind of {folder}")
+    kind, loader = _kind(folder)
     with whole(folder, kind):
         prior = loader(Parts(folder, device, recipe, denoiser_device))
     check_guidance(recipe, prior.null_embedding is not None)
@@ -93,6 +87,41 @@ def load(
             raise UserError(f"prior.denoiser: random, but a prior of kind {kind!r} has no denoiser")
         draw_weights(prior.denoiser)
     return prior
+
+
+def check_classes(source: str, classes: Sequence[str]) -> bool:
+    """That a prior knows classes, as far as its configurations tell, if they are on this machine; none is asked for.
+
+    Returns:
+        whether they tell.
+
+    Raises:
+        UserError: naming a class that it does not know.
+    """
+    if source == "pixels":
+        return True
+    try:
+        folder = outline(source)
+    except UserError:
+        return False
+    kind, _ = _kind(folder)
+    named: dict[str, type[ClassConditionalLDM | DiT]] = {ClassConditionalLDM.kind: ClassConditionalLDM, DiT.kind: DiT}
+    if prior := named.get(kind):
+        names = prior.class_names(Parts(folder, "cpu", SamplerRecipe(source=source)))
+        numbers_of(classes, names, prior.named_in)
+    return kind in PRIORS
+
+
+def _kind(folder: Path) -> tuple[str, Callable[[Parts], Prior]]:
+    """What a folder's model_index.json says that it is, and the loader; refuses what is no prior."""
+    kind = read_index(folder).kind
+    if kind in FLOWS:
+        raise UserError(
+            f"prior.source: {folder} is a {kind}, a flow-matching model: its first step keeps nothing of "
+            f"Z, and it has more conditionings than one c, so the method does not carry over; "
+            f"known are {', '.join(PRIORS)}"
+        )
+    return kind, registry.find("ld3m.priors", PRIORS, kind, f"prior.source: the kind of {folder}")
 
 
 def whole(folder: Path, kind: str) -> AbstractContextManager[None]:

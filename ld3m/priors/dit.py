@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from ld3m.errors import UserError
@@ -12,12 +13,22 @@ from ld3m.priors.folder import read_index
 from ld3m.priors.loading import Parts
 
 
+class Classes(BaseModel):
+    """What a transformer's configuration says of its classes."""
+
+    num_embeds_ada_norm: int = Field(1000, ge=1, le=10**6)
+
+
 class DiT(LatentDiffusion):
     """`transformer/` (DiTTransformer2DModel), `vae/` (AutoencoderKL), `scheduler/`, class names in model_index.json.
 
     Each block adds a row of the same table of class embeddings to its time embedding; conditioning c is that row, and
     is given to all blocks. The half of the output that is a learnt variance is dropped: DDIM at η = 0 has none.
     """
+
+    kind = "DiTPipeline"
+    named_in = "model_index.json, as id2label"
+    """The file that has the names of classes."""
 
     def __init__(
         self,
@@ -46,26 +57,32 @@ class DiT(LatentDiffusion):
         return answer[:, : self.latent_shape[0]].to(z.dtype)
 
     def class_embeddings(self, classes: Sequence[str]) -> Tensor:
-        return self.table[numbers_of(classes, self.names, "model_index.json, as id2label")]
+        return self.table[numbers_of(classes, self.names, self.named_in)]
 
     @classmethod
-    def load(cls, parts: Parts) -> "DiT":
-        """Reads a folder of diffusers' DiTPipeline; a class's names are those between the commas of its label."""
-        from diffusers import DiTTransformer2DModel
+    def class_names(cls, parts: Parts) -> list[list[str]]:
+        """The names of each class of a folder: those between the commas of its label.
 
-        index = read_index(parts.folder)
-        labels = index.id2label or {}
-        autoencoder, denoiser = parts.autoencoder(), parts.denoiser(DiTTransformer2DModel, "transformer")
-        if index.original_time_embedding:
-            for block in denoiser.transformer_blocks:  # diffusers spreads frequencies over one step less
-                block.norm1.emb.time_proj.downscale_freq_shift = 0
-        count = denoiser.config.num_embeds_ada_norm
+        Raises:
+            UserError: if there are not as many labels as classes.
+        """
+        labels = read_index(parts.folder).id2label or {}
+        count = parts.json("transformer/config.json", Classes).num_embeds_ada_norm
         if labels and sorted(labels) != list(range(count)):
             raise UserError(
                 f"prior.source: id2label in {parts.folder / 'model_index.json'} has {len(labels)} names, but the "
                 f"transformer has {count} classes; name each of 0 … {count - 1}, or leave id2label out"
             )
-        names = [
-            [name.strip() for name in labels.get(number, "").split(",") if name.strip()] for number in range(count)
-        ]
+        return [[name.strip() for name in labels.get(number, "").split(",") if name.strip()] for number in range(count)]
+
+    @classmethod
+    def load(cls, parts: Parts) -> "DiT":
+        """Reads a folder of diffusers' DiTPipeline."""
+        from diffusers import DiTTransformer2DModel
+
+        names = cls.class_names(parts)
+        autoencoder, denoiser = parts.autoencoder(), parts.denoiser(DiTTransformer2DModel, "transformer")
+        if read_index(parts.folder).original_time_embedding:
+            for block in denoiser.transformer_blocks:  # diffusers spreads frequencies over one step less
+                block.norm1.emb.time_proj.downscale_freq_shift = 0
         return cls(autoencoder, denoiser, names, parts.scheduler())

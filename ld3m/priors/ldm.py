@@ -51,6 +51,8 @@ class ClassConditionalLDM(_LDM):
     """
 
     kind = "ClassConditionalLDM"
+    named_in = "class_embedder/config.json"
+    """The file that has the names of classes."""
 
     def __init__(
         self,
@@ -72,9 +74,7 @@ class ClassConditionalLDM(_LDM):
         return self.denoiser(z.to(self.dtype), self.times(z, t), c.to(self.dtype)).sample.to(z.dtype)
 
     def class_embeddings(self, classes: Sequence[str]) -> Tensor:
-        # One that has numbers for names was converted without them.
-        names = [[] if name == str(number) else [name] for number, name in enumerate(self.classes)]
-        rows = numbers_of(classes, names, "class_embedder/config.json")
+        rows = numbers_of(classes, _names(self.classes), self.named_in)
         return self.table[rows].view(len(rows), *self.conditioning_shape)
 
     def save(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
@@ -87,6 +87,11 @@ class ClassConditionalLDM(_LDM):
         classes = {"classes": self.classes, "null_class": self.null_embedding is not None}
         write_json(folder / "class_embedder" / "config.json", classes)
         super().save_configurations(folder)
+
+    @classmethod
+    def class_names(cls, parts: Parts) -> list[list[str]]:
+        """The names of each class of a folder."""
+        return _names(read_class_table(parts).classes)
 
     @classmethod
     def load(cls, parts: Parts) -> "ClassConditionalLDM":
@@ -123,6 +128,11 @@ class ClassTable(BaseModel):
 def read_class_table(parts: Parts) -> ClassTable:
     """What the class_embedder/ of a prior's folder says of its classes."""
     return parts.json("class_embedder/config.json", ClassTable)
+
+
+def _names(classes: Sequence[str]) -> list[list[str]]:
+    """The names of each class: none, if it has its number for a name, since it was converted without them."""
+    return [[] if name == str(number) else [name] for number, name in enumerate(classes)]
 
 
 def attend_to_one_token(denoiser: Any) -> None:
