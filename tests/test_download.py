@@ -84,7 +84,7 @@ def test_a_file_appears_whole_and_is_fetched_once(server: Web, tmp_path: Path, c
     assert fetch(server, path, size=len(CONTENT), sha256=DIGEST) == DIGEST
     assert path.read_bytes() == CONTENT
     assert left(path) == {"", ".lock"}
-    line = rf"ld3m: cin256-v2: fetching 400kB from {re.escape(server.url)} to {path.parent} \(\S+B are free\)"
+    line = rf"ld3m: cin256-v2: fetching 400kB from {re.escape(server.url)} to {path.parent} \(\S+B are free\)\n"
     assert re.search(line, capsys.readouterr().err)
     assert fetch(server, path) == DIGEST
     assert len(server.lines) == 1
@@ -274,7 +274,7 @@ def test_a_login_page_between_leaves_what_was_fetched(server: Web, tmp_path: Pat
     assert starts(server) == [length, length]
 
 
-@pytest.mark.parametrize("status", [204, 400, 401, 403, 404, 410, 416, 418, 451, 501])
+@pytest.mark.parametrize("status", [204, 401, 403, 404, 410, 416, 451, 501])
 def test_what_no_further_attempt_helps_against_is_said_at_once(
     server: Web, tmp_path: Path, slept: list[float], status: int
 ) -> None:
@@ -284,10 +284,17 @@ def test_what_no_further_attempt_helps_against_is_said_at_once(
     assert slept == []
 
 
-@pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
 @pytest.mark.parametrize(
-    ("after", "waits"),
-    [("", [1, 2, 4]), ("3", [3, 3, 3]), ("0", [1] * 9), ("soon", [1, 2, 4]), ("600", []), ("a date", [])],
+    ("status", "after", "waits"),
+    [
+        (429, "", [1, 2, 4]),
+        (500, "", [1, 2, 4]),
+        (503, "3", [3, 3, 3]),
+        (503, "0", [1] * 9),
+        (504, "soon", [1, 2, 4]),
+        (503, "600", []),
+        (429, "a date", []),
+    ],
 )
 def test_a_busy_server_is_asked_for_ten_seconds(
     server: Web, tmp_path: Path, slept: list[float], status: int, after: str, waits: list[int]
