@@ -182,7 +182,11 @@ def test_recipes_of_imagenet_name_their_prior_and_a_dry_run_needs_none(ld3m: Cal
     assert {load(Recipe, name).prior.source for name in recipes} == {"cin256-v2", "ffhq256"}
     outcome = ld3m("distill", "imagenet256-ffhq", "--dry-run", *QUICK)
     assert (outcome.code, outcome.err) == (0, "")
-    assert "# The prior: 329.38 M parameters, 1,317.52 MB on each process" in outcome.out
+    assert (
+        "# The prior: 329.38 M parameters, 1,317.52 MB on each process\n"
+        "# It is not on this machine: a run fetches about 2.4GB from "
+        "https://ommer-lab.com/files/latent-diffusion/ffhq.zip\n"
+    ) in outcome.out
 
 
 def test_no_recipe_holds_a_placeholder() -> None:
@@ -431,6 +435,18 @@ def test_a_cut_download_resumes_and_what_a_killed_process_left_is_no_hindrance(
         check_here(cache, fetch("tiny"))
         offset = int(str(server.ranges_asked[-1]).removeprefix("bytes=").rstrip("-"))
     assert 0 < offset <= half
+
+
+def test_a_file_of_the_same_name_from_elsewhere_is_another(
+    tiny: Path, originals: dict[str, Any], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with web(originals["unconditional, heads of 16"].read_bytes()) as wrong, web(tiny.read_bytes()) as server:
+        at(monkeypatch, server.url)
+        for _ in range(2):
+            with pytest.raises(UserError, match=r"model\.ckpt is no checkpoint of tiny: .* get tiny --again$"):
+                getting.get("tiny", wrong.url)
+        assert len(wrong.lines) == 1  # it was whole
+        check_here(cache, fetch("tiny"))
 
 
 def test_two_at_once_fetch_once(tiny: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,13 +122,20 @@ def resolve(
 
 def _weights(recipe: "Recipe") -> str:
     """The size of the prior's weights, as a YAML comment."""
+    from ld3m.priors import stored
     from ld3m.priors.folder import weight_bytes
+    from ld3m.priors.known import KNOWN
 
     try:
         parameters, size = weight_bytes(recipe.prior)
+        known = KNOWN.get(recipe.prior.source)
+        missing = known is not None and known.origin is not None and stored.here(recipe.prior.source) is None
     except UserError as error:  # the prior may be on the Hub, and a dry run needs no network
         return f"# {error}"
-    return f"# The prior: {parameters / 1e6:,.2f} M parameters, {size / 1e6:,.2f} MB on each process"
+    line = f"# The prior: {parameters / 1e6:,.2f} M parameters, {size / 1e6:,.2f} MB on each process"
+    if known and missing:
+        line += f"\n# It is not on this machine: a run fetches about {known.size / 1e9:.1f}GB from {known.origin}"
+    return line
 
 
 # --- runs, and how they are measured -----------------------------------------------------------------------

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from huggingface_hub import constants
 
 from ld3m.errors import UserError, one_line
-from ld3m.files import ANOTHER_CACHE, remove_temporary, writable, write_folder
+from ld3m.files import ANOTHER_CACHE, cache_key, remove_temporary, writable, write_folder
 from ld3m.machine.download import download
 from ld3m.machine.environment import without_secrets
 from ld3m.machine.lock import hold
@@ -56,9 +56,9 @@ def get(name: str, origin: str | None = None, again: bool = False, key: str = "p
     with hold(shelf / f"{name}.lock", doing=f"gets the prior {name}"):
         if not again and (folder := stored.here(name)):
             return folder
-        return _Getting(
-            name, known, known.origin if origin is None else origin, again, key if origin is None else "--from"
-        ).run()
+        if origin is None:
+            return _Getting(name, known, known.origin, again, key).run()
+        return _Getting(name, known, origin, again, "--from").run()
 
 
 class _Getting:
@@ -68,6 +68,7 @@ class _Getting:
         self.name, self.known, self.origin, self.again, self.key = name, known, origin, again, key
         self.work = stored.shelf() / f"{name}.part"
         """Where it is made; a file that a killed process fetched in part stays there."""
+        self.is_url = origin.startswith(("http://", "https://"))
 
     def run(self) -> Path:
         """Brings the prior here and notes it."""
@@ -113,16 +114,16 @@ class _Getting:
 
     def _maker(self) -> Maker:
         """What writes the prior's folder from a URL, a file or a folder."""
-        if self.origin.startswith(("http://", "https://")):
+        if self.is_url:
             return self._from_file(self._fetch())
-        path = Path(self.origin).expanduser()
         try:
+            path = Path(self.origin).expanduser()
             if self.origin and path.is_dir():
                 return self._from_folder(path)
             if path.is_file():
                 return self._from_file(path)
-        except (OSError, ValueError) as error:
-            raise UserError(f"{self.key}: cannot look into {self.origin} ({one_line(error)})") from None
+        except (OSError, ValueError, RuntimeError) as error:  # RuntimeError of a home folder that is not there
+            raise UserError(f"{self.key}: cannot read {self.origin} ({one_line(error)}); give another") from None
         raise UserError(
             f"{self.key}: {self.origin!r} is not there; give a checkpoint, a zip archive with one, a folder in "
             "diffusers' layout, the URL of a file, or hub:<id>"
@@ -132,11 +133,11 @@ class _Getting:
         """The file of a URL, in the folder of work."""
         if constants.HF_HUB_OFFLINE:
             raise self._offline()
-        path = self.work / (PurePosixPath(urlsplit(self.origin).path).name or "prior")
+        folder = self.work / cache_key(self.origin)  # another's file of the same name is another file
+        path = folder / (PurePosixPath(urlsplit(self.origin).path).name or "prior")
         if self.again:  # what is there in part is compared with what the server has
             path.unlink(missing_ok=True)
-        there = sum(each.stat().st_size for each in self.work.glob(f"*{path.name}*"))
-        self._check_room(2 * self.known.size - there)
+        self._check_room(2 * self.known.size - sum(each.stat().st_size for each in folder.glob("*")))
         try:
             download(self.origin, path, what=self.name, advice=self._way_on(), terms=self._terms())
         except UserError as error:
@@ -157,6 +158,7 @@ class _Getting:
         if len(priors) != 1:
             found = f"{len(priors)} folders with one" if priors else "none, nor a single checkpoint"
             raise UserError(f"{self.key}: {folder}: a prior's folder has a model_index.json, and there are {found}")
+        self._check_room(sum((priors[0] / name).stat().st_size for name in files_of(priors[0])))
         self._check(priors[0])
 
         def copy(target: Path) -> None:
@@ -164,7 +166,6 @@ class _Getting:
                 (target / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(priors[0] / name, target / name)
 
-        self._check_room(sum((priors[0] / name).stat().st_size for name in files_of(priors[0])))
         return copy
 
     def _from_file(self, path: Path) -> Maker:
@@ -188,17 +189,16 @@ class _Getting:
                     raise UserError(f"{self.key}: {path} holds {len(chosen)} checkpoints; give one")
                 members = names if whole else chosen
                 self._check_room(sum(archive.getinfo(each).file_size for each in members))
-                for each in members:
-                    archive.extract(each, target)
+                paths = [Path(archive.extract(each, target)) for each in members]
         except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
             raise UserError(f"{self.key}: {path} is a damaged zip archive ({one_line(error)}); get it again") from None
         except OSError as error:
             raise UserError(
                 f"{self.key}: cannot unpack {path} into {target} ({error.strerror or one_line(error)}); {ANOTHER_CACHE}"
             ) from None
-        if path.is_relative_to(self.work):
+        if self.is_url:
             path.unlink()
-        return target if whole else target / chosen[0]
+        return target if whole else paths[0]
 
     # --- what it is ----------------------------------------------------------------------------------------
 
@@ -209,12 +209,11 @@ class _Getting:
         try:
             convert(checkpoint, folder, **self._options(checkpoint))
         except UserError as error:
-            fetched = checkpoint.is_relative_to(self.work)
             again = f"fetch it again: ld3m priors get {self.name} --again"
             reason = str(error).removeprefix(f"{checkpoint}: ")
             raise UserError(
                 f"{self.key}: {checkpoint} is no checkpoint of {self.name}: {reason}; "
-                f"{again if fetched else f'the original is {self.known.origin}'}"
+                f"{again if self.is_url else f'the original is {self.known.origin}'}"
             ) from None
         if not self.known.original:
             self._check(folder)
