@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ld3m.priors import Prior
+    from ld3m.rehearsal.rehearse import Rehearsal
 
 
 def load_recipe(name: str | Path, *overrides: str) -> Recipe:
@@ -56,13 +57,43 @@ def distill(
     """
     from ld3m.distillation.loop import distill
 
+    start = None if isinstance(resume, bool) else Path(resume)
+    return distill(_loaded(recipe, overrides, output), resume is not False, start)
+
+
+def rehearse(
+    recipe: Recipe | str | Path, *overrides: str, output: str | Path | None = None, resume: bool = True
+) -> "Rehearsal":
+    """Tries every step of a run on a small scale and prints a table, as `ld3m distill --rehearse` does.
+
+    Args:
+        recipe: a recipe, or what `load_recipe` takes.
+        overrides: `KEY=VALUE`, if `recipe` is a name or a file.
+        output: the run folder, to which nothing is written; by default the recipe's.
+        resume: whether the run would resume an unfinished one in that folder, or replace it.
+
+    Returns:
+        Its `rows`, and the `seconds` that the run and its evaluation will take.
+
+    Raises:
+        UserError: with a line for each mistake, after all that could be tried.
+        TypeError: for overrides of a recipe that is loaded already.
+        SystemExit: after an interrupt.
+    """
+    from ld3m.rehearsal.rehearse import rehearse
+
+    rehearsal = rehearse(_loaded(recipe, overrides, output), resume)
+    rehearsal.raise_if_failed()
+    return rehearsal
+
+
+def _loaded(recipe: Recipe | str | Path, overrides: Sequence[str], output: str | Path | None) -> Recipe:
+    """A recipe, loaded unless it is one already, with its run folder."""
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe, *overrides)
     elif overrides:
         raise TypeError(f"{overrides[0]}: overrides go to ld3m.load_recipe when the recipe is loaded")
-    if output is not None:
-        recipe = recipe.model_copy(update={"output": str(output)})
-    return distill(recipe, resume is not False, None if isinstance(resume, bool) else Path(resume))
+    return recipe if output is None else recipe.model_copy(update={"output": str(output)})
 
 
 def evaluate(

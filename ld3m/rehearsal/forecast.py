@@ -47,7 +47,7 @@ def distilling(recipe: Recipe, rows: Sequence[metrics.Row], last: float, save: f
     of_it = f" of {recipe.distill.iterations:,}" if done else ""
     return Part(
         around + left * each + saving,
-        f"{left:,}{of_it} iterations of {each:.3g} s, {duration(around)} for the start and the end, "
+        f"{left:,}{of_it} iteration{'s' * (left != 1)} of {each:.3g} s, {duration(around)} for the start and the end, "
         f"{duration(saving)} for checkpoints",
     )
 
@@ -78,10 +78,11 @@ def evaluating(recipe: Recipe, arch: str, rehearsed: Recipe, tested: int, proces
     if recipe.distill.factor > 1:
         pixels, labels = shown(bytes_to_unit(pixels), labels, recipe.distill.factor)
     cost = costs({arch: (pixels, labels)}, images, recipe, processes.device)[arch]
+    count = f"{settings.seeds:,} network{'s' * (settings.seeds != 1)}"
     networks = math.ceil(settings.seeds / processes.num_processes)
     return Part(
         networks * cost.seconds(len(pixels), settings.epochs, tested),
-        f"{settings.seeds:,} networks, {settings.epochs:,} epochs of {len(pixels):,} images, tested on {tested:,}",
+        f"{count}, {settings.epochs:,} epochs of {len(pixels):,} images, tested on {tested:,}",
     )
 
 

@@ -143,6 +143,8 @@ class _Rehearsing:
     """What preparing the images takes."""
     holds_out: bool = False
     """Whether test images are held out of the training images."""
+    done: int = 0
+    """Iterations of the run that is resumed, on the main process."""
     seconds: float = 0.0
     """Of the last command."""
     whole: dict[str, forecast.Part] = field(default_factory=dict)
@@ -239,6 +241,7 @@ class _Rehearsing:
             raise UserError(f"output: {there} is no folder; give another --output")
         if there == run.absolute() and not finished:
             writable(run, "give another --output")
+        self.done = (iterations_saved(run) or 0) if self.resume else 0
         free = size_text(shutil.disk_usage(self.place).free)
         return finished or f"{run} can be written to; {free} are free"
 
@@ -333,8 +336,7 @@ class _Rehearsing:
         if iterations_saved(run) != iterations or metrics.read(run).rows[:1] != before:
             raise UserError(f"distill.checkpoint_every: the run in {run} began again, instead of resuming; look above")
         save = forecast.saving(self.rehearsed, self.steps.processes)
-        done = (iterations_saved(self.recipe.folder) or 0) if self.resume else 0
-        self.whole["distil"] = forecast.distilling(self.recipe, metrics.read(run).rows, self.seconds, save, done)
+        self.whole["distil"] = forecast.distilling(self.recipe, metrics.read(run).rows, self.seconds, save, self.done)
         return f"from the checkpoint of iteration 1, and on to the images of iteration {iterations}"
 
     def _evaluate(self, arch: str) -> str:
