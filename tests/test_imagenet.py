@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ld3m.data.known import imagenet
+from ld3m.data.known import ilsvrc, imagenet
 from ld3m.data.prepared import ImageSet, prepare
 from ld3m.recipe import DataRecipe, Recipe
 from ld3m.recipe.files import load
@@ -67,6 +67,7 @@ def test_subsets_are_those_of_the_literature_in_its_order() -> None:
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LD3M_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("LD3M_IMAGENET", raising=False)
+    monkeypatch.setattr(ilsvrc, "USUAL", ())
 
 
 def draw(number: int, size: tuple[int, int] = (20, 12)) -> Image.Image:

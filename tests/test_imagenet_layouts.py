@@ -217,9 +217,24 @@ def shards() -> None:
     write("set/imagenet1k-val.tar", tar({f"{wnid}_{name}.jpg": content for name, (wnid, content) in VAL.items()}))
 
 
+def compvis() -> None:
+    """As the code that the LDM of ImageNet was trained by lays it out."""
+    folders()
+    write("set/ILSVRC2012_train/.ready", "")
+    Path("set/train").rename("set/ILSVRC2012_train/data")
+    flat_val("set/ILSVRC2012_validation")
+    Path("set/ILSVRC2012_validation/val").rename("set/ILSVRC2012_validation/data")
+    for path in sorted(Path("set/val").rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    Path("set/val").rmdir()
+    lines = [f"{name}.JPEG {wnid}\n" for name, (wnid, _) in VAL.items()]
+    write("set/ILSVRC2012_validation/validation_synset.txt", "".join(lines))
+
+
 LAYOUTS: list[Callable[[], None]] = [
     folders, from_a_mac, csv_in_the_root, csv_beside_the_images_with_windows_lines, devkit, devkit_as_a_tar,
     torchvision, tensorflow, caffe, ids_in_names, kaggle, official_tars, class_tars, shards,
+    compvis,
 ]  # fmt: skip
 
 
@@ -395,23 +410,23 @@ def no_validation() -> None:
     write("set/ILSVRC2012_img_test.tar", tar({"ILSVRC2012_test_00000001.JPEG": jpeg((0, 0, 0))}))
 
 
-LISTS = "LOC_val_solution.csv, ILSVRC2012_devkit_t12.tar.gz"
+LISTS = "LOC_val_solution.csv or ILSVRC2012_devkit_t12.tar.gz"
 NEAR_MISSES: dict[Callable[[], None], str] = {
     without_ground_truth: "set/ILSVRC2012_img_val.tar is not sorted by class, and no list of its classes lies beside "
     f"or above it; add {LISTS}",
     without_meta: "set/val has images without classes: set/ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_"
-    "truth.txt numbers them by ILSVRC's own ids, which meta.mat beside it would explain; add it",
-    fewer_lines: "has 3 lines, but set/val has 10 images; it needs a line for each of them, or for all 50,000",
+    "truth.txt numbers them by ILSVRC's own ids; add the devkit's meta.mat",
+    fewer_lines: "has 3 lines, but set/val has 10 images, and ImageNet 50,000; download it again",
     an_unknown_number: "has '7' as its label 10, which is no class",
     no_devkit_at_all: "set/ILSVRC2012_devkit_t12.tar.gz does not hold ILSVRC2012_validation_ground_truth.txt and",
     a_cut_devkit: "set/ILSVRC2012_devkit_t12.tar.gz cannot be read as a devkit",
     images_that_are_not_there: "set/LOC_val_solution.csv names ILSVRC2012_val_00000002 of the classes that are used, "
     "but set/val does not have it; copy",
-    images_that_are_not_listed: "set/val has ILSVRC2012_val_00000009.JPEG and 1 others, of which set/LOC_val_"
-    "solution.csv says no class among its 8",
+    images_that_are_not_listed: "set/val has ILSVRC2012_val_00000009.JPEG and 1 others, which set/LOC_val_"
+    "solution.csv does not name among its 8",
     two_classes_for_one: f"has the WordNet ids {SNAKE} and {FOX} for ILSVRC2012_val_00000001 in line 12, not one",
-    a_pickle_with_more: "set/meta.bin cannot be read as torchvision's names and ids alone",
-    a_cut_tar: "set/ILSVRC2012_img_train.tar is not whole; download or copy it again",
+    a_pickle_with_more: "set/meta.bin does not hold torchvision's names and ids, or more than that",
+    a_cut_tar: "set/ILSVRC2012_img_train.tar is not whole: it has 49,440 bytes, ImageNet's own 147,897,477,120",
     a_tar_cut_between_files: "set/ILSVRC2012_img_train.tar is not whole",
     a_tar_within_that_is_cut: f"set/ILSVRC2012_img_train.tar/{SNAKE}.tar is not whole",
     a_tar_made_ready_but_not_filled: "set/ILSVRC2012_img_train.tar is not whole",
@@ -419,7 +434,7 @@ NEAR_MISSES: dict[Callable[[], None], str] = {
     a_tar_of_something_else: "set/train.tar is not sorted by class, and it needs folders or tars of classes, such as",
     a_class_tar_that_is_missing: f"set/train does not have {SNAKE}, the class 'sea-snake', but 4 others (n02100735,",
     another_year: "data.root: set has no training split: train/n01440764/…, ILSVRC2012_img_train.tar, or train/"
-    "n01440764.tar …; found ILSVRC2010_images_train.tar (ILSVRC2010: not the images of ILSVRC 2012's",
+    "n01440764.tar …; found ILSVRC2010_images_train.tar (ILSVRC2010: not the labelled",
     compressed_archives: "found ILSVRC2017_CLS-LOC.tar.gz (compressed; unpack it)",
     a_split_itself: "; it looks like a split itself: give the folder above it",
     sorted_in_part: "set/val is sorted in part: ILSVRC2012_val_000000",
@@ -435,6 +450,7 @@ def test_a_near_miss_says_what_was_found_and_what_is_wanted(layout: Callable[[],
         open_source(DataRecipe(source="imagenet", root="set", subset=CHOSEN))
     assert NEAR_MISSES[layout] in str(error.value)
     assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 330
 
 
 # --- what is said --------------------------------------------------------------------------------------------

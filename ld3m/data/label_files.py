@@ -25,9 +25,9 @@ ABOVE = 4
 """Folders above the images in which a list is looked for: Kaggle's lies above ILSVRC/Data/CLS-LOC/val."""
 FIRST = [65, 970, 230, 809, 516, 57]
 """Classes of the first of them, by the numbers of sorted WordNet ids, as Caffe's val.txt begins."""
-WANTED = f"LOC_val_solution.csv, {DEVKIT}.tar.gz (or its {GROUND_TRUTH} and {META}), or torchvision's meta.bin"
+WANTED = f"LOC_val_solution.csv or {DEVKIT}.tar.gz"
 """The lists that are known best, for errors."""
-ADVICE = f"download it again, or give another list: {WANTED}"
+ADVICE = f"download it again, or give {WANTED} in its place"
 _ID = re.compile(r"n\d{8}")
 
 
@@ -55,15 +55,15 @@ class Labels(NamedTuple):
         count = len(self.by_name)
         if self.numbered and count not in (ALL, len(images)):
             raise UserError(
-                f"{self.file} has {count:,} lines, but {where} has {len(images):,} images; it needs a line for each of "
-                f"them, or for all {ALL:,} of ImageNet: {ADVICE}"
+                f"{self.file} has {count:,} lines, but {where} has {len(images):,} images, and ImageNet {ALL:,}; "
+                f"{ADVICE}"
             )
         stems = {_stem(image): image for image in images}
         if unknown := [image for stem, image in stems.items() if stem not in self.by_name]:
             others = f" and {len(unknown) - 1:,} others" if len(unknown) > 1 else ""
             raise UserError(
-                f"{where} has {unknown[0]}{others}, of which {self.file} says no class among its {count:,}; complete "
-                f"the list, or give another: {WANTED}"
+                f"{where} has {unknown[0]}{others}, which {self.file} does not name among its {count:,}; complete it, "
+                f"or give {WANTED} in its place"
             )
         missing = [name for name, label in self.by_name.items() if label in wanted and name not in stems]
         if missing:
@@ -149,7 +149,7 @@ def _ground_truth(path: Path, incomplete: list[str]) -> Labels | None:
     file = printable(str(path))
     meta = next((each for each in (path.parent / META, path.parent.parent / META) if each.is_file()), None)
     if meta is None:
-        incomplete.append(f"{file} numbers them by ILSVRC's own ids, which {META} beside it would explain; add it")
+        incomplete.append(f"{file} numbers them by ILSVRC's own ids; add the devkit's {META}, which explains them")
         return None
     try:
         ids = _from_meta(meta.read_bytes(), printable(str(meta)))
@@ -203,8 +203,8 @@ def _torchvision(path: Path, incomplete: list[str]) -> Labels:
         raise
     except Exception as error:  # unpickling raises nearly anything
         raise UserError(
-            f"{file} cannot be read as torchvision's names and ids alone ({one_line(error)}); remove it, and give "
-            f"another list: {WANTED}"
+            f"{file} does not hold torchvision's names and ids, or more than that, which is not opened "
+            f"({type(error).__name__}); give {WANTED} in its place"
         ) from None
 
 
@@ -219,6 +219,7 @@ def _numbered(file: str, lines: Sequence[str], ids: Mapping[str, str]) -> Labels
 _READERS: dict[str, Callable[[Path, list[str]], Labels | None]] = {
     "LOC_val_solution.csv": _named,
     "val_annotations.txt": _named,
+    "validation_synset.txt": _named,
     GROUND_TRUTH: _ground_truth,
     f"{DEVKIT}.tar.gz": _devkit,
     f"{DEVKIT}.tgz": _devkit,

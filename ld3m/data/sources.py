@@ -23,11 +23,18 @@ SOURCES: dict[str, Callable[[DataRecipe], Source]] = {
 
 
 def check_source(recipe: DataRecipe) -> None:
-    """That `data.source` and `data.root` are there; nothing is opened, and the Hub is not asked.
+    """That `data.source` and `data.root` are there, and ImageNet's folder is one; the Hub is not asked.
 
     Raises:
         UserError: if one is not.
     """
+    _check_there(recipe)
+    if recipe.source == "imagenet":
+        ilsvrc.check(recipe)
+
+
+def _check_there(recipe: DataRecipe) -> None:
+    """That `data.source` and `data.root` are there; nothing is opened."""
     name, root = recipe.source, recipe.root
     if not (name in SOURCES or name.startswith("hub:") or "*" in name or exists(name)):
         offered = registry.plugins("ld3m.sources")
@@ -47,7 +54,7 @@ def open_source(recipe: DataRecipe) -> Source:
         UserError: if it is not there, or does not hold what the recipe asks of it, or has a single class, which leaves
             nothing to tell apart.
     """
-    check_source(recipe)
+    _check_there(recipe)
     source = _open(recipe)
     _check_several(source, recipe)
     return source

@@ -19,6 +19,8 @@ BLOCK = 512
 """Bytes of a header, and of the zeros that end a tar (POSIX.1-1988; GNU tar's manual, "Basic Tar Format")."""
 MOST_PADDING = 2**20
 """Bytes that may follow the last file: GNU tar fills up to 10 KiB, and to no more than it is told."""
+OFFICIAL = {"ILSVRC2012_img_train.tar": 147_897_477_120, "ILSVRC2012_img_val.tar": 6_744_924_160}
+"""Bytes of ImageNet's tars."""
 AGAIN = "download or copy it again"
 
 
@@ -75,6 +77,12 @@ class Tar(NamedTuple):
         """A tar that is a member of this one."""
         return Tar(self.path, member)
 
+    def _sizes(self, file_size: int) -> str:
+        """How large it is, and should be if that is known."""
+        size = self.member.size if self.member else file_size
+        official = OFFICIAL.get(self.path.name) if not self.member else None
+        return f"it has {size:,} bytes" + (f", ImageNet's own {official:,}" if official else "")
+
     def _read_index(self, file_size: int) -> "_Index":
         start, end = (self.member.offset, self.member.offset + self.member.size) if self.member else (0, file_size)
         found: list[Member] = []
@@ -93,12 +101,12 @@ class Tar(NamedTuple):
                 stopped = archive.offset
             except (tarfile.TarError, ValueError, LookupError, ArithmeticError, EOFError) as error:
                 if "end of data" in str(error):
-                    raise UserError(f"{self} is not whole; {AGAIN}") from None
+                    raise UserError(f"{self} is not whole: {self._sizes(file_size)}; {AGAIN}") from None
                 raise UserError(f"{self} is no tar, or damaged ({one_line(error)}); {AGAIN}") from None
             file.seek(stopped)
             closing = file.read(BLOCK)
         if len(closing) < BLOCK or not stopped + BLOCK <= end < stopped + MOST_PADDING:  # else made ready, not filled
-            raise UserError(f"{self} is not whole; {AGAIN}")
+            raise UserError(f"{self} is not whole: {self._sizes(file_size)}; {AGAIN}")
         if closing.strip(b"\0"):
             raise UserError(f"{self} is damaged at byte {stopped:,}; {AGAIN}")
         names, offsets, sizes = zip(*found, strict=True) if found else ((), (), ())

@@ -5,7 +5,7 @@ A split is found in the first of its places that has all classes that are wanted
 
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -14,14 +14,20 @@ from ld3m.data import folders, table_files, tables
 from ld3m.data.class_choice import choose
 from ld3m.data.examples import Source
 from ld3m.data.known import imagenet
-from ld3m.data.label_files import WANTED, find_labels
-from ld3m.data.listing import exists, files_below, image_files, is_hidden, printable, sub_folders
-from ld3m.data.places import Place, SomeFiles, SomeMembers
-from ld3m.data.split_names import SplitName, plainest, split_of
-from ld3m.data.tars import Member, Tar, is_image_name
+from ld3m.data.known.ilsvrc_splits import (
+    OTHER_SETS,
+    Split,
+    first_whole,
+    home_of,
+    looks_sorted,
+    test_places,
+    train_places,
+)
+from ld3m.data.label_files import WANTED
+from ld3m.data.listing import exists, files_below, is_hidden, printable
 from ld3m.errors import UserError, some
 from ld3m.recipe import DataRecipe
-from ld3m.recipe.class_lists import read_class_list, wordnet_id
+from ld3m.recipe.class_lists import read_class_list
 
 HUB = "hub:ILSVRC/imagenet-1k"
 """Where the images come from if no folder is known; access is given by the Hub after its terms are accepted."""
@@ -32,23 +38,9 @@ USUAL = (
 """Folders in which ImageNet is looked for if no other is named."""
 TRAIN_WANTED = "train/n01440764/…, ILSVRC2012_img_train.tar, or train/n01440764.tar …"
 TEST_WANTED = "val/n01440764/…, or val/*.JPEG or ILSVRC2012_img_val.tar with a list of their classes"
-DEEPEST = 4
-"""Folders between the root and those of the splits that are looked through: Kaggle has ILSVRC/Data/CLS-LOC."""
 MOST_OF_FASTAI = 20_000
 """Images of a split: ten classes of at most 1,300 and 50."""
-MOST_FOLDERS = 1000
-"""Of one level, that are looked through."""
 ARCHIVES = (".tar", ".gz", ".tgz", ".zip", ".7z", ".rar", ".bz2", ".xz", ".zst")
-OTHER_SETS = re.compile(r"ILSVRC(?!2012)\d{4}|_t3|bbox|devkit|DET|VID|test", re.IGNORECASE)
-"""In names of tars with other images than the thousand classes' of 2012, or with none."""
-
-
-class Split(NamedTuple):
-    """Where the images of a split may be."""
-
-    where: str
-    classes: Mapping[str, list[Place]]
-    """By WordNet id."""
 
 
 def source(recipe: DataRecipe) -> Source:
@@ -73,7 +65,7 @@ def source(recipe: DataRecipe) -> Source:
         raise UserError(f"{key}: {root} is no folder; give one with {TRAIN_WANTED}, and {TEST_WANTED}")
     else:
         folder = table_files.hub_snapshot(Path(root))
-        if home := _home(folder, key):
+        if home := home_of(folder, key):
             images = _from_folder(recipe, home, folder, key, named_by)
         elif files_below(folder, table_files.SUFFIXES):
             images = table_files.from_files(folder, recipe, names)
@@ -82,6 +74,19 @@ def source(recipe: DataRecipe) -> Source:
         else:
             raise UserError(f"{key}: {printable(root)} has no training split: {TRAIN_WANTED}{_instead(folder)}")
     return replace(images, aliases=aliases, subsets=subsets)
+
+
+def check(recipe: DataRecipe) -> None:
+    """That a folder has both splits and the chosen classes; no image is opened, no table either, and the Hub not asked.
+
+    Raises:
+        UserError: as `source` does.
+    """
+    root, key, _ = _root(recipe)
+    if not root.startswith("hub:") and Path(root).is_dir():
+        folder = table_files.hub_snapshot(Path(root))
+        if home := home_of(folder, key):
+            _find(recipe, home, folder, key)
 
 
 def _root(recipe: DataRecipe) -> tuple[str, str, str]:
@@ -94,7 +99,7 @@ def _root(recipe: DataRecipe) -> tuple[str, str, str]:
         folder = Path(usual).expanduser()
         if exists(str(folder)) and folder.is_dir():
             snapshot = table_files.hub_snapshot(folder)
-            if _home(snapshot, "data.root") or files_below(snapshot, table_files.SUFFIXES):
+            if home_of(snapshot, "data.root") or files_below(snapshot, table_files.SUFFIXES):
                 return str(folder), "data.root", " (a usual place; data.root would name another)"
     return HUB, "data.root", ""
 
@@ -109,20 +114,12 @@ def _from_folder(recipe: DataRecipe, home: Path, root: Path, key: str, named_by:
         key: what named it, for errors.
         named_by: the same for people, unless it is the recipe.
     """
-    names, ids = [each.name for each in imagenet.classes()], [each.wordnet_id for each in imagenet.classes()]
-    declared = _declared(home) if recipe.subset is None else None
-    chosen = declared or choose(recipe.subset, names, imagenet.numbers(), imagenet.subsets())
-    wanted = [ids[number] for number in chosen]
-    train = _first_whole(_train(home), wanted, "it needs folders or tars of classes, such as n01440764.tar")
-    above = [folder for folder in (home, *home.parents) if folder == root or root in folder.parents]
-    tests = (split for folder in above for split in _tests(folder, wanted))
-    test = _first_whole(tests, wanted, f"no list of its classes lies beside or above it; add {WANTED}")
-    if train is None or test is None:
-        missing = f"training split: {TRAIN_WANTED}" if train is None else f"validation split: {TEST_WANTED}"
-        raise UserError(f"{key}: {printable(str(root))} has no {missing}{_instead(root)}")
+    found = _find(recipe, home, root, key)
+    train, test, chosen = found.train, found.test, found.chosen
+    names = [each.name for each in imagenet.classes()]
     places = {
-        split: {number: found.classes[wordnet_id] for number, wordnet_id in zip(chosen, wanted, strict=True)}
-        for split, found in (("train", train), ("test", test))
+        name: {number: split.classes[imagenet.classes()[number].wordnet_id] for number in chosen}
+        for name, split in (("train", train), ("test", test))
     }
     note = ""
     if named_by or (train.where, test.where) != (printable(str(root / "train")), printable(str(root / "val"))):
@@ -132,7 +129,37 @@ def _from_folder(recipe: DataRecipe, home: Path, root: Path, key: str, named_by:
     images = folders.from_places(root, places, names, note)
     caveat = _caveat(home, test, images)
     note = "; ".join(part for part in (images.note, caveat) if part)
-    return replace(images, note=note, caveat=caveat, default=declared)
+    return replace(images, note=note, caveat=caveat, default=chosen if found.declared else None)
+
+
+class Found(NamedTuple):
+    """The splits of the chosen classes."""
+
+    train: Split
+    test: Split
+    chosen: list[int]
+    declared: bool
+    """Whether the folder says which classes it has, and the recipe does not."""
+
+
+def _find(recipe: DataRecipe, home: Path, root: Path, key: str) -> Found:
+    """The splits, and the classes that the recipe chooses, or the folder.
+
+    Raises:
+        UserError: if a split is missing, or lacks a class, or is damaged.
+    """
+    names, ids = [each.name for each in imagenet.classes()], [each.wordnet_id for each in imagenet.classes()]
+    declared = _declared(home) if recipe.subset is None else None
+    chosen = declared or choose(recipe.subset, names, imagenet.numbers(), imagenet.subsets())
+    wanted = [ids[number] for number in chosen]
+    train = first_whole(train_places(home), wanted, "it needs folders or tars of classes, such as n01440764.tar")
+    above = [folder for folder in (home, *home.parents) if folder == root or root in folder.parents]
+    tests = (split for folder in above for split in test_places(folder, wanted))
+    test = first_whole(tests, wanted, f"no list of its classes lies beside or above it; add {WANTED}")
+    if train is None or test is None:
+        missing = f"training split: {TRAIN_WANTED}" if train is None else f"validation split: {TEST_WANTED}"
+        raise UserError(f"{key}: {printable(str(root))} has no {missing}{_instead(root)}")
+    return Found(train, test, chosen, declared is not None)
 
 
 def _declared(home: Path) -> list[int] | None:
@@ -169,7 +196,7 @@ def _names(images: Source, split: str) -> Iterator[str]:
 
 def _instead(root: Path) -> str:
     """What a folder has in place of a split, for an error."""
-    if _looks_sorted(root):
+    if looks_sorted(root):
         return f"; it looks like a split itself: give the folder above it, {printable(str(root.absolute().parent))}"
     names = sorted(path.name for path in root.iterdir() if not is_hidden(path.name))
     about = []
@@ -177,189 +204,5 @@ def _instead(root: Path) -> str:
         if name.lower().endswith(ARCHIVES[1:]):
             about.append(f"{name} (compressed; unpack it)")
         elif name.endswith(".tar") and (other := OTHER_SETS.search(name)):
-            about.append(f"{name} ({other[0]}: not the images of ILSVRC 2012's thousand classes)")
+            about.append(f"{name} ({other[0]}: not the labelled images of ILSVRC 2012)")
     return f"; found {some(about or names) or 'nothing'}"
-
-
-# --- where splits are --------------------------------------------------------------------------------------
-
-
-def _home(root: Path, key: str) -> Path | None:
-    """The folder that holds a training split: the root, or the only one of its level below."""
-    level = [root]
-    for _ in range(DEEPEST + 1):
-        homes = [folder for folder in level if _may_train(folder)]
-        if len(homes) > 1:
-            several = some([printable(str(folder)) for folder in homes])
-            raise UserError(f"{key}: {printable(str(root))} holds several sets; give one of {several}")
-        if homes:
-            return homes[0]
-        level = [child for folder in level for child in sub_folders(folder) if not wordnet_id(child.name)][
-            :MOST_FOLDERS
-        ]
-    return None
-
-
-def _may_train(folder: Path) -> bool:
-    return bool(_tars(folder, "train")) or any(map(_looks_sorted, _split_folders(folder, "train")))
-
-
-def _looks_sorted(folder: Path) -> bool:
-    """Whether a folder has folders or tars of classes with images, or images with ids, by the first of their names."""
-    children = [child for child in sub_folders(folder) if wordnet_id(child.name)][:10]
-    has_images = any(any(map(_first_image, [each, *sub_folders(each)])) for each in children)
-    return has_images or bool(_tars(folder) or wordnet_id(_first_image(folder)))
-
-
-def _first_image(folder: Path) -> str:
-    """The name of an image in a folder; empty if there is none. No file is opened: Kaggle has a million XML files."""
-    with os.scandir(folder) as entries:
-        return next((each.name for each in entries if not is_hidden(each.name) and is_image_name(each.name)), "")
-
-
-def _train(home: Path) -> Iterator[Split]:
-    """The places of the training split, the preferred first."""
-    parts = [folder for folder in _split_folders(home, "train") if _looks_sorted(folder)]
-    plain = plainest([folder.name for folder in parts])
-    if parts := [folder for folder in parts if folder.name in plain]:
-        yield _merged([_sorted_folder(folder) for folder in parts])
-    for folder in [home, *_split_folders(home, "train")]:
-        if tars := _tars(folder, "train"):
-            yield _merged([_sorted_tar(tar) for tar in tars])
-
-
-def _tests(home: Path, wanted: Collection[str]) -> Iterator[Split]:
-    """The places of the split to test on: sorted folders, then folders with a list of classes, then tars."""
-    validation = _split_folders(home, "validation")
-    found = [folder for folder in validation + _split_folders(home, "test") if _looks_sorted(folder)]
-    yield from map(_sorted_folder, found)
-    for folder in validation:
-        if folder not in found and (names := image_files(folder)):
-            by_class = _by_list(folder, names, wanted)
-            yield Split(
-                by_class.where, {each: [SomeFiles(folder, chosen)] for each, chosen in by_class.classes.items()}
-            )
-    for tar in [tar for folder in (home, *validation) for tar in _tars(folder, "validation")]:
-        split = _sorted_tar(tar)
-        if not split.classes:
-            members = {member.name: member for member in tar.images([])}
-            by_class = _by_list(tar.path, list(members), wanted)
-            classes: dict[str, list[Place]] = {
-                each: [SomeMembers(tar, [members[name] for name in chosen])]
-                for each, chosen in by_class.classes.items()
-            }
-            split = Split(by_class.where, classes)
-        yield split
-
-
-class ByList(NamedTuple):
-    """Names of images by their class."""
-
-    where: str
-    classes: Mapping[str, list[str]]
-
-
-def _by_list(place: Path, names: Sequence[str], wanted: Collection[str]) -> ByList:
-    """Images that a list beside them sorts; no classes if there is none."""
-    where = printable(str(place))
-    if labels := find_labels(place, where):
-        return ByList(f"{where} by {labels.file}", labels.by_class(names, wanted, where))
-    return ByList(where, {})
-
-
-def _first_whole(splits: Iterator[Split], wanted: Sequence[str], unsorted: str) -> Split | None:
-    """The first that has all classes that are wanted; None if there are none at all.
-
-    Raises:
-        UserError: if none has, saying what the one with most classes lacks; or `unsorted`, if they have no classes.
-    """
-    candidates: list[Split] = []
-    for split in splits:
-        if all(each in split.classes for each in wanted):
-            return split
-        candidates.append(split)
-    if not candidates:
-        return None
-    best = max(candidates, key=lambda split: len(split.classes))
-    if not best.classes:
-        raise UserError(f"{best.where} is not sorted by class, and {unsorted}")
-    missing = next(each for each in wanted if each not in best.classes)
-    name = imagenet.classes()[imagenet.numbers()[missing]].name
-    there = {imagenet.numbers()[each] for each in best.classes if each in imagenet.numbers()}
-    whole = [subset for subset, numbers in imagenet.subsets().items() if there.issuperset(numbers)]
-    which = f"all of {', '.join(whole)}" if whole else some(sorted(best.classes), 3)
-    raise UserError(
-        f"data.subset: {best.where} does not have {missing}, the class {name!r}, but {len(best.classes):,} others "
-        f"({which}); set data.subset to classes that are there"
-    )
-
-
-# --- the classes in a folder or tar -------------------------------------------------------------------------
-
-
-def _split_folders(folder: Path, split: SplitName) -> list[Path]:
-    return [child for child in sub_folders(folder) if split_of(child.name) == split]
-
-
-def _tars(folder: Path, split: SplitName | None = None) -> list[Tar]:
-    """The tars of a split that lie in a folder, or those of single classes."""
-    paths = sorted(path for path in folder.glob("*.tar") if path.is_file() and not path.name.startswith("."))
-    if split is None:
-        return [Tar(path) for path in paths if path.stem in imagenet.numbers()]
-    return [Tar(path) for path in paths if split_of(path.stem) == split and not OTHER_SETS.search(path.stem)]
-
-
-def _sorted_folder(folder: Path) -> Split:
-    """The folders of classes in a folder, and their tars (beside one, a folder may not be whole), or images with ids.
-
-    Raises:
-        UserError: if images lie beside the folders of classes, which are not whole then.
-    """
-    where = printable(str(folder))
-    classes: dict[str, list[Place]] = {}
-    for child in sub_folders(folder):
-        if found := wordnet_id(child.name):
-            classes.setdefault(found, []).append(child)
-    classes |= {tar.path.stem: [tar] for tar in _tars(folder)}
-    if not classes:
-        by_class: dict[str, list[str]] = {}
-        for name in image_files(folder):
-            by_class.setdefault(wordnet_id(name) or "", []).append(name)
-        classes = {each: [SomeFiles(folder, names)] for each, names in by_class.items() if each}
-    elif stray := _first_image(folder):
-        raise UserError(
-            f"{where} is sorted in part: {stray} lies beside the folders of classes; move such images into theirs, or "
-            "remove them"
-        )
-    return Split(where, classes)
-
-
-def _sorted_tar(tar: Tar) -> Split:
-    """The tars of classes in a tar, or the images in folders of classes in it, or such as have ids in their names."""
-    classes: dict[str, list[Place]] = {}
-    images: dict[str, list[Member]] = {}
-    for member in tar.members():
-        found = {each for part in member.name.split("/") if (each := wordnet_id(part))}
-        if len(found) == 1 and member.name.endswith(".tar"):
-            classes[found.pop()] = [tar.inside(member)]
-        elif len(found) == 1 and is_image_name(member.name):
-            images.setdefault(found.pop(), []).append(member)
-    return Split(str(tar), classes or {each: [SomeMembers(tar, members)] for each, members in images.items()})
-
-
-def _merged(splits: Sequence[Split]) -> Split:
-    """Several parts of a split, such as train.X1 and train.X2, or shards of it in tars.
-
-    Raises:
-        UserError: if a class's images may be twice in them.
-    """
-    merged: dict[str, list[Place]] = {}
-    for split in splits:
-        for each, places in split.classes.items():
-            known = merged.setdefault(each, [])
-            known += places
-            names = [member.name for place in known if isinstance(place, SomeMembers) for member in place.members]
-            if len(known) > 1 and not (len(set(names)) == len(names) > 0):
-                wheres = " and ".join(part.where for part in splits if each in part.classes)
-                raise UserError(f"data.root: {wheres} both have the class {each}; rename or move the one not meant")
-    return Split(", ".join(split.where for split in splits), merged)
