@@ -309,6 +309,23 @@ def parquet(*files: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("file", "source", "split"),
+    [
+        ("test_x/pictures.parquet", "photos/test_x/pictures.parquet", "pictures"),
+        ("test_x/pictures.parquet", "photos/test_x", "pictures"),
+        ("my-test/my_train-0.parquet", "photos/my-test/*.parquet", "my_train"),
+        ("val/train/0000.parquet", "photos/val", "train"),
+        ("test/train/0000.parquet", "photos/test/train/0000.parquet", "train"),
+    ],
+)
+def test_folders_above_a_table_that_is_named_do_not_make_it_a_test_split(file: str, source: str, split: str) -> None:
+    parquet(file)
+    counts, note = found(source)
+    assert counts == {"train": AB}
+    assert f"from {split}, column label" in note or (split == "train" and not note)
+
+
+@pytest.mark.parametrize(
     ("files", "note"),
     [
         (["data/train-00000-of-00001.parquet", "data/test-00000-of-00001.parquet"], ""),

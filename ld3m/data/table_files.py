@@ -90,7 +90,7 @@ def from_files(path: Path, recipe: DataRecipe, classes: Sequence[str] | None = N
         _check(file, recipe)
     splits: dict[str, list[Path]] = {}
     for file in files:
-        splits.setdefault(_split_name(file), []).append(file)
+        splits.setdefault(_split_name(file, _fixed_part(path)), []).append(file)
     unnamed = [split for split in splits if split_of(split) is None]
     if len(unnamed) > 1 and not any(split_of(split) == "train" for split in splits):
         splits[", ".join(unnamed)] = [file for split in unnamed for file in splits.pop(split)]
@@ -172,11 +172,22 @@ def _saved(folder: Path) -> dict[str, Path]:
     return {child.name: child for child in sub_folders(folder) if (child / "state.json").is_file()}
 
 
-def _split_name(file: Path) -> str:
-    """What a file's split is called: its name without numbers of parts, or the nearest folder that says a split."""
+def _fixed_part(path: Path) -> Path:
+    """The folder that was named, above which no folder says the split of one file only."""
+    if path.is_dir():
+        return path
+    return next((each for each in path.parents if not glob.has_magic(str(each))), Path())
+
+
+def _split_name(file: Path, root: Path) -> str:
+    """What a file's split is called: its name without numbers of parts, or the nearest folder that says a split.
+
+    Folders from `root` upward hold all files: what they say of testing or validation is not meant of them.
+    """
     stem = re.sub(r"([-_. ]*\d+)?([-_. ]*of[-_. ]*\d+)?$", "", file.stem) or file.stem
-    names = [stem, *(parent.name for parent in list(file.parents)[:4])]
-    return next((name for name in names if split_of(name)), stem)
+    below = [parent.name for parent in file.parents if root in parent.parents]
+    above = [parent.name for parent in file.parents if root not in parent.parents and split_of(parent.name) == "train"]
+    return next((name for name in [stem, *below, *above] if split_of(name)), stem)
 
 
 def _refuse_several(folder: Path, files: Sequence[Path]) -> None:
