@@ -156,7 +156,32 @@ def set_and_recipe(
     from ld3m.runs.imported import find_set
 
     folder = find_set(names, recipe, overrides, pixels)
-    return folder, load(Recipe, recipe, overrides) if recipe else load_recipe(folder, overrides)
+    if recipe:
+        return folder, load(Recipe, recipe, overrides)
+    own = load_recipe(folder, overrides)
+    _check_makers_data(own, overrides)
+    return folder, own
+
+
+def _check_makers_data(recipe: Recipe, overrides: Sequence[str]) -> None:
+    """That what a set's own recipe names is here: folders of whoever made it may be another machine's.
+
+    Raises:
+        UserError: naming the key to give.
+    """
+    from ld3m.data.sources import check_source
+
+    try:
+        check_source(recipe.data)
+    except UserError as error:
+        key = str(error).partition(": ")[0]
+        missing = recipe.data.root if key == "data.root" else recipe.data.source
+        if any(override.startswith(f"{key}=") for override in overrides):
+            raise
+        raise UserError(
+            f"{key}: '{missing}' is not there: it was a folder of whoever made this set; "
+            f"give {key}=YOUR FOLDER of the same images"
+        ) from None
 
 
 def load_latents(run: str | Path) -> "dict[str, Tensor]":

@@ -208,6 +208,11 @@ def test_a_given_network_is_not_trained(recipe_file: Path, own_scores: None, mon
     }
 
 
+def flip_last_byte(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -222,6 +227,7 @@ def test_a_given_network_is_not_trained(recipe_file: Path, own_scores: None, mon
             "is 11 x 4 of torch.float32, not 12 x any of torch.float32",
         ),
         (lambda folder: (shutil.rmtree(folder), folder.write_text("a file")), "cannot read"),
+        (lambda folder: flip_last_byte(folder / "1.safetensors"), "it has another digest than it says"),
     ],
 )
 def test_damaged_scores_are_made_again_and_said(

@@ -659,4 +659,4 @@ def test_evaluate_a_run_whose_data_has_gone(refused: Refusal, recipe_file: Path,
     folder = given / "run"
     distill(load(Recipe, str(recipe_file), ["distill.iterations=0", f"data.source={images}", f"output={folder}"]))
     shutil.rmtree(images)
-    refused("evaluate", folder, parts=(f"ld3m: data.source: '{images}' is not there; give a folder",))
+    refused("evaluate", folder, parts=(f"ld3m: data.source: '{images}' is not there: it was a folder of whoever",))

@@ -480,6 +480,28 @@ def test_a_damaged_expert_is_one_line_and_a_partial_one_is_made_again(
         assert kept.progress(0) is None
 
 
+def test_a_flipped_bit_in_an_expert_is_noticed(recipe_file: Path, tmp_path: Path) -> None:
+    """In the snapshot that is read; those of an older version, which have no digests, are read as they are."""
+    recipe = load(Recipe, str(recipe_file), ["experts.count=1", "experts.epochs=2", f"experts.folder={tmp_path}"])
+    kept = Trajectories(experts_of(recipe), prepare(recipe.data, progress=False), 10)
+    kept.save(0, WHOLE[:2].clone())
+    kept.save(1, WHOLE.clone())
+    assert torch.equal(kept.progress(0), WHOLE[:2])
+    assert [kept.weights(1, epoch).tolist() for epoch in range(3)] == WHOLE.tolist()
+    for path in (kept.partial(0), kept.path(1)):
+        content = bytearray(path.read_bytes())
+        content[-3] ^= 1  # of the last snapshot
+        path.write_bytes(bytes(content))
+    assert kept.progress(0) is None
+    assert torch.equal(kept.weights(1, 0), WHOLE[0])
+    with pytest.raises(
+        UserError, match=r"weights after epoch 2 have another digest than it says\); remove it, and ld3m"
+    ):
+        kept.weights(1, 2)
+    safetensors.torch.save_file({"weights": WHOLE}, kept.path(1), {"format": "ld3m-experts-1"})
+    assert torch.equal(kept.weights(1, 2), WHOLE[2])
+
+
 @pytest.mark.parametrize(
     ("content", "why"),
     [

@@ -17,10 +17,11 @@ from tqdm import tqdm
 
 from ld3m import networks
 from ld3m.data import scorer
+from ld3m.data.identity import CHEAP
 from ld3m.data.listing import exists
 from ld3m.data.prepared import ImageSet
 from ld3m.errors import UserError, one_line
-from ld3m.files import ANOTHER_CACHE, cache_folder, cache_key, writable, write_folder, write_tensors
+from ld3m.files import ANOTHER_CACHE, cache_folder, cache_key, tensors_digest, writable, write_folder, write_tensors
 from ld3m.images.ranges import bytes_to_unit
 from ld3m.machine.lock import hold
 from ld3m.machine.out_of_memory import in_parts
@@ -30,6 +31,8 @@ from ld3m.recipe import DistilledDataRecipe, NetworkRecipe, ScorerRecipe
 
 LAYOUT = 1
 """Version of the layout of cached scores; part of their key."""
+DIGEST = "sha256"
+"""Key of their metadata that has their digest."""
 CHUNK = 100
 """Images scored at a time."""
 REMOVE = "remove the folder, and the same command makes it again"
@@ -214,19 +217,25 @@ def score(images: ImageSet, recipe: ScorerRecipe, device: torch.device) -> Path:
 
 
 def _damage(folder: Path, images: ImageSet) -> str | None:
-    """What is wrong with a folder of scores; their values are not looked at."""
+    """What is wrong with a folder of scores; values of large ones are looked at when they are used."""
     try:
+        large = sum(path.stat().st_size for path in folder.glob("*.safetensors")) > CHEAP
         for label, count in enumerate(images.counts["train"]):
-            _read_scores(folder, label, count)
+            _read_scores(folder, label, count, values=not large)
     except UserError as error:
         return str(error).removesuffix(f"; {REMOVE}")
     return None
 
 
-def _read_scores(folder: Path, label: int, count: int = -1) -> dict[str, Tensor]:
-    """Losses and features of a class, memory-mapped; UserError if they are not of so many images."""
+def _read_scores(folder: Path, label: int, count: int = -1, values: bool = True) -> dict[str, Tensor]:
+    """Losses and features of a class; UserError if they are not of so many images, or `values` that were written."""
     expected = {"losses": TensorSpec(torch.float32, (count,)), "features": TensorSpec(torch.float32, (count, -1))}
-    return read_tensors(folder / f"{label}.safetensors", REMOVE, expected, finite=False).tensors
+    path = folder / f"{label}.safetensors"
+    tensors, metadata = read_tensors(path, REMOVE, expected, finite=False)
+    digest = metadata.get(DIGEST) if values else None
+    if digest and digest != tensors_digest(tensors):  # older versions did not write it
+        raise UserError(f"{path} is damaged (it has another digest than it says); {REMOVE}")
+    return tensors
 
 
 def _scorer(images: ImageSet, recipe: ScorerRecipe, device: torch.device) -> Any:
@@ -275,6 +284,6 @@ def _score_into(target: Path, network: Any, images: ImageSet, device: torch.devi
     for label in tqdm(range(len(images.classes)), "scoring real images"):
         rows = in_parts(partial(look, label=label), images.images("train", label), CHUNK, advice)
         scores = {"losses": rows[:, 0].contiguous(), "features": rows[:, 1:].contiguous()}
-        write_tensors(target / f"{label}.safetensors", scores)
+        write_tensors(target / f"{label}.safetensors", scores, {DIGEST: tensors_digest(scores)})
     metadata = {"classes": json.dumps(images.classes)}
     write_tensors(target / "scorer.safetensors", network.state_dict(), metadata)

@@ -1,5 +1,7 @@
 """Sources by what `data.source` says: a name that is known, a folder, Parquet files, the Hub, or another package's."""
 
+import glob
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,7 +38,7 @@ def check_source(recipe: DataRecipe) -> None:
 def _check_there(recipe: DataRecipe) -> None:
     """That `data.source` and `data.root` are there; nothing is opened."""
     name, root = recipe.source, recipe.root
-    if not (name in SOURCES or name.startswith("hub:") or "*" in name or exists(name)):
+    if not (name in SOURCES or name.startswith("hub:") or exists(name) or ("*" in name and _matches(name))):
         offered = registry.plugins("ld3m.sources")
         if name not in offered:
             known = ", ".join([*SOURCES, *sorted(offered)])
@@ -45,6 +47,14 @@ def _check_there(recipe: DataRecipe) -> None:
             )
     if root and not root.startswith("hub:") and not (exists(root) and Path(root).is_dir()):
         raise UserError(f"data.root: {root!r} is not a folder; give one that has train/ and val/, or hub:<id>")
+
+
+def _matches(pattern: str) -> bool:
+    """Whether a pattern matches any file; one that is none is reported when it is opened."""
+    try:
+        return any(True for _ in glob.iglob(pattern, recursive=True))  # noqa: PTH207
+    except (OSError, ValueError, re.error):
+        return True
 
 
 def open_source(recipe: DataRecipe) -> Source:

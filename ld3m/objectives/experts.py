@@ -4,9 +4,10 @@ A folder holds `index.json`, and for each expert a safetensors file with `weight
 before training. Reading a snapshot reads its row alone.
 """
 
+import json
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +19,16 @@ from torch import Tensor
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 from ld3m.data.prepared import ImageSet
-from ld3m.errors import UserError
-from ld3m.files import write_json, write_tensors
+from ld3m.errors import UserError, user_error_if_damaged
+from ld3m.files import tensors_digest, write_json, write_tensors
 from ld3m.machine import lock
-from ld3m.reading import TensorSpec, open_tensors, read_json, read_tensors
+from ld3m.reading import TensorSpec, open_tensors, parse_json, read_json, read_tensors
 from ld3m.recipe import ExpertsRecipe, NetworkRecipe, Recipe
 
 FORMAT = "ld3m-experts-1"
+DIGESTS = "sha256"
+"""Key of the metadata that has the digest of each snapshot, so that one is checked as it is read; one key, since
+several come out in random order."""
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 
@@ -167,17 +171,20 @@ class Trajectories:
         """A snapshot [parameters] in float32, of the network after so many epochs.
 
         Raises:
-            UserError: if the file is damaged.
+            UserError: if the file is damaged; a flipped bit is noticed unless an older version wrote the file.
         """
-        with self._opened(expert, epoch) as snapshots:
-            weights: Tensor = snapshots[epoch].float()
+        with self._opened(expert, epoch) as (snapshots, digests):
+            stored: Tensor = snapshots[epoch]
+            if digests and _digest(stored) != digests[epoch]:
+                raise ValueError(f"weights after epoch {epoch} have another digest than it says")
+            weights = stored.float()
             if not weights.isfinite().all():
                 raise ValueError(f"weights after epoch {epoch} are not finite")
             return weights
 
     @contextmanager
-    def _opened(self, expert: int, epoch: int) -> Iterator[Any]:
-        """The snapshots of an expert, at least up to an epoch; their shape is checked, a flipped bit is not noticed."""
+    def _opened(self, expert: int, epoch: int) -> Iterator[tuple[Any, list[str]]]:
+        """The snapshots of an expert, at least up to an epoch, and their digests, none if an older version wrote it."""
         path, advice = self.path(expert), "remove it, and ld3m experts makes it again"
         with open_tensors(path, advice, f"experts.folder: {path}") as file:
             snapshots = file.get_slice("weights")
@@ -186,7 +193,7 @@ class Trajectories:
                 raise ValueError(f"weights of shape {shape}, not [epochs + 1, {self.parameters}]")
             if dtype not in ("F32", "F16"):
                 raise ValueError(f"weights of type {dtype}, not F32 or F16")
-            yield snapshots
+            yield snapshots, _digests(file.metadata() or {}, shape[0])
 
     def progress(self, expert: int) -> Tensor | None:
         """The snapshots there are of an unfinished expert [epochs + 1, parameters], or None; None if it is damaged."""
@@ -194,7 +201,12 @@ class Trajectories:
         if not path.is_file():
             return None
         try:
-            snapshots = read_tensors(path, "it is trained again", {"weights": spec}).tensors["weights"]
+            tensors, metadata = read_tensors(path, "it is trained again", {"weights": spec})
+            snapshots = tensors["weights"]
+            with user_error_if_damaged(path, "it is trained again"):
+                digests = _digests(metadata, len(snapshots))
+                if digests and digests != [_digest(each) for each in snapshots]:
+                    raise ValueError("its weights have other digests than it says")
         except UserError as error:
             print(error, file=sys.stderr)
             return None
@@ -202,11 +214,12 @@ class Trajectories:
 
     def save(self, expert: int, snapshots: Tensor) -> None:
         """Writes snapshots [epochs done + 1, parameters]; the last epoch's make the trajectory whole."""
-        if len(snapshots) <= self.epochs:
-            write_tensors(self.partial(expert), {"weights": snapshots}, {"format": FORMAT})
-            return
-        write_tensors(self.path(expert), {"weights": snapshots.to(self.dtype)}, {"format": FORMAT})
-        self.partial(expert).unlink(missing_ok=True)
+        is_whole = len(snapshots) > self.epochs
+        stored = snapshots.to(self.dtype) if is_whole else snapshots
+        metadata = {DIGESTS: json.dumps([_digest(each) for each in stored])}
+        write_tensors(self.path(expert) if is_whole else self.partial(expert), {"weights": stored}, metadata)
+        if is_whole:
+            self.partial(expert).unlink(missing_ok=True)
 
     def bytes_needed(self, count: int, resume: bool) -> int:
         """Bytes on disk of `count` experts, or of those that are not there yet where training resumes."""
@@ -242,6 +255,22 @@ class Trajectories:
                     f"experts.folder: the experts of {self.folder} have {key} {_short(had)}, "
                     f"this recipe {_short(value)}; give another folder, or make these experts with ld3m experts"
                 )
+
+
+def _digests(metadata: Mapping[str, str], snapshots: int) -> list[str]:
+    """The digests of so many snapshots; none if an older version wrote the file.
+
+    Raises:
+        ValueError: if they are others.
+    """
+    digests = parse_json(metadata.get(DIGESTS, "[]"), list[str])
+    if digests and len(digests) != snapshots:
+        raise ValueError(f"it has digests of {len(digests)} snapshots, not {snapshots}")
+    return digests
+
+
+def _digest(snapshot: Tensor) -> str:
+    return tensors_digest({"weights": snapshot})
 
 
 def _short(value: Any) -> str:

@@ -77,7 +77,7 @@ def load(
     kind, loader = _kind(folder)
     with whole(folder, kind):
         prior = loader(Parts(folder, device, recipe, denoiser_device))
-    check_guidance(recipe, prior.null_embedding is not None)
+    check_null_class(recipe, prior.null_embedding is not None)
     if recipe.resolution:
         if not isinstance(prior, LatentDiffusion):
             raise UserError(f"prior.resolution: a prior of kind {kind!r} has one size; leave the key out")
@@ -129,7 +129,7 @@ def whole(folder: Path, kind: str) -> AbstractContextManager[None]:
     return user_error_if_damaged(f"prior.source: {folder}, a {kind},", "compare its configurations with the original's")
 
 
-def check_guidance(recipe: SamplerRecipe, null_class: bool) -> None:
+def check_null_class(recipe: SamplerRecipe, null_class: bool) -> None:
     """That a prior has what guidance contrasts with, if the recipe asks for any.
 
     Raises:

@@ -3,7 +3,7 @@
 import json
 import re
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import yaml
@@ -310,7 +310,7 @@ def without_folders(content: Any) -> Any:
 
 def _without_folders(source: str) -> str:
     """A source as others may see it: the last part of an absolute path, all else as it is."""
-    scheme, path = ("hub:", source.removeprefix("hub:")) if source.startswith("hub:") else ("", source)
-    if source in PACKAGED_PRIORS or not PurePath(path).is_absolute():
+    path = source.removeprefix("hub:")
+    if source in PACKAGED_PRIORS or not (PurePosixPath(path).is_absolute() or PureWindowsPath(path).is_absolute()):
         return source
-    return scheme + PurePath(path).name
+    return PureWindowsPath(path).name  # which knows both separators

@@ -72,11 +72,12 @@ def read(folder: Path) -> Metrics:
 def _take(line: str, logged: Metrics) -> bool:
     """Adds a line to the rows if it is one, of a later iteration than those before."""
     try:
-        is_next = Logged.model_validate_json(line, strict=True).iteration >= logged.iterations
-    except ValueError:
+        row = json.loads(line)
+        is_next = Logged.model_validate(row, strict=True).iteration >= logged.iterations
+    except (ValueError, RecursionError):
         return False
     if is_next:
-        logged.rows.append(json.loads(line))
+        logged.rows.append(row)
     return is_next
 
 

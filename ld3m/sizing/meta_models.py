@@ -89,7 +89,7 @@ class MetaPrior(LatentDiffusion):
                     shape = (0,)
             prior = cls(autoencoder, denoiser, parts.scheduler(), shape)
             if kind == "ClassConditionalLDM":
-                priors.check_guidance(recipe, read_class_table(parts).null_class)
+                priors.check_null_class(recipe, read_class_table(parts).null_class)
         if recipe.resolution:
             prior.render_at(recipe.resolution)
         return prior
