@@ -70,7 +70,7 @@ def _say(lines: tuple[str, ...]) -> None:
     for line in lines:
         print(f"ld3m: {line}", file=sys.stderr)
     if traceback_follows():
-        print("ld3m: what follows is accelerate launch's own, which --quiet leaves out", file=sys.stderr)
+        print("ld3m: the traceback below is accelerate launch's own, which --quiet leaves out", file=sys.stderr)
 
 
 def _set_progress_bars() -> None:

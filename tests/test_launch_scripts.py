@@ -129,4 +129,4 @@ def test_all_of_it_for_real_and_again(recipe_file: Path, tmp_path: Path) -> None
         assert outcome.returncode == 0, outcome.stderr
     assert "finished" in outcome.stdout + outcome.stderr
     report = json.loads((tmp_path / "run" / "evaluation.json").read_text())
-    assert {row["name"] for row in report["protocols"][0]["rows"]} == {"distilled", "random"}
+    assert {row["trained_on"] for row in report["results"]} == {"distilled", "random"}

@@ -66,7 +66,7 @@ def test_a_line_announces_the_traceback_of_a_launcher_that_is_not_quiet(
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
     first, *others = ld3m("distill", "missing").err.splitlines()
     assert first.startswith("ld3m: missing: ")
-    assert others == ["ld3m: what follows is accelerate launch's own, which --quiet leaves out"] * follows
+    assert others == ["ld3m: the traceback below is accelerate launch's own, which --quiet leaves out"] * follows
 
 
 # --- ld3m launch -------------------------------------------------------------------------------------------
