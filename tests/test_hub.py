@@ -363,9 +363,8 @@ def test_without_a_network_it_is_one_line_at_once(ld3m: Ld3m, hub: Hub, run: Pat
     hub.server_close()
     outcome = ld3m("push-to-hub")
     assert outcome.code == 2
-    assert re.fullmatch(
-        r"ld3m: push-to-hub: http://127\.0\.0\.1:\d+: .*; repeat it with a network, .*", errors(outcome)[0]
-    )
+    refused = r"ld3m: push-to-hub: http://127\.0\.0\.1:\d+: .*; repeat it with a network, .*; nothing is sent twice"
+    assert re.fullmatch(refused, errors(outcome)[0])
 
 
 def test_a_token_is_neither_shown_nor_kept(ld3m: Ld3m, hub: Hub, run: Path, tmp_path: Path) -> None:

@@ -48,6 +48,20 @@ def test_without_torchs_launcher_every_process_speaks(monkeypatch: pytest.Monkey
     assert [launcher.speaks_first([LINE]) for _ in range(2)] == [True, True]
 
 
+@pytest.mark.parametrize("words", [("keys", "seed"), ("recipes",), ("distill", "quickstart", "--dry-run")])
+def test_what_processes_do_not_share_is_done_by_the_first(
+    words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, ld3m: Callable[..., Outcome]
+) -> None:
+    said = []
+    for launched, rank in (("", "1"), ("error.json", "0"), ("error.json", "1")):
+        monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", launched)
+        monkeypatch.setenv("RANK", rank)
+        said.append(ld3m(*words))
+    assert said[0] == said[1]
+    assert said[0].out
+    assert said[2] == Outcome(0, "", "")
+
+
 @pytest.mark.parametrize(
     ("parent", "follows"),
     [

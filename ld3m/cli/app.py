@@ -1,5 +1,7 @@
 """The program: its commands, in the panels and the order that `ld3m --help` shows."""
 
+import os
+import sys
 from typing import Annotated
 
 import typer
@@ -28,6 +30,8 @@ PANELS = {
     "Inspect": (status, recipes, keys, env),
 }
 """The commands by panel, both in the order of a user's day; underscores in a name become dashes."""
+SHARED = ("distill", "train-prior", "experts", "evaluate", "ablate", "render")
+"""Commands whose work the processes of a launch share; the first of them alone does others, and dry runs."""
 SETTINGS: dict[object, dict[str, bool]] = {launch: {"ignore_unknown_options": True, "allow_interspersed_args": False}}
 """How the words of a command are read, if not by its own options alone."""
 
@@ -50,11 +54,15 @@ def _print_version(requested: bool) -> None:
 
 @app.callback()
 def ld3m(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Distil an image data set into a few images per class through a frozen latent diffusion model."""
+    further = os.environ.get("TORCHELASTIC_ERROR_FILE") and os.environ.get("RANK", "0") != "0"
+    if further and (context.invoked_subcommand not in SHARED or "--dry-run" in sys.argv):
+        raise typer.Exit
 
 
 for panel, commands in PANELS.items():

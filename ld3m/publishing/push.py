@@ -204,6 +204,6 @@ def _explained(error: Exception, repo: str, token: str | None) -> UserError:
     if "Invalid metadata" in str(error):
         return UserError(f"hub.licence: the Hub rejects the card ({one_line(error)}); give a licence that it knows")
     if status is not None or is_of_the_network(error):
-        return UserError(f"push-to-hub: {explained(error)}; it sends nothing twice")
+        return UserError(f"push-to-hub: {explained(error)}; nothing is sent twice")
     message = one_line(error)
     return UserError(f"push-to-hub: {message.replace(token, '…') if token else message}")
