@@ -50,12 +50,30 @@ def test_images_are_enlarged_by_whole_pixels_and_names_stand_outside(
     assert (beside < 100).sum() > 30, "letters are black"
 
 
-def test_names_that_the_font_lacks(tmp_path: Path) -> None:
-    """Letters lose their accents; a name of other letters becomes the number of the class; long ones are cut."""
+def test_names_that_the_font_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Letters lose their accents; a name of other letters becomes the number of the class, with a line that says so."""
+    monkeypatch.setattr(grids, "FONTS", ("no such font.ttf",))
     pixels = noise(1, 2, 1, 8, 8)
-    for name, shown in (("Äpfel", "Apfel"), *((name, "class 0") for name in ("猫", "", "a\nb", "caf\udce9"))):
-        assert np.array_equal(drawn(tmp_path, pixels, [name]), drawn(tmp_path, pixels, [shown])), name
+    assert np.array_equal(drawn(tmp_path, pixels, ["Äpfel"]), drawn(tmp_path, pixels, ["Apfel"]))
+    numbered = drawn(tmp_path, pixels, ["class 0"])
+    for name in ("猫", "", "a\nb", "caf\udce9"):
+        picture = drawn(tmp_path, pixels, [name])
+        assert np.array_equal(picture[: len(numbered)], numbered), name
+        assert (picture[len(numbered) :] < 100).any(), "a line below"
     assert drawn(tmp_path, pixels, ["x" * 300]).shape[1] <= LONGEST_NAME + 2 * (96 + GAP) + 3 * GAP
+
+
+def test_a_font_of_the_system_has_more_letters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """matplotlib's, which has Latin, Greek and Cyrillic; names in ASCII look the same with and without it."""
+    import matplotlib
+
+    pixels = noise(1, 2, 1, 8, 8)
+    plain = drawn(tmp_path, pixels, ["Apfel"])
+    monkeypatch.setattr(grids, "FONTS", (f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf",))
+    assert np.array_equal(drawn(tmp_path, pixels, ["Apfel"]), plain)
+    pictures = [drawn(tmp_path, pixels, [name]) for name in ("Apfel", "Äpfel", "Łódź", "Груша", "猫")]
+    assert len({picture.tobytes() for picture in pictures}) == 5
+    assert [len(picture) == len(plain) for picture in pictures] == [True, True, True, True, False]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import io
 import math
 import unicodedata
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,11 @@ SMALLEST_TILE = 96
 """Edge in pixels that an image has at least in grid.png; smaller ones are enlarged."""
 LETTERS, GAP, LONGEST_NAME = 13, 3, 160
 """Pixels: height of letters, between images, and of the longest name beside a row of images."""
+FONTS = ("DejaVuSans.ttf", "NotoSansCJK-Regular.ttc", "Arial Unicode.ttf", "msyh.ttc", "Arial.ttf", "arial.ttf")
+"""Fonts of many letters on Linux, macOS and Windows, which Pillow looks for among the system's."""
+NO_LETTER = "\U0010fffd"
+NUMBERED = "class N: the class at position N, counted from 0"
+"""Below a picture with names that no font here can write."""
 WIDTH, WIDEST, LARGEST_TILE = 640, 800, 160
 """Pixels of an animation without names: small images are enlarged up to the first or the last, wide ones reduced."""
 MOST_BYTES, FEWEST_FRAMES = 16_000_000, 10
@@ -135,9 +141,12 @@ def _captioned(
         footer: a line below all.
     """
     across, own = columns(len(names), images_per_class), sheet.width // columns(len(names), images_per_class)
-    font, single = ImageFont.load_default(LETTERS), images_per_class == 1
+    font, single = _font(names), images_per_class == 1
     room = edge if single else LONGEST_NAME
-    texts = [_shortened(_ascii(name, label), room, font) for label, name in enumerate(names)]
+    written = [_written(name, font) for name in names]
+    if written.count(None) and not footer:
+        footer = NUMBERED
+    texts = [_shortened(text or f"class {label}", room, font) for label, text in enumerate(written)]
     left = GAP if single else round(max(map(font.getlength, texts))) + 3 * GAP
     high = edge + (LETTERS + 3 * GAP if single else GAP)
     rows = -(-len(names) * images_per_class // across)
@@ -154,14 +163,36 @@ def _captioned(
             draw.text((corner[0] + edge // 2, corner[1] + edge + GAP), texts[index], "black", font, anchor="ma")
         elif not column:
             draw.text((GAP, corner[1] + edge // 2), texts[row], "black", font, anchor="lm")
-    draw.text((GAP, height - GAP), footer, "black", font, anchor="ls")
+    draw.text((GAP, height - GAP), _shortened(footer, canvas.width - 2 * GAP, font), "black", font, anchor="ls")
     return canvas
 
 
-def _ascii(name: str, label: int) -> str:
-    """A name in the letters that the font has: without accents, or the number of the class."""
+def _font(names: Sequence[str]) -> Any:
+    """Pillow's own font, which has ASCII alone; for other names one of the system's with more letters, if there is one.
+
+    So that names in ASCII look the same on all machines.
+    """
+    own = ImageFont.load_default(LETTERS)
+    if "".join(names).isascii():
+        return own
+    fonts = [own]
+    for name in FONTS:
+        with suppress(OSError):
+            fonts.append(ImageFont.truetype(name, LETTERS))
+    return max(fonts, key=lambda font: sum(_has_letters(font, name) for name in names))  # the first of equals
+
+
+def _has_letters(font: Any, text: str) -> bool:
+    """Whether a font has all letters of a text, and draws none of them as it draws what is no letter."""
+    missing = bytes(font.getmask(NO_LETTER))
+    return text.isprintable() and all(bytes(font.getmask(letter)) != missing for letter in set(text) - {" "})
+
+
+def _written(name: str, font: Any) -> str | None:
+    """A name in the letters that a font has, if need be without accents; None if it cannot be written."""
+    composed = unicodedata.normalize("NFC", name)
     plain = "".join(letter for letter in unicodedata.normalize("NFKD", name) if not unicodedata.combining(letter))
-    return plain if plain.isascii() and plain.isprintable() and plain.strip() else f"class {label}"
+    return next((text for text in (composed, plain) if text.strip() and _has_letters(font, text)), None)
 
 
 def _shortened(text: str, room: int, font: Any) -> str:
