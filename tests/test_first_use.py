@@ -21,7 +21,7 @@ from ld3m import priors
 from ld3m.errors import UserError
 from ld3m.machine import download
 from ld3m.priors.convert import write_configurations
-from ld3m.priors.getting import get
+from ld3m.priors.getting import MIRROR, get, mirrored
 from ld3m.priors.known import KNOWN, KnownPrior
 from ld3m.priors.original_config import KINDS
 from ld3m.recipe import SamplerRecipe
@@ -125,6 +125,21 @@ def test_a_checkpoint_that_lacks_its_end_or_a_tensor_is_no_prior(
     server.content, server.tag = original.checkpoint, '"whole"'
     get(NAME, again=True)
     check_whole(original)
+
+
+def test_a_mirror_is_asked_instead(
+    server: Web, original: Original, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mirror's URL, then a folder; the Hub's repositories have one of their own."""
+    monkeypatch.setenv(MIRROR, f"{tmp_path / 'shared'}/")
+    with pytest.raises(UserError, match=rf"^{MIRROR}: '{tmp_path}/shared/model\.ckpt' is not there; give "):
+        get(NAME)
+    with web(original.checkpoint) as mirror:
+        monkeypatch.setenv(MIRROR, mirror.url.removesuffix("/models/model.ckpt"))
+        check_whole(original)
+        assert mirror.lines == ["GET /model.ckpt HTTP/1.1"]
+    assert server.lines == []
+    assert mirrored(str(KNOWN["dit-xl-2-256"].origin)) is None
 
 
 PROGRAM = """

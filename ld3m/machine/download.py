@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from ld3m.errors import UserError, one_line
 from ld3m.files import ANOTHER_CACHE, writable
+from ld3m.machine.environment import without_secrets
 from ld3m.machine.hub import TRANSIENT
 from ld3m.machine.lock import hold
 from ld3m.machine.partial import Part, beside, remove_leftovers
@@ -87,8 +88,7 @@ class _Download:
     ) -> None:
         self.url, self.path, self.what, self.advice, self.size, self.sha256 = url, path, what, advice, size, sha256
         self.terms = f" {terms}" if terms else ""
-        self.shown = re.sub(r"(?<=//)[^/?#]*@|[?#].*", "", url)
-        """The address without a password or a token."""
+        self.shown = without_secrets(url)
         self.announced = False
         self.ranges = True
         """Whether the server is asked for the rest of a file."""

@@ -4,6 +4,7 @@ What is fetched over HTTP lies below `LD3M_CACHE/priors`; a repository of the Hu
 """
 
 import importlib.util
+import os
 import shutil
 import sys
 import zipfile
@@ -26,6 +27,8 @@ from ld3m.priors.known import KNOWN, KnownPrior, find
 
 CHECKPOINTS = (".ckpt", ".safetensors", ".pt", ".pth", ".bin")
 """How files of weights end."""
+MIRROR = "LD3M_PRIORS_FROM"
+"""The environment variable of a mirror."""
 Maker = Callable[[Path], None]
 """Writes a prior's folder."""
 
@@ -37,8 +40,8 @@ def get(name: str, origin: str | None = None, again: bool = False, key: str = "p
 
     Args:
         name: of the prior.
-        origin: where to take it from instead of its own origin: a checkpoint of the original code, a zip archive with
-            one, a folder in diffusers' layout, the URL of one of these files, or `hub:<id>`.
+        origin: where to take it from instead of its own origin, or of `mirrored`: a checkpoint of the original code, a
+            zip archive with one, a folder in diffusers' layout, the URL of one of these files, or `hub:<id>`.
         again: whether to replace what is here.
         key: what errors begin with.
 
@@ -56,9 +59,21 @@ def get(name: str, origin: str | None = None, again: bool = False, key: str = "p
     with hold(shelf / f"{name}.lock", doing=f"gets the prior {name}"):
         if not again and (folder := stored.here(name)):
             return folder
-        if origin is None:
-            return _Getting(name, known, known.origin, again, key).run()
-        return _Getting(name, known, origin, again, "--from").run()
+        if origin is not None:
+            return _Getting(name, known, origin, again, "--from").run()
+        mirror = mirrored(known.origin)
+        return _Getting(name, known, mirror or known.origin, again, MIRROR if mirror else key).run()
+
+
+def mirrored(origin: str) -> str | None:
+    """The file of an origin's URL in the folder or at the URL that LD3M_PRIORS_FROM names; None without one.
+
+    The Hub's repositories have their own: HF_ENDPOINT.
+    """
+    mirror = os.environ.get(MIRROR)
+    if not mirror or HubFolder.of(origin):
+        return None
+    return f"{mirror.rstrip('/')}/{PurePosixPath(urlsplit(origin).path).name}"
 
 
 class _Getting:
