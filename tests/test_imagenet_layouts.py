@@ -328,6 +328,17 @@ def two_classes_for_one() -> None:
     write("set/LOC_val_solution.csv", solution() + f"ILSVRC2012_val_00000001,{FOX} 1 2 3 4\n")
 
 
+def a_pointer_to_a_list() -> None:
+    csv_in_the_root()
+    write("set/LOC_val_solution.csv", "version https://git-lfs.github.com/spec/v1\n")
+
+
+def a_link_that_leads_nowhere() -> None:
+    official_tars()
+    Path("set/ILSVRC2012_img_train.tar").unlink()
+    Path("set/ILSVRC2012_img_train.tar").symlink_to("/nowhere/ILSVRC2012_img_train.tar")
+
+
 def a_pickle_with_more() -> None:
     torchvision()
     torch.save((Path("x"), [wnid for wnid, _ in VAL.values()]), "set/meta.bin")
@@ -410,10 +421,9 @@ def no_validation() -> None:
     write("set/ILSVRC2012_img_test.tar", tar({"ILSVRC2012_test_00000001.JPEG": jpeg((0, 0, 0))}))
 
 
-LISTS = "LOC_val_solution.csv or ILSVRC2012_devkit_t12.tar.gz"
 NEAR_MISSES: dict[Callable[[], None], str] = {
-    without_ground_truth: "set/ILSVRC2012_img_val.tar is not sorted by class, and no list of its classes lies beside "
-    f"or above it; add {LISTS}",
+    without_ground_truth: "data.root: set/ILSVRC2012_img_val.tar is not sorted by class; add a list of its classes "
+    "(LOC_val_solution.csv or ILSVRC2012_devkit_t12.tar.gz), or move",
     without_meta: "set/val has images without classes: set/ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_"
     "truth.txt numbers them by ILSVRC's own ids; add the devkit's meta.mat",
     fewer_lines: "has 3 lines, but set/val has 10 images, and ImageNet 50,000; download it again",
@@ -425,13 +435,15 @@ NEAR_MISSES: dict[Callable[[], None], str] = {
     images_that_are_not_listed: "set/val has ILSVRC2012_val_00000009.JPEG and 1 others, which set/LOC_val_"
     "solution.csv does not name among its 8",
     two_classes_for_one: f"has the WordNet ids {SNAKE} and {FOX} for ILSVRC2012_val_00000001 in line 12, not one",
+    a_pointer_to_a_list: "set/LOC_val_solution.csv is a Git LFS pointer",
+    a_link_that_leads_nowhere: "labelled images of ILSVRC 2012), ILSVRC2012_img_train.tar (no regular file)",
     a_pickle_with_more: "set/meta.bin does not hold torchvision's names and ids, or more than that",
     a_cut_tar: "set/ILSVRC2012_img_train.tar is not whole: it has 49,440 bytes, ImageNet's own 147,897,477,120",
     a_tar_cut_between_files: "set/ILSVRC2012_img_train.tar is not whole",
     a_tar_within_that_is_cut: f"set/ILSVRC2012_img_train.tar/{SNAKE}.tar is not whole",
     a_tar_made_ready_but_not_filled: "set/ILSVRC2012_img_train.tar is not whole",
     a_compressed_tar: "set/ILSVRC2012_img_train.tar is compressed by gzip; unpack it first",
-    a_tar_of_something_else: "set/train.tar is not sorted by class, and it needs folders or tars of classes, such as",
+    a_tar_of_something_else: "data.root: set/train.tar is not sorted by class; it needs folders or tars of classes",
     a_class_tar_that_is_missing: f"set/train does not have {SNAKE}, the class 'sea-snake', but 4 others (n02100735,",
     another_year: "data.root: set has no training split: train/n01440764/…, ILSVRC2012_img_train.tar, or train/"
     "n01440764.tar …; found ILSVRC2010_images_train.tar (ILSVRC2010: not the labelled",
@@ -556,6 +568,7 @@ def test_fastais_sets_are_whole_without_a_subset_and_their_splits_are_flagged(na
     write(f"{name}2-160/noisy_{name}.csv", "path,noisy_labels_0\n")
     images = prepared(f"{name}2-160", None)
     assert images.ids == numbers
+    assert "; 10 classes, its own; " in note(root=f"{name}2-160", subset=None)
     assert images.caveat == (
         f"{name}2-160 has splits of its own: accuracies are not comparable with those on ImageNet's splits"
     )

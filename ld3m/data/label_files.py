@@ -14,7 +14,7 @@ from typing import NamedTuple
 from ld3m.data.known import imagenet
 from ld3m.data.listing import exists, printable
 from ld3m.errors import UserError, one_line
-from ld3m.reading import read_text
+from ld3m.reading import HEAD, foreign_kind, read_text
 
 GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 META = "meta.mat"
@@ -108,7 +108,8 @@ def _named(path: Path, incomplete: list[str]) -> Labels:
     """A line per image: its name, then WordNet ids, all the same, among boxes and other words."""
     by_name: dict[str, str] = {}
     file = printable(str(path))
-    for number, line in enumerate(read_text(path, ADVICE).splitlines(), 1):
+    text = read_text(path, ADVICE)
+    for number, line in enumerate(text.splitlines(), 1):
         name, *words = re.split(r"[,\s]+", line.replace('"', "").strip())
         ids = {word for word in words if _ID.fullmatch(word)}
         if len(ids) == 1:
@@ -117,6 +118,9 @@ def _named(path: Path, incomplete: list[str]) -> Labels:
         if len(ids) > 1 or (not ids and name and number > 1):
             found = f"the WordNet ids {' and '.join(sorted(ids))}" if ids else "no WordNet id"
             raise UserError(f"{file} has {found} for {name} in line {number}, not one; {ADVICE}")
+    if not by_name:
+        kind = foreign_kind(text.encode()[:HEAD])
+        raise UserError(f"{file} is {kind}" if kind else f"{file} names no image with a WordNet id; {ADVICE}")
     return Labels(file, by_name)
 
 

@@ -61,10 +61,8 @@ def source(recipe: DataRecipe) -> Source:
         except UserError as error:
             usual = "" if recipe.root else f"; it is in none of {', '.join(USUAL)}"
             raise UserError(f"{error}{usual}; or name ImageNet's folder by data.root or LD3M_IMAGENET") from None
-    elif not Path(root).is_dir():
-        raise UserError(f"{key}: {root} is no folder; give one with {TRAIN_WANTED}, and {TEST_WANTED}")
     else:
-        folder = table_files.hub_snapshot(Path(root))
+        folder = _folder(root, key)
         if home := home_of(folder, key):
             images = _from_folder(recipe, home, folder, key, named_by)
         elif files_below(folder, table_files.SUFFIXES):
@@ -83,8 +81,8 @@ def check(recipe: DataRecipe) -> None:
         UserError: as `source` does.
     """
     root, key, _ = _root(recipe)
-    if not root.startswith("hub:") and Path(root).is_dir():
-        folder = table_files.hub_snapshot(Path(root))
+    if not root.startswith("hub:"):
+        folder = _folder(root, key)
         if home := home_of(folder, key):
             _find(recipe, home, folder, key)
 
@@ -102,6 +100,14 @@ def _root(recipe: DataRecipe) -> tuple[str, str, str]:
             if home_of(snapshot, "data.root") or files_below(snapshot, table_files.SUFFIXES):
                 return str(folder), "data.root", " (a usual place; data.root would name another)"
     return HUB, "data.root", ""
+
+
+def _folder(root: str, key: str) -> Path:
+    """The folder that was named; in the Hub's cache, the newest files."""
+    if not Path(root).is_dir():
+        wanted = "train/n01440764/… and val/n01440764/…, or in another layout of recipes/DATA.md"
+        raise UserError(f"{key}: {root} is not a folder; give ImageNet's, with {wanted}")
+    return table_files.hub_snapshot(Path(root))
 
 
 def _from_folder(recipe: DataRecipe, home: Path, root: Path, key: str, named_by: str) -> Source:
@@ -122,8 +128,9 @@ def _from_folder(recipe: DataRecipe, home: Path, root: Path, key: str, named_by:
         for name, split in (("train", train), ("test", test))
     }
     note = ""
-    if named_by or (train.where, test.where) != (printable(str(root / "train")), printable(str(root / "val"))):
-        which = f" of subset {recipe.subset}" if isinstance(recipe.subset, str) else ""
+    plain = (train.where, test.where) == (printable(str(root / "train")), printable(str(root / "val")))
+    if named_by or found.declared or not plain:
+        which = f" of subset {recipe.subset}" if isinstance(recipe.subset, str) else ", its own" * found.declared
         where = f"ImageNet in {printable(str(root))}{named_by}"
         note = f"{where}, train: {train.where}, test: {test.where}; {len(chosen):,} classes{which}"
     images = folders.from_places(root, places, names, note)
@@ -152,10 +159,11 @@ def _find(recipe: DataRecipe, home: Path, root: Path, key: str) -> Found:
     declared = _declared(home) if recipe.subset is None else None
     chosen = declared or choose(recipe.subset, names, imagenet.numbers(), imagenet.subsets())
     wanted = [ids[number] for number in chosen]
-    train = first_whole(train_places(home), wanted, "it needs folders or tars of classes, such as n01440764.tar")
+    train = first_whole(train_places(home), wanted, key, "it needs folders or tars of classes, such as n01440764.tar")
     above = [folder for folder in (home, *home.parents) if folder == root or root in folder.parents]
     tests = (split for folder in above for split in test_places(folder, wanted))
-    test = first_whole(tests, wanted, f"no list of its classes lies beside or above it; add {WANTED}")
+    advice = f"add a list of its classes ({WANTED}), or move its images into folders such as {home}/val/n01440764"
+    test = first_whole(tests, wanted, key, advice)
     if train is None or test is None:
         missing = f"training split: {TRAIN_WANTED}" if train is None else f"validation split: {TEST_WANTED}"
         raise UserError(f"{key}: {printable(str(root))} has no {missing}{_instead(root)}")
@@ -167,10 +175,10 @@ def _declared(home: Path) -> list[int] | None:
     for name in ("wnids.txt", "Labels.json"):
         if (path := home / name).is_file():
             return choose(read_class_list(path), [each.name for each in imagenet.classes()], imagenet.numbers())
-    kinds = [home.name, *(path.name for path in home.glob("noisy_image*.csv"))]
-    return next(
-        (imagenet.subsets()[kind] for name in kinds for kind in ("imagenette", "imagewoof") if kind in name), None
-    )
+    for name in (home.name, *(path.name for path in home.glob("noisy_image*.csv"))):
+        if kind := re.fullmatch(r"(?:noisy_)?(imagenette|imagewoof)\d?(?:-\d+)?(?:\.csv)?", name):
+            return imagenet.subsets()[kind[1]]
+    return None
 
 
 def _caveat(home: Path, test: Split, images: Source) -> str:
@@ -205,4 +213,6 @@ def _instead(root: Path) -> str:
             about.append(f"{name} (compressed; unpack it)")
         elif name.endswith(".tar") and (other := OTHER_SETS.search(name)):
             about.append(f"{name} ({other[0]}: not the labelled images of ILSVRC 2012)")
+        elif name.endswith(".tar") and not (root / name).is_file():
+            about.append(f"{name} (no regular file)")
     return f"; found {some(about or names) or 'nothing'}"

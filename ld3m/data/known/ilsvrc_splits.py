@@ -117,11 +117,17 @@ def _by_list(place: Path, names: Sequence[str], wanted: Collection[str]) -> tupl
     return where, {}
 
 
-def first_whole(splits: Iterator[Split], wanted: Sequence[str], unsorted: str) -> Split | None:
+def first_whole(splits: Iterator[Split], wanted: Sequence[str], key: str, advice: str) -> Split | None:
     """The first that has all classes that are wanted; None if there are none at all.
 
+    Args:
+        splits: the places of one split.
+        wanted: WordNet ids of classes.
+        key: what named the folder, for errors.
+        advice: what to do if nothing tells classes.
+
     Raises:
-        UserError: if none has, saying what the one with most classes lacks; or `unsorted`, if they have no classes.
+        UserError: if none has, saying what the one with most classes lacks; or that they have no classes.
     """
     candidates: list[Split] = []
     for split in splits:
@@ -132,7 +138,7 @@ def first_whole(splits: Iterator[Split], wanted: Sequence[str], unsorted: str) -
         return None
     best = max(candidates, key=lambda split: len(split.classes))
     if not best.classes:
-        raise UserError(f"{best.where} is not sorted by class, and {unsorted}")
+        raise UserError(f"{key}: {best.where} is not sorted by class; {advice}")
     missing = next(each for each in wanted if each not in best.classes)
     name = imagenet.classes()[imagenet.numbers()[missing]].name
     there = {imagenet.numbers()[each] for each in best.classes if each in imagenet.numbers()}
