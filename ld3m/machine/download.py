@@ -27,7 +27,7 @@ from ld3m.reading import HEAD, POINTER, is_web_page
 
 PATIENCE = 10.0
 """Seconds without a new byte after which no further attempt is made."""
-SILENCE = 5.0
+SILENCE = 7.0
 """Seconds without a byte after which an attempt ends."""
 WAITS = (1, 2, 4)
 """Seconds before each further attempt, unless the server asks for others; from the first again after a new byte."""
@@ -63,12 +63,6 @@ def download(
     """
     writable(path.parent, ANOTHER_CACHE)
     with hold(beside(path, ".lock"), doing=f"fetches {what}"):
-        remove_leftovers(path)
-        if path.is_file() and size in (None, path.stat().st_size):
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            if sha256 in (None, digest):
-                return digest
         return _Download(url, path, what, advice, size, sha256, terms).run()
 
 
@@ -98,6 +92,9 @@ class _Download:
     def run(self) -> str:
         """Makes attempts until the file is whole; returns its SHA-256."""
         with self._disk():
+            remove_leftovers(self.path)
+            if digest := self._kept():
+                return digest
             self.part = Part(self.path, self.url)
         if self.part.dropped:
             self._say(f"{self.what}: what was fetched before is not used: {self.part.dropped}")
@@ -109,6 +106,14 @@ class _Download:
         finally:
             with suppress(OSError, UserError):  # of a full disk, which another error names
                 self.part.close()
+
+    def _kept(self) -> str | None:
+        """The SHA-256 of the file that is there, if it is as expected."""
+        if not self.path.is_file() or self._differs(self.size, self.path.stat().st_size):
+            return None
+        with self.path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return None if self._differs(self.sha256, digest) else digest
 
     def _attempts(self) -> None:
         tries, said = 0, False
