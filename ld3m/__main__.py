@@ -9,7 +9,7 @@ import traceback
 from contextlib import suppress
 from typing import Any
 
-from ld3m.errors import UserError, one_line
+from ld3m.errors import UserError, one_line, visible
 from ld3m.machine import streams
 
 WAYS_ON = {
@@ -68,7 +68,7 @@ def _say(lines: tuple[str, ...]) -> None:
     if not speaks_first(lines):
         return
     for line in lines:
-        print(f"ld3m: {line}", file=sys.stderr)
+        print(f"ld3m: {visible(line)}", file=sys.stderr)
     if traceback_follows():
         print("ld3m: the traceback below is accelerate launch's own, which --quiet leaves out", file=sys.stderr)
 

@@ -1,5 +1,6 @@
 """The one exception that means: the user can fix this."""
 
+import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -42,3 +43,8 @@ def some(names: Sequence[str], most: int = 5) -> str:
 def one_line(error: Exception) -> str:
     """A foreign error as a part of one of our lines."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+
+
+def visible(text: str) -> str:
+    """A line with its control characters spelt out: names of files may break lines, or colour a terminal."""
+    return "".join(repr(letter)[1:-1] if unicodedata.category(letter) == "Cc" else letter for letter in text)

@@ -254,6 +254,16 @@ def test_a_dry_run_looks_at_classes(
     assert re.search(said, err), err
 
 
+def test_a_name_that_breaks_lines_or_colours_them_is_spelt_out(
+    refused: Refusal, recipe_file: Path, given: Path
+) -> None:
+    (given / "broken\n\x1b[31mname").write_text("")
+    lines = refused("distill", recipe_file, f'data.source="{given}/broken\\n\\e[31mname"', "--dry-run")
+    assert lines == [
+        rf"ld3m: data.source: {given}/broken\n\x1b[31mname is neither a folder nor a .parquet or .arrow file"
+    ]
+
+
 def test_a_dry_run_says_what_it_did_not_look_at(ld3m: Command, recipe_file: Path) -> None:
     plain = ld3m("distill", recipe_file, "data.subset=[circle,square]", "--dry-run")
     assert plain.out.endswith("\n# Not looked at: images, weights\n")

@@ -15,7 +15,7 @@ from ld3m.data.depth import FoundRange, found_ranges
 from ld3m.data.preparation import ClassNote, Preparation
 from ld3m.data.sample import SampleRecipe, first_of
 from ld3m.data.sources import open_source
-from ld3m.errors import UserError, some
+from ld3m.errors import UserError, some, visible
 from ld3m.files import cache_folder, cache_key, write_json
 from ld3m.machine.transfer import send
 from ld3m.networks import Shape
@@ -117,7 +117,7 @@ def prepare(recipe: DataRecipe, progress: bool = True, workers: int | None = Non
     located = preparation_of(recipe, progress, workers)
     folder, source, chosen = located.folder, located.source, located.chosen
     if source.note and progress:
-        print(f"data.source: {source.note}", file=sys.stderr)
+        print(visible(f"data.source: {source.note}"), file=sys.stderr)
     notes = located.notes()
     histogram = torch.tensor([note.histogram for note in notes]).sum(0)
     mean, std = _statistics(histogram)
@@ -191,7 +191,7 @@ def _say(notes: Sequence[ClassNote], histogram: Tensor, ranges: Mapping[str, Fou
             f"nearly all prepared pixels lie between {narrow[0]} and {narrow[1]} of 255; if that is too few, {remedy}"
         )
     for line in lines:
-        print(line, file=sys.stderr)
+        print(visible(line), file=sys.stderr)
 
 
 def _narrow(histogram: Tensor) -> tuple[int, int] | None:

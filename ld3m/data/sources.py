@@ -45,6 +45,9 @@ def _check_there(recipe: DataRecipe) -> None:
             raise UserError(
                 f"data.source: {name!r} is not there; give a folder, Parquet files, hub:<id>, or one of {known}"
             )
+    path = Path(name)
+    if name not in SOURCES and exists(name) and not (path.is_dir() or path.suffix.lower() in table_files.SUFFIXES):
+        raise UserError(f"data.source: {path} is neither a folder nor a .parquet or .arrow file")
     if root and not root.startswith("hub:") and not (exists(root) and Path(root).is_dir()):
         raise UserError(f"data.root: {root!r} is not a folder; give one that has train/ and val/, or hub:<id>")
 
@@ -125,6 +128,4 @@ def _open(recipe: DataRecipe) -> Source:
         return table_files.from_files(path, recipe) if table_files.is_table_folder(path) else folders.image_folder(path)
     if "*" in name or path.suffix.lower() in table_files.SUFFIXES:
         return table_files.from_files(path, recipe)
-    if path.exists():
-        raise UserError(f"data.source: {path} is neither a folder nor a .parquet or .arrow file")
     return registry.find("ld3m.sources", SOURCES, name, "data.source")(recipe)
