@@ -223,6 +223,41 @@ def test_branches_and_pull_requests(ld3m: Ld3m, hub: Hub, run: Path, tmp_path: P
     assert hub.files(REPO, revision="refs/pr/1") == hub.files(REPO, revision="try")
 
 
+def test_somebody_elses_set_from_an_empty_home(
+    ld3m: Ld3m, hub: Hub, run: Path, shapes: Path, prior_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Evaluated and rendered as the README says: what was the maker's folder is said to be, and one's own is given."""
+    from huggingface_hub import constants
+
+    assert ld3m("push-to-hub", run, "--to", REPO).code == 0
+    mine = json.loads((run / "evaluation.json").read_text())["results"][0]
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.chdir(home)
+    for name in ("HOME", "HF_HOME", "LD3M_CACHE"):
+        monkeypatch.setenv(name, str(home / ("" if name == "HOME" else name)))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
+    outcome = ld3m("evaluate", REPO, "--seeds", 1, token=None)
+    (line,) = errors(outcome)
+    assert outcome.code == 2
+    assert line == (
+        f"ld3m: data.source: '{shapes.name}' is not there: it was a folder of whoever made this set; "
+        "give data.source=YOUR FOLDER of the same images"
+    )
+    how = [f"evaluate.{key}={mine['protocol'][key]}" for key in ("epochs", "lr", "ema")]
+    outcome = ld3m("evaluate", REPO, "--seeds", 5, f"data.source={shapes}", *how, "--json", "--again", token=None)
+    assert outcome.code == 0, outcome.err
+    theirs = [row for row in json.loads(outcome.out)["results"] if row["trained_on"] == "distilled"]
+    assert [row["accuracies"] for row in theirs] == [mine["accuracies"]]
+    outcome = ld3m("render", REPO, "-o", "rendered", token=None)
+    assert outcome.code == 2
+    assert f"prior.source: '{prior_folder.name}' is not here; give where the prior" in outcome.err
+    outcome = ld3m("render", REPO, f"prior.source={prior_folder}", "-o", "rendered", token=None)
+    assert outcome.code == 0, outcome.err
+    for path in (run / "images").rglob("*.png"):
+        assert (home / "rendered" / path.relative_to(run)).read_bytes() == path.read_bytes()
+
+
 # --- the card ----------------------------------------------------------------------------------------------
 
 

@@ -366,6 +366,45 @@ def test_files_of_other_projects(
         brought("set_part2.pt", recipe_file)
 
 
+@pytest.mark.parametrize(
+    "form", ["images_part{}", "data-{:05d}-of-00005", "set.{}of5", "x_batch_{}", "Shard {}", "piece{}.final-of-x"]
+)
+@pytest.mark.parametrize("first", [0, 1])
+def test_sets_in_five_files(
+    form: str, first: int, images: tuple[torch.Tensor, ...], recipe_file: Path, tmp_path: Path, ld3m: object
+) -> None:
+    """However they are called; labels may be in files beside them. A folder of them, or any of them, is all of them."""
+    pixels, labels = images[0] / 255 * 0.9, images[1]
+    names = [f"{form.format(first + part)}.pt" for part in range(5)]
+    (tmp_path / "five").mkdir()
+    for part, name in enumerate(names):
+        rows = slice(part, part + 1) if part < 4 else slice(4, 6)
+        whole = not name.startswith("images")
+        torch.save({"x": pixels[rows], "y": labels[rows]} if whole else pixels[rows], tmp_path / "five" / name)
+        if not whole:
+            torch.save(labels[rows], tmp_path / "five" / name.replace("images", "labels"))
+    if "final" in form:  # a number that says something else
+        with pytest.raises(UserError, match="has several files"):
+            brought("five", recipe_file)
+        return
+    for given in ("five", f"five/{names[3]}"):
+        assert torch.equal(brought(given, recipe_file)[1], pixels[[0, 3, 1, 4, 2, 5]])
+    (tmp_path / "five" / names[1]).unlink()
+    with pytest.raises(UserError, match=f"number {first + 1} is missing"):
+        brought("five", recipe_file)
+
+
+@pytest.mark.usefixtures("ld3m")
+def test_one_of_several_numbered_files_is_said_to_be_taken_alone(
+    images: tuple[torch.Tensor, ...], recipe_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They may be repetitions, or parts that are not called so."""
+    for number in (1, 2):
+        torch.save((images[0] / 255, images[1]), tmp_path / f"set_{number}.pt")
+    brought("set_2.pt", recipe_file)
+    assert "set_2.pt: taken alone, of set_1.pt, set_2.pt; parts of one set are" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("form", ["{:05d}", "new{:03d}", "class_{}"])
 def test_class_folders_that_are_numbered(
     form: str, images: tuple[torch.Tensor, ...], recipe_file: Path, tmp_path: Path, ld3m: object

@@ -24,7 +24,8 @@ IMAGES, LABELS = ("images", "image", "x", "data"), ("labels", "label", "targets"
 LARGEST = 50
 """Largest value of a normalised image; distilled images may go far beyond what real ones reach."""
 SUFFIXES = (".pt", ".pth")
-PART = re.compile(r"(.*(?:part|chunk|shard)[-_ ]?)(\d+)()|(.*?)(\d+)([-_]of[-_]\d+)", re.IGNORECASE)
+_WORDS = r"(?:parts?|chunk|shard|batch|piece|slice)"
+PART = re.compile(rf"(.*?)(\d+)([-_. ]?of[-_. ]?(?P<all>\d+).*)|(.*{_WORDS}[-_. ]?)(\d+)()", re.IGNORECASE)
 """A file's name that says that it is one part of several."""
 WHITENING = 0.1
 """What MTT and its successors add to the variances of the real images when they whiten (kornia's `eps`)."""
@@ -83,7 +84,7 @@ def _files(path: Path) -> list[Path]:
     if not images:
         raise UserError(f"RUN: {path} has labels alone; give a folder of images*.pt and labels*.pt")
     with_labels = [each for each in images if _labels_beside(each)]
-    if with_labels:
+    if with_labels and not all(PART.fullmatch(each.stem) for each in with_labels):
         best = next((each for each in with_labels if each.stem == "images_best"), None)
         newest = best or max(with_labels, key=lambda each: (_number(each), each.name))
         if len(with_labels) > 1:
@@ -101,17 +102,37 @@ def _parts(path: Path) -> list[Path]:
 
     def split(file: Path) -> tuple[str, str, str] | None:
         match = PART.fullmatch(file.stem)
-        groups = [group for group in match.groups() if group is not None] if match else []
+        groups = [match[index] for index in ((1, 2, 3) if match["all"] else (5, 6, 7))] if match else []
         return (groups[0], groups[2] + file.suffix, groups[1]) if groups else None
 
-    own = split(path)
-    if own is None or _labels_beside(path):
+    own, match = split(path), PART.fullmatch(path.stem)
+    if own is None or match is None:
+        _say_others(path)
         return [path]
     parts = {int(other[2]): each for each in path.parent.iterdir() if (other := split(each)) and other[:2] == own[:2]}
-    missing = [number for number in range(min(parts), max(parts)) if number not in parts]
-    if missing:
-        raise UserError(f"RUN: of the parts of {path}, number {missing[0]} is missing")
+    if len(parts) == 1 and not match["all"]:
+        print(f"{path}: taken alone, though its name may say that it is a part", file=sys.stderr)
+        return [path]
+    first = 0 if 0 in parts else 1
+    last = first + int(match["all"]) - 1 if match["all"] else max(parts)
+    missing = next((number for number in range(first, last + 1) if number not in parts), None)
+    if missing is not None:
+        raise UserError(f"RUN: of the parts of {path}, number {missing} is missing; give all of them, or one file")
     return [parts[number] for number in sorted(parts)]
+
+
+def _say_others(path: Path) -> None:
+    """Says which files beside one are called alike but for a number: they may be parts of one set."""
+    if _labels_beside(path) or not (match := re.fullmatch(r"(.*\D)(\d+)", path.stem)):
+        return
+    alike = re.compile(re.escape(match[1]) + r"\d+")
+    others = [each.name for each in path.parent.glob(f"*{path.suffix}") if alike.fullmatch(each.stem)]
+    if len(others) > 1:
+        print(
+            f"{path}: taken alone, of {some(sorted(others))}; parts of one set are taken together if they are called "
+            f"{match[1]}part0{path.suffix}, …",
+            file=sys.stderr,
+        )
 
 
 def _number(path: Path) -> int:
