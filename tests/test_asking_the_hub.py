@@ -51,7 +51,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
         (KeyError("ours"), []),
     ],
 )
-def test_a_busy_hub_is_asked_for_seven_seconds_on_one_line(
+def test_a_busy_hub_is_asked_for_some_seconds_on_one_line(
     error: Exception, slept: list[float], clock: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
     def ask() -> None:
@@ -62,7 +62,7 @@ def test_a_busy_hub_is_asked_for_seven_seconds_on_one_line(
     assert clock == slept
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == bool(slept)
-    assert all(line.startswith("ld3m: the Hub: ") and line.endswith("trying again for 7 s") for line in lines)
+    assert all(line.startswith("ld3m: the Hub: ") and line.endswith("trying again for 8 s") for line in lines)
 
 
 @pytest.mark.parametrize("offline", [True, False])
@@ -99,7 +99,7 @@ def test_the_clients_own_patience_is_not_added(
     assert hub.explained(raised.value) == f"{constants.ENDPOINT} {line}"
     assert clock == ([1, 2, 4] if not headers else [])
     assert len(server.asked("^GET")) == 1 + len(clock)
-    assert capsys.readouterr().err == (f"ld3m: the Hub: {status}; trying again for 7 s\n" if clock else "")
+    assert capsys.readouterr().err == (f"ld3m: the Hub: {status}; trying again for 8 s\n" if clock else "")
     assert caplog.messages == []
 
 

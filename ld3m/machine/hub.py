@@ -20,7 +20,7 @@ from ld3m.errors import one_line
 T = TypeVar("T")
 WAITS = (1, 2, 4)
 """Seconds before each further attempt, unless the Hub asks for others."""
-PATIENCE = 7.0
+PATIENCE = 8.0
 """Seconds after the first failure in which further attempts are made."""
 REACHED_WITHIN = 4.0
 """Seconds in which the Hub must answer anything at all."""
