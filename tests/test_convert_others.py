@@ -226,7 +226,7 @@ def test_what_a_single_file_needs(single_file: tuple[Any, dict[str, Tensor], Pat
     first = weights | {f"cond_stage_model.transformer.{name}": value for name, value in encoder.state_dict().items()}
     first = {name.replace("former.emb", "former.text_model.emb"): value for name, value in first.items()}
     torch.save(first, tmp_path / "first.ckpt")
-    with pytest.raises(UserError, match=r"^--config: cannot fetch hub:stable-diffusion-v1-5/.*; give the folder of a"):
+    with pytest.raises(UserError, match=r"^--config: cannot fetch hub:stable-diffusion-v1-5/.*; or give the folder"):
         convert(tmp_path / "first.ckpt", tmp_path / "prior")
     with pytest.raises(UserError, match=r"^--vae: has no part in the conversion of a model of this kind"):
         convert(tmp_path / "first.ckpt", tmp_path / "prior", config=str(lent), vae="x")
