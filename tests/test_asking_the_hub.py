@@ -130,10 +130,9 @@ def test_an_address_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPat
     ids=["set", "latents", "data", "prior"],
 )
 def test_a_hub_out_of_reach_is_said_at_once(
-    ld3m: Callable[..., Outcome], tmp_path: Path, arguments: tuple[str, ...], line: str
+    ld3m: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], line: str
 ) -> None:
-    began = time.monotonic()
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
     assert ld3m(*arguments) == Outcome(2, "", f"ld3m: {line}\n")
-    assert (
-        time.monotonic() - began < 30
-    )  # the client alone tries for longer, and a busy machine takes seconds to import
+    assert sum(slept) < 1  # the client alone waits for half a minute
