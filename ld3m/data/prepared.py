@@ -22,7 +22,7 @@ from ld3m.networks import Shape
 from ld3m.reading import read_json
 from ld3m.recipe import DataRecipe
 
-LAYOUT = 3
+LAYOUT = 4
 """Version of the cache's layout; part of its key."""
 NOT_CONTENT = {"source", "root", "subset", "on_corrupt", "keep", "keep_order", "scorer", "cache"}
 """Keys of a data recipe that say where images are, how they are read, and which core-set is taken of them; the cache's
