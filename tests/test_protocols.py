@@ -81,6 +81,7 @@ GOOD = row("distilled", "convnet", [60.0])
         ({"results": [GOOD | {"accuracies": [160]}]}, "(results.0.accuracies.0: "),
         ({"results": [GOOD | {"mean": None}]}, "(results.0.mean: "),
         ({"results": [GOOD | {"arch": 5}]}, "(results.0.arch: "),
+        ({"results": [GOOD | {"mean": 1.5}]}, "(results.0: mean is not that of its accuracies"),
         ({"results": [GOOD | {"protocol": {"epochs": 4}}]}, "(results.0.protocol.batch: "),
         ({"results": [GOOD | {"protocol": GOOD["protocol"] | {"lr": "fast"}}]}, "(results.0.protocol.lr: "),
         ({"results": [GOOD | {"at_chance": "all"}]}, "(results.0.at_chance: "),

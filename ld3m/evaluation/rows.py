@@ -13,6 +13,7 @@ from annotated_types import MinLen
 from pydantic import ConfigDict, Field
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
+from ld3m.errors import UserError
 from ld3m.reading import read_json, unless_unreadable
 
 FILE = "evaluation.json"
@@ -22,6 +23,8 @@ LEARNING_RATES = {"vgg11": 1e-4}
 """Learning rates of architectures for which GLaD's protocol has another than for the rest."""
 ARCHS = ("convnet", "resnet18", "vgg11", "alexnet", "vit")
 """The order of columns; other architectures follow by name."""
+ROUNDING = 0.02
+"""Points by which a mean may differ from that of the rounded accuracies beside it."""
 Percent = Annotated[float, Field(ge=0, le=100)]
 Count = Annotated[int, Field(ge=1)]
 
@@ -100,7 +103,11 @@ def read(folder: Path) -> dict[str, Any]:
     path = folder / FILE
     if not path.is_file():
         return {}
-    found: dict[str, Any] = {**read_json(path, Evaluation, "move it away to continue without it")}
+    advice = "move it away to continue without it"
+    found: dict[str, Any] = {**read_json(path, Evaluation, advice)}
+    for index, row in enumerate(found["results"]):
+        if abs(row["mean"] - statistics.fmean(row["accuracies"])) > ROUNDING:
+            raise UserError(f"{path} is damaged (results.{index}: mean is not that of its accuracies); {advice}")
     return found | {"results": in_order(found["results"])}
 
 
