@@ -22,7 +22,9 @@ from web_server import Answer, web
 
 from ld3m import priors
 from ld3m.distillation.inputs import check_inputs
+from ld3m.distillation.setup import load_prior_and_images
 from ld3m.errors import UserError
+from ld3m.machine.processes import Processes
 from ld3m.priors import getting, stored
 from ld3m.priors.convert import convert, write_configurations
 from ld3m.priors.folder import fetch, outline, provenance, weight_bytes
@@ -545,6 +547,21 @@ def test_a_prior_of_the_hub_stays_in_its_cache_and_is_asked_for_once(
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     (cache / "tiny.json").unlink()
     assert fetch("tiny") == folder  # found in the Hub's cache, without a note of ours
+
+
+@pytest.mark.parametrize("root", [None, "hub:me/none"])
+def test_images_that_the_hub_does_not_give_are_said_before_a_prior_is_fetched(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, root: str | None
+) -> None:
+    monkeypatch.delenv("LD3M_IMAGENET", raising=False)
+    data = ["data.source=hub:me/none"] if root is None else ["data.source=imagenet", f"data.root={root}"]
+    recipe = load(Recipe, "quickstart", ["prior.source=tiny", *data])
+    with web(tiny.read_bytes()) as origin, serving():
+        at(monkeypatch, origin.url)
+        with pytest.raises(UserError, match=r"^data\.source: cannot load me/none from the Hub: ") as told:
+            load_prior_and_images(recipe, Processes(torch.device("cpu")))
+        assert origin.lines == []
+    assert ("or name ImageNet's folder by data.root" in str(told.value)) == (root is not None)
 
 
 # --- without weights ---------------------------------------------------------------------------------------

@@ -35,6 +35,18 @@ def check_source(recipe: DataRecipe) -> None:
         ilsvrc.check(recipe)
 
 
+def check_access(recipe: DataRecipe) -> None:
+    """That the Hub lets us read the images, if they come from there; no image is fetched.
+
+    Raises:
+        UserError: if it does not.
+    """
+    if recipe.source == "imagenet":
+        ilsvrc.check_access(recipe)
+    elif recipe.source.startswith("hub:"):
+        tables.check_access(recipe.source.removeprefix("hub:"))
+
+
 def _check_there(recipe: DataRecipe) -> None:
     """That `data.source` and `data.root` are there; nothing is opened."""
     name, root = recipe.source, recipe.root

@@ -63,6 +63,30 @@ def hub(name: str, recipe: DataRecipe, classes: Sequence[str] | None = None) -> 
     return from_splits(loaded, name, recipe, lambda used: name + "".join(each._fingerprint for each in used), classes)
 
 
+def check_access(name: str) -> None:
+    """That a data set of the Hub is there for who is logged in, before anything else is fetched.
+
+    Args:
+        name: as for `hub`. A folder is not looked at, and a Hub out of reach says nothing: there may be a copy here.
+
+    Raises:
+        UserError: if there is none, or its terms were not accepted.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    from ld3m.machine.hub import ask
+
+    if exists(name) or not (match := _ID.fullmatch(name)):
+        return
+    try:
+        ask(lambda: HfApi().auth_check(match["id"], repo_type="dataset"))
+    except RepositoryNotFoundError as error:  # a gated one too
+        raise UserError(f"data.source: cannot load {name} from the Hub: {one_line(error)}") from None
+    except Exception:  # of the network, and the clients' own
+        return
+
+
 def from_splits(
     loaded: Mapping[str, Any],
     name: str,

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ld3m import networks, objectives, priors
-from ld3m.data import coresets, prepared
+from ld3m.data import coresets, prepared, sources
 from ld3m.distillation.inputs import check_inputs
 from ld3m.errors import UserError
 from ld3m.machine import memory
 from ld3m.machine.processes import Processes
 from ld3m.objectives import Objective
-from ld3m.priors import Prior, sharding
+from ld3m.priors import Prior, sharding, stored
 from ld3m.recipe import Recipe
 from ld3m.recipe.values import STARTS
 from ld3m.sampling import Schedule
@@ -95,6 +95,8 @@ def noise_of(recipe: Recipe, prior: Prior) -> Noise:
 def load_prior_and_images(recipe: Recipe, processes: Processes) -> tuple[Prior, coresets.Coreset, Tensor]:
     """The prior, the images and the embeddings of their classes, checked to fit each other and the recipe."""
     # First: a mistake here should not cost hours of reading. What is to be sharded may be too large for a device.
+    if stored.is_to_be_fetched(recipe.prior.source):  # nor a download of gigabytes
+        sources.check_access(recipe.data)
     sharded = sharding.wanted(processes.accelerator)
     denoiser_device = "cpu" if sharded else processes.device
     prior = priors.for_images(

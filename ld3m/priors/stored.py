@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from ld3m.errors import UserError, one_line
 from ld3m.files import cache_folder, write_json
+from ld3m.priors.known import KNOWN
 from ld3m.reading import read_json
 
 
@@ -93,6 +94,12 @@ def here(name: str) -> Path | None:
         with suppress(UserError):  # of a cache that others may only read
             write_json(note_path(name), noted.model_dump())
     return folder
+
+
+def is_to_be_fetched(source: str) -> bool:
+    """Whether `prior.source` is a known prior that is not on this machine."""
+    known = KNOWN.get(source)
+    return known is not None and known.origin is not None and here(source) is None
 
 
 def compare(name: str, noted: Note, digests: Mapping[str, str]) -> None:

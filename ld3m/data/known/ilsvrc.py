@@ -6,6 +6,7 @@ A split is found in the first of its places that has all classes that are wanted
 import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -56,11 +57,8 @@ def source(recipe: DataRecipe) -> Source:
     aliases, subsets = imagenet.numbers(), imagenet.subsets()
     root, key, named_by = _root(recipe)
     if root.startswith("hub:"):
-        try:
+        with _or_a_folder(recipe):
             images = tables.hub(root.removeprefix("hub:"), recipe, names)
-        except UserError as error:
-            usual = "" if recipe.root else f"; it is in none of {', '.join(USUAL)}"
-            raise UserError(f"{error}{usual}; or name ImageNet's folder by data.root or LD3M_IMAGENET") from None
     else:
         folder = _folder(root, key)
         if home := home_of(folder, key):
@@ -72,6 +70,24 @@ def source(recipe: DataRecipe) -> Source:
         else:
             raise UserError(f"{key}: {printable(root)} has no training split: {TRAIN_WANTED}{_instead(folder)}")
     return replace(images, aliases=aliases, subsets=subsets)
+
+
+def check_access(recipe: DataRecipe) -> None:
+    """That the Hub lets us read ImageNet, if it is in no folder; as `tables.check_access`."""
+    root, _, _ = _root(recipe)
+    if root.startswith("hub:"):
+        with _or_a_folder(recipe):
+            tables.check_access(root.removeprefix("hub:"))
+
+
+@contextmanager
+def _or_a_folder(recipe: DataRecipe) -> Iterator[None]:
+    """Adds to an error of the Hub that a folder would do."""
+    try:
+        yield
+    except UserError as error:
+        usual = "" if recipe.root else f"; it is in none of {', '.join(USUAL)}"
+        raise UserError(f"{error}{usual}; or name ImageNet's folder by data.root or LD3M_IMAGENET") from None
 
 
 def check(recipe: DataRecipe) -> None:
