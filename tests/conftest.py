@@ -125,7 +125,16 @@ LONG = {
         "test_a_run_with_a_compiled",
         "test_compiled_gradients",
     ),
+    "test_known_priors": (
+        "test_a_prior_is_taken",
+        "test_what_is_not_the_prior",
+        "test_folders_of_other_kinds",
+        "test_a_random_copy",
+        "test_two_at_once",
+    ),
     "test_plan": (
+        "test_an_h100_is_estimated",
+        "test_a_run_that_does_not_fit",
         "test_a_plan_comes_close",
         "test_what_runs_in_16_bits",
         "test_networks_that_take_turns",
@@ -143,6 +152,8 @@ LONG = {
         "test_a_class_that_another",
     ),
     "test_registry": ("test_a_package_of_four",),
+    "test_rehearsal": EVERY,
+    "test_convert_others": EVERY,
     "test_download": ("test_a_killed_process",),
     "test_doors": ("test_the_program_of_a_card",),
     "test_digits": (

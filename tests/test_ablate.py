@@ -293,6 +293,7 @@ def test_a_cell_that_fails_does_not_stop_the_others(
     assert "Failed: shapes distill.lr_latents=1e+38: the loss" in (tmp_path / "all" / "ablation.md").read_text()
 
 
+@pytest.mark.slow
 def test_two_processes_make_what_one_makes(ld3m: Callable[..., Outcome], recipe_file: Path, tmp_path: Path) -> None:
     """The same figures and latents; the second process prints nothing of its own."""
     wanted = ["ablate", recipe_file, *QUICK, "prior.micro_batch=2", *axes("prior.skip=none,paper"), "-o"]

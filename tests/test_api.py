@@ -25,6 +25,7 @@ def python(code: str, folder: Path) -> str:
 
 
 @pytest.mark.long
+@pytest.mark.slow
 def test_the_five_lines_of_the_readme(recipe_file: Path, tmp_path: Path) -> None:
     """On a smaller recipe than the README's; the package's docstring has the same lines."""
     (lines,) = re.findall(r"```python\n(import ld3m\n.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)

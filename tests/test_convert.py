@@ -228,8 +228,14 @@ def write(folder: Path, weights: dict[str, Tensor], config: dict[str, Any]) -> t
     return folder / "model.ckpt", folder / "config.yaml"
 
 
-@pytest.mark.parametrize("first_stage", FIRST_STAGES)
-@pytest.mark.parametrize("unet", UNETS)
+@pytest.mark.parametrize(
+    ("unet", "first_stage"),
+    [
+        pytest.param(unet, stage, marks=[] if i == 0 or j == 0 else pytest.mark.slow)
+        for i, unet in enumerate(UNETS)
+        for j, stage in enumerate(FIRST_STAGES)
+    ],
+)
 @torch.no_grad()
 def test_a_converted_prior_is_the_original(tmp_path: Path, unet: str, first_stage: str) -> None:
     denoiser, autoencoder, weights, config = build(unet, first_stage)

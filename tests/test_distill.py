@@ -277,6 +277,7 @@ def test_a_log_has_a_line_of_the_bar_each_half_minute(recipe_file: Path, tmp_pat
 # --- folders that cannot be written to ---------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_read_only_run_is_one_line_and_its_checkpoint_stays_intact(recipe_file: Path, tmp_path: Path) -> None:
     folder = distilled(recipe_file, tmp_path / "run", "distill.iterations=2")
     everything = [folder, *folder.rglob("*")]

@@ -10,6 +10,8 @@ from ld3m.data.prepared import prepare
 from ld3m.recipe import Recipe
 from ld3m.recipe.files import load
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def norms() -> dict[str, list[float]]:

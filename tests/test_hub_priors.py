@@ -54,6 +54,7 @@ def sent(hub: Hub) -> set[str]:
     return {request.partition("/resolve/")[2].partition("/")[2] for request in hub.asked("^GET .*/resolve/")}
 
 
+@pytest.mark.slow
 def test_only_what_is_read_is_fetched_and_then_no_network_is_needed(
     hub: Hub, recipe_file: Path, prior_folder: Path, tmp_path: Path, ld3m: Callable[..., Outcome]
 ) -> None:

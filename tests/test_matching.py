@@ -262,7 +262,9 @@ def test_runs_that_match_in_experts(
     outcome = ld3m("plan", recipe_file, *options, "distill.networks=experts", "experts.folder=nowhere", "--json")
     assert outcome.code == 0, outcome.err
     sizes = [path.stat().st_size for path in Path(experts[-1].partition("=")[2]).glob("expert-*")]
-    assert json.loads(outcome.out)["experts_bytes"] == pytest.approx(sum(sizes), rel=0.01)
+    assert json.loads(outcome.out)["experts_bytes"] == pytest.approx(
+        sum(sizes), rel=0.03
+    )  # digests count among so few weights
 
 
 # --- moments of features -----------------------------------------------------------------------------------

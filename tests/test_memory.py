@@ -54,7 +54,12 @@ class Shortage:
     ("objective", "keep", "lines"),
     [
         (["dm"], "all", ["prior.keep_graph_steps=0", "prior.micro_batch=3", "prior.micro_batch=1"]),
-        (["dc", "distill.dc.outer=3", "distill.dc.inner=1"], "0", ["prior.micro_batch=3", "prior.micro_batch=1"]),
+        pytest.param(
+            ["dc", "distill.dc.outer=3", "distill.dc.inner=1"],
+            "0",
+            ["prior.micro_batch=3", "prior.micro_batch=1"],
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_run_goes_on_with_less(
@@ -273,6 +278,7 @@ def outlined(recipe_file: Path, *overrides: str) -> Bench:
     return Bench(recipe, MetaPrior.of(recipe.prior), MetaImages.of(recipe.data), range(3), META)
 
 
+@pytest.mark.slow
 def test_auto_is_the_largest_micro_batch_that_fits(recipe_file: Path) -> None:
     """As many as are planned to take the share of the memory that is theirs, up to all images, but never none."""
     bench = outlined(recipe_file, "prior.micro_batch=auto", "prior.keep_graph_steps=0")

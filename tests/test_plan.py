@@ -83,7 +83,7 @@ def test_a_plan_comes_close_to_the_run(overrides: list[str], recipe_file: Path, 
 def test_a_plan_leaves_nothing_behind(ld3m: Callable[..., Outcome], recipe_file: Path) -> None:
     outcome = ld3m("plan", recipe_file, "--device", "l4-24gb")
     assert outcome.code == 0
-    assert "estimated from a table, l4-24gb" in outcome.out
+    assert "estimated for l4-24gb from its data sheet" in outcome.out
     assert "1 process × 3 classes" in outcome.out
     assert not list(Path().iterdir())
 

@@ -138,6 +138,7 @@ def wait_for(condition: Any, seconds: float = 60) -> Any:
     return value
 
 
+@pytest.mark.slow
 def test_processes_that_prepare_at_once_share_the_classes(photos: Path, tmp_path: Path) -> None:
     whole = prepared(photos, tmp_path / "whole")
     processes = [start(photos, tmp_path / "shared", workers=1) for _ in range(3)]

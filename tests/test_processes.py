@@ -164,7 +164,8 @@ def killed_in_a_write(rank: int, flushes: int, *arguments: object) -> None:
 
 
 @pytest.mark.parametrize("count", [pytest.param(1, marks=pytest.mark.slow), 2])
-@pytest.mark.parametrize("kills", [2, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [2, 30])
 def test_killed_at_random_moments_it_ends_where_an_undisturbed_run_ends(
     count: int, kills: int, recipe_file: Path, tmp_path: Path
 ) -> None:

@@ -75,6 +75,7 @@ def test_the_trace_has_the_parts_by_name(recipe_file: Path, ld3m: Callable[..., 
     assert any(event["name"] == "aten::convolution" for event in events)
 
 
+@pytest.mark.slow
 def test_a_run_is_left_alone(recipe_file: Path, ld3m: Callable[..., Outcome]) -> None:
     """A finished one, whose folder `--output` names."""
     folder = distilled(recipe_file, Path("run").resolve())

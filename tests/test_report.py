@@ -366,6 +366,7 @@ def test_small_images_stay_as_they_are(finished: Path) -> None:
         assert np.array_equal(frames[iteration], np.asarray(Image.open(path).convert("RGB")))
 
 
+@pytest.mark.slow
 def test_a_page_of_large_noise_stays_small(tmp_path: Path) -> None:
     """Nothing compresses less: 100 images of 256 pixels at 20 iterations, 300 MB as they are."""
     folder = tmp_path / "run"

@@ -53,7 +53,7 @@ def test_a_layer_at_a_time_is_whole_and_gradients_are_exact(config: str, folders
                 assert pull["difference"] <= {"fsdp2": 0, "zero3": 2e-6}[config]
 
 
-@pytest.mark.parametrize("configs", [["zero3", "fsdp2"], pytest.param(CONFIGS, marks=pytest.mark.slow)], ids=str)
+@pytest.mark.parametrize("configs", [["zero3"], pytest.param(CONFIGS, marks=pytest.mark.slow)], ids=str)
 def test_a_run_goes_on_under_every_launch_file(configs: list[str], recipe_file: Path, tmp_path: Path) -> None:
     """Each goes on where the last one stopped, two of the classes on one process and one on the other.
 

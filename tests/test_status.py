@@ -278,6 +278,7 @@ def test_experts_and_ablations_claim_their_folders_too(
     assert "is not empty and not a folder of experts" in ld3m(*cases["experts"]).err
 
 
+@pytest.mark.slow
 def test_all_processes_of_a_second_launch_end(recipe_file: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()

@@ -273,6 +273,7 @@ def test_trackers_do_not_make_another_run(recipe_file: Path) -> None:
     assert len({digest(recipe) for recipe in recipes}) == 1
 
 
+@pytest.mark.slow
 def test_the_terminal_tells_where_to_look_and_how_far_it_is(recipe_file: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         command("distill", recipe_file, "-o", tmp_path / "a run"), check=True, capture_output=True, text=True

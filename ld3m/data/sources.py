@@ -50,7 +50,9 @@ def check_access(recipe: DataRecipe) -> None:
 def _check_there(recipe: DataRecipe) -> None:
     """That `data.source` and `data.root` are there; nothing is opened."""
     name, root = recipe.source, recipe.root
-    if not (name in SOURCES or name.startswith("hub:") or exists(name) or ("*" in name and _matches(name))):
+    if "*" in name and not exists(name) and not name.startswith("hub:") and not _matches(name):
+        raise UserError(f"data.source: no file matches {name}")
+    if not (name in SOURCES or name.startswith("hub:") or exists(name) or "*" in name):
         offered = registry.plugins("ld3m.sources")
         if name not in offered:
             known = ", ".join([*SOURCES, *sorted(offered)])
