@@ -17,4 +17,8 @@ if ! "$venv/bin/python" -c "import torch" 2>/dev/null; then
     "$venv/bin/pip" install --quiet torch
   fi
 fi
-[ "${1:-}" = --torch ] || "$venv/bin/pip" install --quiet --editable ".[${1:-report}]"
+[ "${1:-}" = --torch ] && exit
+# uv installs several packages at a time; pip does the same one by one.
+extras=".[${1:-report}]"
+{ "$venv/bin/pip" install --quiet uv && "$venv/bin/uv" pip install --quiet --python "$venv/bin/python" --editable "$extras"; } \
+  || "$venv/bin/pip" install --quiet --editable "$extras"

@@ -103,6 +103,7 @@ def test_loss_falls(finished: Path) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.slow
 def test_the_saved_recipe_gives_the_same_result(finished: Path, tmp_path: Path) -> None:
     distilled(finished / "recipe.yaml", tmp_path / "again")
     again, before = latents(tmp_path / "again"), latents(finished)

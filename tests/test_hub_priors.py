@@ -81,6 +81,7 @@ def test_only_what_is_read_is_fetched_and_then_no_network_is_needed(
     assert torch.equal(latents(tmp_path / "run")["z"], latents(here)["z"])
 
 
+@pytest.mark.slow
 def test_a_hub_that_cannot_be_asked_is_told(hub: Hub, recipe_file: Path, tmp_path: Path) -> None:
     missing = run(hub, tmp_path, "distill", recipe_file, "prior.source=hub:me/none")
     assert missing.returncode == 2

@@ -84,6 +84,7 @@ def run(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_accelerate_launch_without_a_configuration_just_works(recipe_file: Path, tmp_path: Path) -> None:
     outcome = run(tmp_path, "-m", "ld3m", "distill", recipe_file, "distill.iterations=1", "-o", "run")
     assert outcome.returncode == 0, outcome.stderr

@@ -129,7 +129,8 @@ def test_an_objective_that_runs_out_does_without_the_graphs(
     assert torch.equal(latents(Path("run"))["z"], latents(told)["z"])
 
 
-@pytest.mark.parametrize("init", ["real", pytest.param("herding", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("init", ["real", "herding"])
 def test_the_first_encoding_goes_on_with_fewer_images(
     recipe_file: Path, ld3m: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch, init: str
 ) -> None:
@@ -292,6 +293,7 @@ def test_auto_is_the_largest_micro_batch_that_fits(recipe_file: Path) -> None:
     )  # Z, c, states, …
 
 
+@pytest.mark.slow
 def test_auto_keeps_graphs_in_what_is_left(recipe_file: Path) -> None:
     bench = outlined(recipe_file, "prior.micro_batch=8", "prior.keep_graph_steps=auto")
     found = [auto.solve_auto(bench, 1, 60, room * 2**20).prior.kept_steps for room in (50, 400, 2_000)]

@@ -181,6 +181,7 @@ print(preparing, megabytes("RssAnon") - held)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.slow
 def test_memory_holds_a_class_at_a_time_and_then_no_more_than_a_batch(tmp_path: Path) -> None:
     """Eight classes of 38 MB each, 307 MB in all: preparing takes less than three, using 8 images of each a tenth."""
     Image.new("RGB", (160, 160), "teal").save(tmp_path / "one.jpg")

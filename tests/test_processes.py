@@ -163,8 +163,8 @@ def killed_in_a_write(rank: int, flushes: int, *arguments: object) -> None:
     command_line(*arguments)
 
 
-@pytest.mark.parametrize("count", [pytest.param(1, marks=pytest.mark.slow), 2])
 @pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("kills", [2, 30])
 def test_killed_at_random_moments_it_ends_where_an_undisturbed_run_ends(
     count: int, kills: int, recipe_file: Path, tmp_path: Path
@@ -271,7 +271,8 @@ def full_disk(rank: int, *arguments: object) -> None:
     command_line(*arguments)
 
 
-@pytest.mark.parametrize("count", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 2])
 def test_a_full_disk_is_one_line_and_loses_nothing(count: int, recipe_file: Path, tmp_path: Path) -> None:
     recipe = ("distill", recipe_file, "distill.iterations=6", "prior.micro_batch=2")
     codes = finish(spawn(count, full_disk, 0, *recipe, "-o", tmp_path / "run", output=tmp_path))

@@ -65,6 +65,7 @@ def test_a_profile(recipe_file: Path, ld3m: Callable[..., Outcome], iterations: 
     assert place.startswith("runs/mine.trace.json.gz: ")
 
 
+@pytest.mark.slow
 def test_the_trace_has_the_parts_by_name(recipe_file: Path, ld3m: Callable[..., Outcome]) -> None:
     assert ld3m("distill", recipe_file, "-o", "mine", "--profile").code == 0
     events = json.loads(gzip.decompress(Path("mine.trace.json.gz").read_bytes()))["traceEvents"]
