@@ -61,6 +61,11 @@ class RunCost:
         return min(self.recipe.prior.kept_steps, self.most_kept)
 
     @property
+    def keeps_decoder(self) -> bool:
+        """Whether the decoder's graph is kept: with that of any step, even if no step has one."""
+        return self.recipe.prior.kept_steps > 0
+
+    @property
     def most_kept(self) -> int:
         """Steps whose graph could be kept."""
         return self.recipe.prior.steps if self.recipe.prior.pull_back == "exact" else self.differentiated
@@ -146,9 +151,7 @@ class RunCost:
             images, steps, classes = sample.images, sample.steps, sample.units
         step, decoder = counts.step, counts.decoder
         share = min(images, self.recipe.prior.images_at_a_time) / counts.images
-        graphs = (
-            min(self.kept, steps) * step.graph + (decoder.graph if self.recipe.prior.kept_steps else 0)
-        ) / counts.images
+        graphs = (min(self.kept, steps) * step.graph + (decoder.graph if self.keeps_decoder else 0)) / counts.images
         unit, rest = counts.objective_bytes
         objective: float = classes * unit + rest
         if settings.objective == "mtt":
@@ -157,7 +160,7 @@ class RunCost:
             objective = max(objective, counts.inner_bytes) + self.gathered_bytes
         moments: dict[str, float] = {
             "a denoiser step": share * (step.peak if self.again else step.peak - step.graph),
-            "the decoder": share * (decoder.peak - (decoder.graph if self.recipe.prior.kept_steps else 0)),
+            "the decoder": share * (decoder.peak - (decoder.graph if self.keeps_decoder else 0)),
             "the objective": objective,
         }
         most = max(moments, key=lambda name: moments[name])
@@ -177,7 +180,7 @@ class RunCost:
         share, chain, outer = self.images / counts.images, calls(self.recipe.prior), self.recipe.distill.dc.outer
         step, decoder = counts.step, counts.decoder
         denoiser, network = self.recipe.prior.dtype, self.recipe.network.dtype
-        first = 0 if self.recipe.prior.kept_steps else decoder.forward
+        first = 0 if self.keeps_decoder else decoder.forward
         unit, rest = counts.objective
         backwards = self.again * step.forward + self.differentiated * step.backward
         return {
