@@ -19,7 +19,7 @@ from ld3m.reading import HEAD, foreign_kind
 BLOCK = 512
 """Bytes of a header, and of the zeros that end a tar (POSIX.1-1988; GNU tar's manual, "Basic Tar Format")."""
 MOST_PADDING = 2**20
-"""Bytes that may follow the last file: GNU tar fills up to 10 KiB, and to no more than it is told."""
+"""Bytes that may follow the last file: GNU tar fills up to 10 KiB unless a larger blocking factor is set."""
 OFFICIAL = {"ILSVRC2012_img_train.tar": 147_897_477_120, "ILSVRC2012_img_val.tar": 6_744_924_160}
 """Bytes of ImageNet's tars."""
 AGAIN = "download or copy it again"

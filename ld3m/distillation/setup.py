@@ -94,9 +94,9 @@ def noise_of(recipe: Recipe, prior: Prior) -> Noise:
 
 def load_prior_and_images(recipe: Recipe, processes: Processes) -> tuple[Prior, coresets.Coreset, Tensor]:
     """The prior, the images and the embeddings of their classes, checked to fit each other and the recipe."""
-    # First: a mistake here should not cost hours of reading. What is to be sharded may be too large for a device.
-    if stored.is_to_be_fetched(recipe.prior.source):  # nor a download of gigabytes
+    if stored.is_to_be_fetched(recipe.prior.source):  # gigabytes, in vain if there are no images
         sources.check_access(recipe.data)
+    # First: a mistake here should not cost hours of reading. What is to be sharded may be too large for a device.
     sharded = sharding.wanted(processes.accelerator)
     denoiser_device = "cpu" if sharded else processes.device
     prior = priors.for_images(
