@@ -128,13 +128,13 @@ def _weights(recipe: "Recipe") -> str:
 
     try:
         parameters, size = weight_bytes(recipe.prior)
-        known = KNOWN.get(recipe.prior.source)
-        missing = known is not None and known.origin is not None and stored.here(recipe.prior.source) is None
+        missing = stored.is_to_be_fetched(recipe.prior.source)
     except UserError as error:  # the prior may be on the Hub, and a dry run needs no network
         return f"# {error}"
     line = f"# The prior: {parameters / 1e6:,.2f} M parameters, {size / 1e6:,.2f} MB on each process"
-    if known and missing:
-        line += f"\n# It is not on this machine: a run fetches about {known.size / 1e9:.1f}GB from {known.origin}"
+    if missing:
+        known = KNOWN[recipe.prior.source]
+        line += f"\n# It is not on this machine: a run fetches about {known.size / 1e9:.1f} GB from {known.origin}"
     return line
 
 

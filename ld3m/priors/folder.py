@@ -84,9 +84,6 @@ def check_source(source: str) -> None:
     if source in PACKAGED_PRIORS or source in known.KNOWN:
         _say_which(source)
         return
-    if source.startswith("hub:YOUR-NAME/"):  # in recipes of older versions
-        near = known.meant(source.rpartition("/")[2]) or ["of a folder or a known prior (ld3m priors)"]
-        raise UserError(f"prior.source: {source} is a placeholder; give the name {near[0]}")
     if HubFolder.of(source):
         return
     try:

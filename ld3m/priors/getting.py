@@ -97,7 +97,7 @@ class _Getting:
         return folder
 
     def _own(self, make: Maker) -> Path:
-        """The prior's folder of ours, made anew and in one step."""
+        """The prior's folder of ours, made in one step and in the place of an older one."""
         folder, made = stored.shelf() / self.name, self.work / "prior"
         shutil.rmtree(made, ignore_errors=True)
         write_folder(made, make)
@@ -112,7 +112,7 @@ class _Getting:
 
     def _from_hub(self, hub: HubFolder) -> Path:
         if not constants.HF_HUB_OFFLINE:
-            size = f"about {self.known.size / 1e9:.1f}GB from " if self.origin == self.known.origin else ""
+            size = f"about {self.known.size / 1e9:.1f} GB from " if self.origin == self.known.origin else ""
             where = f"{self.origin} {self._terms()} to {constants.HF_HUB_CACHE}"
             print(f"ld3m: {self.name}: fetching {size}{where}", file=sys.stderr, flush=True)
         try:
