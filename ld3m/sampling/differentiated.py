@@ -46,9 +46,13 @@ class Differentiated:
         return cls(recipe.prior.pull_back, recipe.prior.differentiated, recipe.seed)
 
     def through(self, schedule: Schedule, iteration: int) -> Through:
-        """Those of an iteration, the same for all images.
+        """The calls of an iteration, the same for all images and on all processes.
 
         K drawn calls hold K/S of c's gradient on average, which is therefore multiplied by S/K.
+
+        Args:
+            schedule: of the chain.
+            iteration: keys what is drawn.
         """
         calls = [i for i, step in enumerate(schedule.steps) if schedule.asks_denoiser(step)]
         if self.kind == "exact" or self.count >= len(calls):
