@@ -76,35 +76,20 @@ def evaluate(
     for line in unread if processes.is_main_process else ():
         print(f"left out: {line}", file=sys.stderr)
     others = _others(against, recipe, folder)
-    _check_archs(recipe)  # mistakes are reported before data is prepared
+    check_archs(recipe)  # mistakes are reported before data is prepared
     keep_freed_memory()
     with repeatable(processes.device, recipe.tf32, warn_only=True):  # networks of other packages may not be repeatable
         evaluation = _prepare(processes, folder, place, recipe, others, split, with_scores)
         if elsewhere:
             check_content(elsewhere, before, evaluation.digests["distilled"], folder)
-        known = {} if again else _known(evaluation, recipe, earlier.get("results", []))
-        trainings = [
-            Training(*how, arch, seed)
-            for how in evaluation.recipes
-            for arch in dict.fromkeys(recipe.evaluate.arch)
-            for seed in range(recipe.evaluate.seeds)
-        ]
-        missing = [training for training in trainings if training not in known]
-        if missing:  # before hours of training
-            writable(place, "give --output FOLDER, a folder of your own for what is measured")
-        own = {training: evaluation.path(training) for training in processes.shard(missing)}
-        networks = known | measure(processes, evaluation, own, len(missing), len(trainings), again)
-    rows = [
-        evaluation.row(*group, [networks[Training(*group, seed)] for seed in range(recipe.evaluate.seeds)])
-        for group in dict.fromkeys(training.group for training in trainings)
-    ]
+        rows, own = measure_rows(processes, evaluation, recipe, earlier.get("results", []), again)
     report, lost = _report(evaluation, recipe, earlier, rows)
     processes.wait_for_everyone()  # all have read the earlier rows
     if processes.is_main_process:
         for row in lost:
             name = f"{set_name(row)}, {row['arch']}, {row['split']} split, {json.dumps(row['protocol'])}"
             print(f"measured again: {name}; it was {accuracy_text(row)}", file=sys.stderr)
-        if missing or lost or before.get("results") != report["results"]:
+        if own or lost or before.get("results") != report["results"]:
             write_json(place / FILE, report)
             if elsewhere:
                 print(f"written to {place / FILE}; ld3m report {folder} -o {place} shows it", file=sys.stderr)
@@ -113,7 +98,41 @@ def evaluate(
     return report | {"run": str(folder)}, processes.is_main_process
 
 
-def _check_archs(recipe: Recipe) -> None:
+def measure_rows(
+    processes: Processes, evaluation: Evaluation, recipe: Recipe, earlier: Sequence[Row], again: bool
+) -> tuple[list[dict[str, Any]], dict[Training, Path]]:
+    """Trains what is missing of an evaluation's networks, dealt to the processes.
+
+    Args:
+        processes: of the launch.
+        evaluation: what to train on, and how.
+        recipe: its `evaluate` section has architectures and seeds.
+        earlier: rows of results; those that were measured in the same way, on the same images, are reused.
+        again: whether to measure everything again.
+
+    Returns:
+        A row of results for each set and architecture, and the files that keep this process's networks meanwhile.
+    """
+    known = {} if again else _known(evaluation, recipe, earlier)
+    trainings = [
+        Training(*how, arch, seed)
+        for how in evaluation.recipes
+        for arch in dict.fromkeys(recipe.evaluate.arch)
+        for seed in range(recipe.evaluate.seeds)
+    ]
+    missing = [training for training in trainings if training not in known]
+    if missing:  # before hours of training
+        writable(evaluation.folder, "give --output FOLDER, a folder of your own for what is measured")
+    own = {training: evaluation.path(training) for training in processes.shard(missing)}
+    networks = known | measure(processes, evaluation, own, len(missing), len(trainings), again)
+    rows = [
+        evaluation.row(*group, [networks[Training(*group, seed)] for seed in range(recipe.evaluate.seeds)])
+        for group in dict.fromkeys(training.group for training in trainings)
+    ]
+    return rows, own
+
+
+def check_archs(recipe: Recipe) -> None:
     """Checks that networks of all architectures can be built; the number of classes does not matter."""
     shape = networks.Shape(recipe.data.channels, recipe.data.resolution, 2)
     for arch in recipe.evaluate.arch:

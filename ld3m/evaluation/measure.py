@@ -55,7 +55,7 @@ class Evaluation:
     """What the networks of an evaluation have in common."""
 
     folder: Path
-    """Of the run, or for what is measured elsewhere."""
+    """Of the run, or for what is measured elsewhere; or the cache, for others to find."""
     images: ImageSet
     split: str
     """Of the images, to test on."""
@@ -72,19 +72,20 @@ class Evaluation:
 
     def path(self, training: Training) -> Path:
         """The file that keeps a network's accuracy: in the cache if it is shared, else in the folder."""
-        recipe, (pixels, _) = self.recipe(training), self.sets.seen(training.trained_on, training.seed)
+        recipe, (pixels, labels) = self.recipe(training), self.sets.seen(training.trained_on, training.seed)
+        content = pixels.numpy().tobytes()
         description = [
             LAYOUT,
             recipe.seed,
             self.images.folder.name,
             protocol.row_protocol(recipe, training.arch),
-            training.trained_on,
+            training.trained_on if training.is_shared else labels.tolist(),  # a set counts by its content, not its name
             training.arch,
             training.seed,
             self.split,
         ]
         folder = cache_folder() / "baselines" if training.is_shared else self.folder / "evaluating"
-        return folder / f"{cache_key(description, pixels.numpy().tobytes())}.json"
+        return folder / f"{cache_key(description, content)}.json"
 
     def tested(self, training: Training, path: Path) -> Tested:
         """How a network does: read from its file, or measured and written there."""
