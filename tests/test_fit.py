@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from ld3m.errors import UserError
 from ld3m.machine.processes import Processes
-from ld3m.prior_training.fit import Fit, fit
 from ld3m.recipe.prior import PriorRecipe
+from ld3m.training.fit import Fit, fit
 
 STEPS = 230
 
@@ -25,7 +25,7 @@ STEPS = 230
 @pytest.fixture(autouse=True)
 def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """They take longer than all the rest."""
-    monkeypatch.setattr("ld3m.prior_training.fit.curves", lambda *_: None)
+    monkeypatch.setattr("ld3m.training.fit.curves", lambda *_: None)
 
 
 def train(folder: Path, at: Callable[[int], float] = lambda step: 1.0) -> Tensor:

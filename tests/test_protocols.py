@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+from ld3m.data.testing import at_chance
 from ld3m.errors import UserError
 from ld3m.evaluation.blocks import blocks
-from ld3m.evaluation.protocol import at_chance, learning_rate
+from ld3m.evaluation.protocol import learning_rate
 from ld3m.evaluation.rows import merged, read, results
 from ld3m.evaluation.tables import accuracy_table
 from ld3m.networks.training import train_epoch

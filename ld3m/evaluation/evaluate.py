@@ -8,11 +8,11 @@ from typing import Any
 
 from ld3m import networks
 from ld3m.data.prepared import prepare
+from ld3m.data.testing import Tested
 from ld3m.errors import UserError
 from ld3m.evaluation import protocol
 from ld3m.evaluation.blocks import blocks
 from ld3m.evaluation.measure import Evaluation, Training, clean_up, measure
-from ld3m.evaluation.protocol import Tested
 from ld3m.evaluation.rows import FILE, Row, figures, gathered, merged, read, set_name
 from ld3m.evaluation.tables import accuracy_text
 from ld3m.evaluation.training_sets import BASELINES, TrainingSets, check_content

@@ -13,10 +13,11 @@ from tqdm import tqdm
 
 from ld3m.data import coresets
 from ld3m.data.prepared import ImageSet
+from ld3m.data.testing import Tested, tested
 from ld3m.errors import UserError
 from ld3m.evaluation import protocol
 from ld3m.evaluation.effort import Cost, costs
-from ld3m.evaluation.protocol import Tested, tested, train
+from ld3m.evaluation.protocol import train
 from ld3m.evaluation.rows import figures
 from ld3m.evaluation.training_sets import BASELINES, TrainingSets
 from ld3m.files import ANOTHER_CACHE, cache_folder, cache_key, writable, write_json

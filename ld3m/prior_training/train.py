@@ -4,13 +4,11 @@ import json
 import math
 import shlex
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -18,20 +16,20 @@ from ld3m import priors
 from ld3m.data.prepared import ImageSet, prepare
 from ld3m.data.sources import check_source
 from ld3m.errors import UserError
-from ld3m.files import remove_temporary, write_json, write_text
+from ld3m.files import write_json
 from ld3m.images.ranges import bytes_to_signed
-from ld3m.machine import lock, signals
+from ld3m.machine import signals
 from ld3m.machine.determinism import repeatable
 from ld3m.machine.processes import Processes, watched_command
-from ld3m.prior_training.fit import Fit, fit
 from ld3m.prior_training.quality import evaluate_prior
 from ld3m.priors import ClassConditionalLDM
 from ld3m.priors.folder import PACKAGED_PRIORS
 from ld3m.randomness import generator
-from ld3m.reading import read_json
 from ld3m.recipe import SamplerRecipe
 from ld3m.recipe.files import digest, to_yaml
 from ld3m.recipe.prior import NORM_GROUPS, AutoencoderRecipe, DenoiserRecipe, PriorRecipe
+from ld3m.training.fit import Fit, fit
+from ld3m.training.folder import TRAINING, check_images, claim
 
 TRAIN_STEPS = 1000
 BETAS = (0.0015, 0.0195)
@@ -55,12 +53,13 @@ def train_prior(processes: Processes, recipe: PriorRecipe, resume: bool = True) 
     check_source(recipe.data)  # before the folder is made
     main = processes.is_main_process
     folder = recipe.folder
-    training = folder / "training"
+    training = folder / TRAINING
     try:
         with repeatable(processes.device), signals.exiting(), ExitStack() as claimed:
             with processes.main_process_first():
                 if main:
-                    claimed.enter_context(_claim(recipe, training, resume))
+                    how = digest(recipe), to_yaml(recipe), "a prior of ld3m train-prior", ("autoencoder", "denoiser")
+                    claimed.enter_context(claim(folder, *how, resume, "output"))
             _train(recipe, folder, training, processes)
     except SystemExit:
         if main:
@@ -74,7 +73,7 @@ def _train(recipe: PriorRecipe, folder: Path, training: Path, processes: Process
     main = processes.is_main_process
     images = prepare(recipe.data, progress=main)
     if main:
-        _check_images(images, training)
+        check_images(images, training.parent, "output")
     real, labels = images.everything("train")
     autoencoder, autoencoder_seconds = _train_autoencoder(recipe, real, training, processes)
     latents = _encode_all(autoencoder, real, processes)
@@ -106,65 +105,6 @@ def _train(recipe: PriorRecipe, folder: Path, training: Path, processes: Process
         source = f"./{folder}" if str(folder) in PACKAGED_PRIORS else str(folder)
         use = f"use it with prior.source={shlex.quote(source)}"
         print(f"{folder}: {use}; {training} has pictures of its reconstructions and samples", file=sys.stderr)
-
-
-@contextmanager
-def _claim(recipe: PriorRecipe, training: Path, resume: bool) -> Iterator[None]:
-    """Makes the folder ours, and keeps other commands out of it; for one process.
-
-    Raises:
-        UserError: if it holds another recipe's prior, or something that this did not train, or another process is at
-            work in it.
-    """
-    folder, note = training.parent, training / "digest.json"
-    with lock.claim(folder, mark="training/digest.json", kind="a prior of ld3m train-prior"):
-        remove_temporary(folder)
-        now = Note(digest=digest(recipe))
-        if note.is_file() and resume:
-            before = _read_note(training)
-            if before.digest != now.digest:
-                raise UserError(
-                    f"output: {folder} holds a prior of another recipe; give another output, or --no-resume"
-                )
-            now = before
-        if not resume:
-            for name in ("autoencoder", "denoiser"):
-                (training / f"{name}.safetensors").unlink(missing_ok=True)
-        write_json(note, now.model_dump())
-        write_text(training / "recipe.yaml", to_yaml(recipe))
-        yield
-
-
-class Note(BaseModel):
-    """What a prior is trained by."""
-
-    digest: str
-    """Of the recipe."""
-    images: dict[str, tuple[int, str]] | None = None
-    """How many training images each class has, and a fingerprint of them; None before they are read; older versions
-    did not note them."""
-
-
-def _read_note(training: Path) -> Note:
-    path = training / "digest.json"
-    return read_json(path, Note, "give another output, or --no-resume", f"output: {path}")
-
-
-def _check_images(images: ImageSet, training: Path) -> None:
-    """Notes the training images, or compares them with those that the training began with.
-
-    Raises:
-        UserError: naming a class whose images are others now.
-    """
-    note = _read_note(training)
-    now = dict(zip(images.classes, images.fingerprints, strict=True))
-    if note.images is None:
-        write_json(training / "digest.json", note.model_copy(update={"images": now}).model_dump())
-    elif changed := [name for name in note.images | now if note.images.get(name) != now.get(name)]:
-        raise UserError(
-            f"data.source: the images of class {changed[0]!r} have changed since {training.parent} was begun; give the "
-            "ones of before, or --no-resume to begin again"
-        )
 
 
 def _fit_settings(

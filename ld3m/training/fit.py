@@ -1,11 +1,12 @@
-"""One resumable training loop, which trains both networks of a prior."""
+"""One resumable training loop, which trains both networks of a prior, and teachers."""
 
 import hashlib
+import itertools
 import json
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,9 @@ class Fit:
     lr: float
     ema: float
     checkpoint_every: int
+    in_passes: bool = False
+    """Whether each example is shown once before any is shown again, but for those that fill no batch of a pass; else
+    each batch is drawn by itself."""
 
     def file(self, suffix: str) -> Path:
         """The file of a kind: safetensors, the checkpoint; jsonl, the log; png, the curve."""
@@ -77,7 +81,8 @@ def fit(settings: Fit, network: nn.Module, loss_of: LossOf, count: int, processe
     """Trains by AdamW with warm-up, cosine decay and weight averaging, resuming from the checkpoint if there is one.
 
     Every batch, drawn from `count` examples, is a function of (seed, name, step), so an interrupted training gives
-    the same weights and the same log as an undisturbed one. Processes share each batch and average their gradients.
+    the same weights and the same log as an undisturbed one. Processes share each batch and average their gradients;
+    buffers, such as the statistics of batch norm, are those of the main process, which sees its share alone.
 
     Returns:
         The network with averaged weights, and the seconds it took in all sessions.
@@ -100,10 +105,9 @@ def fit(settings: Fit, network: nn.Module, loss_of: LossOf, count: int, processe
     steps = range(progress.step, settings.steps)
     bar = tqdm(steps, settings.name, initial=progress.step, total=settings.steps, disable=not main)
     with signals.collected() as received:
-        for step in bar:
+        for step, indices in zip(bar, _batches(settings, count, progress.step), strict=False):
             for group in optimiser.param_groups:
                 group["lr"] = settings.lr * rate_factor(step, settings.steps)
-            indices = torch.randint(count, (settings.batch,), generator=generator(settings.seed, settings.name, step))
             loss = loss_of(step, indices, share)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
@@ -133,6 +137,23 @@ def fit(settings: Fit, network: nn.Module, loss_of: LossOf, count: int, processe
                 bar.close()
                 _leave(settings, done, stop, processes)
     return average.module, round(progress.seconds + time.monotonic() - began)
+
+
+def steps_of_a_pass(count: int, batch: int) -> int:
+    """Batches in which so many examples are shown once; those that would fill no batch are left out of that pass."""
+    return max(1, count // batch)
+
+
+def _batches(settings: Fit, count: int, first: int) -> Iterator[Tensor]:
+    """The indices of the batches from a step on, int64 [at most batch] each."""
+    if not settings.in_passes:
+        for step in itertools.count(first):
+            yield torch.randint(count, (settings.batch,), generator=generator(settings.seed, settings.name, step))
+    begun, skipped = divmod(first, steps_of_a_pass(count, settings.batch))
+    for number in itertools.count(begun):
+        order = torch.randperm(count, generator=generator(settings.seed, settings.name, number))
+        batches = order.split(settings.batch)[: steps_of_a_pass(count, settings.batch)]
+        yield from batches[skipped if number == begun else 0 :]
 
 
 def rate_factor(step: int, steps: int) -> float:

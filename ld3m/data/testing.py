@@ -1,0 +1,61 @@
+"""How well a classifier does on real images, and whether that is better than guessing."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ld3m.data.prepared import ImageSet
+from ld3m.images.ranges import bytes_to_unit
+
+TEST_CHUNK = 100
+"""Images tested at a time; larger activations are slower on CPUs, where each is mapped and unmapped every time."""
+
+
+class Tested(NamedTuple):
+    """How a network does on the images of a split."""
+
+    accuracy: float
+    """Percent of the images that it classifies correctly."""
+    at_chance: bool
+    """Whether it is no better than guessing, as far as so many images tell."""
+
+
+@torch.no_grad()
+def tested(network: Callable[[Tensor], Tensor], images: ImageSet, split: str, device: torch.device) -> Tested:
+    """Tests a network on all images of a split, a chunk of which is in memory at a time.
+
+    Args:
+        network: normalised images [n, channels, H, W] to logits [n, classes].
+        images: real images.
+        split: of them.
+        device: of the network.
+    """
+    correct = [0] * len(images.classes)
+    for label in range(len(images.classes)):
+        for chunk in images.images(split, label).split(TEST_CHUNK):
+            logits = network(images.normalise(bytes_to_unit(chunk.to(device))))
+            correct[label] += int((logits.argmax(1) == label).sum())
+    counts = images.counts[split]
+    return Tested(100 * sum(correct) / sum(counts), at_chance(correct, counts))
+
+
+def at_chance(correct: Sequence[int], counts: Sequence[int]) -> bool:
+    """Whether a classifier is no better than one that does not look at the image.
+
+    The mean share of correct images over classes, whose expectation is then 1 / classes however many images each class
+    has, is at most two standard errors above that, or half as much again if there are too few images to tell.
+
+    Args:
+        correct: images of each class that were classified correctly.
+        counts: images of each class.
+    """
+    tested = [(right, count) for right, count in zip(correct, counts, strict=True) if count]
+    if len(tested) < 2:
+        return False
+    share = sum(right / count for right, count in tested) / len(tested)
+    guess = 1 / len(tested)
+    error = math.sqrt(sum(guess * (1 - guess) / count for _, count in tested)) / len(tested)
+    return share <= guess + min(2 * error, guess / 2)
