@@ -1,0 +1,234 @@
+"""The transforms of evaluation protocols against torchvision's and the public codes' results, and their laws."""
+
+import itertools
+import math
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from conftest import DATA
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional
+
+from ld3m.images.transforms import ColourJitter, CutMix, Flip, Lighting, PatchShuffle, ResizedCrop
+
+PUBLIC = safetensors.torch.load_file(DATA / "transforms.safetensors")
+IMAGES = PUBLIC["images"]
+GREY = torch.tensor([0.299, 0.587, 0.114])
+
+
+def draws(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def some_images(count: int, channels: int, side: int, seed: int = 0) -> Tensor:
+    return torch.rand(count, channels, side, side, generator=draws(seed))
+
+
+def every_transform(count: int, side: int, seed: int = 0) -> list[Any]:
+    generator = draws(seed)
+    return [
+        PatchShuffle.draw(generator, count, 2),
+        ResizedCrop.draw(generator, count, side, (0.3, 1)),
+        Flip.draw(generator, count),
+        ColourJitter.draw(generator, count, 0.4, 0.4, 0.4),
+        Lighting.draw(generator, count),
+    ]
+
+
+@pytest.mark.parametrize(("size", "tolerance"), [(12, 2e-5), (5, 1e-6)])
+def test_a_crop_is_resized_as_torchvision_resizes_it(size: int, tolerance: float) -> None:
+    """To 12 pixels, no box shrinks; to 5, all but one line do, which is where antialiasing matters."""
+    out = ResizedCrop(PUBLIC["crop/boxes"], size)(IMAGES)
+    assert (out - PUBLIC[f"crop/{size}"]).abs().max() < tolerance
+
+
+@pytest.mark.parametrize(
+    ("case", "resolution", "scale", "ratio"),
+    [
+        (0, 32, (0.08, 1), (3 / 4, 4 / 3)),
+        (1, 224, (0.5, 1), (3 / 4, 4 / 3)),
+        (2, 15, (0.95, 1), (0.5, 2)),
+        (3, 28, (1, 1), (1.5, 2)),
+        (4, 28, (1, 1), (0.5, 0.6)),
+    ],
+    ids=["usual", "large", "several tries", "too wide", "too high"],
+)
+def test_boxes_are_those_of_torchvision(case: int, resolution: int, scale: Any, ratio: Any) -> None:
+    """Its `get_params` was given the uniform numbers of the generator of this seed, in the order of its tries."""
+    crop = ResizedCrop.draw(draws(case), 16, resolution, scale, ratio)
+    assert torch.equal(crop.boxes, PUBLIC[f"boxes/{case}"])
+
+
+@given(seed=st.integers(0, 2**32), resolution=st.integers(1, 300), low=st.floats(0.01, 1), size=st.integers(1, 9))
+@settings(max_examples=30)
+def test_a_box_is_inside_and_of_the_area_asked_for(seed: int, resolution: int, low: float, size: int) -> None:
+    crop = ResizedCrop.draw(draws(seed), 20, resolution, (low, 1), size=size)
+    top, left, height, width = crop.boxes.unbind(1)
+    assert min(top.min(), left.min()) >= 0
+    assert min(height.min(), width.min()) >= 1
+    assert max((top + height).max(), (left + width).max()) <= resolution
+    rounding = (height + 0.5) * (width + 0.5)
+    assert (rounding >= low * resolution**2 - 1e-6).all()
+    assert crop.size == size
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_crop_of_the_whole_is_the_image(channels: int) -> None:
+    images = some_images(3, channels, 9)
+    crop = ResizedCrop.draw(draws(), 3, 9, (1, 1), (1, 1))
+    assert crop.boxes.tolist() == [[0, 0, 9, 9]] * 3
+    assert torch.allclose(crop(images), images, atol=1e-6)
+
+
+def test_a_crop_of_one_pixel_is_that_pixel_everywhere() -> None:
+    images = some_images(1, 3, 6)
+    out = ResizedCrop(torch.tensor([[2, 5, 1, 1]]), 4)(images)
+    assert torch.allclose(out, images[:, :, 2:3, 5:6].expand(-1, -1, 4, 4), atol=1e-6)
+
+
+@given(seed=st.integers(0, 2**32), share=st.sampled_from([0.0, 0.5, 1.0]))
+@settings(max_examples=30)
+def test_a_flip_mirrors_some(seed: int, share: float) -> None:
+    images = some_images(8, 1, 5)
+    flip = Flip.draw(draws(seed), 8, share)
+    for mirrored, image, out in zip(flip.mirrored, images, flip(images), strict=True):
+        assert torch.equal(out, image.flip(-1) if mirrored else image)
+        assert mirrored or share < 1
+        assert not mirrored or share > 0
+
+
+def test_half_the_images_are_mirrored() -> None:
+    assert abs(float(Flip.draw(draws(), 4000).mirrored.float().mean()) - 0.5) < 4 * 0.5 / math.sqrt(4000)
+
+
+def test_colours_are_those_of_the_public_code() -> None:
+    """It applied the three to each of the four images in another order."""
+    out = ColourJitter(1 - PUBLIC["jitter/alphas"])(IMAGES)
+    assert (out - PUBLIC["jitter/out"]).abs().max() < 1e-6
+
+
+@given(
+    strengths=st.lists(st.floats(0.1, 2), min_size=3, max_size=3),
+    order=st.sampled_from(list(itertools.permutations(range(3)))),
+    channels=st.sampled_from([1, 3]),
+)
+@settings(max_examples=50)
+def test_the_order_of_colours_makes_no_difference(strengths: list[float], order: list[int], channels: int) -> None:
+    images = some_images(1, channels, 4).double()
+    shares = (GREY if channels == 3 else torch.ones(1)).double().view(1, -1, 1, 1)
+    one_by_one = images
+    for which in order:
+        grey = (one_by_one * shares).sum(1, keepdim=True)
+        other = (torch.zeros(()), grey.mean(), grey)[which]
+        one_by_one = strengths[which] * one_by_one + (1 - strengths[which]) * other
+    together = ColourJitter(torch.tensor([strengths], dtype=torch.float64))(images)
+    assert torch.allclose(together, one_by_one, rtol=0, atol=1e-12 if channels == 1 else 1e-7)
+
+
+def test_colours_change_by_as_much_as_asked() -> None:
+    strengths = ColourJitter.draw(draws(), 4000, 0.4, 0.2, 0).strengths - 1
+    assert (strengths.abs() <= torch.tensor([0.4, 0.2, 1e-6])).all()
+    assert strengths.var(0).tolist() == pytest.approx([0.8**2 / 12, 0.4**2 / 12, 0], rel=0.05)
+
+
+def test_lighting_is_that_of_the_public_code() -> None:
+    assert (Lighting(PUBLIC["lighting/components"])(IMAGES) - PUBLIC["lighting/out"]).abs().max() < 1e-6
+
+
+def test_grey_images_are_lit_as_the_grey_of_coloured_ones() -> None:
+    lighting = Lighting.draw(draws(), 4, 0.1)
+    grey = some_images(4, 1, 3)
+    coloured = lighting(grey.expand(-1, 3, -1, -1))
+    assert torch.allclose(lighting(grey), (coloured * GREY.view(3, 1, 1)).sum(1, keepdim=True), atol=1e-6)
+    assert (coloured - grey).abs().max() > 1e-3
+
+
+def test_patches_change_places_as_in_the_public_code() -> None:
+    shuffle = PatchShuffle(PUBLIC["shuffle/columns"], PUBLIC["shuffle/rows"])
+    assert torch.equal(shuffle(IMAGES), PUBLIC["shuffle/out"])
+
+
+@given(seed=st.integers(0, 2**32), factor=st.integers(1, 5), side=st.integers(5, 12), channels=st.sampled_from([1, 3]))
+@settings(max_examples=30)
+def test_a_shuffle_moves_every_pixel_once(seed: int, factor: int, side: int, channels: int) -> None:
+    images = torch.arange(2.0 * channels * side * side).view(2, channels, side, side)
+    out = PatchShuffle.draw(draws(seed), 2, factor)(images)
+    assert torch.equal(out.flatten(2).sort(2).values, images.flatten(2))
+    columns = out - out[:, :, :1]  # a row moves as a whole
+    assert torch.equal(columns % side, torch.zeros_like(columns))
+
+
+def test_all_orders_of_patches_are_drawn() -> None:
+    orders = PatchShuffle.draw(draws(), 3000, 3).rows
+    counts = torch.unique(orders, dim=0, return_counts=True)[1]
+    assert len(counts) == 6
+    assert (counts - 500).abs().max() < 4 * math.sqrt(3000 * 5) / 6
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_rectangles_are_those_of_the_public_codes(seed: int) -> None:
+    """Their `rand_bbox`, which both have, was given the λ and the centre that this seed draws."""
+    resolution, beta = (12, 15, 224)[seed // 4], (1.0, 0.5, 3.0)[seed % 3]
+    mix = CutMix.draw(draws(seed), 6, resolution, beta)
+    assert list(mix.box) == PUBLIC["cutmix/boxes"][seed].tolist()
+    assert mix.share == pytest.approx(float(PUBLIC["cutmix/ratios"][seed]), abs=1e-12)
+
+
+@given(seed=st.integers(0, 2**32), side=st.integers(1, 20), beta=st.floats(0.1, 10))
+@settings(max_examples=30)
+def test_labels_are_mixed_by_the_area_of_the_pixels(seed: int, side: int, beta: float) -> None:
+    """With images that are their index everywhere, pixels say where they come from."""
+    images = torch.arange(5.0).view(5, 1, 1, 1).expand(-1, 3, side, side)
+    before = images.clone()
+    mix = CutMix.draw(draws(seed), 5, side, beta)
+    out, labels = mix(images), mix.labels(torch.eye(5))
+    assert torch.equal(images, before)
+    assert sorted(mix.partners.tolist()) == list(range(5))
+    for source in range(5):
+        assert torch.allclose((out == source).float().mean((1, 2, 3)), labels[:, source], atol=1e-6)
+
+
+def test_the_loss_of_mixed_labels_is_the_mixed_loss() -> None:
+    logits, targets = torch.randn(6, 4, generator=draws()), torch.tensor([0, 1, 2, 3, 0, 1])
+    mix = CutMix.draw(draws(4), 6, 8)
+    assert 0 < mix.share < 1
+    theirs = mix.share * functional.cross_entropy(logits, targets)
+    theirs = theirs + (1 - mix.share) * functional.cross_entropy(logits, targets[mix.partners])
+    ours = functional.cross_entropy(logits, mix.labels(functional.one_hot(targets, 4).float()))
+    assert float(ours) == pytest.approx(float(theirs), rel=1e-6)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_parts_of_a_batch_are_transformed_as_the_whole(channels: int) -> None:
+    """As two processes would that share a batch: each has its part of the draws, and its images' partners."""
+    images = some_images(6, channels, 8)
+
+    def transformed(indices: Tensor) -> Tensor:
+        some = images[indices]
+        for transform in every_transform(6, 8):
+            some = transform.of(indices)(some)
+        return some
+
+    mix = CutMix.draw(draws(9), 6, 8)
+    whole = mix(transformed(torch.arange(6)))
+    for mine in (torch.tensor([0, 1, 2]), torch.tensor([3, 4, 5])):
+        part = mix.paste(transformed(mine), transformed(mix.partners[mine]))
+        assert torch.allclose(part, whole[mine], atol=1e-6)
+
+
+@given(seed=st.integers(0, 2**32))
+@settings(max_examples=10)
+def test_draws_are_a_function_of_the_generator(seed: int) -> None:
+    images = some_images(4, 3, 8)
+    before = torch.random.get_rng_state()
+    for one, same in zip(every_transform(4, 8, seed), every_transform(4, 8, seed), strict=True):
+        assert torch.equal(one(images), same(images))
+        assert one(images).shape == images.shape
+    one, same = (CutMix.draw(draws(seed), 4, 8) for _ in range(2))
+    assert one.box == same.box
+    assert torch.equal(one.partners, same.partners)
+    assert torch.equal(torch.random.get_rng_state(), before), "the global generator is left alone"
