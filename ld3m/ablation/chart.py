@@ -1,11 +1,11 @@
 """An ablation as an SVG drawing: accuracies with error bars, over a numeric axis or one row below the other."""
 
 from collections.abc import Mapping, Sequence
-from itertools import count
 from typing import Any
 
 from ld3m.ablation.table import Rows, accuracy_cell, columns, row_label, value_text
-from ld3m.reporting import svg
+from ld3m.reporting import dots, svg
+from ld3m.reporting.dots import LINE, Dot
 from ld3m.reporting.svg import Axis, number
 
 Row = Mapping[str, Any]
@@ -15,8 +15,6 @@ PANEL, HEIGHT = 380, 260
 LEFT, RIGHT, TOP, BOTTOM = 50, 368, 34, 214
 """The plot inside it."""
 WIDTH = 2 * PANEL
-LINE = 20
-"""Units from one row, or entry of the legend, to the next."""
 
 
 def draw(report: Row) -> str:
@@ -62,17 +60,9 @@ def _numeric_axis(rows: Rows, axes: Sequence[str]) -> str | None:
     return most if most and counts[most] > 1 else None
 
 
-def _range(accuracies: Sequence[Row]) -> tuple[float, float]:
-    """What an axis of accuracies covers: all error bars and a little more."""
-    low = min(each["mean"] - each["std"] for each in accuracies)
-    high = max(each["mean"] + each["std"] for each in accuracies)
-    margin = 0.08 * (high - low) or 1.0
-    return max(0.0, low - margin), min(100.0, high + margin)
-
-
-def _ends(accuracies: Row, axis: Axis) -> tuple[float, float]:
-    """The coordinates of one standard deviation below and above the mean."""
-    return axis(accuracies["mean"] - accuracies["std"]), axis(accuracies["mean"] + accuracies["std"])
+def _interval(accuracies: Row) -> tuple[float, float]:
+    """One standard deviation below and above the mean."""
+    return accuracies["mean"] - accuracies["std"], accuracies["mean"] + accuracies["std"]
 
 
 # --- lines over a numeric axis -----------------------------------------------------------------------------
@@ -111,7 +101,8 @@ def _accuracy_panel(
 ) -> list[str]:
     """One column of the table: lines with error bars, moved apart a little, and baselines with bands."""
     everything = [row for lines in (series, baselines) for rows in lines.values() for row in rows]
-    up = Axis(*_range([row["accuracies"][arch] for row in everything if arch in row["accuracies"]]), BOTTOM, TOP)
+    intervals = [_interval(row["accuracies"][arch]) for row in everything if arch in row["accuracies"]]
+    up = Axis(*dots.accuracy_range(intervals), BOTTOM, TOP)
     parts = _panel(f"{arch}, accuracy in %", up)
     for index, (name, rows) in enumerate(baselines.items()):
         for row in rows:
@@ -119,7 +110,7 @@ def _accuracy_panel(
                 continue
             accuracies, value = row["accuracies"][arch], row["settings"].get(key)
             start, end = (LEFT, RIGHT) if value is None else (across(value) - 9, across(value) + 9)
-            low, high = _ends(accuracies, up)
+            low, high = map(up, _interval(accuracies))
             mean, kind = up(accuracies["mean"]), f"{svg.baseline_class(index)} mark"
             parts.append(svg.box("band", (start, low), (end, high)))
             parts.append(svg.rule(kind, (start, mean), (end, mean), f"{name}: {accuracy_cell(accuracies)}"))
@@ -129,7 +120,7 @@ def _accuracy_panel(
         points = [(across(value) + aside, up(accuracies["mean"])) for value, accuracies in measured]
         parts.append(svg.line(index, points))
         for (x, y), (value, accuracies) in zip(points, measured, strict=True):
-            parts.append(svg.error_bar(x, *_ends(accuracies, up), index, upright=True))
+            parts.append(svg.error_bar(x, *map(up, _interval(accuracies)), index, upright=True))
             parts.append(svg.dot(index, x, y, f"{name}, {key} {value:g}: {accuracy_cell(accuracies)}", "mark"))
     return parts
 
@@ -158,33 +149,19 @@ def _panel(title: str, up: Axis) -> list[str]:
 
 def _dots(rows: Rows) -> tuple[list[str], tuple[int, int]]:
     """A panel per column of the table, one below the other: a dot per row, baselines as lines from top to bottom."""
-    names = [_name(row, rows) for row in rows]
-    left, right = min(440, 20 + 7 * max(map(len, names), default=0)), WIDTH - 120
-    top, parts = 0, []
-    for arch in columns(rows):
-        measured = [
-            (name, row["trained_on"] == "distilled", row["accuracies"][arch])
-            for name, row in zip(names, rows, strict=True)
-            if arch in row["accuracies"]
-        ]
-        across = Axis(*_range([accuracies for *_, accuracies in measured]), left, right)
-        first, last = top + 34, top + 34 + LINE * len(measured)
-        parts.append(svg.text("title", 14, top + 20, f"{arch}, accuracy in %"))
-        parts += [svg.rule("grid", (across(value), first), (across(value), last)) for value in across.ticks()]
-        parts += svg.horizontal_axis(across, last)
-        series, baselines = count(), count()
-        for index, (name, is_distilled, accuracies) in enumerate(measured):
-            x, y, (low, high) = across(accuracies["mean"]), first + LINE * (index + 0.5), _ends(accuracies, across)
-            figure = accuracy_cell(accuracies)
-            parts.append(svg.text("label", left - 12, y + 4, name, "end"))
-            parts.append(svg.text("tick", right + 8, y + 4, figure))
-            if is_distilled:
-                colour = next(series)
-                parts.append(svg.error_bar(y, low, high, colour))
-                parts.append(svg.dot(colour, x, y, f"{name}: {figure}", "mark"))
-            else:
-                kind = f"{svg.baseline_class(next(baselines))} mark"
-                parts.append(svg.box("band", (low, first), (high, last)))
-                parts.append(svg.rule(kind, (x, first), (x, last), f"{name}: {figure}"))
-        top = last + 30
-    return parts, (WIDTH, top + 4)
+    return dots.dots(
+        {
+            f"{arch}, accuracy in %": [
+                Dot(
+                    _name(row, rows),
+                    accuracies["mean"],
+                    *_interval(accuracies),
+                    accuracy_cell(accuracies),
+                    row["trained_on"] != "distilled",
+                )
+                for row in rows
+                if (accuracies := row["accuracies"].get(arch))
+            ]
+            for arch in columns(rows)
+        }
+    )

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import yaml
 from markupsafe import Markup
 
@@ -22,6 +21,7 @@ from ld3m.files import writable, write_text
 from ld3m.reading import read_text, unless_unreadable
 from ld3m.recipe import Recipe
 from ld3m.reporting import charts, svg, webp
+from ld3m.reporting.page import page
 from ld3m.reporting.pictures import Images
 from ld3m.runs import metrics, sources
 from ld3m.runs.folder import document, iterations_done, load_recipe, progress
@@ -107,12 +107,7 @@ def _elsewhere(folder: Path, output: Path | None, unread: list[str]) -> Path | N
 
 
 def _page(content: Mapping[str, Any]) -> str:
-    """The filled template, with its style and its script inside."""
-    assets = jinja2.PackageLoader("ld3m", "assets/report")
-    environment = jinja2.Environment(
-        loader=assets, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {
+    filters = {
         "accuracy": accuracy_text,
         "difference": difference_text,
         "difference_caption": difference_caption,
@@ -120,8 +115,7 @@ def _page(content: Mapping[str, Any]) -> str:
         "number": svg.number,
         "score": score_text,
     }
-    style, script = (Markup(assets.get_source(environment, name)[0]) for name in ("style.css", "script.js"))
-    return environment.get_template("page.html").render(content, style=style, script=script)
+    return page("page.html", content, filters)
 
 
 # --- what the page shows of it -----------------------------------------------------------------------------
