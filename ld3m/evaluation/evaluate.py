@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ld3m import networks
-from ld3m.data.prepared import prepare
+from ld3m.data.prepared import ImageSet, prepare
 from ld3m.data.testing import Tested
 from ld3m.errors import UserError
 from ld3m.evaluation import protocol
@@ -122,7 +122,7 @@ def measure_rows(
     ]
     missing = [training for training in trainings if training not in known]
     if missing:  # before hours of training
-        writable(evaluation.folder, "give --output FOLDER, a folder of your own for what is measured")
+        writable(evaluation.folder, evaluation.instead)
     own = {training: evaluation.path(training) for training in processes.shard(missing)}
     networks = known | measure(processes, evaluation, own, len(missing), len(trainings), again)
     rows = [
@@ -152,19 +152,30 @@ def _prepare(
     with_scores: bool,
 ) -> Evaluation:
     """Prepares the real images, and everything that networks are trained on."""
-    images = prepare(recipe.data, progress=processes.is_main_process)
+    images = prepare_to_test(recipe, split, processes.is_main_process)
+    if recipe.evaluate.lr == "learnt":
+        recipe = protocol.with_learnt_rate(recipe, folder)
+    recipes = _recipes(recipe, others, with_scores)
+    folders = {**others, "distilled": folder}
+    compared = {name: folders.get(name) for name, _ in recipes}
+    sets = TrainingSets.of(recipe, compared, images, processes.device)
+    digests = {name: sets.digest(name) for name, _ in recipes}
+    return Evaluation(place, images, split, sets, digests, recipes, processes.device)
+
+
+def prepare_to_test(recipe: Recipe, split: str, progress: bool) -> ImageSet:
+    """The real images of a recipe, prepared.
+
+    Raises:
+        UserError: if they have no such split, or as `prepare` does.
+    """
+    images = prepare(recipe.data, progress=progress)
     if split not in images.counts:
         raise UserError(
             f"--split: there is no {split!r}, only {', '.join(images.counts)}; "
             "data.validation_share=0.1 would hold out some for validation"
         )
-    if recipe.evaluate.lr == "learnt":
-        recipe = protocol.with_learnt_rate(recipe, folder)
-    recipes = _recipes(recipe, others, with_scores)
-    compared = {name: others.get(name) for name, _ in recipes if name != "distilled"}
-    sets = TrainingSets.of(recipe, folder, compared, images, processes.device)
-    digests = {name: sets.digest(name) for name, _ in recipes}
-    return Evaluation(place, images, split, sets, digests, recipes, processes.device)
+    return images
 
 
 def _known(evaluation: Evaluation, recipe: Recipe, earlier: Sequence[Row]) -> dict[Training, Tested]:

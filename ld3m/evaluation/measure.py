@@ -67,6 +67,16 @@ class Evaluation:
     """The recipe that says how networks are trained, by training set and augmentation."""
     device: torch.device
 
+    @property
+    def instead(self) -> str:
+        """What to do if nothing can be written to the folder."""
+        elsewhere = "give --output FOLDER, a folder of your own for what is measured"
+        return ANOTHER_CACHE if self.folder == cache_folder() else elsewhere
+
+    def is_kept(self, training: Training) -> bool:
+        """Whether its accuracy stays in the cache, for other evaluations."""
+        return training.is_shared or self.folder == cache_folder()
+
     def recipe(self, training: Training) -> Recipe:
         """The recipe that says how a network is trained."""
         return self.recipes[training.trained_on, training.augment]
@@ -91,7 +101,9 @@ class Evaluation:
     def tested(self, training: Training, path: Path) -> Tested:
         """How a network does: read from its file, or measured and written there."""
         recipe = self.recipe(training)
-        others_wait = hold(path.with_suffix(".lock")) if training.is_shared and not path.is_file() else nullcontext()
+        others_wait = (
+            hold(path.with_suffix(".lock")) if self.is_kept(training) and not path.is_file() else nullcontext()
+        )
         with others_wait:
             if path.is_file() and (known := _kept(path)):
                 return known
@@ -154,8 +166,8 @@ def measure(
     """Trains and tests this process's networks; how all processes' networks do."""
     for training, path in own.items():  # before hours of training
         if not path.is_file():
-            writable(path.parent, ANOTHER_CACHE if training.is_shared else "give --output FOLDER")
-        elif again and training.is_shared:
+            writable(path.parent, ANOTHER_CACHE if training.is_shared else evaluation.instead)
+        elif again and evaluation.is_kept(training):
             path.unlink(missing_ok=True)
     kept = {training: path for training, path in own.items() if path.is_file()}
     left = [training for training in own if training not in kept]

@@ -29,43 +29,39 @@ class TrainingSets:
     """The distilled images, those of other runs, and real ones, by their names in the results."""
 
     stored: dict[str, tuple[Tensor, Tensor]]
-    """Images of the runs and their labels, as stored in their folders; "distilled" is one of them."""
+    """Images of the runs and their labels, as stored in their folders."""
     fixed: dict[str, tuple[Tensor, Tensor]]
     """What networks of all seeds are trained on: all sets but "random"."""
+    labels: Tensor
+    """Of the first run: baselines have as many images of each class."""
     real: coresets.Coreset
     recipe: Recipe
 
     @classmethod
     def of(
-        cls,
-        recipe: Recipe,
-        folder: Path,
-        others: Mapping[str, Path | None],
-        images: ImageSet,
-        device: torch.device,
+        cls, recipe: Recipe, sets: Mapping[str, Path | None], images: ImageSet, device: torch.device
     ) -> "TrainingSets":
-        """Reads the sets of a run and of what it is compared with.
+        """Reads runs, and selects the real images that they are compared with.
 
         Args:
-            recipe: of the data and protocol by which the run is measured.
-            folder: of the run.
-            others: folders of other runs by name; None for the baselines, of `BASELINES`.
+            recipe: of the data and protocol by which they are measured.
+            sets: folders of runs by name, one or more; None for the baselines, of `BASELINES`.
             images: the real images.
             device: for the network that scores real images, if a baseline needs scores.
         """
-        folders = {"distilled": folder, **{name: other for name, other in others.items() if other}}
+        folders = {name: folder for name, folder in sets.items() if folder}
         shape = images.classes, recipe.data.channels, recipe.data.resolution
         stored = {name: read_images(path, *shape) for name, path in folders.items()}
-        baselines = {name for name, other in others.items() if other is None}
+        baselines = {name for name, folder in sets.items() if folder is None}
         real = coresets.open_whole(images, recipe.data, baselines, device)
-        labels = stored["distilled"][1]
+        labels = next(iter(stored.values()))[1]
         fixed = {name: _seen(*stored[name], load_recipe(path).distill.factor) for name, path in folders.items()}
         fixed |= {name: real_images(name, real, labels, recipe, 0) for name in baselines - {"random"}}
-        return cls(stored, fixed, real, recipe)
+        return cls(stored, fixed, labels, real, recipe)
 
     def seen(self, name: str, seed: int) -> tuple[Tensor, Tensor]:
         """Images and labels that a network of a seed is trained on; "random" ones differ from seed to seed."""
-        return self.fixed.get(name) or real_images(name, self.real, self.stored["distilled"][1], self.recipe, seed)
+        return self.fixed.get(name) or real_images(name, self.real, self.labels, self.recipe, seed)
 
     def digest(self, name: str) -> str:
         """A digest of what networks are trained on; of "random" images, of those of the first seed."""
@@ -73,7 +69,8 @@ class TrainingSets:
 
     def size(self, name: str) -> int:
         """Number of images of a set; of a run, as they are stored."""
-        return len(({**self.fixed, **self.stored}.get(name) or self.stored["distilled"])[0])
+        sets = {**self.fixed, **self.stored}
+        return len(sets[name][0] if name in sets else self.labels)
 
 
 def check_content(place: Path, evaluation: Mapping[str, Any], digest: str, folder: Path) -> None:
