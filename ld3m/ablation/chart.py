@@ -120,7 +120,8 @@ def _accuracy_panel(
         points = [(across(value) + aside, up(accuracies["mean"])) for value, accuracies in measured]
         parts.append(svg.line(index, points))
         for (x, y), (value, accuracies) in zip(points, measured, strict=True):
-            parts.append(svg.error_bar(x, *map(up, _interval(accuracies)), index, upright=True))
+            low, high = map(up, _interval(accuracies))
+            parts.append(svg.error_bar(x, low, high, index, upright=True))
             parts.append(svg.dot(index, x, y, f"{name}, {key} {value:g}: {accuracy_cell(accuracies)}", "mark"))
     return parts
 

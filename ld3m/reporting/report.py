@@ -6,7 +6,7 @@ import math
 import shlex
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +107,7 @@ def _elsewhere(folder: Path, output: Path | None, unread: list[str]) -> Path | N
 
 
 def _page(content: Mapping[str, Any]) -> str:
-    filters = {
+    filters: dict[str, Callable[..., str]] = {
         "accuracy": accuracy_text,
         "difference": difference_text,
         "difference_caption": difference_caption,
