@@ -57,6 +57,7 @@ LONG = {
         "test_an_image_that_cannot",
         "test_what_runs_for_real",
         "test_nothing_less_is",
+        "test_nothing_of_an_attempt",
     ),
     "test_distill": (
         "test_a_signal_",
@@ -68,6 +69,9 @@ LONG = {
         "test_a_log_has_a_line",
         "test_a_read_only_run",
         "test_run_folder_holds",
+        "test_dry_run_prints",
+        "test_pictures_show",
+        "test_learning_one_of",
     ),
     "test_hub": EVERY,
     "test_ablate": EVERY,
@@ -83,6 +87,7 @@ LONG = {
         "test_trackio_has",
         "test_trackers_end_with_a_signal",
         "test_the_terminal_tells",
+        "test_a_run_begun_anew",
     ),
     "test_status": (
         "test_a_running_run",
@@ -90,6 +95,7 @@ LONG = {
         "test_a_second_command",
         "test_all_processes",
         "test_experts_and_ablations",
+        "test_a_finished_run",
     ),
     "test_coresets": (
         "test_z_starts",
@@ -131,6 +137,8 @@ LONG = {
         "test_folders_of_other_kinds",
         "test_a_random_copy",
         "test_two_at_once",
+        "test_outlines_have",
+        "test_a_file_of_the_same",
     ),
     "test_plan": (
         "test_an_h100_is_estimated",
@@ -138,12 +146,18 @@ LONG = {
         "test_a_plan_comes_close",
         "test_what_runs_in_16_bits",
         "test_networks_that_take_turns",
+        "test_experts_take_disk",
+        "test_idle_processes",
+        "test_the_hours_of",
     ),
     "test_convert": (
         "test_a_converted_prior",
         "test_the_real_size",
         "test_configurations_alone",
         "test_render_and_gradients",
+        "test_a_tensor_too_many",
+        "test_the_average_is_taken",
+        "test_a_class_table_with",
     ),
     "test_preparation": (
         "test_killed_in_the_middle",
@@ -177,10 +191,20 @@ LONG = {
         "test_half_precision_gradients",
         "test_gradients_agree_with",
         "test_the_autoencoder_alone",
+        "test_a_run_keeps_where",
+        "test_a_dry_run_tells",
     ),
-    "test_waiting": ("test_an_iteration_that_is_not_logged",),
+    "test_waiting": (
+        "test_an_iteration_that_is_not_logged",
+        "test_what_waits",
+    ),
     "test_environment": ("test_a_token_in_a_file",),
-    "test_imports": ("test_real_images_as_tensors",),
+    "test_imports": (
+        "test_real_images_as_tensors",
+        "test_render_as_the_run",
+        "test_what_was_measured_of_other",
+        "test_sets_in_five",
+    ),
     "test_completion": ("test_bash_takes",),
     "test_report": (
         "test_a_page_of_large_noise",
@@ -189,13 +213,23 @@ LONG = {
         "test_both_ends_are",
         "test_a_curve_tells",
         "test_text_stands_out",
+        "test_long_runs_stay",
+        "test_numbers_are_those",
     ),
     "test_api": (
         "test_the_five_lines",
         "test_a_name_with_overrides",
+        "test_latents_are_rendered",
     ),
     "test_errors": ("test_evaluate_options",),
     "test_optimiser": ("test_adam_goes_on",),
+    "test_data": ("test_the_packaged_subset_of",),
+    "test_networks": (
+        "test_parameters_are_those",
+        "test_every_norm",
+    ),
+    "test_pull_back": ("test_a_run_goes_through",),
+    "test_formation": ("test_each_image_holds",),
 }
 """What `launch/test.sh fast` leaves out, by file and how names begin: what takes many seconds, most with processes of
 its own. The files that take longest come first, and run first, so that no core is left with one alone at the end."""

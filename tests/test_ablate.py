@@ -233,6 +233,7 @@ def test_the_same_command_makes_nothing_again(
     assert [rows[place] for place in (0, 2, 1, 3, 4)] == earlier
 
 
+@pytest.mark.slow
 def test_a_baseline_that_comes_later_trains_nothing_else(
     ld3m: Callable[..., Outcome], recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

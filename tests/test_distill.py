@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +26,9 @@ from ld3m.images.grids import shown
 
 @pytest.fixture(scope="module")
 def finished(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of 30 iterations on one process."""
+    """A run of 16 iterations on one process."""
     folder = tmp_path_factory.mktemp("runs") / "one"
-    return distilled(recipe_file, folder, "distill.iterations=30", "distill.checkpoint_every=7")
+    return distilled(recipe_file, folder, "distill.iterations=16", "distill.checkpoint_every=7")
 
 
 def test_run_folder_holds_what_it_promises(finished: Path) -> None:
@@ -36,20 +37,21 @@ def test_run_folder_holds_what_it_promises(finished: Path) -> None:
     assert tensors["z"].dtype == torch.float32
     assert tensors["c"].shape == (6, 1, 16)
     assert tensors["labels"].tolist() == [0, 0, 1, 1, 2, 2]
-    assert noted(finished)["iteration"] == 30
+    assert noted(finished)["iteration"] == 16
     assert noted(finished)["classes"] == CLASSES
     rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
-    assert [row["iteration"] for row in rows] == list(range(30))
+    assert [row["iteration"] for row in rows] == list(range(16))
     assert all(row["grad_z"] > 0 and row["grad_c"] > 0 for row in rows)
     assert set(rows[0]["seconds"]) == {"render", "objective", "pull_back", "optimiser"}
     peaks = [row["peak_memory"] for row in rows]
-    assert peaks == sorted(peaks)
+    # Linux counts pages by core and adds these counts up now and then, so that its peak may fall by some of them.
+    assert all(after > before - 2**20 for before, after in pairwise(peaks))
     assert 2**24 < peaks[-1] < 2**36
 
 
 def test_pictures_show_the_images_on_their_way(finished: Path) -> None:
     frames = sorted(finished.glob("evolution/*.png"))
-    assert [int(path.stem) for path in frames] == [*range(0, 30, 2), 30]  # 20 pictures at most, and the result
+    assert [int(path.stem) for path in frames] == [*range(16), 16]  # 20 pictures at most, and the result
     sheets = [np.asarray(Image.open(path)) for path in frames]
     images = [np.asarray(Image.open(finished / "images" / name / f"{i}.png")) for name in CLASSES for i in range(2)]
     assert np.array_equal(sheets[-1], np.vstack([np.hstack(images[place : place + 2]) for place in (0, 2, 4)]))
@@ -118,13 +120,13 @@ def test_the_saved_recipe_gives_the_same_result(finished: Path, tmp_path: Path) 
 def test_a_signal_saves_and_the_same_command_goes_on(
     finished: Path, recipe_file: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
-    arguments = ("distill", recipe_file, "distill.iterations=30", "--output", tmp_path / "run")
+    arguments = ("distill", recipe_file, "distill.iterations=16", "--output", tmp_path / "run")
     processes = spawn(1, command_line, *arguments, output=tmp_path)
-    wait_for_rows(tmp_path / "run", 2)
+    wait_for_rows(tmp_path / "run", 1)
     os.kill(processes[0].pid, number)
     assert finish(processes, 60) == [128 + number]
     assert "the same command resumes" in (tmp_path / "0.txt").read_text()
-    distilled(recipe_file, tmp_path / "run", "distill.iterations=30")
+    distilled(recipe_file, tmp_path / "run", "distill.iterations=16")
     assert torch.equal(latents(tmp_path / "run")["z"], latents(finished)["z"])
 
 
@@ -158,11 +160,11 @@ def newest(folder: Path) -> str | None:
 def test_a_damaged_checkpoint_is_passed_over(
     finished: Path, recipe_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = distilled(recipe_file, tmp_path / "run", "distill.iterations=14")
-    last = folder / "checkpoints" / "000014" / "class-0001.safetensors"
+    folder = distilled(recipe_file, tmp_path / "run", "distill.iterations=8")
+    last = folder / "checkpoints" / "000008" / "class-0001.safetensors"
     last.write_bytes(last.read_bytes()[:-8])
-    distilled(recipe_file, folder, "distill.iterations=30")
-    assert "000014/class-0001.safetensors is damaged" in capsys.readouterr().out
+    distilled(recipe_file, folder, "distill.iterations=16")
+    assert "000008/class-0001.safetensors is damaged" in capsys.readouterr().out
     assert torch.equal(latents(folder)["z"], latents(finished)["z"])
 
 
@@ -185,9 +187,9 @@ def test_checkpoints_from_when_the_run_was_further_do_not_push_out_newer_ones(
 def test_a_run_goes_on_from_a_checkpoint_that_was_copied_without_it(
     finished: Path, recipe_file: Path, tmp_path: Path, ld3m: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begun = distilled(recipe_file, tmp_path / "begun", "distill.iterations=14")
-    shutil.copytree(begun / "checkpoints" / "000014", tmp_path / "backup" / "best")
-    more = ("distill", recipe_file, "distill.iterations=30", "--resume")
+    begun = distilled(recipe_file, tmp_path / "begun", "distill.iterations=8")
+    shutil.copytree(begun / "checkpoints" / "000008", tmp_path / "backup" / "best")
+    more = ("distill", recipe_file, "distill.iterations=16", "--resume")
     outcome = ld3m(*more, tmp_path / "backup" / "best", "-o", tmp_path / "copy")
     assert outcome.code == 0, outcome.err
     assert torch.equal(latents(tmp_path / "copy")["z"], latents(finished)["z"])
@@ -195,7 +197,7 @@ def test_a_run_goes_on_from_a_checkpoint_that_was_copied_without_it(
     assert (refused.code, refused.err.count("\n")) == (2, 1)
     assert "is of another recipe" in refused.err
     monkeypatch.chdir(begun / "checkpoints")
-    assert ld3m(*more, "000014").code == 0
+    assert ld3m(*more, "000008").code == 0
     assert torch.equal(latents(begun)["z"], latents(finished)["z"])
 
 
@@ -203,14 +205,14 @@ def test_a_run_goes_on_from_a_checkpoint_that_was_copied_without_it(
 def test_a_run_goes_on_from_a_checkpoint_in_its_folder_or_in_another(
     finished: Path, recipe_file: Path, tmp_path: Path, ld3m: Callable[..., Outcome]
 ) -> None:
-    begun = distilled(recipe_file, tmp_path / "begun", "distill.iterations=20", "distill.checkpoint_every=7")
-    more = ("distill", recipe_file, "distill.iterations=30", "--resume")
-    assert ld3m(*more, begun / "checkpoints" / "000014", "-o", tmp_path / "copy").code == 0
-    assert ld3m(*more, begun / "checkpoints" / "000014").code == 0
+    begun = distilled(recipe_file, tmp_path / "begun", "distill.iterations=8", "distill.checkpoint_every=3")
+    more = ("distill", recipe_file, "distill.iterations=16", "--resume")
+    assert ld3m(*more, begun / "checkpoints" / "000006", "-o", tmp_path / "copy").code == 0
+    assert ld3m(*more, begun / "checkpoints" / "000006").code == 0
     for folder in (tmp_path / "copy", begun):
         assert torch.equal(latents(folder)["z"], latents(finished)["z"])
         rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        assert [row["iteration"] for row in rows] == list(range(30))
+        assert [row["iteration"] for row in rows] == list(range(16))
 
 
 def test_what_no_run_goes_on_from(finished: Path, recipe_file: Path, ld3m: Callable[..., Outcome]) -> None:

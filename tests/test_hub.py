@@ -15,10 +15,11 @@ import safetensors
 import safetensors.torch
 import torch
 import yaml
-from conftest import CLASSES, Outcome, command, distilled, latents, noted
+from conftest import CLASSES, Outcome, distilled, latents, noted
 from hub_server import READ_TOKEN, WRITE_TOKEN, Fault, Hub, Repository, serving
 from PIL import Image
 
+from ld3m.__main__ import main
 from ld3m.evaluation.tables import accuracy_text
 
 REPO, CONFIG = "me/ld3m-shapes", "ipc2-16px"
@@ -36,7 +37,11 @@ def evaluated(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     folder = distilled(recipe_file, tmp_path_factory.mktemp("runs") / "shapes")
     settings = ("evaluate.epochs=20", "evaluate.lr=0.02", "evaluate.ema=0.8")
     for options in (("--against", "random,full", "--seeds", "1"), ("--seeds", "5")):
-        subprocess.run(command("evaluate", folder, *settings, *options), check=True, timeout=300)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["ld3m", "evaluate", str(folder), *settings, *options])
+            with pytest.raises(SystemExit) as ended:
+                main()
+        assert ended.value.code == 0
     return folder
 
 

@@ -323,6 +323,7 @@ def test_a_network_of_a_pool_comes_back_with_its_real_images(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.gpu
 def test_a_run_with_a_pool_goes_on_bit_for_bit(recipe_file: Path, tmp_path: Path) -> None:
     options = ("distill.dm.pool=2", "distill.checkpoint_every=1")

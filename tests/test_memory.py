@@ -105,7 +105,9 @@ def test_a_pull_back_that_runs_out_is_repeated_alone(
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("objective", [["dm"], ["dc", "distill.dc.outer=3", "distill.dc.inner=1"]])
+@pytest.mark.parametrize(
+    "objective", [["dm"], pytest.param(["dc", "distill.dc.outer=3", "distill.dc.inner=1"], marks=pytest.mark.slow)]
+)
 def test_an_objective_that_runs_out_does_without_the_graphs(
     recipe_file: Path, ld3m: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch, objective: list[str]
 ) -> None:
@@ -306,6 +308,7 @@ def test_auto_keeps_graphs_in_what_is_left(recipe_file: Path) -> None:
     assert (sharded.micro_batch, sharded.keep_graph_steps) == (8, 0)
 
 
+@pytest.mark.slow
 def test_auto_begins_with_one_image_where_two_are_too_much(
     recipe_file: Path, ld3m: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -335,7 +335,11 @@ def test_devices_are_of_one_family(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "halved"), [("prior.dtype", {"render", "pull_back", "end"}), ("network.dtype", {"objective"})]
+    ("key", "halved"),
+    [
+        ("prior.dtype", {"render", "pull_back", "end"}),
+        pytest.param("network.dtype", {"objective"}, marks=pytest.mark.slow),
+    ],
 )
 def test_what_runs_in_16_bits_takes_less(
     ld3m: Callable[..., Outcome], recipe_file: Path, key: str, halved: set[str]

@@ -146,6 +146,7 @@ def test_processes_that_prepare_at_once_share_the_classes(photos: Path, tmp_path
     assert contents(tmp_path / "shared" / "data" / whole.folder.name) == contents(whole.folder)
 
 
+@pytest.mark.slow
 def test_a_class_that_another_process_is_at_comes_last(photos: Path, tmp_path: Path) -> None:
     from filelock import FileLock
 

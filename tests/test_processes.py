@@ -237,7 +237,7 @@ def one_ends_late(processes: Processes, late: int) -> None:
     time.sleep(5 * (processes.process_index == late))
 
 
-@pytest.mark.parametrize("late", [0, 1])
+@pytest.mark.parametrize("late", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_who_is_done_waits_for_the_other(late: int, tmp_path: Path) -> None:
     """Process 0 takes with it the store where they meet, and one that shows no life is taken for dead."""
     processes = spawn(2, with_little_patience, functools.partial(one_ends_late, late=late), output=tmp_path)
@@ -288,6 +288,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(count: int, recipe_file: Path
     assert torch.equal(latents(tmp_path / "run")["z"], latents(undisturbed)["z"])
 
 
+@pytest.mark.slow
 def test_prepared_images_that_vanish_are_prepared_again(recipe_file: Path, tmp_path: Path) -> None:
     def here(iterations: int, folder: str) -> None:
         with pytest.MonkeyPatch.context() as patch:

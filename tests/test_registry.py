@@ -1,17 +1,14 @@
 """What other packages add: found by name once installed, in recipes and options alike."""
 
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
-from conftest import CLASSES, make_prior
+from conftest import CLASSES, Outcome, make_prior
 
-import ld3m
 from ld3m import networks, objectives, registry
 from ld3m.errors import UserError
 
@@ -108,20 +105,6 @@ def importable(installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "ld3m_stripes", raising=False)
 
 
-@pytest.fixture
-def run_ld3m(installed: Path, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs the command line in a process of its own, where the package is installed."""
-
-    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-        paths = os.pathsep.join([str(installed), str(Path(ld3m.__file__).parent.parent)])
-        command = [sys.executable, "-m", "ld3m", *map(str, arguments)]
-        return subprocess.run(
-            command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, check=False
-        )
-
-    return run
-
-
 @pytest.mark.usefixtures("importable")
 def test_names_are_ours_or_a_packages() -> None:
     found = registry.find("ld3m.networks", networks.NETWORKS, "linear", "network.arch")
@@ -146,9 +129,8 @@ def test_a_broken_package_is_named() -> None:
     assert len(error.value.lines) == 1
 
 
-def test_a_package_of_four_is_distilled_and_evaluated_with(
-    run_ld3m: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
-) -> None:
+@pytest.mark.usefixtures("importable")
+def test_a_package_of_four_is_distilled_and_evaluated_with(ld3m: Callable[..., Outcome], tmp_path: Path) -> None:
     prior = tmp_path / "prior"
     make_prior().save(prior)
     index = json.loads((prior / "model_index.json").read_text())
@@ -168,14 +150,14 @@ def test_a_package_of_four_is_distilled_and_evaluated_with(
         "evaluate": {"arch": ["linear"], "seeds": 1, "epochs": 2},
     }
     (tmp_path / "striped.yaml").write_text(yaml.safe_dump(recipe))
-    done = run_ld3m("distill", "striped.yaml")
-    assert done.returncode == 0, done.stderr
+    done = ld3m("distill", "striped.yaml")
+    assert done.code == 0, done.err
     losses = [json.loads(line)["loss"] for line in (tmp_path / "runs/striped/metrics.jsonl").read_text().splitlines()]
     assert len(losses) == 3
     assert len(list((tmp_path / "runs/striped/images").rglob("*.png"))) == 3
-    done = run_ld3m("evaluate", "--json")
-    assert done.returncode == 0, done.stderr
-    assert [row["arch"] for row in json.loads(done.stdout)["results"]] == ["linear"]
+    done = ld3m("evaluate", "--json")
+    assert done.code == 0, done.err
+    assert [row["arch"] for row in json.loads(done.out)["results"]] == ["linear"]
 
 
 def test_a_prior_of_an_unknown_kind_is_told(ld3m: Callable[..., tuple[int, str, str]], recipe_file: Path) -> None:

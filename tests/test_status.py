@@ -258,6 +258,7 @@ def test_a_second_command_on_one_folder_is_refused(
     assert [row["iteration"] for row in rows(folder)] == list(range(len(rows(folder))))
 
 
+@pytest.mark.slow
 def test_experts_and_ablations_claim_their_folders_too(
     recipe_file: Path, tmp_path: Path, ld3m: Callable[..., Outcome]
 ) -> None:

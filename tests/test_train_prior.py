@@ -98,6 +98,7 @@ def test_killed_and_resumed_it_ends_at_the_same_weights(recipe: Path, trained: P
         assert all(torch.equal(resumed[name], whole[name]) for name in whole), part
 
 
+@pytest.mark.slow
 def test_a_folder_of_somebody_elses_is_left_as_it_is(recipe: Path, tmp_path: Path) -> None:
     mine = tmp_path / "project" / "training" / "my_model.safetensors"
     mine.parent.mkdir(parents=True)
