@@ -105,6 +105,8 @@ def evaluate(
     scores: bool = False,
     again: bool = False,
     pixels: str | None = None,
+    class_order: str | Path | None = None,
+    by_position: bool = False,
     output: str | Path | None = None,
 ) -> dict[str, Any]:
     """Trains networks on a distilled set and tests them on real images, as `ld3m evaluate` does.
@@ -120,6 +122,8 @@ def evaluate(
         scores: whether to measure what DD-Ranking's scores need.
         again: whether to measure again what was measured in the same way before.
         pixels: what the floats of a .pt file mean: "normalised", "unit" or "whitened"; by default it is judged.
+        class_order: a file with a class per line, in the order of the numbers by which a set calls its classes.
+        by_position: whether these numbers count the recipe's classes.
         output: the folder for evaluation.json; by default the run's.
 
     Returns:
@@ -132,14 +136,21 @@ def evaluate(
     from ld3m.evaluation.evaluate import evaluate
 
     names = [] if run is None else [str(run)]
-    folder, measured_by = set_and_recipe(names, None if recipe is None else str(recipe), list(overrides), pixels)
+    order = None if class_order is None else str(class_order)
+    told = pixels, order, by_position
+    folder, measured_by = set_and_recipe(names, None if recipe is None else str(recipe), list(overrides), *told)
     place = None if output is None else Path(output)
     report, _ = evaluate(folder, measured_by, [str(name) for name in against], split, scores, again, place)
     return report
 
 
 def set_and_recipe(
-    names: Sequence[str], recipe: str | None, overrides: list[str], pixels: str | None = None
+    names: Sequence[str],
+    recipe: str | None,
+    overrides: list[str],
+    pixels: str | None = None,
+    class_order: str | None = None,
+    by_position: bool = False,
 ) -> tuple[Path, Recipe]:
     """The folder of a distilled set, and the recipe by which it is measured: its own, unless one is named.
 
@@ -148,14 +159,16 @@ def set_and_recipe(
         recipe: a file, or the name of a shipped recipe.
         overrides: `KEY=VALUE`, of either recipe.
         pixels: what the floats of a .pt file mean, as `--pixels` has it.
+        class_order: as `--class-order` has it.
+        by_position: as `--by-position` has it.
 
     Raises:
         UserError: for an unknown set, or a mistake in the recipe.
     """
     from ld3m.runs.folder import load_recipe
-    from ld3m.runs.imported import find_set
+    from ld3m.runs.imported import Reading, find_set
 
-    folder = find_set(names, recipe, overrides, pixels)
+    folder = find_set(names, recipe, overrides, Reading(pixels, class_order, by_position))
     if recipe:
         return folder, load(Recipe, recipe, overrides)
     own = load_recipe(folder, overrides)

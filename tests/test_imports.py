@@ -21,8 +21,8 @@ from ld3m.errors import UserError
 from ld3m.recipe import Recipe
 from ld3m.recipe.files import load
 from ld3m.runs.folder import EXACT_PIXELS, load_recipe
-from ld3m.runs.foreign_tensors import PIXELS
-from ld3m.runs.imported import find_set
+from ld3m.runs.imported import Reading, find_set
+from ld3m.runs.pixel_values import PIXELS
 from ld3m.runs.result import read_images
 
 RECIPE = ["evaluate.epochs=2", "evaluate.seeds=1"]
@@ -332,13 +332,16 @@ def test_what_floats_mean_is_judged_by_their_spread_and_said(
     others = " or ".join(each for each in PIXELS if each != kind)
     assert "taken as" in said
     assert f"if they are not, give --pixels {others}" in said
-    find_set(["theirs.pt"], str(recipe_file), RECIPE, pixels=kind)
+    find_set(["theirs.pt"], str(recipe_file), RECIPE, Reading(kind))
     assert "taken as" not in capsys.readouterr().err
 
 
 def test_an_unknown_kind_of_pixels_is_one_line(ld3m: Callable[..., Outcome], recipe_file: Path) -> None:
     outcome = ld3m("evaluate", "set.pt", "--recipe", recipe_file, "--pixels", "white")
-    assert outcome.err == "ld3m: --pixels: 'white' is not known; give normalised, unit, whitened\n"
+    assert outcome.err == (
+        "ld3m: --pixels: 'white' is not known; give normalised, unit, whitened, or by whose mean and std they are "
+        "normalised: mnist, fashion-mnist, svhn, cifar10, cifar100, imagenet\n"
+    )
 
 
 def test_files_of_other_projects(

@@ -168,8 +168,23 @@ Pixels = Annotated[
     str | None,
     typer.Option(
         metavar="KIND",
-        help="What the floats of a .pt file mean: normalised, unit (in [0, 1]) or whitened (by ZCA); by default it is "
+        help="What the floats of a .pt file mean: normalised, unit (in [0, 1]), whitened (by ZCA), or normalised by "
+        "public code's mean and std of mnist, fashion-mnist, svhn, cifar10, cifar100 or imagenet; by default it is "
         "judged by their spread, and printed.",
+    ),
+]
+ClassOrder = Annotated[
+    str | None,
+    typer.Option(
+        "--class-order",
+        metavar="FILE",
+        help="For a set that numbers its classes: names or WordNet ids of the classes 0, 1, …, one per line.",
+    ),
+]
+ByPosition = Annotated[
+    bool,
+    typer.Option(
+        "--by-position", help="For a set that numbers its classes: 0, 1, … are the recipe's classes in their order."
     ),
 ]
 Arch = Annotated[

@@ -9,6 +9,8 @@ import typer
 from ld3m.cli.arguments import (
     Arch,
     AsJson,
+    ByPosition,
+    ClassOrder,
     MeasuredBy,
     Pixels,
     Seeds,
@@ -33,6 +35,8 @@ def evaluate(
     arguments: SetAndOverrides = None,
     recipe: MeasuredBy = None,
     pixels: Pixels = None,
+    class_order: ClassOrder = None,
+    by_position: ByPosition = False,
     arch: Arch = None,
     seeds: Seeds = None,
     against: Annotated[
@@ -89,7 +93,7 @@ def evaluate(
     from ld3m.evaluation.evaluate import evaluate
     from ld3m.evaluation.tables import accuracy_table
 
-    folder, measured_by = set_and_recipe(names, recipe, overrides, pixels)
+    folder, measured_by = set_and_recipe(names, recipe, overrides, pixels, class_order, by_position)
     report, is_main = evaluate(folder, measured_by, _sets(against), split, scores, again, output)
     if is_main:
         typer.echo(json.dumps(report, indent=2) if as_json else accuracy_table(report))

@@ -263,7 +263,7 @@ def _column(key: Literal["image_column", "label_column"], features: Any, recipe:
 
     kind, usual = {
         "image_column": (datasets.Image, ("image", "img")),
-        "label_column": (datasets.ClassLabel, ("label", "labels", "class", "fine_label")),
+        "label_column": (datasets.ClassLabel, ("label", "labels", "class", "fine_label", "class_id", "target")),
     }[key]
     by_kind = [name for name, feature in features.items() if isinstance(feature, kind)]
     name = getattr(recipe, key) or next((name for name in (*by_kind, *usual) if name in features), None)

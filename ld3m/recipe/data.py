@@ -60,7 +60,7 @@ class DataRecipe(Section):
     image or img."""
     label_column: str | None = None
     """The column of classes in Parquet files or a Hub data set; left out: the first of type ClassLabel, or one called
-    label, labels, class or fine_label."""
+    label, labels, class, fine_label, class_id or target."""
     test_share: float = Field(0.1, gt=0, lt=1)
     """The share of each class's images that is held out for testing if the source has no test split."""
     validation_share: float = Field(0, ge=0, lt=1)

@@ -20,6 +20,8 @@ from ld3m.runs.metrics import Metrics
 
 IMPORTED = Path("imported")
 """Folder, below the working folder, of sets that were not made here, in the layout of a run."""
+CLASS_ORDER = "class_order.txt"
+"""A class per line, beside sets that number their classes, in the order of these numbers."""
 EXACT_PIXELS = "pixels.safetensors"
 """Float images of a set that PNGs would round, in the order of the PNGs."""
 REAL = "real.png"

@@ -1,50 +1,33 @@
-"""Distilled sets in files of torch.save, as DC, DSA, MTT and others leave them, and what their values mean.
+"""Distilled sets in files of torch.save and np.savez, as DC, DSA, MTT, IDC, FRePo, DATM and others leave them.
 
-Nothing pickled is run. The layout of the set in our own folders is `imported`.
+Nothing pickled is run. What the values mean is judged in `pixel_values`; the layout of the set in our own folders is
+`imported`.
 """
 
 import importlib
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ld3m.data.prepared import ImageSet
 from ld3m.errors import UserError, one_line, some
-from ld3m.images.ranges import bytes_to_unit
 from ld3m.reading import HEAD, foreign_kind
+from ld3m.runs.pixel_values import TensorSet
 
 IMAGES, LABELS = ("images", "image", "x", "data"), ("labels", "label", "targets", "y")
 """Keys under which other projects keep tensors in a dictionary."""
-LARGEST = 50
-"""Largest value of a normalised image; distilled images may go far beyond what real ones reach."""
-SUFFIXES = (".pt", ".pth")
+SUFFIXES = (".pt", ".pth", ".npz")
 _WORDS = r"(?:parts?|chunk|shard|batch|piece|slice)"
 PART = re.compile(rf"(.*?)(\d+)([-_. ]?of[-_. ]?(?P<all>\d+).*)|(.*{_WORDS}[-_. ]?)(\d+)()", re.IGNORECASE)
 """A file's name that says that it is one part of several."""
-WHITENING = 0.1
-"""What MTT and its successors add to the variances of the real images when they whiten (kornia's `eps`)."""
-MOST_WHITENED = 8192
-"""Most values of an image that whitening is undone for: its covariance has the square of them."""
-Pixels = Literal["normalised", "unit", "whitened"]
-"""What float values may mean: normalised by mean and deviation, in [0, 1], or whitened by ZCA."""
-PIXELS: tuple[str, ...] = get_args(Pixels)
-
-
-class TensorSet(NamedTuple):
-    """What a file or several hold."""
-
-    images: Tensor
-    """[N, channels, H, W]"""
-    labels: Tensor
-    """[N]"""
-    statistics: tuple[Any, Any] | None
-    """Mean and std by which the images are normalised, if the file has them."""
+STEP = re.compile(r"step[-_]?(\d+)", re.IGNORECASE)
+"""FRePo's name of what it saved after so many steps."""
 
 
 def is_tensor_file(path: Path) -> bool:
@@ -71,7 +54,8 @@ def read(path: Path) -> TensorSet:
         return sets[0]
     print(f"{path}: {len(sets)} parts of one set, {paths[0].name} to {paths[-1].name}", file=sys.stderr)
     try:
-        return TensorSet(torch.cat([s.images for s in sets]), torch.cat([s.labels for s in sets]), sets[0].statistics)
+        joined = torch.cat([each.images for each in sets]), torch.cat([each.labels for each in sets])
+        return sets[0]._replace(images=joined[0], labels=joined[1])
     except (RuntimeError, TypeError) as error:
         raise UserError(f"RUN: the parts of {path} do not go together ({one_line(error)})") from None
 
@@ -89,6 +73,10 @@ def _files(path: Path) -> list[Path]:
         newest = best or max(with_labels, key=lambda each: (_number(each), each.name))
         if len(with_labels) > 1:
             print(f"{path}: {newest.name} is taken, of {len(with_labels)} files of images", file=sys.stderr)
+        return [newest]
+    if all(STEP.fullmatch(each.stem) for each in images) and len(images) > 1:
+        newest = max(images, key=_number)
+        print(f"{path}: {newest.name} is taken, of {len(images)} steps", file=sys.stderr)
         return [newest]
     parts = _parts(sorted(images)[0])
     if len(parts) < len(images):
@@ -158,6 +146,9 @@ def _load(path: Path) -> Any:
             raise UserError(f"RUN: {path} is empty; save or copy it again")
         if not head.startswith(b"PK") and (kind := foreign_kind(head)):  # torch.save's files are zip archives, too
             raise UserError(f"RUN: {path} is {kind}")
+        if path.suffix == ".npz" and zipfile.is_zipfile(path):
+            with np.load(path, allow_pickle=False) as arrays:
+                return dict(arrays)
         with torch.serialization.safe_globals(_numpy()):
             return torch.load(path, map_location="cpu", weights_only=True)
     except UserError:
@@ -183,20 +174,24 @@ def _numpy() -> list[Any]:
 
 
 def _set(path: Path, content: Any) -> TensorSet:
-    statistics = None
+    statistics = code = classes = None
     if isinstance(content, Mapping):
         if "mean" in content and "std" in content:
             statistics = content["mean"], content["std"]
+        named = content.get("classes")
+        if isinstance(named, list) and named and all(isinstance(name, str) for name in named):
+            classes = named
         images, labels = (
             next((content[name] for name in names if name in content), None) for names in (IMAGES, LABELS)
         )
         content = images, labels
+        code = "frepo" if path.suffix == ".npz" else None
         if isinstance(images, list) and images and labels is None:  # DC and DSA: data, a list of [images, labels]
-            content = images[-1]
+            content, code = images[-1], "dc"
             if len(images) > 1:
                 print(f"{path}: holds {len(images)} sets, of which the last is taken", file=sys.stderr)
     if isinstance(content, Tensor | np.ndarray) and (beside := _labels_beside(path)):
-        content = content, _load(beside)
+        content, code = (content, _load(beside)), "mtt"
     if not isinstance(content, list | tuple) or len(content) < 2:
         raise UserError(
             f"RUN: {path} has no images and labels; save a dictionary of them, with mean and std if they are normalised"
@@ -204,7 +199,7 @@ def _set(path: Path, content: Any) -> TensorSet:
     if len(content) > 2:
         print(f"{path}: the first two of its {len(content)} parts are taken as images and labels", file=sys.stderr)
     images, labels = (_plain(path, each, what) for each, what in zip(content, ("images", "labels"), strict=False))
-    return TensorSet(images, labels, statistics)
+    return TensorSet(images, labels, statistics, code, classes)
 
 
 def _plain(path: Path, value: Any, what: str) -> Tensor:
@@ -234,110 +229,3 @@ def _plain(path: Path, value: Any, what: str) -> Tensor:
         return value.float() if value.is_floating_point() else value if value.dtype == torch.uint8 else value.long()
     except RuntimeError as error:
         raise UserError(f"RUN: {path} has {what} of type {value.dtype} ({one_line(error)})") from None
-
-
-# --- what the values mean ----------------------------------------------------------------------------------
-
-
-def to_pixels(path: Path, found: TensorSet, open_real: Callable[[], ImageSet], pixels: str | None) -> Tensor:
-    """The images as uint8, or as float32 in units of [0, 1], which distilled pixels may exceed.
-
-    Whole numbers are taken as bytes, or as 0 and 1. What floats mean is judged by their mean and spread, unless it is
-    said, and printed.
-
-    Args:
-        path: of the set, for messages.
-        found: its tensors.
-        open_real: prepares the images that the set stands for, if they are needed.
-        pixels: of `PIXELS`, or None to judge.
-
-    Raises:
-        UserError: if the values are none of these.
-    """
-    images = found.images
-    if not images.isfinite().all():
-        raise UserError(f"RUN: {path} has values that are not finite")
-    if not images.is_floating_point() and images.min() >= 0 and images.max() <= 255:
-        if images.max() > 1:
-            return images.to(torch.uint8)
-        print(f"{path}: whole numbers 0 and 1 are taken as pixels in units of [0, 1]", file=sys.stderr)
-        return images.float()
-    if images.abs().max() > LARGEST and pixels is None:
-        raise UserError(
-            f"RUN: {path} has values to {images.abs().max():g}: neither bytes, nor pixels in [0, 1], nor normalised; "
-            "save uint8, or floats divided by 255"
-        )
-    images, real = images.float(), open_real()
-    kind = pixels or ("normalised" if found.statistics else _judged(images, real))
-    if pixels is None and not found.statistics:
-        others = " or ".join(each for each in PIXELS if each != kind)
-        says = {
-            "normalised": "normalised by mean and std of the real images",
-            "unit": "pixels in units of [0, 1]",
-            "whitened": f"whitened by ZCA of the real images (+ {WHITENING})",
-        }
-        print(
-            f"{path}: values {images.min():.2f} to {images.max():.2f}, mean {images.mean():.2f}, "
-            f"std {images.std(correction=0):.2f}: taken as {says[kind]}; if they are not, give --pixels {others}",
-            file=sys.stderr,
-        )
-    if kind == "unit":
-        return images
-    if kind == "whitened":
-        return _unwhitened(path, images, real)
-    channels = images.shape[1]
-    mean, std = (_statistic(path, each, channels) for each in found.statistics or (real.mean, real.std))
-    return images * std + mean
-
-
-def _judged(images: Tensor, real: ImageSet) -> Pixels:
-    """By spread, real images' if in units of [0, 1], 1 if normalised; whitened ones are about 0, and narrow."""
-    if images.min() >= 0 and images.max() <= 1:
-        return "unit"
-    if float(images.std(correction=0)) > float(real.std.mean()) ** 0.5:
-        return "normalised"
-    return "unit" if float(images.mean()) > float(real.mean.mean()) / 2 else "whitened"
-
-
-def _statistic(path: Path, value: Any, channels: int) -> Tensor:
-    """A mean or std of a file as [channels, 1, 1]."""
-    try:
-        values = torch.as_tensor(value, dtype=torch.float32).detach().flatten()
-    except (TypeError, ValueError, RuntimeError):
-        values = torch.empty(0)
-    if len(values) not in (1, channels) or not values.isfinite().all():
-        raise UserError(f"RUN: {path} has a mean or std that is not {channels} finite numbers, one per channel")
-    return values.view(-1, 1, 1)
-
-
-def _unwhitened(path: Path, images: Tensor, real: ImageSet) -> Tensor:
-    """Undoes ZCA whitening, of all real training images in units of [0, 1]: W = U (Λ + ε)^−½ Uᵀ of their covariance."""
-    size = images[0].numel()
-    if size > MOST_WHITENED:
-        raise UserError(
-            f"RUN: {path}: whitening of images with {size} values cannot be undone here; save them after the inverse "
-            "transform, as MTT's images_zca_*.pt are"
-        )
-    total, squares, count = torch.zeros(size, dtype=torch.float64), torch.zeros(size, size, dtype=torch.float64), 0
-    for label in range(len(real.classes)):
-        for chunk in real.images("train", label).split(1000):
-            values = bytes_to_unit(chunk).flatten(1).double()
-            total, squares, count = total + values.sum(0), squares + values.T @ values, count + len(values)
-    mean = total / count
-    covariance = (squares - count * mean.outer(mean)) / max(1, count - 1)
-    variances, axes = torch.linalg.eigh(covariance)
-    inverse = (axes * (variances.clamp(min=0) + WHITENING).sqrt()) @ axes.T
-    return (images.flatten(1).double() @ inverse + mean).float().view(images.shape)
-
-
-def class_numbers(names: Sequence[str]) -> list[str] | None:
-    """The numbers in names of class folders: 00000, new003, class_7; None if there are none.
-
-    Args:
-        names: of all folders.
-    """
-    matches = [re.fullmatch(r"(\D*?)(\d+)", name) for name in names]
-    numbers = [match and (match[1], int(match[2])) for match in matches]
-    if None in numbers or len({each[0] for each in numbers if each}) > 1:
-        return None
-    return [str(each[1]) for each in numbers if each]

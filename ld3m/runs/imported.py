@@ -5,44 +5,73 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ld3m.data.class_choice import choose, choose_from
+from ld3m.data import class_matching
+from ld3m.data.class_choice import choose_from
+from ld3m.data.class_matching import Order
 from ld3m.data.decode import convert
 from ld3m.data.examples import Source
 from ld3m.data.prepared import prepare
 from ld3m.data.sources import open_source
-from ld3m.errors import UserError, one_line
+from ld3m.errors import UserError, one_line, visible
 from ld3m.files import write_folder, write_json, write_tensors, write_text
 from ld3m.images.grids import shown, to_image, write_grid
 from ld3m.images.ranges import bytes_to_unit, unit_to_bytes
 from ld3m.recipe import DataRecipe, Recipe
 from ld3m.recipe.files import load, to_yaml
 from ld3m.runs import download, foreign_tensors
-from ld3m.runs.folder import EXACT_PIXELS, IMPORTED, is_run, newest, note_classes
+from ld3m.runs.folder import CLASS_ORDER, EXACT_PIXELS, IMPORTED, is_run, newest, note_classes
+from ld3m.runs.pixel_values import check_pixels, to_pixels
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a command line says of a set of somebody else that its files do not say."""
+
+    pixels: str | None = None
+    """What the floats of a .pt file mean, of `pixel_values.PIXELS` or `NORMALISATIONS`; None to judge by their
+    spread."""
+    class_order: str | None = None
+    """A file with a class per line, in the order of the set's numbers."""
+    by_position: bool = False
+    """Whether the set's numbers count the recipe's classes."""
+
+    def __post_init__(self) -> None:
+        check_pixels(self.pixels)
+        if self.class_order and self.by_position:
+            raise UserError("--by-position: --class-order gives an order already; give one of them")
+
+    def order(self, beside: Path, theirs: Sequence[str]) -> Order | None:
+        """The order of the set's classes: as said, else, if it numbers them, of a file that lies with it."""
+        if self.by_position:
+            return Order("--by-position", None)
+        if self.class_order:
+            return class_matching.read_order(Path(self.class_order))
+        lies_there = class_matching.class_numbers(theirs) and (beside / CLASS_ORDER).is_file()
+        return class_matching.read_order(beside / CLASS_ORDER)._replace(said_by=CLASS_ORDER) if lies_there else None
 
 
 def find_set(
-    names: Sequence[str], recipe: str | None = None, overrides: Sequence[str] = (), pixels: str | None = None
+    names: Sequence[str], recipe: str | None = None, overrides: Sequence[str] = (), reading: Reading = Reading()
 ) -> Path:
     """The folder of the distilled set that a command line names, with images/, recipe.yaml and what else is known.
 
     Args:
         names: none for the newest finished run below runs/, else one: a run's folder, `user/name` or `hub:user/name`
-            on the Hub (see `download.fetch`), a folder of images by class, or a .pt file or a folder of these.
+            on the Hub (see `download.fetch`), a folder of images by class, or a .pt or .npz file or a folder of these.
         recipe: for a set without a recipe: which data it stands for, and how it is measured.
         overrides: of that recipe.
-        pixels: what the floats of a .pt file mean, of `foreign_tensors.PIXELS`; None to judge by their spread.
+        reading: how a set without a recipe is read.
 
     Raises:
         UserError: if there is no such set, or it does not fit the recipe.
     """
-    if pixels is not None and pixels not in foreign_tensors.PIXELS:
-        raise UserError(f"--pixels: {pixels!r} is not known; give {', '.join(foreign_tensors.PIXELS)}")
     if len(names) > 1:
         raise UserError(f"RUN: give one run, not {len(names)}: {', '.join(names)}")
     if not names:
@@ -57,12 +86,14 @@ def find_set(
             raise UserError(f"RUN: there is no {path}")
         measured = _measured_by(name, recipe, overrides)
         if foreign_tensors.is_tensor_file(path):
-            return _import_tensors(path, measured, pixels)
-        return _import_images(name, measured, str(path))
+            return _import_tensors(path, measured, reading)
+        return _import_images(name, measured, str(path), reading)
     is_mistyped_folder = not name.startswith("hub:") and path.parent != Path() and path.parent.is_dir()
     if download.NAME.fullmatch(name.removeprefix("hub:")) and not is_mistyped_folder:
         name = name.removeprefix("hub:")
-        return download.fetch(name) or _import_images(name, _measured_by(name, recipe, overrides), f"hub:{name}")
+        if fetched := download.fetch(name):
+            return fetched
+        return _import_images(name, _measured_by(name, recipe, overrides), f"hub:{name}", reading)
     raise UserError(f"RUN: there is no {name}; give a run's folder, hub:USER/NAME, an image folder or a .pt file")
 
 
@@ -75,65 +106,92 @@ def _measured_by(name: str, recipe: str | None, overrides: Sequence[str]) -> Rec
     return load(Recipe, recipe, list(overrides))
 
 
-def _classes(recipe: Recipe) -> tuple[list[str], Source]:
-    """The classes that a recipe chooses, and the source of its data."""
-    source = open_source(recipe.data)
-    chosen = choose_from(source, recipe.data.subset)
-    return [source.classes[label] for label in chosen], source
+@dataclass(frozen=True)
+class _Classes:
+    """The classes that a recipe chooses, and which of them a set's classes are."""
+
+    names: list[str]
+    source: Source
+    matched: class_matching.Matched
+    positions: Mapping[int, int]
+    """Of each class of the set by its position there, that among `names`, unless the recipe leaves it out."""
+
+    @classmethod
+    def of(cls, name: str, theirs: Sequence[str], recipe: Recipe, beside: Path, reading: Reading) -> "_Classes":
+        source = open_source(recipe.data)
+        chosen = choose_from(source, recipe.data.subset)
+        try:
+            matched = class_matching.match(theirs, source, chosen, reading.order(beside, theirs))
+        except UserError as error:
+            raise UserError(f"RUN: {name}: {error.lines[0].removeprefix('data.subset: ')}") from None
+        places = {number: place for place, number in enumerate(chosen)}
+        positions = {index: places[number] for index, number in enumerate(matched.numbers) if number in places}
+        return cls([source.classes[number] for number in chosen], source, matched, positions)
+
+    def require_all(self, name: str, labels: Tensor) -> None:
+        """Checks that a set has images of all classes."""
+        if missing := [each for label, each in enumerate(self.names) if label not in labels]:
+            raise UserError(f"RUN: {name} has no images of class {missing[0]!r}; leave it out by data.subset")
+
+    def say(self, name: str) -> None:
+        """Says how classes were matched."""
+        print(visible(f"{name}: {self.matched.text}"), file=sys.stderr)
 
 
-def _ours(theirs: Sequence[str], source: Source) -> list[int]:
-    """The numbers of their classes among ours, by name, or by the number that all names end in."""
-    try:
-        return choose(theirs, source.classes, source.aliases)
-    except UserError:
-        numbers = foreign_tensors.class_numbers(theirs)
-        if numbers is None or max(map(int, numbers)) >= len(source.classes) or len(set(numbers)) < len(numbers):
-            raise
-    first, last = min(numbers, key=int), max(numbers, key=int)
-    print(f"classes: {theirs[0]}, … are taken as the numbers {first} to {last} of the source's", file=sys.stderr)
-    return [int(number) for number in numbers]
-
-
-def _import_images(name: str, recipe: Recipe, location: str) -> Path:
-    """Imports a folder of images by class, or a data set of the Hub; its classes are names, or numbers, of ours."""
+def _import_images(name: str, recipe: Recipe, location: str, reading: Reading) -> Path:
+    """Imports a folder of images by class, or a data set of the Hub."""
     settings = {"source": location, "resolution": recipe.data.resolution, "channels": recipe.data.channels}
     theirs = open_source(DataRecipe.model_validate(settings))
-    classes, source = _classes(recipe)
-    try:
-        ours = [source.classes[label] for label in _ours(theirs.classes, source)]
-    except UserError as error:
-        raise UserError(f"RUN: {name}: {error.lines[0].removeprefix('data.subset: ')}") from None
+    classes = _Classes.of(name, theirs.classes, recipe, Path(location), reading)
     images, labels, examples = [], [], theirs.splits["train"]
     if not len(examples):
         raise UserError(f"RUN: {name} has no images")
+    sizes: dict[tuple[int, int], str] = {}
     for example in (examples[index] for index in range(len(examples))):
         try:
             with example.read() as image:
-                size, pixels = image.size, convert(image, recipe.data.resolution, recipe.data.channels)
+                sizes.setdefault(image.size, example.name)
+                images.append(torch.from_numpy(convert(image, recipe.data.resolution, recipe.data.channels).copy()))
         except Exception as error:  # decoders raise nearly anything
             raise UserError(f"RUN: {example.name} cannot be read ({one_line(error)})") from None
-        if size != (recipe.data.resolution,) * 2:
-            pixels_text = " × ".join(map(str, size))
-            raise UserError(
-                f"RUN: {example.name} has {pixels_text} pixels, not data.resolution={recipe.data.resolution}"
-            )
-        images.append(torch.from_numpy(pixels.copy()))
-        if ours[example.label] not in classes:
-            raise UserError(f"RUN: {example.name} is of class {ours[example.label]!r}, which the recipe leaves out")
-        labels.append(classes.index(ours[example.label]))
-    _require_all(name, classes, torch.tensor(labels))
+        if example.label not in classes.positions:
+            ours = classes.source.classes[classes.matched.numbers[example.label]]
+            raise UserError(f"RUN: {example.name} is of class {ours!r}, which the recipe leaves out")
+        labels.append(classes.positions[example.label])
+    resized = _resized(sizes, recipe)
+    classes.require_all(name, torch.tensor(labels))
+    classes.say(name)
+    if resized:
+        print(f"{name}: {resized}", file=sys.stderr)
     return _write_set(name, recipe, classes, torch.stack(images), torch.tensor(labels))
+
+
+def _resized(sizes: Mapping[tuple[int, int], str], recipe: Recipe) -> str | None:
+    """What was done about images of another size: those of one larger size become smaller as real ones do.
+
+    Raises:
+        UserError: for images of several sizes, small ones, and larger ones that hold several each.
+    """
+    resolution = recipe.data.resolution
+    if not (others := {size: example for size, example in sizes.items() if size != (resolution,) * 2}):
+        return None
+    size, example = next(iter(others.items()))
+    text = " × ".join(map(str, size))
+    if len(sizes) > 1 or min(size) < resolution or recipe.distill.factor > 1:
+        raise UserError(f"RUN: {example} has {text} pixels, not data.resolution={resolution}")
+    return f"images of {text} pixels are resized to data.resolution={resolution}, as real images are"
 
 
 # --- tensors -----------------------------------------------------------------------------------------------
 
 
-def _import_tensors(path: Path, recipe: Recipe, pixels: str | None) -> Path:
-    """Imports files of torch.save."""
+def _import_tensors(path: Path, recipe: Recipe, reading: Reading) -> Path:
+    """Imports files of torch.save or np.savez."""
     found = foreign_tensors.read(path)
     shape = (recipe.data.channels, recipe.data.resolution, recipe.data.resolution)
-    images, labels = found.images, found.labels
+    images = found.images
+    if images.dim() == 4 and tuple(images.shape[1:]) == (*shape[1:], shape[0]) != shape:  # as JAX and TensorFlow do
+        images = images.permute(0, 3, 1, 2).contiguous()
     if images.dim() != 4 or tuple(images.shape[1:]) != shape:
         raise UserError(
             f"RUN: {path} has images of shape {list(images.shape)}, not [N, {', '.join(map(str, shape))}]; "
@@ -141,38 +199,59 @@ def _import_tensors(path: Path, recipe: Recipe, pixels: str | None) -> Path:
         )
     if not len(images):
         raise UserError(f"RUN: {path} has no images")
-    classes, _ = _classes(recipe)
-    if len(labels) != len(images) or labels.dim() != 1 or labels.is_floating_point():
+    labels, said = _hard(path, found.labels, len(images))
+    numbers = sorted(set(labels.tolist()))
+    if numbers[0] < 0:
+        count = len(choose_from(open_source(recipe.data), recipe.data.subset))
+        raise UserError(f"RUN: {path} has label {numbers[0]}, but the recipe's classes go from 0 to {count - 1}")
+    theirs = found.classes or [str(number) for number in numbers]
+    if found.classes and numbers[-1] >= len(found.classes):
+        raise UserError(f"RUN: {path} has label {numbers[-1]}, but names {len(found.classes)} classes")
+    classes = _Classes.of(str(path), theirs, recipe, path if path.is_dir() else path.parent, reading)
+    places = {number: index if found.classes is None else number for index, number in enumerate(numbers)}
+    if outside := [number for number, index in places.items() if index not in classes.positions]:
+        ours = classes.source.classes[classes.matched.numbers[places[outside[0]]]]
+        raise UserError(f"RUN: {path} has images of class {ours!r}, which the recipe leaves out")
+    labels = torch.tensor([classes.positions[places[number]] for number in labels.tolist()])
+    classes.require_all(str(path), labels)
+    images = to_pixels(path, found._replace(images=images), lambda: prepare(recipe.data), reading.pixels)
+    classes.say(str(path))
+    if said:
+        print(f"{path}: {said}", file=sys.stderr)
+    return _write_set(path.stem, recipe, classes, images, labels)
+
+
+def _hard(path: Path, labels: Tensor, count: int) -> tuple[Tensor, str]:
+    """A class number per image, int64 [N], and what was made of soft labels, if they are that."""
+    said = ""
+    if labels.dim() == 2 and labels.shape[1] > 1 and len(labels) == count:
+        said = f"soft labels of {labels.shape[1]} classes; each image counts as of the class of its largest value"
+        labels = labels.argmax(1)
+    labels = labels.flatten() if labels.shape == (count, 1) else labels
+    if labels.is_floating_point() and torch.equal(labels, labels.round()):
+        labels = labels.long()
+    if len(labels) != count or labels.dim() != 1 or labels.is_floating_point():
         raise UserError(
-            f"RUN: {path} has labels of shape {list(labels.shape)}, not one class number per image; soft labels are "
-            "not supported"
+            f"RUN: {path} has labels of shape {list(labels.shape)}, not one class number per image, nor a row of soft "
+            "labels"
         )
-    if wrong := [label for label in labels.tolist() if not 0 <= label < len(classes)]:
-        raise UserError(f"RUN: {path} has label {wrong[0]}, but the recipe's classes go from 0 to {len(classes) - 1}")
-    _require_all(str(path), classes, labels)
-    images = foreign_tensors.to_pixels(path, found, lambda: prepare(recipe.data), pixels)
-    return _write_set(path.stem, recipe, classes, images, labels.long())
+    return labels.long(), said
 
 
 # --- the folder --------------------------------------------------------------------------------------------
 
 
-def _require_all(name: str, classes: list[str], labels: Tensor) -> None:
-    """Checks that a set has images of all classes."""
-    if missing := [each for label, each in enumerate(classes) if label not in labels]:
-        raise UserError(f"RUN: {name} has no images of class {missing[0]!r}; leave it out by data.subset")
-
-
-def _write_set(name: str, recipe: Recipe, classes: list[str], images: Tensor, labels: Tensor) -> Path:
+def _write_set(name: str, recipe: Recipe, matched: _Classes, images: Tensor, labels: Tensor) -> Path:
     """Writes a set in the layout of a run, in the order of its classes; accuracies of the same set stay.
 
     Args:
         name: of the set.
         recipe: whose data the set stands for.
-        classes: that the recipe chooses.
+        matched: the classes that the recipe chooses, and how the set's were matched.
         images: [N, channels, H, W], uint8, or float32 in units of [0, 1].
-        labels: int64 [N], of `classes`.
+        labels: int64 [N], of these classes.
     """
+    classes = matched.names
     order = labels.argsort(stable=True)
     images, labels = images[order], labels[order]
     content = images.numpy().tobytes() + json.dumps([classes, labels.tolist()]).encode()
@@ -191,7 +270,8 @@ def _write_set(name: str, recipe: Recipe, classes: list[str], images: Tensor, la
         count, least = shown(len(classes), min(map(len, by_class)))
         write_grid(target, torch.stack([of_class[:least] for of_class in by_class[:count]]), classes)
         note_classes(target, {each: label for label, each in enumerate(classes)})
-        write_json(target / "origin.json", {"source": name, "sha256": hashlib.sha256(content).hexdigest()})
+        about = {"sha256": hashlib.sha256(content).hexdigest(), "classes": matched.matched.text}
+        write_json(target / "origin.json", {"source": name, **about})
 
     if not folder.is_dir():
         shutil.rmtree(folder, ignore_errors=True)
