@@ -16,7 +16,7 @@ COMMANDS = typer.main.get_command(app).commands
 PANELS = {
     "Make": ["distill", "plan", "train-prior", "experts", "convert-prior", "launch"],
     "Measure": ["evaluate", "ablate"],
-    "Share": ["report", "render", "push-to-hub"],
+    "Share": ["report", "render", "export", "push-to-hub"],
     "Inspect": ["status", "recipes", "keys", "env", "priors"],
 }
 QUAINT = re.compile(

@@ -12,6 +12,7 @@ from ld3m.cli.distill import distill
 from ld3m.cli.env import env
 from ld3m.cli.evaluate import evaluate
 from ld3m.cli.experts import experts
+from ld3m.cli.export import export
 from ld3m.cli.keys import keys
 from ld3m.cli.launch import launch
 from ld3m.cli.plan import plan
@@ -26,7 +27,7 @@ from ld3m.cli.train_prior import train_prior
 PANELS = {
     "Make": (distill, plan, train_prior, experts, convert_prior, launch),
     "Measure": (evaluate, ablate),
-    "Share": (report, render, push_to_hub),
+    "Share": (report, render, export, push_to_hub),
     "Inspect": (status, recipes, keys, env),
 }
 """The commands by panel, both in the order of a user's day; underscores in a name become dashes."""

@@ -77,6 +77,11 @@ def splits(incomplete: str) -> list[str]:
     return _starting_with(incomplete, ("test", "validation"))
 
 
+def layouts(incomplete: str) -> list[str]:
+    """Layouts that a set can be exported in."""
+    return _starting_with(incomplete, ("folder", "rded", "rethinkdc", "pt"))
+
+
 def _starting_with(incomplete: str, words: Iterable[str]) -> list[str]:
     return [word for word in words if word.startswith(incomplete)]
 

@@ -1,1 +1,4 @@
-"""Uploads a run to the Hugging Face Hub, with its card. Downloads are in `runs.download`."""
+"""Uploads a run to the Hugging Face Hub, with its card, or writes it as other projects read it.
+
+Downloads and imports are in `runs`.
+"""
