@@ -57,7 +57,7 @@ def test_rded_reads_it(run: Path) -> None:
 
 
 def test_rethinkdc_reads_it(run: Path) -> None:
-    """As `ImageFolderIPC` of rethinkdc/imagenet_ipc.py: all that lies in the root is listed; the first by name count."""
+    """As `ImageFolderIPC` of rethinkdc/imagenet_ipc.py: all in the root is listed; the first by name count."""
     root = export(run, "rethinkdc")
     assert sorted(each.name for each in root.iterdir()) == CLASSES
     first = sorted(file.name for file in (root / "cross").iterdir())[:1]
