@@ -57,6 +57,7 @@ def test_recipes_are_offered_by_name(offered: Callable[[str], list[str]], tmp_pa
         ("distill quickstart tf32=", "tf32=true tf32=false"),
         ("distill quickstart nonsense=p", ""),
         ("train-prior prior-digits denoiser.st", "denoiser.steps= denoiser.steps=30000"),
+        ("evaluate --arch vit,conv", "vit,convnet vit,convnet6"),
         ("evaluate evaluate.ep", "evaluate.epochs= evaluate.epochs=1000"),
         ("evaluate --split v", "validation"),
         ("render --skip ", "paper reference none"),

@@ -1,9 +1,11 @@
 """Networks, their averaging and the evaluation schedule, against the literature's code."""
 
 import json
+import math
 import sys
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import DATA
@@ -20,7 +22,8 @@ from ld3m.randomness import generator, global_draws
 from ld3m.recipe import NetworkRecipe
 
 REFERENCE = json.loads((DATA / "networks.json").read_text())
-
+MINIMAX = json.loads((DATA / "minimax_networks.json").read_text())
+OF_MINIMAX = {"resnet_ap10": "resnetap10", "resnet18": "resnet18_idc", "convnet6": "convnet6"}
 
 BUILT_IN = list(networks.NETWORKS)
 COLOUR = Shape(channels=3, resolution=32, classes=10)
@@ -28,6 +31,11 @@ COLOUR = Shape(channels=3, resolution=32, classes=10)
 
 def built(arch: str, shape: Shape = COLOUR, **settings: Any) -> Any:
     return networks.build(arch, shape, NetworkRecipe(**settings), generator(0, "test"))
+
+
+def smallest(arch: str) -> int:
+    """A side of images that the network takes."""
+    return 64 if arch == "convnet6" else 32
 
 
 @pytest.mark.parametrize("name", REFERENCE)
@@ -46,20 +54,85 @@ def test_parameters_are_those_of_the_literature(name: str) -> None:
         assert network(torch.zeros(1, 3, resolution, resolution)).shape == (1, 10)
 
 
+@pytest.mark.parametrize("case", MINIMAX)
+def test_networks_of_minimax_are_those_of_its_code(case: str) -> None:
+    """Shapes, logits and the image's gradient, with the weights and the image that the public code was given."""
+    reference = MINIMAX[case]
+    arch, side = OF_MINIMAX[case.split("@")[0].removesuffix("_instance")], reference["size"]
+    exact = torch.float64 if side == 32 else torch.float32  # the larger ones take a second in float64
+    network = built(arch, Shape(3, side, 10)).to(exact)
+    ours = list(network.parameters())
+    if arch == "convnet6":  # theirs are all convolutions, then all norms
+        ours = [ours[4 * block + k] for first in (0, 2) for block in range(6) for k in (first, first + 1)] + ours[-2:]
+    listed = reference["named_parameters"]
+    theirs = MINIMAX[listed.removeprefix("as ")]["named_parameters"] if isinstance(listed, str) else listed
+    assert [list(parameter.shape) for parameter in ours] == [shape for _, shape in theirs]
+    assert sum(parameter.numel() for parameter in ours) == reference["parameters"]
+    for k, (name, shape) in enumerate(theirs):
+        values = np.random.default_rng(k).standard_normal(shape)
+        if len(shape) > 1:
+            values *= (2 / math.prod(shape[1:])) ** 0.5
+        else:
+            values = 1 + 0.1 * values if name.endswith("weight") else 0.05 * values
+        ours[k].data.copy_(torch.from_numpy(values))
+    image = torch.from_numpy(np.random.default_rng(1234).standard_normal((2, 3, side, side))[:1]).to(exact)
+    logits = network(image.requires_grad_())
+    assert logits[0].tolist() == pytest.approx(reference["logits"], abs=2e-5)
+    if exact == torch.float64:
+        assert logits[0].tolist() == pytest.approx(reference["logits"], rel=1e-9)
+        (gradient,) = torch.autograd.grad(nn.functional.cross_entropy(logits, torch.tensor([3])) / 2, image)
+        expected = torch.tensor(reference["grad_corner"], dtype=exact)
+        assert torch.allclose(gradient[0, :, 0, :4], expected, rtol=1e-8, atol=1e-12)
+
+
+def test_resnetap10_without_norm_has_biases() -> None:
+    """As in the public code: two numbers per normalised channel go, and one comes."""
+    channels = 64 + 2 * 64 + 3 * (128 + 256 + 512)
+    count = sum(parameter.numel() for parameter in built("resnetap10", norm="none").parameters())
+    assert count == MINIMAX["resnet_ap10_instance@32"]["parameters"] - channels
+
+
+@pytest.mark.parametrize("arch", ["resnetap10", "resnet18_idc"])
+def test_first_weights_of_convolutions_are_those_of_idc(arch: str) -> None:
+    """Normal, of variance 2 / (side² · channels that come out), and norms 1 and 0."""
+    network = built(arch, Shape(3, 224, 10))
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            wanted = (2 / (module.kernel_size[0] ** 2 * module.out_channels)) ** 0.5
+            assert float(module.weight.detach().std()) == pytest.approx(
+                wanted, rel=4 / (2 * module.weight.numel()) ** 0.5
+            )
+        elif isinstance(module, nn.GroupNorm):
+            assert (module.weight == 1).all()
+            assert (module.bias == 0).all()
+
+
+def test_networks_of_idc_are_ours_where_they_say_so() -> None:
+    """ResNet-18 up to 64 pixels, ConvNet-6 at 224: the same parameters give the same logits."""
+    for theirs, ours, side in (("resnet18_idc", "resnet18", 64), ("convnet6", "convnet", 224)):
+        one, other = (built(arch, Shape(1, side, 3), width=8) for arch in (theirs, ours))
+        one.load_state_dict(other.state_dict())
+        images = torch.randn(1, 1, side, side)
+        with torch.no_grad():
+            assert torch.equal(one(images), other(images))
+
+
 @pytest.mark.parametrize("arch", BUILT_IN)
 def test_logits_are_the_classifier_of_the_features(arch: str) -> None:
-    network = built(arch, Shape(1, 32, 3)).eval()
-    images = torch.randn(2, 1, 32, 32)
+    side = smallest(arch)
+    network = built(arch, Shape(1, side, 3)).eval()
+    images = torch.randn(2, 1, side, side)
     features = network.embed(images)
     assert features.ndim == 2
     assert torch.equal(network.classifier(features), network(images))
 
 
-@pytest.mark.parametrize("arch", BUILT_IN)
+@pytest.mark.parametrize("arch", [name for name in BUILT_IN if name != "resnet18_idc"])  # it is resnet18 at 32 pixels
 def test_every_network_trains_and_matches_gradients(arch: str) -> None:
     """Gradients reach all parameters, or `grad` would fail, and theirs reach the images, as gradient matching needs."""
-    network = built(arch, Shape(3, 32, 3))
-    images = torch.randn(2, 3, 32, 32, requires_grad=True)
+    side = smallest(arch)
+    network = built(arch, Shape(3, side, 3))
+    images = torch.randn(2, 3, side, side, requires_grad=True)
     parameters = list(network.parameters())
     gradients = torch.autograd.grad(network(images).square().mean(), parameters, create_graph=True)
     assert all(gradient.isfinite().all() for gradient in gradients)
@@ -150,10 +223,12 @@ def test_matching_sees_one_function_of_its_images() -> None:
 @pytest.mark.parametrize(
     ("arch", "resolution", "parts"),
     [
-        ("lenet", 32, ("--arch: 'lenet' is not known; known are convnet, resnet18, vgg11, alexnet, vit",)),
+        ("lenet", 32, ("--arch: 'lenet' is not known; known are convnet, resnet18, vgg11, alexnet, vit, convnet6, ",)),
         ("vit", 40, ("data.resolution: 40", "32 or 48")),
         ("vit", 8, ("data.resolution: 8", "give 16, or")),
         ("vgg11", 28, ("data.resolution: 28", "32 or more")),
+        ("convnet6", 32, ("data.resolution: 32", "convnet6 halves images 6 times; give 64 or more")),
+        ("resnetap10", 7, ("data.resolution: 7", "8 or more")),
     ],
 )
 def test_what_does_not_fit_is_told(arch: str, resolution: int, parts: tuple[str, ...]) -> None:
@@ -165,7 +240,7 @@ def test_what_does_not_fit_is_told(arch: str, resolution: int, parts: tuple[str,
 
 @pytest.mark.parametrize("arch", BUILT_IN)
 def test_what_fits_passes(arch: str) -> None:
-    networks.check(arch, Shape(1, 32, 1), NetworkRecipe())
+    networks.check(arch, Shape(1, smallest(arch), 1), NetworkRecipe())
 
 
 def test_a_network_that_breaks_the_contract_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -191,7 +191,9 @@ Arch = Annotated[
     str | None,
     typer.Option(
         metavar="NAME,…",
-        help="Networks to train: convnet, resnet18, vgg11, alexnet, vit, `timm/<model>`; by default the recipe's.",
+        help="Networks to train: convnet, resnet18, vgg11, alexnet, vit, convnet6, resnetap10, resnet18_idc, "
+        "`timm/<model>`; by default the recipe's.",
+        autocompletion=completion.networks,
     ),
 ]
 Seeds = Annotated[int | None, typer.Option(metavar="N", help="Networks per architecture; by default the recipe's.")]

@@ -32,6 +32,14 @@ def runs(incomplete: str) -> list[str]:
     return sorted(_starting_with(incomplete, (path.parent.as_posix() for path in recipe_files)))
 
 
+def networks(incomplete: str) -> list[str]:
+    """Names of networks, of which several are given with commas between them."""
+    from ld3m.evaluation.rows import ARCHS
+
+    before, comma, last = incomplete.rpartition(",")
+    return [f"{before}{comma}{name}" for name in ARCHS if name.startswith(last)]
+
+
 def keys(incomplete: str) -> list[str]:
     """Keys of both kinds of recipe."""
     from ld3m.recipe import Recipe

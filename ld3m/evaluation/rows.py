@@ -21,7 +21,7 @@ Row = Mapping[str, Any]
 """A row of any table of evaluation.json; `Result` says what one of `results` has."""
 LEARNING_RATES = {"vgg11": 1e-4}
 """Learning rates of architectures for which GLaD's protocol has another than for the rest."""
-ARCHS = ("convnet", "resnet18", "vgg11", "alexnet", "vit")
+ARCHS = ("convnet", "resnet18", "vgg11", "alexnet", "vit", "convnet6", "resnetap10", "resnet18_idc")
 """The order of columns; other architectures follow by name."""
 ROUNDING = 0.02
 """Points by which a mean may differ from that of the rounded accuracies beside it."""

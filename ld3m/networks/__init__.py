@@ -14,9 +14,10 @@ from torch.optim.swa_utils import AveragedModel
 from ld3m import registry
 from ld3m.errors import UserError, one_line
 from ld3m.networks.blocks import Shape
-from ld3m.networks.convnet import ConvNet
+from ld3m.networks.convnet import ConvNet, ConvNet6
 from ld3m.networks.plain import VGG11, AlexNet
-from ld3m.networks.resnet import ResNet18
+from ld3m.networks.resnet import ResNet18, ResNet18Idc
+from ld3m.networks.resnet_ap import ResNetAP10
 from ld3m.networks.speed import Half
 from ld3m.networks.timm import PREFIX, TimmNetwork
 from ld3m.networks.vit import ViT
@@ -45,6 +46,9 @@ NETWORKS: dict[str, Callable[[Shape, NetworkRecipe], Any]] = {
     "vgg11": lambda shape, recipe: VGG11(shape, recipe.norm),
     "alexnet": lambda shape, recipe: AlexNet(shape),
     "vit": lambda shape, recipe: ViT(shape),
+    "convnet6": lambda shape, recipe: ConvNet6(shape, recipe.width, recipe.norm, recipe.pooling),
+    "resnetap10": lambda shape, recipe: ResNetAP10(shape, recipe.norm),
+    "resnet18_idc": lambda shape, recipe: ResNet18Idc(shape, recipe.norm),
 }
 """Constructors of a `Network` by the name that recipes and `--arch` give; other packages add theirs through entry
 points of the group `ld3m.networks`, and `timm/<model>` names one of timm's."""
@@ -56,7 +60,7 @@ def build(arch: str, shape: Shape, recipe: NetworkRecipe, generator: torch.Gener
     Args:
         arch: a name of `NETWORKS` or of another package's, or `timm/<model>`.
         shape: the images and classes it is for.
-        recipe: width, depth and pooling of a ConvNet, norm of a ConvNet, ResNet18 or VGG11; its `arch` does not count.
+        recipe: width, depth and pooling of a ConvNet, norm of all but AlexNet and ViT; its `arch` does not count.
         generator: decides the initial weights.
         key: the recipe's key or the option that named it, for messages.
 

@@ -5,7 +5,7 @@ import math
 from torch import Tensor, nn
 
 from ld3m.errors import UserError
-from ld3m.networks.blocks import Shape, norm
+from ld3m.networks.blocks import Shape, check_halvings, norm
 
 POOLINGS = {"avg": nn.AvgPool2d, "max": nn.MaxPool2d}
 """Halvings by the name that `network.pooling` gives; "none" is no halving."""
@@ -60,6 +60,22 @@ def _block(in_channels: int, width: int, norm_name: str, pooling: str) -> list[n
         nn.ReLU(inplace=True),
         nn.Identity() if pooling == "none" else POOLINGS[pooling](2),
     ]
+
+
+class ConvNet6(ConvNet):
+    """The ConvNet with six blocks whatever the resolution, as the literature evaluates with at 224 and 256 pixels.
+
+    `ConvNet` has as many at those resolutions; this one has them at others too. IDC's code, the same for colour images,
+    pads greyscale ones by two pixels more.
+
+    Raises:
+        UserError: if six halvings leave nothing of the images.
+    """
+
+    def __init__(self, shape: Shape, width: int = 128, norm: str = "instance", pooling: str = "avg") -> None:
+        if pooling != "none":
+            check_halvings("convnet6", shape, 6)
+        super().__init__(shape, width, 6, norm, pooling)
 
 
 def default_depth(resolution: int) -> int:

@@ -4,8 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ld3m.errors import UserError
-from ld3m.networks.blocks import Shape, norm
+from ld3m.networks.blocks import Shape, check_halvings, norm
 
 VGG_STAGES = ((64,), (128,), (256, 256), (512, 512), (512, 512))
 """Output channels of the convolutions; each stage ends in a halving."""
@@ -64,12 +63,7 @@ class VGG11(nn.Module):
 
     def __init__(self, shape: Shape, norm_name: str = "instance") -> None:
         super().__init__()
-        smallest = 2 ** len(VGG_STAGES)
-        if shape.resolution < smallest:
-            raise UserError(
-                f"data.resolution: {shape.resolution}, but vgg11 halves images five times; "
-                f"give {smallest} or more, or choose another network"
-            )
+        check_halvings("vgg11", shape, len(VGG_STAGES))
         self.features = nn.Sequential()
         in_channels = shape.channels
         for stage in VGG_STAGES:

@@ -1,9 +1,9 @@
-"""ResNet-18 for small images."""
+"""ResNet-18 for small images, and with a stem for larger ones."""
 
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ld3m.networks.blocks import Shape, norm
+from ld3m.networks.blocks import Shape, initialise_convolutions, norm
 
 
 class BasicBlock(nn.Module):
@@ -33,6 +33,7 @@ class ResNet18(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(shape.channels, 64, 3, padding=1, bias=False)
         self.bn1 = norm(norm_name, 64)
+        self.pool: nn.Module = nn.Identity()
         stages = []
         in_channels = 64
         for channels, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
@@ -44,10 +45,26 @@ class ResNet18(nn.Module):
 
     def embed(self, images: Tensor) -> Tensor:
         """[N, channels, H, W] normalised images to [N, 512]."""
-        x = functional.relu(self.bn1(self.conv1(images)))
+        x = self.pool(functional.relu(self.bn1(self.conv1(images))))
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = stage(x)
         return x.mean((2, 3))
 
     def forward(self, images: Tensor) -> Tensor:
         return self.classifier(self.embed(images))
+
+
+class ResNet18Idc(ResNet18):
+    """The ResNet-18 of IDC's code and of those that evaluate as it does (vimar-gu/MinimaxDiffusion's train_models).
+
+    Up to 64 pixels it is `ResNet18`; larger images are halved by max-pooling after the first convolution, and above 128
+    pixels that one is 7×7 and of stride 2, as for ImageNet. Its convolutions' first weights are others, too.
+    """
+
+    def __init__(self, shape: Shape, norm_name: str = "instance") -> None:
+        super().__init__(shape, norm_name)
+        if shape.resolution > 128:
+            self.conv1 = nn.Conv2d(shape.channels, 64, 7, 2, padding=3, bias=False)
+        if shape.resolution > 64:
+            self.pool = nn.MaxPool2d(3, 2, padding=1)
+        initialise_convolutions(self)

@@ -11,14 +11,15 @@ class NetworkRecipe(Section):
     """The matching network, in which the objective compares real and synthetic images."""
 
     arch: str = "convnet"
-    """convnet, resnet18, vgg11, alexnet, vit, `timm/<model>`, or one of an installed package."""
+    """convnet, resnet18, vgg11, alexnet, vit; convnet6, resnetap10 and resnet18_idc, as IDC and Minimax have them;
+    `timm/<model>`, or one of an installed package."""
     depth: int | None = Field(None, ge=1, le=100)
     """Blocks of the ConvNet, each of which halves the image; left out: 3 at 32 px and one more
     for each doubling: 5 at 128 px, 6 at 256 px."""
     width: int = Field(128, ge=1, le=10**4)
     """Channels of the ConvNet's blocks; a multiple of 4 with `network.norm=group`."""
     norm: Literal["instance", "batch", "group", "layer", "none"] = "instance"
-    """Normalisation in the ConvNet, ResNet18 and VGG11."""
+    """Normalisation in all networks but AlexNet, ViT and timm's."""
     pooling: Literal["avg", "max", "none"] = "avg"
     """What halves the images after each block of the ConvNet; none keeps the full resolution."""
     dtype: Literal["float32", "bfloat16"] = "float32"
