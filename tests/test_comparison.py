@@ -11,7 +11,7 @@ from conftest import Outcome, distilled
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ld3m.evaluation import protocol
+from ld3m.data import testing
 from ld3m.evaluation.comparison import differences, paired
 from ld3m.evaluation.tables import accuracy_table, difference_caption, difference_text
 from ld3m.reporting.report import report
@@ -110,7 +110,7 @@ def test_the_command_line_compares_seed_by_seed(
     ld3m: Callable[..., Outcome], recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """For each architecture, and for the mean over those that it was not matched in."""
-    monkeypatch.setattr(protocol, "at_chance", lambda *_: False)  # after one epoch they are
+    monkeypatch.setattr(testing, "at_chance", lambda *_: False)  # after one epoch they are
     folder = distilled(recipe_file, tmp_path / "run")
     options = ("--arch", "resnet18,alexnet", "--against", "random", "evaluate.epochs=1", "--json")
     outcome = ld3m("evaluate", folder, *options)

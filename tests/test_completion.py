@@ -58,7 +58,7 @@ def test_recipes_are_offered_by_name(offered: Callable[[str], list[str]], tmp_pa
         ("distill quickstart nonsense=p", ""),
         ("train-prior prior-digits denoiser.st", "denoiser.steps= denoiser.steps=30000"),
         ("evaluate --arch vit,conv", "vit,convnet vit,convnet6"),
-        ("evaluate evaluate.ep", "evaluate.epochs= evaluate.epochs=1000"),
+        ("evaluate experts.ep", "experts.epochs= experts.epochs=15"),
         ("evaluate --split v", "validation"),
         ("render --skip ", "paper reference none"),
         ("ablate quickstart --axis prior.st", "prior.steps= prior.steps=10"),

@@ -12,12 +12,14 @@ import pytest
 import torch
 from conftest import Outcome
 
+from ld3m.data import testing
 from ld3m.data.coresets import open_whole
 from ld3m.data.prepared import ImageSet, prepare
-from ld3m.evaluation import measure, protocol
+from ld3m.evaluation import measure
 from ld3m.evaluation.cross_architecture import cross_architecture
-from ld3m.evaluation.protocol import train
+from ld3m.evaluation.protocols import Task, protocol
 from ld3m.evaluation.tables import accuracy_table
+from ld3m.evaluation.training import train
 from ld3m.evaluation.training_sets import BASELINES, real_images
 from ld3m.files import cache_folder
 from ld3m.recipe import Recipe
@@ -174,7 +176,7 @@ def test_only_what_was_measured_alike_is_averaged(rows: list[dict[str, Any]], ar
 def test_the_cross_architecture_mean_of_evaluations_that_add_up(
     ld3m: Callable[..., Outcome], run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(protocol, "at_chance", lambda *_: False)  # after three epochs they are
+    monkeypatch.setattr(testing, "at_chance", lambda *_: False)  # after three epochs they are
     assert json.loads(ld3m("evaluate", run, "--arch", "convnet,resnet18", "--json").out)["cross_architecture"] == []
     outcome = ld3m("evaluate", run, "--arch", "alexnet", "--json")
     report = json.loads(outcome.out)
@@ -195,10 +197,11 @@ def test_dropout_of_an_evaluation_is_a_function_of_the_seed(recipe_file: Path) -
     images = prepare(recipe.data, progress=False)
     whole = open_whole(images, recipe.data, [], torch.device("cpu"))
     few = real_images("random", whole, torch.tensor([0, 0, 1, 1, 2, 2]), recipe, 0)
+    how = protocol(recipe.evaluate, Task("vit", 3, 6, 16))
     torch.manual_seed(1)
-    one = train("vit", *few, images, recipe, 0, torch.device("cpu"))
+    one = train("vit", *few, images, how, (0, 0), torch.device("cpu"))
     torch.manual_seed(2)
-    same = train("vit", *few, images, recipe, 0, torch.device("cpu"))
+    same = train("vit", *few, images, how, (0, 0), torch.device("cpu"))
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), same.parameters(), strict=True))
 
 
@@ -315,10 +318,11 @@ def test_networks_learn_separable_classes(recipe_file: Path) -> None:
     """Trained on all real shapes, a ConvNet tells almost all of the test shapes apart: chance is 33 %."""
     recipe = load(Recipe, str(recipe_file), ["evaluate.epochs=60", "evaluate.lr=0.01", "evaluate.ema=0.9"])
     images = prepare(recipe.data, progress=False)
-    network = train("convnet", *images.everything("train"), images, recipe, 0, torch.device("cpu"))
-    percent, at_chance = protocol.tested(network, images, "test", torch.device("cpu"))
-    assert percent >= 70
-    assert not at_chance
+    how = protocol(recipe.evaluate, Task("convnet", 3, 36, 16))
+    network = train("convnet", *images.everything("train"), images, how, (0, 0), torch.device("cpu"))
+    tested = testing.tested(network, images, "test", torch.device("cpu"))
+    assert tested.accuracy >= 70
+    assert not tested.at_chance
 
 
 def test_baselines_are_real_images_and_only_random_ones_differ_by_draw(recipe_file: Path) -> None:

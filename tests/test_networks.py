@@ -15,7 +15,7 @@ from torch import nn
 
 from ld3m import networks
 from ld3m.errors import UserError
-from ld3m.evaluation.protocol import rate_factor
+from ld3m.evaluation.protocols.details import warmup_cosine
 from ld3m.networks import Shape, vit
 from ld3m.networks.speed import quick_on_cpus
 from ld3m.randomness import generator, global_draws
@@ -338,12 +338,12 @@ def test_averaging_includes_the_statistics_of_batch_norm() -> None:
 )
 def test_learning_rate_is_the_reference_protocols(epoch: int, rate: float) -> None:
     """Values printed by the reference's LinearLR and CosineAnnealingLR at 1000 epochs and lr 0.001."""
-    assert 1e-3 * rate_factor(epoch, 1000) == pytest.approx(rate, rel=1e-9)
+    assert 1e-3 * warmup_cosine(epoch, 1000) == pytest.approx(rate, rel=1e-9)
 
 
 @given(epochs=st.integers(1, 2000))
 def test_learning_rate_stays_in_range(epochs: int) -> None:
-    factors = [rate_factor(epoch, epochs) for epoch in range(epochs)]
+    factors = [warmup_cosine(epoch, epochs) for epoch in range(epochs)]
     assert all(0 <= factor <= 1 + 1e-12 for factor in factors)
 
 

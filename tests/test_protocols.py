@@ -11,10 +11,10 @@ from torch import nn
 from ld3m.data.testing import at_chance
 from ld3m.errors import UserError
 from ld3m.evaluation.blocks import blocks
-from ld3m.evaluation.protocol import learning_rate
+from ld3m.evaluation.protocols import Task, protocol
 from ld3m.evaluation.rows import merged, read, results
 from ld3m.evaluation.tables import accuracy_table
-from ld3m.networks.training import train_epoch
+from ld3m.networks.training import siamese, train_epoch
 from ld3m.recipe import EvaluateRecipe
 
 
@@ -220,7 +220,8 @@ def test_chance_is_what_a_classifier_gets_that_does_not_look(
 )
 def test_vgg11_has_its_own_rate_unless_one_is_named_for_it(lr: Any, convnet: float, vgg11: float) -> None:
     settings = EvaluateRecipe(lr=lr)
-    assert (learning_rate("convnet", settings), learning_rate("vgg11", settings)) == (convnet, vgg11)
+    rates = [protocol(settings, Task(arch, 10, 10, 32)).lr for arch in ("convnet", "vgg11")]
+    assert rates == [convnet, vgg11]
 
 
 @pytest.mark.parametrize("lr", [{}, {"vgg11": 0}, {"vgg11": "fast"}, {"vgg11": None}, [0.1], "inf"])
@@ -237,5 +238,6 @@ def test_a_last_batch_of_one_joins_the_one_before_if_there_is_batch_norm(
     seen: list[int] = []
     network[0].register_forward_hook(lambda module, given, result: seen.append(len(result)))
     inputs, targets = torch.randn(9, 1, 2, 2), torch.zeros(9, dtype=torch.long)
-    train_epoch(network, torch.optim.SGD(network.parameters(), 0.1), inputs, targets, 4, False, torch.Generator())
+    shown = siamese(inputs, targets, False, torch.Generator())
+    train_epoch(network, torch.optim.SGD(network.parameters(), 0.1), shown, 9, 4, torch.Generator())
     assert seen == sizes

@@ -19,7 +19,7 @@ from conftest import CLASSES, Outcome, distilled
 from PIL import Image
 
 from ld3m.errors import UserError
-from ld3m.evaluation.protocol import row_protocol
+from ld3m.evaluation.protocols import Task, protocol
 from ld3m.evaluation.training_sets import stored_digest
 from ld3m.files import write_json, write_tensors, write_text
 from ld3m.images import grids
@@ -158,7 +158,7 @@ def test_it_says_how_many_real_images_there_are_and_how_to_repeat_it(finished: P
     assert measure[2:9] == ["one", "--arch", "convnet", "--seeds", "2", "--against", "random"]
     recipe = load(Recipe, str(finished / "recipe.yaml"), measure[9:])
     measured = json.loads((finished / "evaluation.json").read_text())["results"][0]["protocol"]
-    assert row_protocol(recipe, "convnet") == measured
+    assert protocol(recipe.evaluate, Task("convnet", 3, 6, 16)).row() == measured
     (link,) = (link for link in page.all("a", "href") if link.startswith("data:"))
     assert base64.b64decode(link.partition(",")[2]) == (finished / "recipe.yaml").read_bytes()
 

@@ -14,10 +14,11 @@ from conftest import Outcome, distilled
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ld3m.evaluation import measure, protocol
-from ld3m.evaluation.protocol import train
+from ld3m.data import testing
+from ld3m.evaluation import measure
 from ld3m.evaluation.scores import augmentation_robust, label_robust, scores
 from ld3m.evaluation.tables import accuracy_table
+from ld3m.evaluation.training import train
 from ld3m.reporting.report import report
 
 FULL, DISTILLED, RANDOM = [87.0, 88.0, 86.0], [70.0, 71.0, 68.5], [52.0, 50.0, 55.0]
@@ -119,12 +120,12 @@ def test_scores_through_the_command_line_train_baselines_once_for_all_runs(
     trained: list[tuple[int, bool, int]] = []
 
     def noted(arch: str, pixels: torch.Tensor, *rest: Any) -> torch.nn.Module:
-        settings = rest[2].evaluate
-        trained.append((len(pixels), settings.augment, settings.epochs))
+        how = rest[2]
+        trained.append((len(pixels), bool(how.augment), how.epochs))
         return train(arch, pixels, *rest)
 
     monkeypatch.setattr(measure, "train", noted)
-    monkeypatch.setattr(protocol, "at_chance", lambda *_: False)  # after four epochs some are
+    monkeypatch.setattr(testing, "at_chance", lambda *_: False)  # after four epochs some are
     one = distilled(recipe_file, tmp_path / "one")
     other = distilled(recipe_file, tmp_path / "other", "distill.iterations=1")
     options = ("--scores", "--json", "evaluate.epochs=4", "evaluate.full_epochs=2", "evaluate.ema=0.81")

@@ -14,10 +14,11 @@ from ld3m.ablation import chart, table
 from ld3m.ablation.cells import Ablation, Cell
 from ld3m.distillation.loop import distill
 from ld3m.errors import UserError
-from ld3m.evaluation import protocol
 from ld3m.evaluation.cross_architecture import cross_architecture
-from ld3m.evaluation.evaluate import evaluate, matching_row
-from ld3m.evaluation.rows import LEARNING_RATES, Row, results
+from ld3m.evaluation.evaluate import evaluate, matching_row, with_learnt_rate
+from ld3m.evaluation.protocols import Protocol, Task, protocol
+from ld3m.evaluation.protocols.glad import LEARNING_RATES
+from ld3m.evaluation.rows import Row, results
 from ld3m.files import write_json, write_text
 from ld3m.machine import environment, lock, signals
 from ld3m.machine.memory import keep_freed_memory
@@ -25,7 +26,7 @@ from ld3m.machine.processes import Processes, watched_command
 from ld3m.reading import read_json
 from ld3m.recipe import Recipe
 from ld3m.runs import metrics
-from ld3m.runs.folder import iterations_done
+from ld3m.runs.folder import classes, iterations_done
 
 CROSSED = "cross-architecture"
 """The column of the mean over all networks but the matching one, beside those of architectures."""
@@ -125,9 +126,19 @@ def _result(cell: Cell, trained_on: str, arch: str, split: str) -> Row | None:
     """The row of a run's evaluation.json, if it was measured as the cell asks."""
     recipe, rows = cell.recipe, results(cell.recipe.folder)
     if rows and recipe.evaluate.lr == "learnt":
-        recipe = protocol.with_learnt_rate(recipe, recipe.folder)
-    how = protocol.training(recipe, trained_on, recipe.evaluate.augment)
-    return matching_row(rows, how, trained_on, arch, split)
+        recipe = with_learnt_rate(recipe, recipe.folder)
+    for row in rows:
+        how = _protocol(recipe, row, trained_on, arch)
+        if found := matching_row([row], recipe, how, trained_on, arch, split):
+            return found
+    return None
+
+
+def _protocol(recipe: Recipe, row: Row, trained_on: str, arch: str) -> Protocol:
+    """How a cell wants networks trained on a set of which a row says how many images it has."""
+    seen = row["images"] * (recipe.distill.factor**2 if trained_on == "distilled" else 1)
+    task = Task(arch, len(classes(recipe.folder)), seen, recipe.data.resolution)
+    return protocol(recipe.evaluate, task, trained_on)
 
 
 def _baseline_key(cell: Cell, name: str) -> str:
@@ -175,10 +186,14 @@ def _asked(recipe: Recipe, row: Row) -> dict[str, Any]:
     All real images may have epochs of their own, and a learnt rate is each run's own.
     """
     settings, data = recipe.evaluate, {"data": recipe.data.source, "data.subset": recipe.data.subset}
-    own = {key: getattr(settings, key) for key in ("epochs", "ema") if key in row["protocol"]}
-    if settings.lr == "learnt" and row["arch"] not in LEARNING_RATES and "lr" in row["protocol"]:
+    count = len(classes(recipe.folder))
+    task = Task(row["arch"], count, count * recipe.distill.latents_per_class, recipe.data.resolution)
+    asked = protocol(settings.model_copy(update={"lr": None}), task).row()
+    own = {key: value for key, value in row["protocol"].items() if key != "changed"}
+    own |= {key: value for key, value in asked.items() if key in own and key != "lr"}
+    if settings.lr == "learnt" and row["arch"] not in LEARNING_RATES and "lr" in own:
         own["lr"] = "learnt"
-    return {**data, **row["protocol"], **own}
+    return data | own
 
 
 def _changes_baseline(key: str, baseline: str) -> bool:

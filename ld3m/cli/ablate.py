@@ -9,7 +9,16 @@ from typing import Annotated
 import typer
 
 from ld3m.cli import completion
-from ld3m.cli.arguments import Arch, AsJson, Output, Seeds, Split, evaluation_overrides, names_and_overrides
+from ld3m.cli.arguments import (
+    Arch,
+    AsJson,
+    Output,
+    ProtocolName,
+    Seeds,
+    Split,
+    evaluation_overrides,
+    names_and_overrides,
+)
 
 
 def ablate(
@@ -32,6 +41,7 @@ def ablate(
     ] = None,
     arch: Arch = None,
     seeds: Seeds = None,
+    protocol: ProtocolName = None,
     against: Annotated[
         str,
         typer.Option(
@@ -63,7 +73,7 @@ def ablate(
     Several processes share the classes and the networks of each cell: ld3m launch ablate RECIPE …
     """
     recipes, overrides = names_and_overrides(arguments)
-    overrides += evaluation_overrides(arch, seeds)
+    overrides = evaluation_overrides(arch, seeds, protocol, False, overrides)
     from ld3m.ablation.ablate import ablate as run_all
     from ld3m.ablation.cells import Ablation
     from ld3m.ablation.table import markdown

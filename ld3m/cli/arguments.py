@@ -207,13 +207,44 @@ Split = Annotated[
 ]
 
 
+ProtocolName = Annotated[
+    str | None,
+    typer.Option(
+        "--protocol",
+        metavar="NAME",
+        help="How networks are trained and tested: glad, minimax, rded, rd3, rethinkdc, custom; as published, whatever "
+        "the recipe changes for its own. Keys beside it change it; recipes/PROTOCOLS.md has its values.",
+        autocompletion=completion.protocols,
+    ),
+]
+Best = Annotated[
+    bool,
+    typer.Option(
+        "--best", help="Also note the best of the protocol's own tests during training, as most published figures are."
+    ),
+]
+
+
 def names_and_overrides(arguments: list[str] | None) -> tuple[list[str], list[str]]:
     """Splits `NAME … KEY=VALUE …` into both; an existing path with a = in it is a name."""
     names = [argument for argument in arguments or [] if "=" not in argument or Path(argument).exists()]
     return names, [argument for argument in arguments or [] if argument not in names]
 
 
-def evaluation_overrides(arch: str | None, seeds: int | None) -> list[str]:
-    """`--arch` and `--seeds` as overrides of a recipe."""
+def evaluation_overrides(
+    arch: str | None, seeds: int | None, protocol: str | None, best: bool, overrides: list[str]
+) -> list[str]:
+    """Overrides of a recipe with those for `--arch`, `--seeds`, `--protocol` and `--best`.
+
+    A recipe's changes are those of its own protocol: another one starts from its own values, in which `overrides`
+    changes what it names.
+    """
+    from ld3m.recipe import EvaluateRecipe
+
+    kept = {"protocol", "arch", "seeds", "best"}
+    named = [] if protocol is None else [f"evaluate.protocol={json.dumps(protocol)}"]
+    if named or any(override.startswith("evaluate.protocol=") for override in overrides):
+        named = [f"evaluate.{key}=null" for key in EvaluateRecipe.model_fields if key not in kept] + named
     chosen = [] if arch is None else [f"evaluate.arch=[{arch}]"]
-    return chosen if seeds is None else [*chosen, f"evaluate.seeds={seeds}"]
+    chosen += [] if seeds is None else [f"evaluate.seeds={seeds}"]
+    return [*named, *overrides, *chosen, *(["evaluate.best=true"] if best else [])]

@@ -90,6 +90,13 @@ def layouts(incomplete: str) -> list[str]:
     return _starting_with(incomplete, ("folder", "rded", "rethinkdc", "pt"))
 
 
+def protocols(incomplete: str) -> list[str]:
+    """How networks are trained and tested."""
+    from ld3m.evaluation.protocols import PROTOCOLS
+
+    return _starting_with(incomplete, PROTOCOLS)
+
+
 def _starting_with(incomplete: str, words: Iterable[str]) -> list[str]:
     return [word for word in words if word.startswith(incomplete)]
 

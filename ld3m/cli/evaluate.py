@@ -9,10 +9,12 @@ import typer
 from ld3m.cli.arguments import (
     Arch,
     AsJson,
+    Best,
     ByPosition,
     ClassOrder,
     MeasuredBy,
     Pixels,
+    ProtocolName,
     Seeds,
     SetAndOverrides,
     Split,
@@ -39,6 +41,8 @@ def evaluate(
     by_position: ByPosition = False,
     arch: Arch = None,
     seeds: Seeds = None,
+    protocol: ProtocolName = None,
+    best: Best = False,
     against: Annotated[
         str,
         typer.Option(
@@ -78,8 +82,9 @@ def evaluate(
     paired by seed. All of it is added to the run's evaluation.json, with how the networks were trained: there is a
     table for each way.
 
-    Nothing is chosen on the test set: the images are those of the last iteration, and each network is tested once,
-    after its last epoch. To compare settings, distil with data.validation_share=0.1 and use --split validation.
+    Nothing is chosen on the test set: the images are those of the last iteration, and a network's accuracy is that
+    after its last epoch; --best puts the best of several tests beside it. To compare settings, distil with
+    data.validation_share=0.1 and use --split validation.
 
     Interrupt it at any time: the same command resumes with the network it was training. What was measured in the same
     way before is reused; accuracies of baselines are kept in the cache, where evaluations of other runs find them.
@@ -88,7 +93,7 @@ def evaluate(
     --recipe fashion-mnist
     """
     names, overrides = names_and_overrides(arguments)
-    overrides += evaluation_overrides(arch, seeds)
+    overrides = evaluation_overrides(arch, seeds, protocol, best, overrides)
     from ld3m.api import set_and_recipe
     from ld3m.evaluation.evaluate import evaluate
     from ld3m.evaluation.tables import accuracy_table

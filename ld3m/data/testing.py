@@ -21,6 +21,8 @@ class Tested(NamedTuple):
     """Percent of the images that it classifies correctly."""
     at_chance: bool
     """Whether it is no better than guessing, as far as so many images tell."""
+    best: float | None = None
+    """The highest accuracy of several tests during training, chosen by these images; None if it was not asked for."""
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from typing import Any
 
 from ld3m.evaluation.comparison import differences
 from ld3m.evaluation.cross_architecture import column, cross_architecture, headings
+from ld3m.evaluation.protocols.details import TESTS_TEXT
 from ld3m.evaluation.rows import Row, by_protocol, has_learnt, in_order, protocol_key, set_order
 from ld3m.evaluation.scores import scores
 
@@ -95,7 +96,7 @@ def _block(rows: Sequence[Row], matching: str | None, every_score: Sequence[Row]
         crossed=crossed,
         differences=differences([*rows, *crossed]),
         scores=[dict(score) for score in every_score if protocol_key(score) == protocol_key(first)],
-        notes=[*_not_learnt(rows, names), *few_images(first.get("tested_on"))],
+        notes=[*_not_learnt(rows, names), *few_images(first.get("tested_on")), *_bests(rows)],
     )
 
 
@@ -123,6 +124,17 @@ def _not_learnt(rows: Sequence[Row], names: Mapping[Any, str]) -> list[str]:
                 f"epochs, or a rate of its own: evaluate.lr={{{row['arch']}: …}}"
             )
     return notes
+
+
+def _bests(rows: Sequence[Row]) -> list[str]:
+    """A line if rows have the best of several tests, which no other figure here is made of."""
+    when = dict.fromkeys(TESTS_TEXT.get(row["best"]["tests"], row["best"]["tests"]) for row in rows if "best" in row)
+    if not when:
+        return []
+    return [
+        f"best: each network's highest accuracy of those after {' or '.join(when)}, chosen by the test images; means, "
+        "differences and scores are of the last epoch"
+    ]
 
 
 def few_images(tested_on: int | None) -> list[str]:

@@ -79,11 +79,13 @@ def _choices(
 
 def _mean(rows: Sequence[Row]) -> dict[str, Any]:
     """One set's mean row over results of several architectures, of the seeds that all have."""
-    shared = set.intersection(*(set(row["protocol"].items()) for row in rows))
+    shared = [
+        key for key in rows[0]["protocol"] if all(r["protocol"].get(key) == rows[0]["protocol"][key] for r in rows)
+    ]
     by_seed = zip(*(row["accuracies"] for row in rows), strict=False)
     same = ("trained_on", "split", "images", "tested_on", "seed", "scorer")
     return {
         **{key: rows[0][key] for key in same if key in rows[0]},
         **figures([statistics.fmean(values) for values in by_seed]),
-        "protocol": {key: value for key, value in rows[0]["protocol"].items() if (key, value) in shared},
+        "protocol": {key: rows[0]["protocol"][key] for key in shared},
     }

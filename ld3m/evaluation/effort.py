@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from ld3m.data.prepared import ImageSet
-from ld3m.evaluation.protocol import untrained
+from ld3m.evaluation.protocols import Protocol
+from ld3m.evaluation.training import untrained
 from ld3m.images.ranges import bytes_to_unit
-from ld3m.recipe import Recipe
 
 MOST = 32
 """Images of the step and the test that are timed."""
@@ -31,22 +31,21 @@ class Cost(NamedTuple):
 
 
 def costs(
-    sets: Mapping[str, tuple[Tensor, Tensor]], images: ImageSet, recipe: Recipe, device: torch.device
+    sets: Mapping[str, tuple[Tensor, Tensor, Protocol]], images: ImageSet, device: torch.device
 ) -> dict[str, Cost]:
     """Times each architecture on a few images; nothing of it is kept.
 
     Args:
-        sets: pixels and labels that the networks of each architecture are trained on.
+        sets: pixels and labels that the networks of each architecture are trained on, and how.
         images: the set they stand for.
-        recipe: its `evaluate` section counts.
         device: where networks are trained.
     """
-    return {arch: _cost(arch, *some, images, recipe, device) for arch, some in sets.items()}
+    return {arch: _cost(arch, *some, images, device) for arch, some in sets.items()}
 
 
-def _cost(arch: str, pixels: Tensor, labels: Tensor, images: ImageSet, recipe: Recipe, device: torch.device) -> Cost:
-    network = untrained(arch, images, recipe, 0, device)
-    count = min(MOST, recipe.evaluate.batch, len(pixels))
+def _cost(arch: str, pixels: Tensor, labels: Tensor, how: Protocol, images: ImageSet, device: torch.device) -> Cost:
+    network = untrained(arch, images, (0, 0), device)
+    count = min(MOST, how.batch, len(pixels))
     inputs, targets = images.normalise(bytes_to_unit(pixels[:count].to(device))), labels[:count].to(device)
     network.eval()  # batch norm takes a single image, too
     train = test = 0.0

@@ -10,9 +10,9 @@ from ld3m import networks
 from ld3m.data.prepared import ImageSet, prepare
 from ld3m.data.testing import Tested
 from ld3m.errors import UserError
-from ld3m.evaluation import protocol
 from ld3m.evaluation.blocks import blocks
 from ld3m.evaluation.measure import Evaluation, Training, clean_up, measure
+from ld3m.evaluation.protocols import OTHERS, Protocol, augments
 from ld3m.evaluation.rows import FILE, Row, figures, gathered, merged, read, set_name
 from ld3m.evaluation.tables import accuracy_text
 from ld3m.evaluation.training_sets import BASELINES, TrainingSets, check_content
@@ -22,7 +22,7 @@ from ld3m.machine.memory import keep_freed_memory
 from ld3m.machine.processes import Processes, watched_command
 from ld3m.recipe import NetworkRecipe, Recipe
 from ld3m.runs import sources
-from ld3m.runs.folder import is_run, load_recipe
+from ld3m.runs.folder import is_run, learnt, load_recipe
 
 NOT_THE_SPLIT = {"source", "root", "on_corrupt", "keep", "keep_order", "scorer"}
 """Keys of a data recipe in which two runs may differ and still have the same training and test images; `data.source`
@@ -114,12 +114,7 @@ def measure_rows(
         A row of results for each set and architecture, and the files that keep this process's networks meanwhile.
     """
     known = {} if again else _known(evaluation, recipe, earlier)
-    trainings = [
-        Training(*how, arch, seed)
-        for how in evaluation.recipes
-        for arch in dict.fromkeys(recipe.evaluate.arch)
-        for seed in range(recipe.evaluate.seeds)
-    ]
+    trainings = [Training(*group, seed) for group in evaluation.protocols for seed in range(recipe.evaluate.seeds)]
     missing = [training for training in trainings if training not in known]
     if missing:  # before hours of training
         writable(evaluation.folder, evaluation.instead)
@@ -138,7 +133,7 @@ def check_archs(recipe: Recipe) -> None:
     for arch in recipe.evaluate.arch:
         networks.check(arch, shape, NetworkRecipe(), "--arch")
     rates = recipe.evaluate.lr if isinstance(recipe.evaluate.lr, dict) else {}
-    for arch in rates.keys() - {*recipe.evaluate.arch, protocol.OTHERS}:  # a misspelt name would be without effect
+    for arch in rates.keys() - {*recipe.evaluate.arch, OTHERS}:  # a misspelt name would be without effect
         networks.check(arch, shape, NetworkRecipe(), "evaluate.lr")
 
 
@@ -154,13 +149,11 @@ def _prepare(
     """Prepares the real images, and everything that networks are trained on."""
     images = prepare_to_test(recipe, split, processes.is_main_process)
     if recipe.evaluate.lr == "learnt":
-        recipe = protocol.with_learnt_rate(recipe, folder)
-    recipes = _recipes(recipe, others, with_scores)
+        recipe = with_learnt_rate(recipe, folder)
+    wanted = _wanted(recipe, others, with_scores)
     folders = {**others, "distilled": folder}
-    compared = {name: folders.get(name) for name, _ in recipes}
-    sets = TrainingSets.of(recipe, compared, images, processes.device)
-    digests = {name: sets.digest(name) for name, _ in recipes}
-    return Evaluation(place, images, split, sets, digests, recipes, processes.device)
+    sets = TrainingSets.of(recipe, {name: folders.get(name) for name, _ in wanted}, images, processes.device)
+    return Evaluation.of(place, images, split, sets, wanted, recipe, processes.device)
 
 
 def prepare_to_test(recipe: Recipe, split: str, progress: bool) -> ImageSet:
@@ -178,17 +171,26 @@ def prepare_to_test(recipe: Recipe, split: str, progress: bool) -> ImageSet:
     return images
 
 
+def with_learnt_rate(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe with the step size that the run learnt in place of `evaluate.lr: learnt`."""
+    step_size = learnt(folder).get("step_size")
+    if step_size is None:
+        raise UserError(f"evaluate.lr: {folder} has learnt no step size (objective mtt does); give a number")
+    return recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update={"lr": step_size})})
+
+
 def _known(evaluation: Evaluation, recipe: Recipe, earlier: Sequence[Row]) -> dict[Training, Tested]:
     """Networks that were measured before, on the same images."""
     known = {}
-    for (trained_on, augment), how in evaluation.recipes.items():
-        content = evaluation.digests[trained_on]
-        for arch in dict.fromkeys(recipe.evaluate.arch):
-            for row in (row for row in earlier if _is_of(row, how, trained_on, arch, evaluation.split)):
-                if row.get("content") == content:
-                    for seed, accuracy in enumerate(row["accuracies"]):
-                        at_chance = seed in row.get("at_chance", ())
-                        known[Training(trained_on, augment, arch, seed)] = Tested(accuracy, at_chance)
+    for (trained_on, augment, arch), how in evaluation.protocols.items():
+        for row in (row for row in earlier if _is_of(row, recipe, how, trained_on, arch, evaluation.split)):
+            if row.get("content") == evaluation.digests[trained_on]:
+                best = row.get("best", {})
+                bests = dict(enumerate(best["accuracies"] if best.get("tests") == how.tests else ()))
+                for seed, accuracy in enumerate(row["accuracies"]):
+                    if bests.get(seed) is not None or not recipe.evaluate.best:
+                        of_seed = Tested(accuracy, seed in row.get("at_chance", ()), bests.get(seed))
+                        known[Training(trained_on, augment, arch, seed)] = of_seed
     return known
 
 
@@ -212,20 +214,22 @@ def _report(
     }, lost
 
 
-def matching_row(rows: Iterable[Row], recipe: Recipe, trained_on: str, arch: str, split: str) -> Row | None:
+def matching_row(
+    rows: Iterable[Row], recipe: Recipe, how: Protocol, trained_on: str, arch: str, split: str
+) -> Row | None:
     """The row of a training set with as many networks as a recipe asks for, if so many were trained as it says."""
     seeds = recipe.evaluate.seeds
     for row in rows:
-        if _is_of(row, recipe, trained_on, arch, split) and len(row["accuracies"]) >= seeds:
+        if _is_of(row, recipe, how, trained_on, arch, split) and len(row["accuracies"]) >= seeds:
             at_chance = [seed for seed in row.get("at_chance", ()) if seed < seeds]
             return {**row, **figures(row["accuracies"][:seeds]), "at_chance": at_chance}
     return None
 
 
-def _is_of(row: Row, recipe: Recipe, trained_on: str, arch: str, split: str) -> bool:
-    """Whether a row is of networks that were trained on a set as a recipe says."""
+def _is_of(row: Row, recipe: Recipe, how: Protocol, trained_on: str, arch: str, split: str) -> bool:
+    """Whether a row is of networks that were trained on a set as a recipe and its protocol say."""
     scorer = recipe.data.scorer.model_dump()
-    wanted = trained_on, arch, split, protocol.row_protocol(recipe, arch), recipe.seed, scorer
+    wanted = trained_on, arch, split, how.row(), recipe.seed, scorer
     had = (row[key] for key in ("trained_on", "arch", "split", "protocol"))
     return wanted == (*had, row.get("seed", recipe.seed), row.get("scorer", scorer))
 
@@ -267,11 +271,11 @@ def _check_same_data(other: Path, recipe: Recipe, run: Path) -> None:
             )
 
 
-def _recipes(recipe: Recipe, others: Iterable[str], with_scores: bool) -> dict[tuple[str, bool], Recipe]:
-    """The recipe that says how networks are trained, by training set and augmentation."""
-    augment = recipe.evaluate.augment
+def _wanted(recipe: Recipe, others: Iterable[str], with_scores: bool) -> list[tuple[str, bool]]:
+    """The sets to train on, and whether with augmentation."""
+    augment = augments(recipe.evaluate)
     wanted = [(name, augment) for name in ("distilled", *others)]
     if with_scores:
         wanted += [(name, augment) for name in ("distilled", "random") for augment in (True, False)]
         wanted.append(("full", augment))
-    return {(name, augment): protocol.training(recipe, name, augment) for name, augment in dict.fromkeys(wanted)}
+    return list(dict.fromkeys(wanted))

@@ -1,26 +1,29 @@
 """Networks trained and tested one by one: what that will take, how far it is, and their accuracies kept."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, Self
 
 import torch
 from pydantic import BaseModel, Field
+from torch import nn
 from tqdm import tqdm
 
 from ld3m.data import coresets
 from ld3m.data.prepared import ImageSet
 from ld3m.data.testing import Tested, tested
 from ld3m.errors import UserError
-from ld3m.evaluation import protocol
 from ld3m.evaluation.effort import Cost, costs
-from ld3m.evaluation.protocol import train
+from ld3m.evaluation.protocols import Protocol, Task, has_own_rate, protocol
+from ld3m.evaluation.protocols.details import TESTS
 from ld3m.evaluation.rows import figures
+from ld3m.evaluation.training import train
 from ld3m.evaluation.training_sets import BASELINES, TrainingSets
 from ld3m.files import ANOTHER_CACHE, cache_folder, cache_key, writable, write_json
+from ld3m.images.resample import centre
 from ld3m.machine import signals
 from ld3m.machine.lock import hold
 from ld3m.machine.processes import Processes
@@ -63,8 +66,10 @@ class Evaluation:
     sets: TrainingSets
     digests: dict[str, str]
     """Of the sets that networks are trained on, by name."""
-    recipes: dict[tuple[str, bool], Recipe]
-    """The recipe that says how networks are trained, by training set and augmentation."""
+    recipe: Recipe
+    """Its seed, and what of its protocol does not depend on the set, count."""
+    protocols: dict[tuple[str, bool, str], Protocol]
+    """How networks are trained and tested, by `Training.group`."""
     device: torch.device
 
     @property
@@ -77,19 +82,36 @@ class Evaluation:
         """Whether its accuracy stays in the cache, for other evaluations."""
         return training.is_shared or self.folder == cache_folder()
 
-    def recipe(self, training: Training) -> Recipe:
-        """The recipe that says how a network is trained."""
-        return self.recipes[training.trained_on, training.augment]
+    @classmethod
+    def of(
+        cls,
+        folder: Path,
+        images: ImageSet,
+        split: str,
+        sets: TrainingSets,
+        wanted: Iterable[tuple[str, bool]],
+        recipe: Recipe,
+        device: torch.device,
+    ) -> Self:
+        """An evaluation of sets, by name and whether with augmentation, in all architectures that the recipe names."""
+        protocols: dict[tuple[str, bool, str], Protocol] = {}
+        digests: dict[str, str] = {}
+        for name, augment in wanted:
+            digests[name] = sets.digest(name)
+            for arch in dict.fromkeys(recipe.evaluate.arch):
+                task = Task(arch, len(images.classes), len(sets.seen(name, 0)[0]), images.resolution)
+                protocols[name, augment, arch] = protocol(recipe.evaluate, task, name, augment)
+        return cls(folder, images, split, sets, digests, recipe, protocols, device)
 
     def path(self, training: Training) -> Path:
         """The file that keeps a network's accuracy: in the cache if it is shared, else in the folder."""
-        recipe, (pixels, labels) = self.recipe(training), self.sets.seen(training.trained_on, training.seed)
+        pixels, labels = self.sets.seen(training.trained_on, training.seed)
         content = pixels.numpy().tobytes()
         description = [
             LAYOUT,
-            recipe.seed,
+            self.recipe.seed,
             self.images.folder.name,
-            protocol.row_protocol(recipe, training.arch),
+            self.protocols[training.group].row(),
             training.trained_on if training.is_shared else labels.tolist(),  # a set counts by its content, not its name
             training.arch,
             training.seed,
@@ -100,39 +122,65 @@ class Evaluation:
 
     def tested(self, training: Training, path: Path) -> Tested:
         """How a network does: read from its file, or measured and written there."""
-        recipe = self.recipe(training)
+        how, best = self.protocols[training.group], self.recipe.evaluate.best
         others_wait = (
             hold(path.with_suffix(".lock")) if self.is_kept(training) and not path.is_file() else nullcontext()
         )
         with others_wait:
-            if path.is_file() and (known := _kept(path)):
+            if path.is_file() and (known := _kept(path, how, best)):
                 return known
-            chosen = self.sets.seen(training.trained_on, training.seed)
-            network = train(training.arch, *chosen, self.images, recipe, training.seed, self.device)
-            measured = tested(network, self.images, self.split, self.device)
-            write_json(path, measured._asdict())
+            measured = self._measured(training, how, best)
+            write_json(path, Kept(**measured._asdict(), tests=how.tests if best else None).model_dump())
             return measured
+
+    def _measured(self, training: Training, how: Protocol, best: bool) -> Tested:
+        """Trains a network and tests it after its last epoch, if asked at other test points too."""
+        points, at_points = TESTS[how.tests](how.epochs) - {how.epochs}, [0.0]
+        size = how.test_resize or self.images.resolution
+
+        def test(network: nn.Module) -> Tested:
+            return tested(lambda seen: network(centre(seen, size)), self.images, self.split, self.device)
+
+        def after_epoch(done: int, network: nn.Module) -> None:
+            if done in points:
+                at_points.append(test(network).accuracy)
+
+        network = train(
+            training.arch,
+            *self.sets.seen(training.trained_on, training.seed),
+            self.images,
+            how,
+            (self.recipe.seed, training.seed),
+            self.device,
+            None,
+            after_epoch if best else None,
+        )
+        last = test(network)
+        return last._replace(best=max(last.accuracy, *at_points)) if best else last
 
     def effort(self, training: Training, cost: Cost) -> float:
         """Seconds that a network will take."""
-        images, epochs = len(self.sets.seen(training.trained_on, 0)[0]), self.recipe(training).evaluate.epochs
-        return cost.seconds(images, epochs, sum(self.images.counts[self.split]))
+        how, images = self.protocols[training.group], len(self.sets.seen(training.trained_on, 0)[0])
+        tests = len(TESTS[how.tests](how.epochs)) if self.recipe.evaluate.best else 1
+        return cost.seconds(images, how.epochs, tests * sum(self.images.counts[self.split]))
 
     def row(self, trained_on: str, augment: bool, arch: str, networks: Sequence[Tested]) -> dict[str, Any]:
         """The row of evaluation.json for networks that differ by their seeds alone."""
-        recipe = self.recipes[trained_on, augment]
+        recipe, how = self.recipe, self.protocols[trained_on, augment, arch]
         at_chance = [seed for seed, network in enumerate(networks) if network.at_chance]
+        best = [None if network.best is None else round(network.best, 2) for network in networks]
         return {
             "trained_on": trained_on,
             "arch": arch,
             "split": self.split,
             **figures([network.accuracy for network in networks]),
+            **({"best": {"tests": how.tests, "accuracies": best}} if any(each is not None for each in best) else {}),
             "images": self.sets.size(trained_on),
             "tested_on": sum(self.images.counts[self.split]),
-            "protocol": protocol.row_protocol(recipe, arch),
+            "protocol": how.row(),
             "seed": recipe.seed,
             "content": self.digests[trained_on],
-            **({"own_rate": True} if protocol.names_rate(arch, recipe.evaluate) else {}),
+            **({"own_rate": True} if has_own_rate(recipe.evaluate, arch) else {}),
             **({"at_chance": at_chance} if at_chance else {}),
             **({"scorer": recipe.data.scorer.model_dump()} if trained_on in coresets.SELECTIONS else {}),
         }
@@ -143,16 +191,20 @@ class Kept(BaseModel):
 
     accuracy: Annotated[float, Field(ge=0, le=100)]
     at_chance: bool
+    best: Annotated[float, Field(ge=0, le=100)] | None = None
+    tests: str | None = None
+    """When it was tested for its best."""
 
 
-def _kept(path: Path) -> Tested | None:
-    """How a network did, or None if its file is damaged and is to be made again."""
+def _kept(path: Path, how: Protocol, best: bool) -> Tested | None:
+    """How a network did, or None if its file is damaged or lacks its best, and is to be made again."""
     try:
         kept = read_json(path, Kept, "it is measured again")
     except UserError as error:
         print(error, file=sys.stderr)
         return None
-    return Tested(kept.accuracy, kept.at_chance)
+    known = Tested(kept.accuracy, kept.at_chance, kept.best if kept.tests == how.tests else None)
+    return None if best and known.best is None else known
 
 
 def measure(
@@ -196,10 +248,11 @@ def measure(
 
 def _efforts(evaluation: Evaluation, trainings: Sequence[Training]) -> dict[Training, float]:
     """Seconds that each network will take, by a short try of each architecture."""
-    some = {training.arch: evaluation.sets.seen(training.trained_on, 0) for training in trainings}
-    if not trainings:
-        return {}
-    cost = costs(some, evaluation.images, evaluation.recipe(trainings[0]), evaluation.device)
+    some = {
+        training.arch: (*evaluation.sets.seen(training.trained_on, 0), evaluation.protocols[training.group])
+        for training in trainings
+    }
+    cost = costs(some, evaluation.images, evaluation.device)
     return {training: evaluation.effort(training, cost[training.arch]) for training in trainings}
 
 
@@ -210,7 +263,7 @@ def _announce(
     if not left:
         print(f"all {measured} networks are measured already; --again repeats", file=sys.stderr)
         return
-    epochs = sorted({evaluation.recipe(training).evaluate.epochs for training in left})
+    epochs = sorted({evaluation.protocols[training.group].epochs for training in left})
     parts = [
         f"{len(left)} network{'s' * (len(left) != 1)} to train{' here' if processes.num_processes > 1 else ''}",
         f"{', '.join(dict.fromkeys(training.arch for training in left))} "

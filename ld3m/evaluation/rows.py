@@ -14,13 +14,13 @@ from pydantic import ConfigDict, Field
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 from ld3m.errors import UserError
+from ld3m.evaluation.protocols import full_ema
+from ld3m.evaluation.protocols.glad import LEARNING_RATES
 from ld3m.reading import read_json, unless_unreadable
 
 FILE = "evaluation.json"
 Row = Mapping[str, Any]
 """A row of any table of evaluation.json; `Result` says what one of `results` has."""
-LEARNING_RATES = {"vgg11": 1e-4}
-"""Learning rates of architectures for which GLaD's protocol has another than for the rest."""
 ARCHS = ("convnet", "resnet18", "vgg11", "alexnet", "vit", "convnet6", "resnetap10", "resnet18_idc")
 """The order of columns; other architectures follow by name."""
 ROUNDING = 0.02
@@ -30,13 +30,28 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class Protocol(TypedDict):
-    """How the networks of a row were trained."""
+    """How the networks of a row were trained; those of other protocols than glad have all of its details."""
 
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    name: NotRequired[str]
+    """None for glad."""
     epochs: Count
     batch: Count
     lr: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     ema: Annotated[float, Field(ge=0, lt=1)]
-    augment: bool
+    augment: bool | dict[str, Any]
+    changed: NotRequired[dict[str, Any]]
+    """The protocol's own values of what the user changed."""
+
+
+class Best(TypedDict):
+    """The best accuracies of a row's networks over several tests during training, chosen by the test images."""
+
+    tests: str
+    """When they were tested: a name of `protocols.details.TESTS`."""
+    accuracies: Annotated[list[Percent | None], MinLen(1)]
+    """Of the seeds 0, 1, …; None if it was not asked for."""
 
 
 class Result(TypedDict):
@@ -63,6 +78,7 @@ class Result(TypedDict):
     """A digest of the images and labels that the networks were trained on."""
     own_rate: NotRequired[bool]
     """True if `evaluate.lr` names a rate for this architecture."""
+    best: NotRequired[Best]
     at_chance: NotRequired[list[int]]
     """Seeds whose networks are no better than guessing."""
     scorer: NotRequired[dict[str, Any]]
@@ -146,6 +162,12 @@ def figures(accuracies: Sequence[float]) -> dict[str, Any]:
     }
 
 
+def best_figures(row: Row) -> dict[str, Any] | None:
+    """Mean and deviation of the best accuracies that a row has, as `figures` gives them; None if it has none."""
+    found = [value for value in row.get("best", {}).get("accuracies", ()) if value is not None]
+    return figures(found) if found else None
+
+
 # --- what a row is of --------------------------------------------------------------------------------------
 
 
@@ -157,6 +179,16 @@ def augmented(row: Row) -> bool:
 def set_name(row: Row) -> str:
     """What a row's networks were trained on, and whether without augmentation, as a short label."""
     return row["trained_on"] if augmented(row) else f"{row['trained_on']} unaugmented"
+
+
+def protocol_text(how: Mapping[str, Any]) -> str:
+    """A row's protocol by its name, with what the user changed, as in "minimax, but epochs 300, not 2000"; "" for glad.
+
+    Args:
+        how: `protocol` of a row.
+    """
+    changes = [f"{key} {_text(how[key])}, not {_text(value)}" for key, value in how.get("changed", {}).items()]
+    return f"{how.get('name', '')}, but {'; '.join(changes)}" if changes else how.get("name", "")
 
 
 def has_own_rate(row: Row) -> bool:
@@ -189,8 +221,9 @@ def _arch_order(row: Row) -> tuple[Any, ...]:
 
 def _protocol_order(row: Row) -> tuple[Any, ...]:
     how = row["protocol"]
-    rest = (-how.get("epochs", 0), how.get("batch", 0), how.get("ema", 0), not how.get("augment", True))
-    return row["split"] != "test", row["split"], -row.get("tested_on", 0), row.get("seed", 0), *rest
+    images = row["split"] != "test", row["split"], -row.get("tested_on", 0), row.get("seed", 0)
+    numbers = -how.get("epochs", 0), how.get("batch", 0), how.get("ema", 0), not how.get("augment", True)
+    return *images, how.get("name", ""), *numbers, protocol_key(row)
 
 
 # --- which rows may be compared ----------------------------------------------------------------------------
@@ -217,17 +250,22 @@ def by_protocol(rows: Sequence[Row]) -> list[list[Any]]:
     return list(groups.values())
 
 
-def full_ema(ema: float, epochs: int, full_epochs: int) -> float:
-    """The decay for all real images: the average covers the same share of a training of other epochs."""
-    return round(ema ** (epochs / full_epochs), 6)
-
-
 def _is_full_of(full: Row, row: Row) -> bool:
     """Whether a row of all real images was trained as `evaluate.full_epochs` has it for another row's protocol."""
     how, epochs = row["protocol"], full["protocol"].get("epochs", 0)
+    if "name" in how:  # it has epochs and a batch for as many images
+        return row["trained_on"] != "full" and _without_counts(full) == _without_counts(row)
     ema = full_ema(how.get("ema", 0), how.get("epochs", 0), epochs) if epochs else 0
     as_full = {**row, "protocol": {**how, "epochs": epochs, **({"ema": ema} if "ema" in how else {})}}
     return row["trained_on"] != "full" and protocol_key(full) in (protocol_key(row), protocol_key(as_full))
+
+
+def _without_counts(row: Row) -> str:
+    """`protocol_key` without what a protocol may make depend on the number of images."""
+    counted = ("epochs", "batch", "ema", "changed")
+    return protocol_key(
+        {**row, "protocol": {key: row["protocol"][key] for key in row["protocol"] if key not in counted}}
+    )
 
 
 def protocol_key(row: Row) -> str:
@@ -261,9 +299,28 @@ def merged(earlier: Sequence[Row], new: Sequence[Row]) -> tuple[list[dict[str, A
             lost.append(there)
         chance = [*row.get("at_chance", ()), *(s for s in (there or {}).get("at_chance", ()) if s >= count and kept)]
         rows[_identity(row)] = (
-            dict(row) | figures([*row["accuracies"], *kept]) | ({"at_chance": chance} if chance else {})
+            dict(row)
+            | figures([*row["accuracies"], *kept])
+            | ({"at_chance": chance} if chance else {})
+            | _best_of_both(row, there, len(kept))
         )
     return in_order(rows.values()), lost
+
+
+def _best_of_both(row: Row, there: Row | None, kept: int) -> dict[str, Any]:
+    """The `best` of a row that replaces another, whose last `kept` accuracies stay; of equal ones it stays too."""
+    new, old = row.get("best"), (there or {}).get("best")
+    if not old or (new and new["tests"] != old["tests"]) or row.get("content") != (there or {}).get("content"):
+        return {"best": {**new, "accuracies": [*new["accuracies"], *[None] * kept]}} if new else {}
+    count = len(row["accuracies"])
+    mine = new["accuracies"] if new else [None] * count
+    same = [a == b for a, b in zip(row["accuracies"], (there or {})["accuracies"], strict=False)]
+    filled = [
+        best if best is not None or not (seed < len(same) and same[seed]) else old["accuracies"][seed]
+        for seed, best in enumerate(mine)
+    ]
+    every = [*filled, *old["accuracies"][count : count + kept]]
+    return {"best": {"tests": old["tests"], "accuracies": every}} if any(each is not None for each in every) else {}
 
 
 def _identity(row: Row) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from ld3m.evaluation.blocks import Block, blocks
 from ld3m.evaluation.comparison import LEAST_PAIRS, TOO_FEW_PAIRS
-from ld3m.evaluation.rows import Row
+from ld3m.evaluation.rows import Row, best_figures, protocol_text
 
 
 def accuracy_table(report: Mapping[str, Any]) -> str:
@@ -29,36 +29,46 @@ def _table(block: Block) -> str:
     of = f" of {block.tested_on:,} images" if block.tested_on else ""
     head = f"accuracy in %{of}, mean ± std"
     left = 2 + max(38, *map(len, [head, *labels.values(), *compared, *scored]))
-    widths = {name: max(16, len(name) + 2) for name in block.archs}
+    cells = {name: [accuracy_text(line.cells.get(name)) for line in block.lines] for name in block.archs}
+    widths = {name: max(16, len(name) + 2, *(2 + len(cell) for cell in cells[name])) for name in block.archs}
     lines = [f"{head:<{left}}" + "".join(f"{name:>{width}}" for name, width in widths.items())]
     for line in block.lines:
-        cells = [f"{accuracy_text(line.cells.get(name)):>{width}}" for name, width in widths.items()]
-        lines.append(f"{labels[line.label]:<{left}}" + "".join(cells))
+        row = [f"{accuracy_text(line.cells.get(name)):>{width}}" for name, width in widths.items()]
+        lines.append(f"{labels[line.label]:<{left}}" + "".join(row))
     if block.means:
         lines.append(f"cross-architecture mean, without {block.crossed[0]['without']}, the matching network")
     for mean in block.means:
         for line in (line for line in block.lines if mean in line.cells):
-            row = line.cells[mean]
-            lines.append(f"{labels[line.label]:<{left}}{accuracy_text(row):>16}  over {', '.join(row['archs'])}")
+            crossed = line.cells[mean]
+            lines.append(
+                f"{labels[line.label]:<{left}}{accuracy_text(crossed):>16}  over {', '.join(crossed['archs'])}"
+            )
     if block.differences:
         lines.append(f"differences in points{difference_caption(block.differences)}")
     lines += [f"{label:<{left}}{difference_text(row)}" for label, row in zip(compared, block.differences, strict=True)]
     if block.scores:
         lines.append("DD-Ranking's scores, mean ± std; from 0 to 1, higher is better")
     lines += [f"{label:<{left}}{score_text(row)}" for label, row in zip(scored, block.scores, strict=True)]
-    return "\n".join([*lines, *block.notes, f"networks: {json.dumps(block.protocol)}"])
+    named = f"{name}: " if (name := protocol_text(block.protocol)) else ""
+    return "\n".join([*lines, *block.notes, f"networks: {named}{json.dumps(block.protocol)}"])
 
 
 def accuracy_text(row: Row | None) -> str:
     """Mean ± standard deviation and the number of networks, as in "62.0 ± 1.0 (5)"; nothing for None.
 
-    One network has no deviation: "62.0 (1)".
+    One network has no deviation: "62.0 (1)". The best of several tests follows, if it is known: "62.0 ± 1.0 (5), best
+    63.0 ± 0.8".
     """
     if not row:
         return ""
-    count = len(row["accuracies"])
-    spread = f" ± {row['std']:.1f}" if count > 1 and row["std"] is not None else ""
-    return f"{row['mean']:.1f}{spread} ({count})"
+    best = best_figures(row)
+    return f"{_spread(row)} ({len(row['accuracies'])})" + (f", best {_spread(best)}" if best else "")
+
+
+def _spread(figures: Row) -> str:
+    """Mean ± standard deviation; one network has none."""
+    alone = len(figures["accuracies"]) == 1 or figures["std"] is None
+    return f"{figures['mean']:.1f}" + ("" if alone else f" ± {figures['std']:.1f}")
 
 
 def difference_caption(rows: Sequence[Row]) -> str:

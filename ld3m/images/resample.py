@@ -61,3 +61,17 @@ def _resizing(size: int, resolution: int, dtype: torch.dtype) -> Tensor:
     lines = torch.eye(size, dtype=torch.float64, device="cpu").view(1, 1, size, size)
     matrix = functional.interpolate(lines, size=(resolution, size), mode="bilinear", antialias=True)[0, 0]
     return matrix.to(dtype)
+
+
+def centre(images: Tensor, size: int) -> Tensor:
+    """Images [n, channels, H, H] resized to a side of `size`, bilinear and antialiased, and their centre of H × H.
+
+    Of images that were cut to squares before, that shows as much as resizing the originals' shorter side to `size` and
+    cutting H × H out of it does: test images of 256 pixels cut to 224, in the words of most protocols.
+    """
+    side = images.shape[-1]
+    if size == side:
+        return images
+    larger = functional.interpolate(images, (size, size), mode="bilinear", antialias=True)
+    first = round((size - side) / 2)
+    return larger[:, :, first : first + side, first : first + side]

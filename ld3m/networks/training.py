@@ -1,6 +1,6 @@
 """The one training loop of classifiers, by which evaluation, core-set scorers and inner loops train."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -11,25 +11,33 @@ from ld3m.images import augment
 from ld3m.machine.transfer import send
 from ld3m.randomness import generator, global_draws
 
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""Of logits [n, classes] and targets: labels, int64 [n], or what else a loss takes, [n, classes]."""
+Shown = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""What a network is shown of a set: for indices [n] on the CPU, images [n, channels, H, W] as it sees them and their
+targets, on its device."""
+
 
 def train(
     network: nn.Module,
     optimiser: torch.optim.Optimizer,
     batches: Iterable[tuple[Tensor, Tensor]],
     schedule: torch.optim.lr_scheduler.LRScheduler | None = None,
+    loss: Loss = functional.cross_entropy,
 ) -> None:
-    """One step of gradient descent on the cross-entropy of each batch.
+    """One step of gradient descent on the loss of each batch.
 
     Args:
         network: any classifier, in training mode; dropout draws from torch's global generators (`global_draws`).
         optimiser: of its weights.
-        batches: normalised images [n, channels, H, W] and their labels, int64 [n], on the network's device.
+        batches: normalised images [n, channels, H, W] and their targets, on the network's device.
         schedule: of the learning rate, moved on by each step.
+        loss: of logits and targets.
     """
-    for images, labels in batches:
-        loss = functional.cross_entropy(network(images), labels)
+    for images, targets in batches:
+        value = loss(network(images), targets)
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        value.backward()
         optimiser.step()
         if schedule is not None:
             schedule.step()
@@ -38,38 +46,74 @@ def train(
 def train_epoch(
     network: nn.Module,
     optimiser: torch.optim.Optimizer,
-    inputs: Tensor,
-    targets: Tensor,
+    shown: Shown,
+    count: int,
     batch: int,
-    augmented: bool,
     draws: torch.Generator,
+    loss: Loss = functional.cross_entropy,
 ) -> None:
     """Shows a network each of a few images once.
 
     Args:
         network: any classifier.
         optimiser: of its weights.
-        inputs: normalised images [N, channels, H, W].
-        targets: their labels, int64 [N].
+        shown: what it is shown of each batch; may draw from `draws`, too.
+        count: images.
         batch: images of a step; batch norm, which needs two to compare, gets no less.
-        augmented: whether each step augments its images, by one operation with its own random numbers for each image.
-        draws: decides the order, the augmentation and, on the CPU, dropout.
+        draws: decides the order and, on the CPU, dropout.
+        loss: as `train` takes it.
     """
     with global_draws(generator(draws.initial_seed(), "dropout")):
         by_batch = any(isinstance(module, _BatchNorm) for module in network.modules())
-        train(network, optimiser, _batches(inputs, targets, batch, augmented, draws, at_least=2 if by_batch else 1))
+        orders = _orders(count, batch, draws, at_least=2 if by_batch else 1)
+        train(network, optimiser, map(shown, orders), loss=loss)
 
 
-def _batches(
-    inputs: Tensor, targets: Tensor, batch: int, augmented: bool, draws: torch.Generator, at_least: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Each image once, in random order, augmented if wanted; a last batch that is too small joins the one before."""
-    batches = list(torch.randperm(len(inputs), generator=draws).split(max(batch, at_least)))
+def _orders(count: int, batch: int, draws: torch.Generator, at_least: int) -> Iterator[Tensor]:
+    """Each index once, in random order, a batch at a time; a last one that is too small joins the one before."""
+    batches = list(torch.randperm(count, generator=draws).split(max(batch, at_least)))
     if len(batches) > 1 and len(batches[-1]) < at_least:
         batches[-2:] = [torch.cat(batches[-2:])]
-    for indices in batches:
-        indices_there = send(indices, inputs.device)
-        images = inputs[indices_there]
+    yield from batches
+
+
+def siamese(inputs: Tensor, targets: Tensor, augmented: bool, draws: torch.Generator) -> Shown:
+    """Images as they are, or each batch augmented by one operation with its own random numbers for each image.
+
+    Args:
+        inputs: normalised images [N, channels, H, W].
+        targets: their labels, int64 [N].
+        augmented: whether they are.
+        draws: decides the augmentation.
+    """
+
+    def shown(indices: Tensor) -> tuple[Tensor, Tensor]:
+        there = send(indices, inputs.device)
+        images = inputs[there]
         if augmented:
             images = augment.draw(draws, images.shape[-1], len(indices))(images)
-        yield images, targets[indices_there]
+        return images, targets[there]
+
+    return shown
+
+
+def divergence(temperature: float, squared: bool) -> Loss:
+    """The loss of soft labels: the Kullback-Leibler divergence of a network from a teacher, its mean over the batch.
+
+    Its gradient is that of the cross-entropy with the teacher's shares.
+
+    Args:
+        temperature: by which logits are divided on both sides.
+        squared: whether the loss is multiplied by its square, so that its gradient does not shrink with it (Hinton et
+            al., 2015).
+
+    Returns:
+        A loss whose targets are the teacher's logits [n, classes].
+    """
+    scale = temperature**2 if squared else 1.0
+
+    def loss(logits: Tensor, teacher: Tensor) -> Tensor:
+        own, wanted = functional.log_softmax(logits / temperature, 1), functional.log_softmax(teacher / temperature, 1)
+        return scale * functional.kl_div(own, wanted, reduction="batchmean", log_target=True)
+
+    return loss

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ld3m import networks
-from ld3m.networks.training import train_epoch
+from ld3m.networks.training import siamese, train_epoch
 from ld3m.objectives.base import GatherClasses, Objective
 from ld3m.objectives.draws import REAL_CHUNK, Draws
 from ld3m.randomness import generator
@@ -93,7 +93,8 @@ def train_inner_loop(
     with torch.enable_grad():
         for epoch in range(settings.inner):
             numbers = generator(seed, "inner loop", iteration, epoch)
-            train_epoch(network, optimiser, inputs, targets, settings.batch, settings.augment, numbers)
+            shown = siamese(inputs, targets, settings.augment, numbers)
+            train_epoch(network, optimiser, shown, len(inputs), settings.batch, numbers)
 
 
 def match_gradients(network: nn.Module, real: Tensor, synthetic: Tensor, label: int) -> Tensor:

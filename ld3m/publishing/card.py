@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -12,6 +13,7 @@ from ld3m import markdown
 from ld3m.data.known import imagenet
 from ld3m.evaluation import rows
 from ld3m.evaluation.blocks import Block, Line, blocks
+from ld3m.evaluation.protocols.details import ALWAYS
 from ld3m.evaluation.tables import accuracy_text
 from ld3m.files import ASSETS
 from ld3m.priors.folder import PACKAGED_PRIORS
@@ -187,9 +189,18 @@ def _accuracy_table(block: Block) -> str:
             markdown.table(["trained from scratch on", *heads], lines),
             "",
             *(f"{markdown.text(note)}.\n" for note in block.notes),
-            f"Networks: {markdown.code(json.dumps(block.protocol))}, SGD with momentum 0.9, weight decay 5e-4.",
+            _networks(block.protocol),
         ]
     )
+
+
+def _networks(how: Mapping[str, Any]) -> str:
+    """How the networks of a table were trained; rows of glad do not have what is the same in all of them."""
+    details = markdown.code(json.dumps(how))
+    if name := rows.protocol_text(how):
+        return f"Networks: {markdown.text(name)}: {details}."
+    sgd = "" if "optimiser" in how else ", SGD with momentum 0.9, weight decay 5e-4"
+    return f"Networks: {details}{sgd}."
 
 
 def _trained_on(line: Line, block: Block) -> str:
@@ -207,8 +218,10 @@ def _trained_on(line: Line, block: Block) -> str:
 
 
 def _training(repo: str, section: Section) -> str:
-    """A program that trains the first architecture as it was measured; nothing if none was."""
-    measured = [row for row in section.evaluation.get("results", []) if row["trained_on"] == "distilled"]
+    """A program that trains the first architecture as it was measured by glad; nothing if none was."""
+    results = [row for row in section.evaluation.get("results", []) if row["trained_on"] == "distilled"]
+    glad = [row for row in results if row["protocol"].keys() <= {*ALWAYS}]  # of which the program is
+    measured = [row for row in glad if isinstance(row["protocol"]["augment"], bool)]
     if not measured or "normalisation" not in section.evaluation:
         return ""
     protocol, data, factor = measured[0]["protocol"], section.recipe.data, section.recipe.distill.factor

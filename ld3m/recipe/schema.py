@@ -7,6 +7,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from ld3m.recipe import values
 from ld3m.recipe.data import DistilledDataRecipe
+from ld3m.recipe.evaluation import EvaluateRecipe
 from ld3m.recipe.networks import ExpertsRecipe, NetworkRecipe
 from ld3m.recipe.objectives import DC_LOOPS, LEARNING_RATES, DcRecipe, DmRecipe, MttRecipe
 from ld3m.recipe.values import Section
@@ -181,34 +182,6 @@ class DistillRecipe(Section):
             outer, inner = next((loops for least, *loops in DC_LOOPS if count >= least), (1, 1))
             filled["dc"] = {"outer": outer, "inner": inner, **dc}
         return filled
-
-
-class EvaluateRecipe(Section):
-    """How networks are trained on the distilled set; the defaults are GLaD's protocol."""
-
-    arch: list[str] = Field(["convnet"], min_length=1, max_length=100)
-    """The architectures to train, as for `network.arch`."""
-    seeds: int = Field(5, ge=1, le=10**4)
-    """Networks of each architecture, which differ by their seed alone."""
-    epochs: int = Field(1000, ge=1, le=10**6)
-    """Passes over the distilled set."""
-    batch: int = Field(256, ge=1, le=10**6)
-    """Images of a training step."""
-    lr: Annotated[
-        Annotated[float, Field(gt=0, le=10**9)]
-        | Literal["learnt"]
-        | Annotated[dict[str, Annotated[float, Field(gt=0, le=10**9)]], Field(max_length=100)]
-        | None,
-        BeforeValidator(values.rates_or_learnt),
-    ] = None
-    """Peak learning rate of all networks but VGG11, which has its own; or the step size that trajectory matching learnt
-    (learnt); or a rate by network, as in `{vgg11: 0.001, others: 0.01}`; left out: 0.001, and 0.0001 for VGG11."""
-    ema: float = Field(0.995, ge=0, lt=1)
-    """Decay of the running average of the weights, which is updated each epoch and is what is tested."""
-    augment: bool = True
-    """Whether differentiable Siamese augmentation changes the images in training."""
-    full_epochs: int | None = Field(None, ge=1, le=10**6)
-    """Passes over all real images, for `--against full` and `--scores`; left out: `evaluate.epochs`."""
 
 
 class HubRecipe(Section):

@@ -5,7 +5,7 @@ All are pure: they look at the value alone, never at the disk or the network. Ea
 
 import math
 from string import Formatter
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
 
@@ -36,7 +36,8 @@ class Section(BaseModel):
     @classmethod
     def _no_boolean_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
         """YAML's `yes`, `on` and `true` are not numbers, although Python counts with them."""
-        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+        kind = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and kind is not bool and bool not in get_args(kind):
             raise ValueError(f"{value!r} is invalid: this is not a key to switch on and off")
         return value
 
@@ -110,6 +111,46 @@ def _rate(value: Any) -> float | None:
     except (TypeError, ValueError, OverflowError):
         return None
     return rate if 0 < rate < math.inf else None
+
+
+OPERATIONS = {"dsa": 0, "shuffle": 1, "crop": 2, "flip": 1, "jitter": 3, "lighting": 1}
+"""Operations of `evaluate.augment` in the order in which they are applied, and how many numbers each takes."""
+
+
+def augmentation(value: Any) -> Any:
+    """`evaluate.augment`: true or false, or operations with their numbers, in the order in which they are applied."""
+    if value is None or isinstance(value, bool):
+        return value
+    if not isinstance(value, dict) or not value or (unknown := [name for name in value if name not in OPERATIONS]):
+        what = f"{unknown[0]!r} is not known" if isinstance(value, dict) and value else f"{value!r} is invalid"
+        raise ValueError(f"{what}: give true, false, or any of {', '.join(OPERATIONS)}, as in {{flip: 0.5}}")
+    return {name: _operation(name, value[name]) for name in OPERATIONS if name in value}
+
+
+def _operation(name: str, value: Any) -> Any:
+    """The numbers of an operation, which are true for one that takes none."""
+    wanted = OPERATIONS[name]
+    numbers = value if isinstance(value, list) else [value]
+    are_numbers = all(isinstance(each, int | float) and not isinstance(each, bool) for each in numbers)
+    if wanted == 0 and value is True:
+        return True
+    if wanted and len(numbers) == wanted and are_numbers:
+        fits = {
+            "shuffle": numbers[0] >= 1 and numbers[0] == int(numbers[0]),
+            "crop": 0 < numbers[0] <= numbers[-1] <= 1,
+            "flip": 0 <= numbers[0] <= 1,
+        }
+        if fits.get(name, all(0 <= each < math.inf for each in numbers)):
+            return numbers if wanted > 1 else numbers[0]
+    right = {
+        "dsa": "true",
+        "shuffle": "a whole number of patches, 1 or more",
+        "crop": "the smallest and the largest share of the area, as in [0.5, 1]",
+        "flip": "a share from 0 to 1",
+        "jitter": "three numbers of 0 or more, as in [0.4, 0.4, 0.4]",
+        "lighting": "a deviation of 0 or more",
+    }
+    raise ValueError(f"{name}: {value!r} is invalid: give {right[name]}")
 
 
 def one_or_more(names: Any) -> Any:

@@ -10,6 +10,7 @@ from pathlib import Path
 from ld3m.data.prepared import prepare
 from ld3m.errors import UserError
 from ld3m.evaluation.effort import costs
+from ld3m.evaluation.protocols import Task, protocol
 from ld3m.images.multi_formation import shown
 from ld3m.images.ranges import bytes_to_unit
 from ld3m.machine.processes import Processes
@@ -77,12 +78,13 @@ def evaluating(recipe: Recipe, arch: str, rehearsed: Recipe, tested: int, proces
     pixels, labels = read_images(rehearsed.folder, images.classes, recipe.data.channels, recipe.data.resolution)
     if recipe.distill.factor > 1:
         pixels, labels = shown(bytes_to_unit(pixels), labels, recipe.distill.factor)
-    cost = costs({arch: (pixels, labels)}, images, recipe, processes.device)[arch]
+    how = protocol(settings, Task(arch, len(images.classes), len(pixels), images.resolution))
+    cost = costs({arch: (pixels, labels, how)}, images, processes.device)[arch]
     count = f"{settings.seeds:,} network{'s' * (settings.seeds != 1)}"
     networks = math.ceil(settings.seeds / processes.num_processes)
     return Part(
-        networks * cost.seconds(len(pixels), settings.epochs, tested),
-        f"{count}, {settings.epochs:,} epochs of {len(pixels):,} images, tested on {tested:,}",
+        networks * cost.seconds(len(pixels), how.epochs, tested),
+        f"{count}, {how.epochs:,} epochs of {len(pixels):,} images, tested on {tested:,}",
     )
 
 

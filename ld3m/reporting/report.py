@@ -15,11 +15,11 @@ from markupsafe import Markup
 
 from ld3m.evaluation import rows
 from ld3m.evaluation.blocks import Block, blocks
-from ld3m.evaluation.protocol import learning_rate
+from ld3m.evaluation.protocols import Task, protocol
 from ld3m.evaluation.tables import accuracy_text, difference_caption, difference_text, score_text
 from ld3m.files import writable, write_text
 from ld3m.reading import read_text, unless_unreadable
-from ld3m.recipe import Recipe
+from ld3m.recipe import EvaluateRecipe, Recipe
 from ld3m.reporting import charts, svg, webp
 from ld3m.reporting.page import page
 from ld3m.reporting.pictures import Images
@@ -182,7 +182,9 @@ def _accuracy_block(block: Block, number: int) -> dict[str, Any]:
     ]
     images = f" of {block.tested_on:,} images" if block.tested_on else ""
     augmented = "" if block.protocol.get("augment", True) else ", without augmentation"
-    of = f"{images} of the {block.split} split, networks trained for {block.protocol['epochs']} epochs{augmented}"
+    named = f" by {name}" if (name := rows.protocol_text(block.protocol)) else ""
+    trained = f"networks trained{named} for {block.protocol['epochs']} epochs{augmented}"
+    of = f"{images} of the {block.split} split, {trained}"
     return {
         "chart": charts.bars(f"accuracies-{number}", f"Accuracy in %{of}, mean ± standard deviation", bars),
         "title": f"Accuracy in %{of}",
@@ -200,19 +202,39 @@ def _evaluations(name: str, recipe: Recipe, results: Sequence[rows.Row]) -> list
     commands = []
     for group in rows.by_protocol(results):
         first = next((row for row in group if row["trained_on"] != "full"), group[0])
-        rates = {row["arch"]: row["protocol"]["lr"] for row in group}
-        changes = {key: first["protocol"][key] for key in ("epochs", "batch", "ema", "augment")}
-        changes = {key: value for key, value in changes.items() if value != getattr(recipe.evaluate, key)}
-        if recipe.evaluate.lr != "learnt" and any(learning_rate(a, recipe.evaluate) != rates[a] for a in rates):
-            changes["lr"] = rates
+        archs = dict.fromkeys(row["arch"] for row in group)
         sets = dict.fromkeys(row["trained_on"] for row in group)
         against = [each for each in sets if each != "distilled" and not each.startswith("run ")]
-        words = ["ld3m", "evaluate", name, "--arch", ",".join(rates)]
+        named, changes = _changes(recipe.evaluate, first, {row["arch"]: row["protocol"]["lr"] for row in group})
+        words = ["ld3m", "evaluate", name, *(["--protocol", named] if named else []), "--arch", ",".join(archs)]
         words += ["--seeds", str(max(len(row["accuracies"]) for row in group))]
         words += ["--against", ",".join(against)] if against else []
         words += ["--split", first["split"]] if first["split"] != "test" else []
+        words += ["--best"] if any("best" in row for row in group) else []
         commands.append(shlex.join([*words, *(f"evaluate.{key}={json.dumps(changes[key])}" for key in changes)]))
     return commands
+
+
+def _changes(settings: EvaluateRecipe, row: rows.Row, rates: dict[str, float]) -> tuple[str, dict[str, Any]]:
+    """What a command says to train as a row has it: a protocol, "" for the recipe's, and keys.
+
+    Args:
+        settings: the recipe's.
+        row: of one architecture.
+        rates: learning rates by architecture.
+    """
+    how = row["protocol"]
+    if name := how.get("name", ""):
+        return name, {key: rates if key == "lr" else how[key] for key in how.get("changed", ())}
+    is_glad = settings.protocol == "glad"
+    own = settings if is_glad else EvaluateRecipe()
+    plain = own.model_copy(update={"lr": None}) if own.lr == "learnt" else own
+    usual = {arch: protocol(plain, Task(arch, 1, 1, 1)) for arch in rates}
+    shared = usual[row["arch"]].row()
+    changes = {key: how[key] for key in how if key != "lr" and how[key] != shared.get(key)}
+    if own.lr != "learnt" and any(usual[arch].lr != rates[arch] for arch in rates):
+        changes["lr"] = rates
+    return "" if is_glad else "glad", changes
 
 
 def _cost(rows: Sequence[Mapping[str, Any]], done: int) -> dict[str, Any] | None:

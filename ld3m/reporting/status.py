@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ld3m.evaluation.rows import augmented, has_learnt, results, set_name
+from ld3m.evaluation.rows import augmented, best_figures, has_learnt, results, set_name
 from ld3m.machine import lock
 from ld3m.reading import unless_unreadable
 from ld3m.runs import manifests, metrics
@@ -138,7 +138,9 @@ def _evaluation(folder: Path) -> list[dict[str, Any]]:
             **{key: row[key] for key in keys},
             "augment": augmented(row),
             "seeds": len(row["accuracies"]),
+            **({"protocol": row["protocol"]["name"]} if "name" in row["protocol"] else {}),
             **{key: row["protocol"][key] for key in ("epochs", "batch", "lr", "ema")},
+            **({"best": best} if (best := best_figures(row)) else {}),
             "has_learnt": has_learnt(row),
         }
         for row in results(folder)
@@ -184,11 +186,13 @@ def _lines(status: Status) -> dict[str, str]:
     elif status.state == "unknown":
         lines["running"] = f"cannot tell: no access to {Path(status.run) / lock.LOCK}"
     for row in status.evaluation:
-        networks = f"{set_name(row)} {row['arch']} ({row['split']}, epochs {row['epochs']}, lr {row['lr']:g})"
+        how = f"{row['split']}, {row['protocol']}" if "protocol" in row else row["split"]
+        networks = f"{set_name(row)} {row['arch']} ({how}, epochs {row['epochs']}, lr {row['lr']:g})"
         spread = "" if row["std"] is None or row["seeds"] == 1 else f" ± {row['std']:.2f}"
         seeds = f"{row['seeds']} seed{'s' * (row['seeds'] != 1)}"
         learnt = "" if row["has_learnt"] else ", has not learnt"
-        lines[f"accuracy, {networks}"] = f"{row['mean']:.2f}{spread} %, {seeds}{learnt}"
+        best = f", best {row['best']['mean']:.2f} %" if "best" in row else ""
+        lines[f"accuracy, {networks}"] = f"{row['mean']:.2f}{spread} %, {seeds}{best}{learnt}"
     return lines | {"look at": ", ".join(status.look_at)}
 
 

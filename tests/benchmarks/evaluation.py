@@ -36,7 +36,10 @@ from torch.optim.swa_utils import AveragedModel
 from ld3m import networks, priors
 from ld3m.data import coresets
 from ld3m.data.prepared import ImageSet, prepare
-from ld3m.evaluation.protocol import rate_factor, train
+from ld3m.data.testing import tested
+from ld3m.evaluation.protocols import Protocol, Task, protocol
+from ld3m.evaluation.protocols.details import warmup_cosine
+from ld3m.evaluation.training import train
 from ld3m.evaluation.training_sets import real_images
 from ld3m.images import augment
 from ld3m.images.ranges import bytes_to_signed, bytes_to_unit, unit_to_bytes
@@ -62,24 +65,23 @@ def allocate_as_usual() -> None:
 
 
 def plain_train(
-    rendered: Callable[[], torch.Tensor], labels: torch.Tensor, images: ImageSet, recipe: Recipe, seed: int
+    rendered: Callable[[], torch.Tensor], labels: torch.Tensor, images: ImageSet, how: Protocol, seed: int
 ) -> nn.Module:
     """As the public evaluation code trains: images of its own, the network as it is built, its average by parameter."""
-    settings = recipe.evaluate
     shape = networks.Shape(1, 32, len(images.classes))
-    network = networks.build("convnet", shape, NetworkRecipe(), generator(recipe.seed, "evaluation network", seed))
+    network = networks.build("convnet", shape, NetworkRecipe(), generator(0, "evaluation network", seed))
     optimiser = torch.optim.SGD(network.parameters(), lr=RATE, momentum=0.9, weight_decay=5e-4)
 
     def blend(average: torch.Tensor, new: torch.Tensor, updates: torch.Tensor | int) -> torch.Tensor:
-        return average + (new - average) * max(1 / (int(updates) + 1), 1 - settings.ema)
+        return average + (new - average) * max(1 / (int(updates) + 1), 1 - how.ema)
 
     average = AveragedModel(network, avg_fn=blend)
     inputs = images.normalise(bytes_to_unit(rendered()))
-    for epoch in range(settings.epochs):
+    for epoch in range(how.epochs):
         for group in optimiser.param_groups:
-            group["lr"] = RATE * rate_factor(epoch, settings.epochs)
-        draws = generator(recipe.seed, "evaluation epoch", seed, epoch)
-        for places in torch.randperm(len(inputs), generator=draws).split(settings.batch):
+            group["lr"] = RATE * warmup_cosine(epoch, how.epochs)
+        draws = generator(0, "evaluation epoch", seed, epoch)
+        for places in torch.randperm(len(inputs), generator=draws).split(how.batch):
             shown = augment.draw(draws, 32, len(places))(inputs[places])
             loss = functional.cross_entropy(network(shown), labels[places])
             optimiser.zero_grad()
@@ -102,6 +104,7 @@ def plain_accuracy(network: nn.Module, images: ImageSet) -> float:
 def compare(per_class: int, epochs: int) -> None:
     recipe = load(Recipe, "quickstart", [f"evaluate.epochs={epochs}", f"evaluate.lr={RATE}", "evaluate.ema=0.995"])
     images = prepare(recipe.data)
+    how = protocol(recipe.evaluate, Task("convnet", 10, 10 * per_class, 32))
     prior = priors.load(recipe.prior)
     schedule = Schedule.of(prior.noise_schedule, recipe.prior.steps, recipe.prior.skip, recipe.prior.guidance)
     wanted = torch.arange(len(images.classes)).repeat_interleave(per_class)
@@ -119,12 +122,12 @@ def compare(per_class: int, epochs: int) -> None:
     ways: dict[str, tuple[Callable[[], None], Callable[[int], nn.Module], Callable[[nn.Module], float]]] = {
         "plain": (
             allocate_as_usual,
-            lambda seed: plain_train(rendered_anew, labels, images, recipe, seed),
+            lambda seed: plain_train(rendered_anew, labels, images, how, seed),
             lambda network: plain_accuracy(network, images),
         ),
         "ld3m": (
             keep_freed_memory,
-            lambda seed: train("convnet", rendered(), labels, images, recipe, seed, CPU),
+            lambda seed: train("convnet", rendered(), labels, images, how, (0, seed), CPU),
             lambda network: tested(network, images, "test", CPU).accuracy,
         ),
     }
@@ -141,11 +144,12 @@ def compare(per_class: int, epochs: int) -> None:
             for part in (0, 1):
                 wall[way][part] += moments[part + 1][0] - moments[part][0]
                 cpu[way][part] += moments[part + 1][1] - moments[part][1]
-    tests = sum(images.counts["test"])
-    print(f"{len(labels)} images, {epochs} epochs, tested on {tests:,}, {SEEDS} seeds, in seconds:")
+    tests_each = sum(images.counts["test"])
+    print(f"{len(labels)} images, {epochs} epochs, tested on {tests_each:,}, {SEEDS} seeds, in seconds:")
     for kind, seconds in (("wall", wall), ("CPU", cpu)):
-        for way, (trained, tested) in seconds.items():
-            print(f"  {kind:<5}{way:<7}training {trained:7.1f}   testing {tested:7.1f}   both {trained + tested:7.1f}")
+        for way, (training_s, testing_s) in seconds.items():
+            both = training_s + testing_s
+            print(f"  {kind:<5}{way:<7}training {training_s:7.1f}   testing {testing_s:7.1f}   both {both:7.1f}")
         shares = [ours / plain for ours, plain in zip(seconds["ld3m"], seconds["plain"], strict=True)]
         both = sum(seconds["ld3m"]) / sum(seconds["plain"])
         print(f"  {kind:<5}ratio  training {shares[0]:7.2f}   testing {shares[1]:7.2f}   both {both:7.2f} ≤ {TARGET}?")

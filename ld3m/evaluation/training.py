@@ -1,0 +1,168 @@
+"""How a network is trained from scratch on a few images, as a protocol has it."""
+
+from collections.abc import Callable
+from typing import Protocol as Typed
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ld3m import networks
+from ld3m.data.prepared import ImageSet
+from ld3m.errors import UserError
+from ld3m.evaluation.protocols import Protocol
+from ld3m.evaluation.protocols.details import SCHEDULES
+from ld3m.images import augment
+from ld3m.images.ranges import bytes_to_unit
+from ld3m.images.transforms import ColourJitter, CutMix, Flip, Lighting, PatchShuffle, ResizedCrop
+from ld3m.machine.transfer import send
+from ld3m.networks.speed import quick_on_cpus
+from ld3m.networks.training import Loss, Shown, divergence, train_epoch
+from ld3m.randomness import generator
+from ld3m.recipe import NetworkRecipe
+
+
+class SoftLabels(Typed):
+    """What labels the batches of a training with soft labels: a teacher, or what one said before."""
+
+    def __call__(self, images: Tensor, indices: Tensor, epoch: int) -> Tensor:
+        """Logits [n, classes] for a batch.
+
+        Args:
+            images: as the network sees them, [n, channels, H, W]: augmented, normalised, and mixed by CutMix.
+            indices: of the images in the training set, int64 [n], on the CPU; CutMix's partners are other ones of them.
+            epoch: from 0. What is drawn in it depends on it and on the seeds alone.
+        """
+
+
+def train(
+    arch: str,
+    pixels: Tensor,
+    labels: Tensor,
+    images: ImageSet,
+    how: Protocol,
+    seeds: tuple[int, int],
+    device: torch.device,
+    soft_labels: SoftLabels | None = None,
+    after_epoch: Callable[[int, nn.Module], None] | None = None,
+) -> nn.Module:
+    """A network trained on a few images and nothing else.
+
+    Args:
+        arch: as `networks.build` takes it; a ConvNet is the literature's, whatever the set was matched in.
+        pixels: [N, channels, H, W], uint8, or float32 in [0, 1].
+        labels: int64 [N].
+        images: the set they stand for, which normalises them.
+        how: the protocol.
+        seeds: the recipe's and the network's, of the initial weights, the order of images, all that changes them and
+            dropout.
+        device: where to train.
+        soft_labels: for a protocol whose labels are soft.
+        after_epoch: is called after each epoch with the epochs done and the network as it would be tested then.
+
+    Returns:
+        The network in evaluation mode, on the device; the average of its weights, if the protocol has one.
+
+    Raises:
+        UserError: if the protocol's labels are soft and there is nothing to label with.
+    """
+    if how.labels == "soft" and soft_labels is None:
+        raise UserError(f"evaluate.labels: {how.name} has soft labels, and there is no teacher; give labels=hard")
+    network = untrained(arch, images, seeds, device)
+    average = networks.averaged(network, how.ema) if how.ema else None
+    final: nn.Module = average.module if average else network
+    optimiser = optimiser_of(network, how)
+    seen, targets = pixels.to(device), labels.to(device)
+    loss: Loss = divergence(how.temperature, how.temperature_squared) if how.labels == "soft" else _cross_entropy
+    for epoch in range(how.epochs):
+        for group in optimiser.param_groups:
+            group["lr"] = how.lr * SCHEDULES[how.schedule](epoch, how.epochs)
+        draws = generator(seeds[0], "evaluation epoch", seeds[1], epoch)
+        shown = _shown(seen, targets, images, how, draws, epoch, soft_labels)
+        network.train()
+        train_epoch(network, optimiser, shown, len(seen), how.batch, draws, loss)
+        if average:
+            average.update_parameters(network)
+        if after_epoch:
+            after_epoch(epoch + 1, final.eval())
+    return final.eval()
+
+
+def untrained(arch: str, images: ImageSet, seeds: tuple[int, int], device: torch.device) -> nn.Module:
+    """A network with the initial weights of the recipe's and its own seed, on the device."""
+    draws = generator(seeds[0], "evaluation network", seeds[1])
+    network: nn.Module = networks.build(arch, images.shape, NetworkRecipe(), draws).to(device)
+    if device.type == "cpu" and isinstance(network, networks.ConvNet):  # it is not faster for the others
+        return quick_on_cpus(network)
+    return network
+
+
+def optimiser_of(network: nn.Module, how: Protocol) -> torch.optim.Optimizer:
+    """The optimiser of a network's weights, as a protocol has it.
+
+    Without decay of all, that of "weights" with two dimensions or more remains: the rule of RDED's and the SRe2L code's
+    `get_parameters`.
+    """
+    if how.optimiser not in ("sgd", "adam", "adamw"):
+        raise ValueError(f"optimiser {how.optimiser!r}")
+    decaying = [how.decay_all or ("weight" in name and each.dim() > 1) for name, each in network.named_parameters()]
+    groups = [
+        {"params": [each for each, decays in zip(network.parameters(), decaying, strict=True) if decays == wanted],
+         "weight_decay": how.weight_decay if wanted else 0.0}
+        for wanted in (True, False) if wanted in decaying
+    ]  # fmt: skip
+    if how.optimiser == "sgd":
+        return torch.optim.SGD(groups, lr=how.lr, momentum=how.momentum)
+    kind = torch.optim.Adam if how.optimiser == "adam" else torch.optim.AdamW
+    return kind(groups, lr=how.lr, betas=(how.momentum, 0.999))
+
+
+def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """With labels, or with shares of classes as CutMix makes them."""
+    return functional.cross_entropy(logits, targets)
+
+
+def _shown(
+    pixels: Tensor,
+    labels: Tensor,
+    images: ImageSet,
+    how: Protocol,
+    draws: torch.Generator,
+    epoch: int,
+    soft_labels: SoftLabels | None,
+) -> Shown:
+    """What a network is shown of a batch in an epoch: changed, normalised and mixed images, and their targets."""
+    classes = len(images.classes)
+
+    @torch.no_grad()
+    def shown(indices: Tensor) -> tuple[Tensor, Tensor]:
+        there = send(indices, pixels.device)
+        seen, targets = bytes_to_unit(pixels[there]), labels[there]
+        for name, numbers in how.augment:
+            if name in OPERATIONS:
+                seen = OPERATIONS[name](draws, seen, *numbers)
+        seen = images.normalise(seen)
+        if any(name == "dsa" for name, _ in how.augment):
+            seen = augment.draw(draws, seen.shape[-1], len(indices))(seen)
+        if how.cutmix:
+            mix = CutMix.draw(draws, len(indices), seen.shape[-1], how.cutmix)
+            seen = mix(seen)
+            if how.labels == "hard":
+                targets = mix.labels(functional.one_hot(targets, classes).to(seen.dtype))
+        if soft_labels and how.labels == "soft":
+            targets = soft_labels(seen, indices, epoch)
+        return seen, targets
+
+    return shown
+
+
+OPERATIONS: dict[str, Callable[..., Tensor]] = {
+    "shuffle": lambda draws, images, side: PatchShuffle.draw(draws, len(images), int(side))(images),
+    "crop": lambda draws, images, low, high: ResizedCrop.draw(draws, len(images), images.shape[-1], (low, high))(
+        images
+    ),
+    "flip": lambda draws, images, share: Flip.draw(draws, len(images), share)(images),
+    "jitter": lambda draws, images, *strengths: ColourJitter.draw(draws, len(images), *strengths)(images),
+    "lighting": lambda draws, images, deviation: Lighting.draw(draws, len(images), deviation)(images),
+}
+"""Operations of `evaluate.augment` on images in [0, 1]; Siamese augmentation, dsa, is of normalised ones."""

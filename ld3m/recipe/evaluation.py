@@ -1,0 +1,75 @@
+"""`evaluate`: the protocol by which networks are trained on a distilled set and tested, and what a user may change."""
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field
+
+from ld3m.recipe import values
+from ld3m.recipe.values import Section
+
+
+class EvaluateRecipe(Section):
+    """How networks are trained on the distilled set and tested: a protocol, and what is to differ from it.
+
+    A key that is left out has the protocol's own value; `recipes/PROTOCOLS.md` lists them.
+    """
+
+    protocol: str = Field("glad", min_length=1, max_length=100)
+    """glad, minimax, rded, rd3, rethinkdc, custom (plain training), or one of an installed package."""
+    arch: list[str] = Field(["convnet"], min_length=1, max_length=100)
+    """The architectures to train, as for `network.arch`."""
+    seeds: int = Field(5, ge=1, le=10**4)
+    """Networks of each architecture, which differ by their seed alone."""
+    best: bool = False
+    """Whether the best of the protocol's own test points is noted beside the accuracy after the last epoch. It is
+    chosen by the test images, as most published figures are."""
+    epochs: int | None = Field(None, ge=1, le=10**6)
+    """Passes over the distilled set; left out: the protocol's, 1000 for glad."""
+    batch: int | None = Field(None, ge=1, le=10**6)
+    """Images of a training step; left out: the protocol's, 256 for glad."""
+    lr: Annotated[
+        Annotated[float, Field(gt=0, le=10**9)]
+        | Literal["learnt"]
+        | Annotated[dict[str, Annotated[float, Field(gt=0, le=10**9)]], Field(max_length=100)]
+        | None,
+        BeforeValidator(values.rates_or_learnt),
+    ] = None
+    """Peak learning rate of all networks but those for which the protocol has another, as glad has for VGG11; or the
+    step size that trajectory matching learnt (learnt); or a rate by network, as in `{vgg11: 0.001, others: 0.01}`; left
+    out: the protocol's, for glad 0.001, and 0.0001 for VGG11."""
+    ema: float | None = Field(None, ge=0, lt=1)
+    """Decay of the running average of the weights, which is updated each epoch and is what is tested; 0: no average;
+    left out: the protocol's, 0.995 for glad."""
+    augment: Annotated[bool | dict[str, bool | float | list[float]] | None, BeforeValidator(values.augmentation)] = None
+    """How images are changed in training: false for not at all, true for the protocol's way, or any of these, in this
+    order: dsa (differentiable Siamese augmentation), shuffle (patches a side), crop (smallest and largest share of the
+    area, which becomes the image), flip (share), jitter (brightness, contrast, saturation), lighting (deviation). For
+    example `{crop: [0.5, 1], flip: 0.5}`."""
+    cutmix: float | None = Field(None, ge=0, le=1000)
+    """β of CutMix, by which a rectangle of another image is put into each image of a batch; 0: none."""
+    optimiser: Literal["sgd", "adam", "adamw"] | None = None
+    """The optimiser of the networks' weights."""
+    momentum: float | None = Field(None, ge=0, lt=1)
+    """Momentum of SGD, or the first of Adam's two decay rates."""
+    weight_decay: float | None = Field(None, ge=0, le=1000)
+    """Weight decay; Adam adds it to the gradient, AdamW does not."""
+    decay_all: bool | None = None
+    """Whether biases and the weights of norms decay too."""
+    schedule: Literal["warmup-cosine", "step", "half-cosine", "cosine", "constant"] | None = None
+    """The learning rate over the epochs: up for half of them and down by a cosine; × 0.2 at 2/3 and 5/6 of them; half a
+    cosine, which ends at half the rate; a cosine to 0; or constant."""
+    labels: Literal["hard", "soft"] | None = None
+    """Whether networks learn the set's classes, or what a teacher makes of each batch (soft)."""
+    temperature: float | None = Field(None, gt=0, le=10**6)
+    """Temperature of soft labels, by which logits are divided on both sides."""
+    temperature_squared: bool | None = None
+    """Whether the divergence from soft labels is multiplied by the temperature's square, which keeps the size of its
+    gradient."""
+    test_resize: int | None = Field(None, ge=1, le=10**5)
+    """Side to which test images are resized before their centre is cut out in `data.resolution`; no less than that."""
+    tests: Literal["last", "hundredths", "last-fifth", "fifties"] | None = None
+    """The test points of `evaluate.best`: the last epoch; each hundredth of them; each tenth epoch of the last fifth;
+    or each fiftieth. The last is always one."""
+    full_epochs: int | None = Field(None, ge=1, le=10**6)
+    """Passes over all real images, for `--against full` and `--scores`; left out: as many as over the distilled set, or
+    what the protocol has for so many images."""
