@@ -116,8 +116,8 @@ def evaluate(
             class, or a .pt file.
         overrides: `KEY=VALUE`, such as "evaluate.arch=[convnet,resnet18]" or "evaluate.seeds=2".
         recipe: the recipe whose data and protocol are used; required for a set that has no recipe of its own.
-        against: baselines ("random", "herding", "k-center", "easy", "hard", "full") and folders of other runs of the
-            same data.
+        against: baselines ("random", "herding", "k-center", "easy", "hard", "rded", "full") and folders of other
+            runs of the same data.
         split: the images to test on, "test" or "validation".
         scores: whether to measure what DD-Ranking's scores need.
         again: whether to measure again what was measured in the same way before.

@@ -102,7 +102,7 @@ def test_easy_and_hard_complement_each_other(losses: list[int], drawn: st.DataOb
 def test_the_recipe_knows_every_selection() -> None:
     assert set(get_args(DistilledDataRecipe.model_fields["keep_order"].annotation)) == {"random", *SELECTIONS}
     assert set(STARTS) == {"real", "noise", "prototype", *SELECTIONS}
-    assert set(evaluate.BASELINES) == {"random", "full", *SELECTIONS}
+    assert set(evaluate.BASELINES) == {"random", "full", "rded", *SELECTIONS}
 
 
 # --- k-means -----------------------------------------------------------------------------------------------

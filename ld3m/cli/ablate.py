@@ -46,8 +46,8 @@ def ablate(
         str,
         typer.Option(
             metavar="NAME,…",
-            help="Baselines: as many real images chosen by random, herding, k-center, easy or hard; full for all real "
-            "images. Cells that share a baseline share its measurement.",
+            help="Baselines: as many real images chosen by random, herding, k-center, easy or hard; rded for "
+            "mosaics of easy crops; full for all real images. Cells that share a baseline share its measurement.",
         ),
     ] = "",
     split: Split = "test",

@@ -48,8 +48,8 @@ def evaluate(
         typer.Option(
             metavar="NAME,…",
             help="Baselines, trained in the same way: as many real images chosen by random, herding, k-center, easy or "
-            "hard; full for all real images, during evaluate.full_epochs epochs; or the folder of another run of the "
-            "same data.",
+            "hard; rded for as many mosaics of the easiest crops, as RDED makes them; full for all real images, during "
+            "evaluate.full_epochs epochs; or the folder of another run of the same data.",
         ),
     ] = "",
     scores: Annotated[

@@ -12,7 +12,6 @@ from pydantic import BaseModel, Field
 from torch import nn
 from tqdm import tqdm
 
-from ld3m.data import coresets
 from ld3m.data.prepared import ImageSet
 from ld3m.data.testing import Tested, tested
 from ld3m.errors import UserError
@@ -182,7 +181,7 @@ class Evaluation:
             "content": self.digests[trained_on],
             **({"own_rate": True} if has_own_rate(recipe.evaluate, arch) else {}),
             **({"at_chance": at_chance} if at_chance else {}),
-            **({"scorer": recipe.data.scorer.model_dump()} if trained_on in coresets.SELECTIONS else {}),
+            **self.sets.chosen_by(trained_on),
         }
 
 

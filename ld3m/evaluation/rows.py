@@ -83,6 +83,8 @@ class Result(TypedDict):
     """Seeds whose networks are no better than guessing."""
     scorer: NotRequired[dict[str, Any]]
     """`data.scorer`, by which a core-set was chosen."""
+    mosaics: NotRequired[dict[str, Any]]
+    """How RDED's mosaics were made: images and crops that were tried, and crops on a side of each."""
 
 
 class Normalisation(TypedDict):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ld3m.data import coresets
+from ld3m.data import coresets, mosaics
 from ld3m.data.prepared import ImageSet
 from ld3m.errors import UserError
 from ld3m.evaluation.rows import FILE
@@ -20,8 +20,11 @@ from ld3m.recipe import Recipe
 from ld3m.runs.folder import classes, load_recipe
 from ld3m.runs.result import read_images
 
-BASELINES = ("random", *coresets.SELECTIONS, "full")
-"""Sets of real training images: as many of each class as the distilled set has, or all of them."""
+SCORED = (*coresets.SELECTIONS, "rded")
+"""Baselines that are chosen by `data.scorer`."""
+BASELINES = ("random", *SCORED, "full")
+"""Sets of real training images, or of mosaics of them (rded): as many of each class as the distilled set has, or all
+of them."""
 
 
 @dataclass(frozen=True)
@@ -29,13 +32,15 @@ class TrainingSets:
     """The distilled images, those of other runs, and real ones, by their names in the results."""
 
     stored: dict[str, tuple[Tensor, Tensor]]
-    """Images of the runs and their labels, as stored in their folders."""
+    """Images of the runs and their labels, as stored in their folders, and mosaics."""
     fixed: dict[str, tuple[Tensor, Tensor]]
     """What networks of all seeds are trained on: all sets but "random"."""
     labels: Tensor
     """Of the first run: baselines have as many images of each class."""
     real: coresets.Coreset
     recipe: Recipe
+    factor: int
+    """Of the first run: images on a side of each of its images."""
 
     @classmethod
     def of(
@@ -56,12 +61,26 @@ class TrainingSets:
         real = coresets.open_whole(images, recipe.data, baselines, device)
         labels = next(iter(stored.values()))[1]
         fixed = {name: _seen(*stored[name], load_recipe(path).distill.factor) for name, path in folders.items()}
-        fixed |= {name: real_images(name, real, labels, recipe, 0) for name in baselines - {"random"}}
-        return cls(stored, fixed, labels, real, recipe)
+        fixed |= {name: real_images(name, real, labels, recipe, 0) for name in baselines - {"random", "rded"}}
+        factor = load_recipe(next(iter(folders.values()))).distill.factor
+        if "rded" in baselines:
+            judge = mosaics.by_scorer(images, recipe.data.scorer, device)
+            counts = torch.bincount(labels, minlength=len(images.classes))
+            tiles = mosaics.factor_at(images.resolution, factor)
+            made = mosaics.mosaics(images, counts.tolist(), tiles, judge, recipe.seed)
+            stored["rded"] = torch.cat(made), torch.arange(len(made)).repeat_interleave(counts)
+            fixed["rded"] = _seen(*stored["rded"], factor)
+        return cls(stored, fixed, labels, real, recipe, factor)
 
     def seen(self, name: str, seed: int) -> tuple[Tensor, Tensor]:
         """Images and labels that a network of a seed is trained on; "random" ones differ from seed to seed."""
         return self.fixed.get(name) or real_images(name, self.real, self.labels, self.recipe, seed)
+
+    def chosen_by(self, name: str) -> dict[str, Any]:
+        """How the images of a baseline were chosen, for its row; {} if nothing but the seed decided."""
+        by = {"scorer": self.recipe.data.scorer.model_dump()} if name in SCORED else {}
+        tiles = mosaics.factor_at(self.real.resolution, self.factor)
+        return by | ({"mosaics": mosaics.description(tiles)} if name == "rded" else {})
 
     def digest(self, name: str) -> str:
         """A digest of what networks are trained on; of "random" images, of those of the first seed."""
