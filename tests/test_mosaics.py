@@ -90,7 +90,7 @@ def test_they_are_made_once_for_each_judge_and_damaged_ones_again(
     real: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("LD3M_CACHE", str(tmp_path / "cache"))
-    made = mosaics(real, [1, 0, 2], 2, JUDGE, 0)
+    made = [each.clone() for each in mosaics(real, [1, 0, 2], 2, JUDGE, 0)]  # they are mapped
     assert [len(each) for each in made] == [1, 0, 2]
     blind = Judge(pytest.fail, JUDGE.normalise, JUDGE.identity, CPU)
     again = mosaics(real, [1, 0, 2], 2, blind, 0)
