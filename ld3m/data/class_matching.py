@@ -71,19 +71,19 @@ def match(theirs: Sequence[str], source: Source, chosen: Sequence[int], order: O
     Raises:
         UserError: naming a class that is not known, or why numbers may mean several; it begins with what is wrong.
     """
-    by_name = _by_name(theirs, source)
+    named = by_name(theirs, source.classes, source.aliases)
     if order:
         matched = _by_position(theirs, source, chosen, order)
-        if len(by_name) == len(theirs) and [by_name[name] for name in theirs] != matched.numbers:
-            wrong = next(name for name, number in zip(theirs, matched.numbers, strict=True) if by_name[name] != number)
+        if len(named) == len(theirs) and [named[name] for name in theirs] != matched.numbers:
+            wrong = next(name for name, number in zip(theirs, matched.numbers, strict=True) if named[name] != number)
             taken = source.classes[matched.numbers[theirs.index(wrong)]]
             raise UserError(f"names its classes, and {order.said_by} would take {wrong!r} for {taken!r}; leave it out")
-    elif len(by_name) == len(theirs):
-        matched = Matched([by_name[name] for name in theirs], _text("by name", theirs, by_name.values(), source))
+    elif len(named) == len(theirs):
+        matched = Matched([named[name] for name in theirs], _text("by name", theirs, named.values(), source))
     elif numbers := class_numbers(theirs):
         matched = _by_number(theirs, numbers, source, chosen)
     else:
-        choose([name for name in theirs if name not in by_name], source.classes, source.aliases)
+        choose([name for name in theirs if name not in named], source.classes, source.aliases)
         raise UserError(f"names classes by numbers in part: {some(theirs)}; give all of them names")
     if twice := [number for number, count in Counter(matched.numbers).items() if count > 1]:
         both = [name for name, number in zip(theirs, matched.numbers, strict=True) if number == twice[0]]
@@ -91,13 +91,19 @@ def match(theirs: Sequence[str], source: Source, chosen: Sequence[int], order: O
     return matched
 
 
-def _by_name(theirs: Sequence[str], source: Source) -> dict[str, int]:
-    """The number in the source of each class whose name or id is known."""
-    exact = {**source.aliases, **{name: number for number, name in enumerate(source.classes)}}
+def by_name(theirs: Sequence[str], classes: Sequence[str], aliases: Mapping[str, int]) -> dict[str, int]:
+    """The number of each class whose name or id is known; others are left out.
+
+    Args:
+        theirs: names or ids of classes.
+        classes: the known ones, by number.
+        aliases: other names of these.
+    """
+    exact = {**aliases, **{name: number for number, name in enumerate(classes)}}
     loose: dict[str, set[int]] = {}
-    for name, number in exact.items():
-        for form in _forms(name):
-            loose.setdefault(form, set()).add(number)
+    for known, column in exact.items():
+        for form in _forms(known):
+            loose.setdefault(form, set()).add(column)
     found: dict[str, int] = {}
     for name in theirs:
         known = [exact[each] for each in (name, wordnet_id(name) or "") if each in exact]
@@ -120,7 +126,7 @@ def _forms(name: str) -> Iterable[str]:
 def _by_position(theirs: Sequence[str], source: Source, chosen: Sequence[int], order: Order) -> Matched:
     row = list(chosen)
     if order.classes is not None:
-        known = _by_name(order.classes, source)
+        known = by_name(order.classes, source.classes, source.aliases)
         if unknown := [name for name in order.classes if name not in known]:
             raise UserError(f"{order.said_by} has {unknown[0]!r}, which is no class of data.source")
         row = [known[name] for name in order.classes]

@@ -76,9 +76,18 @@ class ImageSet:
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Pixels [N, channels, H, W] in [0, 1] to what every network sees, real images and synthetic alike."""
-        shape = (1, -1, 1, 1)
-        mean, std = (send(each, pixels.device).to(pixels.dtype).view(shape) for each in (self.mean, self.std))
+        mean, std = self._levels(pixels)
         return (pixels - mean) / std
+
+    def denormalise(self, inputs: Tensor) -> Tensor:
+        """What `normalise` gave, [N, channels, H, W], back to pixels."""
+        mean, std = self._levels(inputs)
+        return inputs * std + mean
+
+    def _levels(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and std, [1, channels, 1, 1] each, on the device of images and of their type."""
+        mean, std = (send(each, like.device).to(like.dtype).view(1, -1, 1, 1) for each in (self.mean, self.std))
+        return mean, std
 
 
 class Rows:

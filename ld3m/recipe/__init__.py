@@ -5,7 +5,7 @@ Validation is pure, and nothing here opens data, a prior or a run: whoever needs
 
 from ld3m.recipe.data import DataRecipe, DistilledDataRecipe, ScorerRecipe
 from ld3m.recipe.evaluation import EvaluateRecipe
-from ld3m.recipe.networks import ExpertsRecipe, NetworkRecipe
+from ld3m.recipe.networks import ExpertsRecipe, NetworkRecipe, TeacherRecipe
 from ld3m.recipe.schema import DistillRecipe, HubRecipe, Recipe, SamplerRecipe
 
 __all__ = [
@@ -19,4 +19,5 @@ __all__ = [
     "Recipe",
     "SamplerRecipe",
     "ScorerRecipe",
+    "TeacherRecipe",
 ]

@@ -273,6 +273,7 @@ def _without_upkeep(recipe: Recipe | PriorRecipe) -> dict[str, Any]:
             "log_with": True,
             "reproducible": True,
             "evaluate": True,
+            "teacher": True,
             "hub": True,
             "checkpoint_every": True,
             "experts": {"folder", "together"},

@@ -1,9 +1,10 @@
-"""The keys of the networks that an objective compares images in, and of their experts."""
+"""The keys of the networks that an objective compares images in, of their experts, and of teachers."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
+from ld3m.recipe import values
 from ld3m.recipe.values import Section
 
 
@@ -52,3 +53,54 @@ class ExpertsRecipe(Section):
     """Precision of the snapshots on disk; float16 takes half the space."""
     together: int = Field(1, ge=1, le=1000)
     """Networks that a process trains at once, as one stack."""
+
+
+Levels = Annotated[list[Annotated[float, Field(ge=-1000, le=1000)]], Field(min_length=1, max_length=3)]
+"""A number for each channel."""
+
+
+class TeacherRecipe(Section):
+    """A network whose outputs are soft labels: which one, and how `ld3m train-teacher` trains it on the real images."""
+
+    source: str | None = None
+    """torchvision/<model> or timm/<model>, with its pre-trained weights; a folder of `ld3m train-teacher`; a file
+    (.safetensors, .pt) with weights of `teacher.arch`; or stored: the labels that `ld3m label` stored with the set.
+    Left out: the labels of the set, if it has some, else the folder `teachers/<name>` of `ld3m train-teacher`."""
+    arch: str = "resnet18"
+    """The architecture that is trained, or whose weights a file has: as for `network.arch`, or torchvision/<model>."""
+    norm: Literal["batch", "instance", "group", "layer", "none"] = "batch"
+    """Normalisation in a ConvNet, ResNet18 or VGG11."""
+    width: int = Field(128, ge=1, le=10**4)
+    """Channels of a ConvNet's blocks."""
+    depth: int | None = Field(None, ge=1, le=100)
+    """Blocks of a ConvNet; left out: as for `network.depth`."""
+    classes: Annotated[list[str] | str | None, BeforeValidator(values.class_list)] = None
+    """The classes of a file's outputs, in their order: a list of names or WordNet ids, a .txt or .json file of one, or
+    by-position: those of the real images. Left out: those that the file names, or ImageNet's if it has 1,000
+    outputs."""
+    mean: Levels | None = None
+    """What a file's network subtracts from each channel, in units of [0, 1]; left out: ImageNet's if it has 1,000
+    outputs, else the mean of the training images."""
+    std: Levels | None = None
+    """What it divides by then; left out: as for `teacher.mean`."""
+    resolution: int | None = Field(None, ge=8, le=4096)
+    """Height and width that images are resized to for a teacher; left out: those it was trained on, as far as that is
+    known, else `data.resolution`."""
+    epochs: int = Field(30, ge=1, le=10**5)
+    """Passes over the real images in training."""
+    batch: int = Field(128, ge=1, le=10**6)
+    """Real images of a training step."""
+    lr: float = Field(1e-3, gt=0, le=10**9)
+    """Peak learning rate of AdamW, which rises over the first tenth of the steps and falls by a cosine."""
+    augment: bool = True
+    """Whether differentiable Siamese augmentation changes the real images in training."""
+    checkpoint_every: int = Field(1000, ge=1, le=10**9)
+    """Training steps between checkpoints, from which an interrupted training resumes."""
+
+    @model_validator(mode="after")
+    def _mean_and_std_belong_together(self) -> "TeacherRecipe":
+        if (self.mean is None) != (self.std is None) or len(self.mean or ()) != len(self.std or ()):
+            raise ValueError("mean: and std belong together; give a number of each for every channel, or neither")
+        if any(value <= 0 for value in self.std or ()):
+            raise ValueError(f"std: {self.std} is invalid: images are divided by it; give numbers greater than 0")
+        return self

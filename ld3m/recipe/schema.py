@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from ld3m.recipe import values
 from ld3m.recipe.data import DistilledDataRecipe
 from ld3m.recipe.evaluation import EvaluateRecipe
-from ld3m.recipe.networks import ExpertsRecipe, NetworkRecipe
+from ld3m.recipe.networks import ExpertsRecipe, NetworkRecipe, TeacherRecipe
 from ld3m.recipe.objectives import DC_LOOPS, LEARNING_RATES, DcRecipe, DmRecipe, MttRecipe
 from ld3m.recipe.values import Section
 
@@ -219,6 +219,7 @@ class Recipe(Section):
     network: NetworkRecipe = NetworkRecipe()
     experts: ExpertsRecipe = ExpertsRecipe()
     evaluate: EvaluateRecipe = EvaluateRecipe()
+    teacher: TeacherRecipe = TeacherRecipe()
     hub: HubRecipe = HubRecipe()
 
     @model_validator(mode="before")
