@@ -81,6 +81,7 @@ LONG = {
         "test_a_hub_that_cannot",
     ),
     "test_train_prior": EVERY,
+    "test_teachers": ("test_killed_and_interrupted",),
     "test_trackers": (
         "test_a_killed_run",
         "test_only_the_main_process",

@@ -19,7 +19,7 @@ def test_version(ld3m: Callable[..., Outcome]) -> None:
     assert ld3m("--version") == Outcome(0, f"ld3m {__version__}\n", "")
 
 
-@pytest.mark.parametrize("command", ["experts", "train-prior"])
+@pytest.mark.parametrize("command", ["experts", "train-prior", "train-teacher"])
 def test_resuming_is_the_default_of_commands_that_resume_from_their_own_folder_only(
     command: str, ld3m: Callable[..., Outcome], tmp_path: Path
 ) -> None:

@@ -14,7 +14,7 @@ from ld3m.cli import app
 
 COMMANDS = typer.main.get_command(app).commands
 PANELS = {
-    "Make": ["distill", "plan", "train-prior", "experts", "convert-prior", "launch"],
+    "Make": ["distill", "plan", "train-prior", "train-teacher", "experts", "convert-prior", "launch"],
     "Measure": ["evaluate", "ablate"],
     "Share": ["report", "render", "export", "push-to-hub"],
     "Inspect": ["status", "recipes", "keys", "env", "priors"],

@@ -3,7 +3,7 @@
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -101,9 +101,9 @@ def by_name(theirs: Sequence[str], classes: Sequence[str], aliases: Mapping[str,
     """
     exact = {**aliases, **{name: number for number, name in enumerate(classes)}}
     loose: dict[str, set[int]] = {}
-    for known, column in exact.items():
-        for form in _forms(known):
-            loose.setdefault(form, set()).add(column)
+    for name, number in exact.items():
+        for form in _forms(name):
+            loose.setdefault(form, set()).add(number)
     found: dict[str, int] = {}
     for name in theirs:
         known = [exact[each] for each in (name, wordnet_id(name) or "") if each in exact]

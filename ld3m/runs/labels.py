@@ -1,7 +1,7 @@
 """Soft labels that are stored with a set, so that others train with them and without the teacher: `labels/` of a run.
 
-`labels.json` says whose they are and of what; then there is a file per view. One label for each image is one view, of the
-images as they are. Labels of epochs have a view each, of the images as a network sees them in that epoch: everything that
+`labels.json` says whose they are and of what; then there is a file per view. One label for each image is one view, of
+the images as they are. Labels of epochs have a view each, of the images as a network sees them in that epoch: all that
 changes them is drawn by keys, so that the same views can be made again.
 """
 

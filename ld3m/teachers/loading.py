@@ -1,7 +1,7 @@
 """Finds the teacher that a recipe names, matches its classes to the set's, and tests it before it labels anything."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -36,6 +36,8 @@ FILES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar")
 """How names of files of weights end."""
 PREFIXES = ("module.", "_orig_mod.", "model.", "network.")
 """What wrappers put before the names of all weights."""
+UNUSUAL = 7919
+"""Outputs by which a network's last layer is found; no layer inside has as many."""
 LAYOUT = 1
 """Version of how teachers are tested; part of the key under which their accuracy is kept."""
 LOOK_AT = "look at the order of its classes (teacher.classes), its normalisation (teacher.mean, teacher.std), its size"
@@ -130,13 +132,10 @@ def _from_file(path: Path, settings: TeacherRecipe, images: ImageSet) -> Classif
         check_values({name: value for name, value in weights.items() if value.is_floating_point()})
     except UserError as error:
         raise UserError(f"teacher.source: {error}") from None
-    *_, last = weights.values()
-    first = next((value for value in weights.values() if value.dim() == 4), None)
-    if first is None or not last.dim():
-        raise UserError(f"teacher.source: {path} has no weights of a classifier of images, such as a {settings.arch}")
-    outputs, channels = len(last), int(first.shape[1])
     size = settings.resolution or images.resolution
-    network = _filled(settings, Shape(channels, size, outputs), weights, path)
+    shape = _shape_of(settings, weights, size)
+    network = _filled(settings, shape, weights, path)
+    outputs, channels = shape.classes, shape.channels
     classes, notes = _classes_of_file(path, settings, outputs, images)
     like_imagenet = outputs == len(imagenet_ids()) and channels == 3
     mean, std = (IMAGENET_MEAN, IMAGENET_STD) if like_imagenet else (images.mean.tolist(), images.std.tolist())
@@ -168,14 +167,28 @@ def _bare(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return weights
 
 
-def _filled(settings: TeacherRecipe, shape: Shape, weights: dict[str, torch.Tensor], path: Path) -> nn.Module:
-    """A network of `teacher.arch` with a file's weights."""
+def _shape_of(settings: TeacherRecipe, weights: Mapping[str, torch.Tensor], size: int) -> Shape:
+    """The channels and outputs of `teacher.arch` that weights have, by where a network of it has them."""
+    own = _untrained(settings, Shape(3, size, UNUSUAL), weights).state_dict()
+    last = next((name for name, value in own.items() if UNUSUAL in value.shape[:1] and name in weights), None)
+    first = next((name for name, value in own.items() if value.dim() == 4 and name in weights), None)
+    channels = int(weights[first].shape[1]) if first and weights[first].dim() == 4 else 3
+    return Shape(channels, size, len(weights[last]) if last and weights[last].dim() else 1)
+
+
+def _untrained(settings: TeacherRecipe, shape: Shape, weights: Mapping[str, torch.Tensor]) -> nn.Module:
+    """A network of `teacher.arch`; the stem is that of the weights, if it may be."""
     if settings.arch.startswith((TORCHVISION, TIMM)):
         network = pretrained.untrained(settings.arch, shape.channels, shape.classes, "teacher.arch")
-        network = pretrained.with_small_stem(network, weights)
-    else:
-        keys = NetworkRecipe(norm=settings.norm, width=settings.width, depth=settings.depth)
-        network = networks.build(settings.arch, shape, keys, torch.Generator(), "teacher.arch")
+        return pretrained.with_small_stem(network, weights)
+    keys = NetworkRecipe(norm=settings.norm, width=settings.width, depth=settings.depth)
+    built: nn.Module = networks.build(settings.arch, shape, keys, torch.Generator(), "teacher.arch")
+    return built
+
+
+def _filled(settings: TeacherRecipe, shape: Shape, weights: dict[str, torch.Tensor], path: Path) -> nn.Module:
+    """A network of `teacher.arch` with a file's weights."""
+    network = _untrained(settings, shape, weights)
     own = network.state_dict()
     wrong = [f"it lacks {some(sorted(missing), 2)}" for missing in (own.keys() - weights.keys(),) if missing]
     wrong += [f"it also has {some(sorted(extra), 2)}" for extra in (weights.keys() - own.keys(),) if extra]

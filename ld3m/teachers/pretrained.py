@@ -1,7 +1,7 @@
 """Classifiers of torchvision and timm by name, with the weights that these libraries fetch, or without any."""
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +117,7 @@ def untrained(arch: str, channels: int, classes: int, key: str) -> nn.Module:
     return network
 
 
-def with_small_stem(network: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
+def with_small_stem(network: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
     """A ResNet with the stem that its weights have, if it is that for small images: 3 × 3, stride 1, no pooling.
 
     The distillation literature trains such ResNets of torchvision on CIFAR and Tiny ImageNet (SRe2L, RDED).
