@@ -10,7 +10,7 @@ def train_teacher(
     no_resume: NoResume = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Train a teacher on the real images, whose outputs are soft labels.
+    """Train a teacher on the real images, for soft labels.
 
     For example: ld3m train-teacher fashion-mnist teacher.epochs=20
 
