@@ -161,15 +161,15 @@ class ColourJitter(PerImage):
         of_image, of_grey, of_level = send(shares, images.device).view(-1, 3, 1, 1, 1).unbind(1)
         grey = _grey(images)
         level = grey.mean((2, 3), keepdim=True)
-        return torch.addcmul(grey * of_grey + level * of_level, images, of_image)
+        return torch.addcmul(grey.mul_(of_grey).add_(level * of_level), images, of_image)
 
 
 def _grey(images: Tensor) -> Tensor:
-    """[N, 3, H, W] or [N, 1, H, W] to [N, 1, H, W]."""
+    """[N, 3, H, W] or [N, 1, H, W] to [N, 1, H, W], a copy."""
     if images.shape[1] == 1:
-        return images
+        return images.clone()
     red, green, blue = images.split(1, 1)
-    return red * LUMA[0] + green * LUMA[1] + blue * LUMA[2]
+    return (red * LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
 
 
 @dataclass(frozen=True)
@@ -218,10 +218,12 @@ class PatchShuffle(PerImage):
         """[n, channels, H, W]"""
         if self.rows.shape[1] == 1:
             return images
-        image = torch.arange(len(images), device=images.device).view(-1, 1, 1)
-        rows = send(_pixels(self.rows, images.shape[2]), images.device).unsqueeze(2)
-        columns = send(_pixels(self.columns, images.shape[3]), images.device).unsqueeze(1)
-        return images.permute(0, 2, 3, 1)[image, rows, columns].permute(0, 3, 1, 2)
+        count, channels, height, width = images.shape
+        rows = send(_pixels(self.rows, height), images.device).unsqueeze(1)
+        columns = send(_pixels(self.columns, width), images.device).unsqueeze(1)
+        first_rows = height * torch.arange(count * channels, device=images.device).view(count, channels, 1)
+        moved = images.reshape(-1, width)[(first_rows + rows).flatten()].view(count, -1, width)
+        return moved.gather(2, columns.expand_as(moved)).view_as(images)
 
 
 def _pixels(patches: Tensor, size: int) -> Tensor:
