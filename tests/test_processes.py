@@ -119,14 +119,16 @@ def test_more_processes_than_classes(recipe_file: Path, tmp_path: Path) -> None:
 def test_evaluation_on_any_number_of_processes_is_that_of_one(
     counts: tuple[int, ...], recipe_file: Path, tmp_path: Path
 ) -> None:
-    """Four networks: a process each at most, and one of three has two."""
+    """Four networks: a process each at most, and one of three has two. Every operation changes their images."""
+    changes = "{dsa: true, shuffle: 2, crop: [0.5, 1], flip: 0.5, jitter: [0.4, 0.4, 0.4], lighting: 0.1}"
     distilled(recipe_file, tmp_path / "1")
     for count in counts:
         shutil.copytree(tmp_path / "1", tmp_path / str(count))
     results = {}
     for count in (1, *counts):
         shutil.rmtree(cache_folder() / "baselines", ignore_errors=True)
-        run(count, "evaluate", tmp_path / str(count), "--against", "random")
+        changed = (f"evaluate.augment={changes}", "evaluate.cutmix=1")
+        run(count, "evaluate", tmp_path / str(count), "--against", "random", *changed)
         results[count] = json.loads((tmp_path / str(count) / "evaluation.json").read_text())["results"]
     assert len(results[1]) == 2
     assert all(results[count] == results[1] for count in counts)

@@ -2,6 +2,8 @@
 
 import itertools
 import math
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,10 +12,16 @@ import torch
 from conftest import DATA
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
+from ld3m import networks
+from ld3m.data.prepared import ImageSet
+from ld3m.evaluation.protocols import Task, protocol
+from ld3m.evaluation.training import train
 from ld3m.images.transforms import ColourJitter, CutMix, Flip, Lighting, PatchShuffle, ResizedCrop
+from ld3m.randomness import generator
+from ld3m.recipe import EvaluateRecipe
 
 PUBLIC = safetensors.torch.load_file(DATA / "transforms.safetensors")
 IMAGES = PUBLIC["images"]
@@ -232,3 +240,81 @@ def test_draws_are_a_function_of_the_generator(seed: int) -> None:
     assert one.box == same.box
     assert torch.equal(one.partners, same.partners)
     assert torch.equal(torch.random.get_rng_state(), before), "the global generator is left alone"
+
+
+# --- in a training -----------------------------------------------------------------------------------------
+
+
+def strips(image: Tensor, order: Tensor) -> Tensor:
+    """An image [channels, H, W] with its two columns of patches in another order."""
+    half = image.shape[2] // 2
+    return torch.cat([image[:, :, half * part : half * (part + 1)] for part in order.tolist()], 2)
+
+
+def one_by_one(pixels: Tensor, generator: torch.Generator, how: Any, images: ImageSet) -> Tensor:
+    """A batch as the public codes' loaders make it, an image after the other, in the order of their transforms."""
+    side, count = pixels.shape[-1], len(pixels)
+    seen = list(pixels)
+    if how.name == "rded":
+        shuffle = PatchShuffle.draw(generator, count, 2)
+        for k in range(count):
+            across = strips(seen[k], shuffle.columns[k])
+            seen[k] = strips(across.transpose(1, 2), shuffle.rows[k]).transpose(1, 2)
+    crop = ResizedCrop.draw(generator, count, side, (0.08 if how.name == "rethinkdc" else 0.5, 1))
+    for k, (top, left, height, width) in enumerate(crop.boxes.tolist()):
+        box = seen[k][None, :, top : top + height, left : left + width]
+        seen[k] = functional.interpolate(box, side, mode="bilinear", antialias=True)[0]
+    flip = Flip.draw(generator, count)
+    seen = [image.flip(2) if mirrored else image for image, mirrored in zip(seen, flip.mirrored, strict=True)]
+    if how.name == "minimax":
+        jitter, lighting = ColourJitter.draw(generator, count, 0.4, 0.4, 0.4), Lighting.draw(generator, count, 0.1)
+        seen = [ColourJitter(jitter.strengths[k : k + 1])(image[None])[0] for k, image in enumerate(seen)]
+        seen = [Lighting(lighting.components[k : k + 1])(image[None])[0] for k, image in enumerate(seen)]
+    batch = (torch.stack(seen) - images.mean.view(3, 1, 1)) / images.std.view(3, 1, 1)
+    mix = CutMix.draw(generator, count, side)
+    top, bottom, left, right = mix.box
+    batch[:, :, top:bottom, left:right] = batch[mix.partners, :, top:bottom, left:right]
+    return batch
+
+
+class Spy(nn.Module):
+    """A network that keeps what it is shown."""
+
+    def __init__(self, shape: networks.Shape, recipe: Any) -> None:
+        super().__init__()
+        self.classifier = nn.Linear(shape.channels, shape.classes)
+        self.seen: list[Tensor] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.seen.append(images)
+        return self.classifier(images.mean((2, 3)))
+
+
+@pytest.mark.parametrize("name", ["minimax", "rded", "rethinkdc"])
+def test_a_protocol_shows_its_networks_what_the_public_code_shows(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The transforms of three images in batches of two, for two epochs, in the order of the public codes."""
+    monkeypatch.setitem(networks.NETWORKS, "spy", Spy)
+    mean, std = torch.tensor([0.5, 0.4, 0.3]), torch.tensor([0.2, 0.3, 0.25])
+    images = ImageSet(["a", "b", "c"], mean, std, {"train": [1, 1, 1]}, [0, 1, 2], [], Path(), 12)
+    soft = "hard" if name == "minimax" else "soft"
+    own = protocol(EvaluateRecipe(protocol=name, labels=soft), Task("spy", 3, 3, 12))
+    how = replace(own, epochs=2, batch=2)
+    asked = []
+
+    def teacher(seen: Tensor, indices: Tensor, epoch: int) -> Tensor:
+        asked.append((seen, indices.tolist(), epoch))
+        return torch.zeros(len(seen), 3)
+
+    pixels, labels = IMAGES[:3], torch.arange(3)
+    network: Any = train("spy", pixels, labels, images, how, (5, 1), torch.device("cpu"), teacher)
+    expected, orders = [], []
+    for epoch in range(2):
+        generated = generator(5, "evaluation epoch", 1, epoch)
+        for indices in torch.randperm(3, generator=generated).split(2):
+            orders.append((indices.tolist(), epoch))
+            expected.append(one_by_one(pixels[indices], generated, how, images))
+    for ours, theirs in zip(network.seen, expected, strict=True):
+        assert (ours - theirs).abs().max() < 2e-4
+    if soft == "soft":
+        assert [(indices, epoch) for _, indices, epoch in asked] == orders
+        assert all(torch.equal(*pair) for pair in zip((seen for seen, _, _ in asked), network.seen, strict=True))
