@@ -1,15 +1,18 @@
 """Sets as the public codes' own save functions write them, and whose classes are whose."""
 
+import json
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 
 import datasets
 import numpy as np
 import pytest
 import torch
-from conftest import CLASSES
+from conftest import CLASSES, Outcome
 from PIL import Image
 
 from ld3m.data.class_matching import Order, class_numbers, match
@@ -17,6 +20,7 @@ from ld3m.data.decode import convert
 from ld3m.data.examples import Source
 from ld3m.data.known import imagenet
 from ld3m.data.prepared import ImageSet, prepare
+from ld3m.data.testing import reassigned, tested
 from ld3m.data.whitening import whitening
 from ld3m.errors import UserError
 from ld3m.images.ranges import bytes_to_unit
@@ -339,3 +343,63 @@ def test_soft_labels_that_do_not_fit_are_one_line(
     torch.save((pixels, torch.rand(5, 3)), tmp_path / "few.pt")
     with pytest.raises(UserError, match=r"labels of shape \[5, 3\], not one class number per image, nor a row of soft"):
         brought("few.pt", recipe_file)
+
+
+# --- what is measured of them ------------------------------------------------------------------------------
+
+
+def test_a_set_in_another_order_is_said_to_be(
+    pixels: torch.Tensor, recipe_file: Path, tmp_path: Path, ld3m: Callable[..., Outcome]
+) -> None:
+    """Real images under each other's labels: networks learn them, and call every class by another one's name."""
+    shown = prepare(load(Recipe, str(recipe_file)).data, progress=False).everything("train")
+    torch.save((shown[0], (shown[1] + 1) % 3), tmp_path / "permuted.pt")
+    told = ["evaluate.seeds=1", "evaluate.epochs=12", "evaluate.ema=0", "evaluate.augment=false", "evaluate.lr=0.02"]
+    outcome = ld3m("evaluate", "permuted.pt", "--recipe", recipe_file, *told)
+    assert outcome.code == 0, outcome.err
+    said = re.search(
+        r"takes classes for each other: renamed one for one, ([\d.]+) % would be right, not ([\d.]+); the set's",
+        outcome.out,
+    )
+    assert said
+    assert float(said[1]) > 60 > 33 > float(said[2])
+    assert "or the set is not read as it was made: look at classes: 3 by number, in the order of data" in outcome.out
+    again = ld3m("evaluate", "permuted.pt", "--recipe", recipe_file, *told)
+    assert again.out == outcome.out
+
+
+def test_renaming_is_the_best_there_is() -> None:
+    """Against all permutations."""
+    said = torch.randint(0, 50, (5, 5), generator=torch.manual_seed(0))
+    best = max(sum(int(said[row, column]) for row, column in enumerate(order)) for order in permutations(range(5)))
+    assert reassigned(said) == pytest.approx(100 * best / int(said.sum()))
+
+
+def test_networks_may_see_whitened_images(
+    pixels: torch.Tensor, real: ImageSet, recipe_file: Path, tmp_path: Path, ld3m: Callable[..., Outcome]
+) -> None:
+    """What MTT keeps whitened is what networks see, and the row says so; real images are whitened alike."""
+    white = whitening(real).apply(pixels / 255)
+    torch.save(white, tmp_path / "images_best.pt")
+    torch.save(syn_labels(2), tmp_path / "labels_best.pt")
+    seen = []
+
+    def look(inputs: torch.Tensor) -> torch.Tensor:
+        seen.append(inputs)
+        return torch.eye(3)[torch.zeros(len(inputs), dtype=torch.long)]
+
+    told = ["--recipe", recipe_file, "--whitening", "zca", "evaluate.seeds=1", "evaluate.epochs=1", "--json"]
+    outcome = ld3m("evaluate", "images_best.pt", *told)
+    assert outcome.code == 0, outcome.err
+    assert "with --whitening zca networks see such images" in outcome.err
+    row = json.loads(outcome.out)["results"][0]
+    assert row["protocol"]["whitening"] == "zca"
+    found, _ = brought("images_best.pt", recipe_file)
+    whitened = replace(real, shown=whitening(real).apply)
+    assert torch.allclose(whitened.normalise(found), white, atol=1e-3)
+    tested(look, whitened, "test", torch.device("cpu"))
+    values = torch.cat(seen).flatten(1)
+    assert abs(float(values.mean())) < 0.05  # of real images, about 0
+    soft = ld3m("evaluate", "images_best.pt", *told, "--protocol", "rded")
+    assert soft.code == 2
+    assert "evaluate.whitening: rded has soft labels, whose teacher has not learnt whitened images" in soft.err

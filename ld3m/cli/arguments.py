@@ -173,6 +173,14 @@ Pixels = Annotated[
         "judged by their spread, and printed.",
     ),
 ]
+Whitening = Annotated[
+    str | None,
+    typer.Option(
+        metavar="zca",
+        help="For a set distilled in whitened images, as MTT's often are: train and test on images whitened by ZCA, "
+        "fitted on the real training images; frepo fits as FRePo does.",
+    ),
+]
 ClassOrder = Annotated[
     str | None,
     typer.Option(

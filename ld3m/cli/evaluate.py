@@ -18,6 +18,7 @@ from ld3m.cli.arguments import (
     Seeds,
     SetAndOverrides,
     Split,
+    Whitening,
     evaluation_overrides,
     names_and_overrides,
 )
@@ -43,6 +44,7 @@ def evaluate(
     seeds: Seeds = None,
     protocol: ProtocolName = None,
     best: Best = False,
+    whitening: Whitening = None,
     against: Annotated[
         str,
         typer.Option(
@@ -94,6 +96,7 @@ def evaluate(
     """
     names, overrides = names_and_overrides(arguments)
     overrides = evaluation_overrides(arch, seeds, protocol, best, overrides)
+    overrides += [f"evaluate.whitening={whitening}"] if whitening else []
     from ld3m.api import set_and_recipe
     from ld3m.evaluation.evaluate import evaluate
     from ld3m.evaluation.tables import accuracy_table

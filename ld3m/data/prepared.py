@@ -1,7 +1,7 @@
 """Real images as uint8 tensors by class: prepared once from their source, cached, memory-mapped."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,8 @@ class ImageSet:
     """Height and width of every image."""
     caveat: str = field(default="", kw_only=True)
     """Why figures measured on its test split are not what readers may take them for, if so."""
+    shown: Callable[[Tensor], Tensor] | None = field(default=None, kw_only=True)
+    """What networks see of pixels in [0, 1], if not what mean and std make of them."""
 
     @property
     def shape(self) -> Shape:
@@ -76,6 +78,8 @@ class ImageSet:
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Pixels [N, channels, H, W] in [0, 1] to what every network sees, real images and synthetic alike."""
+        if self.shown:
+            return self.shown(pixels)
         mean, std = self._levels(pixels)
         return (pixels - mean) / std
 

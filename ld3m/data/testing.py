@@ -23,6 +23,9 @@ class Tested(NamedTuple):
     """Whether it is no better than guessing, as far as so many images tell."""
     best: float | None = None
     """The highest accuracy of several tests during training, chosen by these images; None if it was not asked for."""
+    reassigned: float | None = None
+    """The accuracy if what it says were renamed, one class for one, to the best: much higher if labels it learnt were
+    in another order. None for a network whose file an older version wrote."""
 
 
 @torch.no_grad()
@@ -35,13 +38,26 @@ def tested(network: Callable[[Tensor], Tensor], images: ImageSet, split: str, de
         split: of them.
         device: of the network.
     """
-    correct = [0] * len(images.classes)
-    for label in range(len(images.classes)):
+    classes, counts = len(images.classes), images.counts[split]
+    said = torch.zeros(classes, classes, dtype=torch.long)
+    for label in range(classes):
         for chunk in images.images(split, label).split(TEST_CHUNK):
             logits = network(images.normalise(bytes_to_unit(chunk.to(device))))
-            correct[label] += int((logits.argmax(1) == label).sum())
-    counts = images.counts[split]
-    return Tested(100 * sum(correct) / sum(counts), at_chance(correct, counts))
+            said[label] += torch.bincount(logits.argmax(1).cpu(), minlength=classes)
+    correct = said.diag().tolist()
+    return Tested(100 * sum(correct) / sum(counts), at_chance(correct, counts), None, reassigned(said))
+
+
+def reassigned(said: Tensor) -> float:
+    """The highest accuracy in percent of a classifier whose answers are renamed, each class for another one.
+
+    Args:
+        said: int64 [classes, classes], images of a class by row and what they were taken for by column.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    rows, columns = linear_sum_assignment(said.numpy(), maximize=True)
+    return 100 * int(said[rows, columns].sum()) / max(1, int(said.sum()))
 
 
 def at_chance(correct: Sequence[int], counts: Sequence[int]) -> bool:

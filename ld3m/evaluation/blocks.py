@@ -3,6 +3,7 @@
 `tables` prints them, the report and the card show them.
 """
 
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -62,7 +63,8 @@ def blocks(evaluation: Mapping[str, Any]) -> list[Block]:
     results = in_order(evaluation.get("results", ()))
     every_score, matching = scores(results), matching_network(evaluation)
     with_seed = len({row.get("seed") for row in results}) > 1
-    tables = [_block(group, matching, every_score, with_seed) for group in by_protocol(results)]
+    look_at = _look_at(evaluation["imported"]) if evaluation.get("imported") else ""
+    tables = [_block(group, matching, every_score, with_seed, look_at) for group in by_protocol(results)]
     caveat = [evaluation["caveat"]] if evaluation.get("caveat") else []
     return [replace(table, notes=[*table.notes, *caveat]) for table in tables]
 
@@ -73,7 +75,9 @@ def matching_network(evaluation: Mapping[str, Any]) -> str | None:
     return evaluation.get("matching", crossed[0].get("without"))
 
 
-def _block(rows: Sequence[Row], matching: str | None, every_score: Sequence[Row], with_seed: bool) -> Block:
+def _block(
+    rows: Sequence[Row], matching: str | None, every_score: Sequence[Row], with_seed: bool, look_at: str
+) -> Block:
     first, rows = rows[0], sorted(rows, key=set_order)
     names = headings(in_order(rows))
     crossed = cross_architecture(rows, matching)
@@ -96,7 +100,12 @@ def _block(rows: Sequence[Row], matching: str | None, every_score: Sequence[Row]
         crossed=crossed,
         differences=differences([*rows, *crossed]),
         scores=[dict(score) for score in every_score if protocol_key(score) == protocol_key(first)],
-        notes=[*_not_learnt(rows, names), *few_images(first.get("tested_on")), *_bests(rows)],
+        notes=[
+            *_not_learnt(rows, names, look_at),
+            *_permuted(rows, names),
+            *few_images(first.get("tested_on")),
+            *_bests(rows),
+        ],
     )
 
 
@@ -111,8 +120,27 @@ def _label(row: Row, rows: Sequence[Row]) -> str:
     return f"{name} ({own} epochs)" if usual and own not in usual else name
 
 
-def _not_learnt(rows: Sequence[Row], names: Mapping[Any, str]) -> list[str]:
-    """A line for each result with networks at chance."""
+def _look_at(matched: str) -> str:
+    """What may be wrong with a set of somebody else that networks learn nothing from."""
+    return (
+        f"or the set is not read as it was made: look at {matched.partition('; ')[0]} (--class-order), what its values "
+        "mean (--pixels, --whitening), its labels, and its images in the report"
+    )
+
+
+def _permuted(rows: Sequence[Row], names: Mapping[Any, str]) -> list[str]:
+    """A line for each result whose networks tell classes apart, but call them by each other's names."""
+    return [
+        f"{names[column(row)]} on {row['trained_on']} takes classes for each other: renamed one for one, "
+        f"{statistics.fmean(row['reassigned']):.1f} % would be right, not {row['mean']:.1f}; the set's classes are in "
+        "another order than assumed (--class-order FILE)"
+        for row in rows
+        if row.get("reassigned")
+    ]
+
+
+def _not_learnt(rows: Sequence[Row], names: Mapping[Any, str], look_at: str) -> list[str]:
+    """A line for each result with networks at chance, with what may be wrong of a set of somebody else."""
     notes = []
     for row in rows:
         count, of = len(row.get("at_chance", ())), len(row["accuracies"])
@@ -123,6 +151,8 @@ def _not_learnt(rows: Sequence[Row], names: Mapping[Any, str]) -> list[str]:
                 f"{names[column(row)]} on {row['trained_on']} has not learnt: {which} at chance{left_out}; give more "
                 f"epochs, or a rate of its own: evaluate.lr={{{row['arch']}: …}}"
             )
+            if look_at and row["trained_on"] == "distilled":
+                notes[-1] += f"; {look_at}"
     return notes
 
 

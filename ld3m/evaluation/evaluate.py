@@ -22,7 +22,7 @@ from ld3m.machine.memory import keep_freed_memory
 from ld3m.machine.processes import Processes, watched_command
 from ld3m.recipe import NetworkRecipe, Recipe
 from ld3m.runs import sources
-from ld3m.runs.folder import is_run, learnt, load_recipe
+from ld3m.runs.folder import document, is_run, learnt, load_recipe
 
 NOT_THE_SPLIT = {"source", "root", "on_corrupt", "keep", "keep_order", "scorer"}
 """Keys of a data recipe in which two runs may differ and still have the same training and test images; `data.source`
@@ -83,7 +83,8 @@ def evaluate(
         if elsewhere:
             check_content(elsewhere, before, evaluation.digests["distilled"], folder)
         rows, own = measure_rows(processes, evaluation, recipe, earlier.get("results", []), again)
-    report, lost = _report(evaluation, recipe, earlier, rows)
+    imported = document(folder, "origin.json").get("classes")
+    report, lost = _report(evaluation, recipe, earlier, rows, imported)
     processes.wait_for_everyone()  # all have read the earlier rows
     if processes.is_main_process:
         for row in lost:
@@ -189,13 +190,19 @@ def _known(evaluation: Evaluation, recipe: Recipe, earlier: Sequence[Row]) -> di
                 bests = dict(enumerate(best["accuracies"] if best.get("tests") == how.tests else ()))
                 for seed, accuracy in enumerate(row["accuracies"]):
                     if bests.get(seed) is not None or not recipe.evaluate.best:
-                        of_seed = Tested(accuracy, seed in row.get("at_chance", ()), bests.get(seed))
+                        renamed = dict(enumerate(row.get("reassigned", ())))
+                        chance = seed in row.get("at_chance", ())
+                        of_seed = Tested(accuracy, chance, bests.get(seed), renamed.get(seed))
                         known[Training(trained_on, augment, arch, seed)] = of_seed
     return known
 
 
 def _report(
-    evaluation: Evaluation, recipe: Recipe, earlier: Mapping[str, Any], rows: list[dict[str, Any]]
+    evaluation: Evaluation,
+    recipe: Recipe,
+    earlier: Mapping[str, Any],
+    rows: list[dict[str, Any]],
+    imported: str | None = None,
 ) -> tuple[dict[str, Any], list[Row]]:
     """What evaluation.json holds once rows are added, and the earlier rows that they replace."""
     everything, lost = merged(earlier.get("results", []), rows)
@@ -203,6 +210,8 @@ def _report(
     report: dict[str, Any] = {"run": recipe.name, "matching": recipe.network.arch, "results": everything}
     if images.caveat:
         report["caveat"] = images.caveat
+    if imported:
+        report["imported"] = imported
     tables = blocks(report)
     return {
         **{key: value for key, value in earlier.items() if key not in report},

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Self
 
@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from ld3m.data.prepared import ImageSet
 from ld3m.data.testing import Tested, tested
+from ld3m.data.whitening import whitening
 from ld3m.errors import UserError
 from ld3m.evaluation.effort import Cost, costs
 from ld3m.evaluation.protocols import Protocol, Task, has_own_rate, protocol
@@ -32,6 +33,10 @@ from ld3m.runs.metrics import duration
 
 LAYOUT = 2
 """Version of how networks are trained and tested; part of the key under which accuracies are kept."""
+
+PERMUTED = 10.0
+"""Points that renaming the classes must gain before labels are taken for permuted; confusion of alike classes, and
+chance, gain a few."""
 
 
 class Training(NamedTuple):
@@ -93,6 +98,8 @@ class Evaluation:
         device: torch.device,
     ) -> Self:
         """An evaluation of sets, by name and whether with augmentation, in all architectures that the recipe names."""
+        if kind := recipe.evaluate.whitening:
+            images = replace(images, shown=whitening(images, kind).apply)
         protocols: dict[tuple[str, bool, str], Protocol] = {}
         digests: dict[str, str] = {}
         for name, augment in wanted:
@@ -181,8 +188,16 @@ class Evaluation:
             "content": self.digests[trained_on],
             **({"own_rate": True} if has_own_rate(recipe.evaluate, arch) else {}),
             **({"at_chance": at_chance} if at_chance else {}),
+            **_in_another_order(networks),
             **self.sets.chosen_by(trained_on),
         }
+
+
+def _in_another_order(networks: Sequence[Tested]) -> dict[str, Any]:
+    """What accuracies would be if classes were renamed, if that is so much more that labels must be permuted."""
+    renamed = [network.reassigned or 0.0 for network in networks]
+    gain = sum(high - network.accuracy for high, network in zip(renamed, networks, strict=True)) / len(networks)
+    return {"reassigned": [round(each, 2) for each in renamed]} if gain >= PERMUTED else {}
 
 
 class Kept(BaseModel):
@@ -191,6 +206,7 @@ class Kept(BaseModel):
     accuracy: Annotated[float, Field(ge=0, le=100)]
     at_chance: bool
     best: Annotated[float, Field(ge=0, le=100)] | None = None
+    reassigned: Annotated[float, Field(ge=0, le=100)] | None = None
     tests: str | None = None
     """When it was tested for its best."""
 
@@ -202,7 +218,8 @@ def _kept(path: Path, how: Protocol, best: bool) -> Tested | None:
     except UserError as error:
         print(error, file=sys.stderr)
         return None
-    known = Tested(kept.accuracy, kept.at_chance, kept.best if kept.tests == how.tests else None)
+    of_tests = kept.best if kept.tests == how.tests else None
+    known = Tested(kept.accuracy, kept.at_chance, of_tests, kept.reassigned)
     return None if best and known.best is None else known
 
 

@@ -83,6 +83,8 @@ class Result(TypedDict):
     """Seeds whose networks are no better than guessing."""
     scorer: NotRequired[dict[str, Any]]
     """`data.scorer`, by which a core-set was chosen."""
+    reassigned: NotRequired[list[Percent]]
+    """What the accuracies would be if each class were renamed to the best: noted if labels must have been permuted."""
     mosaics: NotRequired[dict[str, Any]]
     """How RDED's mosaics were made: images and crops that were tried, and crops on a side of each."""
 
@@ -105,6 +107,8 @@ class Evaluation(TypedDict):
     cross_architecture: NotRequired[list[dict[str, Any]]]
     """Means of an older version, which noted the matching network there alone."""
     normalisation: NotRequired[Normalisation]
+    imported: NotRequired[str]
+    """How the classes of a set of somebody else were matched."""
     caveat: NotRequired[str]
     """Why accuracies are not what readers may take them for, such as those on a test split of Imagenette."""
 

@@ -129,7 +129,7 @@ def real_images(
     """As many real training images of each class as `labels` has, or all if there are fewer, and their labels.
 
     Args:
-        selection: of `BASELINES`.
+        selection: of `BASELINES`, but no mosaics.
         images: to select from.
         labels: int64 [N], of the distilled images.
         recipe: its `seed` counts.

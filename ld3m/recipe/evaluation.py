@@ -65,6 +65,10 @@ class EvaluateRecipe(Section):
     temperature_squared: bool | None = None
     """Whether the divergence from soft labels is multiplied by the temperature's square, which keeps the size of its
     gradient."""
+    whitening: Literal["zca", "frepo"] | None = None
+    """What networks see in place of images normalised by mean and deviation, real and synthetic alike: images whitened
+    by ZCA, whose transform is fitted on the real training images, as MTT and its successors do (zca), or as FRePo and
+    KIP do (frepo)."""
     test_resize: int | None = Field(None, ge=1, le=10**5)
     """Side to which test images are resized before their centre is cut out in `data.resolution`; no less than that."""
     tests: Literal["last", "hundredths", "last-fifth", "fifties"] | None = None

@@ -97,7 +97,8 @@ def to_pixels(path: Path, found: TensorSet, open_real: Callable[[], ImageSet], p
         says = {
             "normalised": f"normalised by {whose} of the real images",
             "unit": "pixels in units of [0, 1]",
-            "whitened": f"whitened by ZCA of the real images ({Whitening.SAYS[whitened]})",
+            "whitened": f"whitened by ZCA of the real images ({Whitening.SAYS[whitened]}; with --whitening {whitened} "
+            "networks see such images, as its authors' do)",
         }
         print(
             f"{path}: values {images.min():.2f} to {images.max():.2f}, mean {images.mean():.2f}, "

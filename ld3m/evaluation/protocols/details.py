@@ -10,8 +10,8 @@ from typing import Any
 
 ALWAYS = ("epochs", "batch", "lr", "ema", "augment")
 """Details that rows of all versions have."""
-NOT_IN_ROWS = {"temperature", "temperature_squared", "tests", "changed"}
-"""Details without which the accuracy after the last epoch is the same, or that stand elsewhere."""
+NOT_IN_ROWS = {"temperature", "temperature_squared", "whitening", "tests", "changed"}
+"""Details without which the accuracy after the last epoch is the same, or that stand elsewhere; some only if set."""
 Operations = tuple[tuple[str, tuple[float, ...]], ...]
 """Names of `evaluate.augment` with their numbers, in the order in which they are applied."""
 
@@ -63,6 +63,8 @@ class Protocol:
     """Of soft labels, on both sides of the divergence."""
     temperature_squared: bool = False
     """Whether the divergence from soft labels is multiplied by the temperature's square."""
+    whitening: str | None = None
+    """A kind of `data.whitening.Whitening`, which images are shown by; None: they are normalised."""
     test_resize: int | None = None
     """Side to which test images are resized before their centre is cut out; None: they stay as they are."""
     tests: str = "last"
@@ -78,7 +80,8 @@ class Protocol:
         protocol's own values of what the user changed.
         """
         soft = ("temperature", "temperature_squared") if self.labels == "soft" else ()
-        values = {key: value for key, value in asdict(self).items() if key not in NOT_IN_ROWS or key in soft}
+        shown = (*soft, *(["whitening"] if self.whitening else []))
+        values = {key: value for key, value in asdict(self).items() if key not in NOT_IN_ROWS or key in shown}
         values["augment"] = written(self.augment)
         changes = {key: written(value) if key == "augment" else value for key, value in self.changed if key in values}
         if self.name != "glad":
