@@ -138,7 +138,7 @@ def _evaluation(folder: Path) -> list[dict[str, Any]]:
             **{key: row[key] for key in keys},
             "augment": augmented(row),
             "seeds": len(row["accuracies"]),
-            **({"protocol": row["protocol"]["name"]} if "name" in row["protocol"] else {}),
+            **({"by": row["protocol"]["name"]} if "name" in row["protocol"] else {}),
             **{key: row["protocol"][key] for key in ("epochs", "batch", "lr", "ema")},
             **({"best": best} if (best := best_figures(row)) else {}),
             "has_learnt": has_learnt(row),
@@ -186,7 +186,7 @@ def _lines(status: Status) -> dict[str, str]:
     elif status.state == "unknown":
         lines["running"] = f"cannot tell: no access to {Path(status.run) / lock.LOCK}"
     for row in status.evaluation:
-        how = f"{row['split']}, {row['protocol']}" if "protocol" in row else row["split"]
+        how = f"{row['split']}, {row['by']}" if "by" in row else row["split"]
         networks = f"{set_name(row)} {row['arch']} ({how}, epochs {row['epochs']}, lr {row['lr']:g})"
         spread = "" if row["std"] is None or row["seeds"] == 1 else f" ± {row['std']:.2f}"
         seeds = f"{row['seeds']} seed{'s' * (row['seeds'] != 1)}"
