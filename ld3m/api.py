@@ -144,6 +144,76 @@ def evaluate(
     return report
 
 
+def compare(
+    sets: Sequence[str | Path],
+    *overrides: str,
+    recipe: str | Path | None = None,
+    against: Sequence[str] = (),
+    published: str | Path | None = None,
+    split: str = "test",
+    again: bool = False,
+    pixels: str | None = None,
+    output: str | Path | None = None,
+) -> dict[str, Any]:
+    """Measures several sets by one protocol and writes one table and one chart, as `ld3m compare` does.
+
+    Args:
+        sets: as `evaluate` takes one.
+        overrides: `KEY=VALUE`, such as "evaluate.arch=[convnet,resnet18]" or "evaluate.seeds=5".
+        recipe: the recipe whose data and protocol are used; by default that of the first run among the sets.
+        against: baselines ("random", "herding", "k-center", "easy", "hard", "full").
+        published: a YAML or JSON file of published figures, a list of entries with the keys of
+            `ld3m.comparison.published.Figure`.
+        split: the images to test on, "test" or "validation".
+        again: whether to measure again what was measured in the same way before.
+        pixels: what the floats of .pt files mean: "normalised", "unit" or "whitened"; by default it is judged.
+        output: the folder to write to; by default one in comparisons/, named after the sets.
+
+    Returns:
+        What comparison.json holds: `tables`, each with `lines` (a set's accuracies) and `differences` of all pairs.
+
+    Raises:
+        UserError: for sets that cannot be compared, an unknown baseline, architecture or split.
+    """
+    from ld3m.comparison.compare import compare
+    from ld3m.comparison.published import read_figures
+    from ld3m.comparison.sets import folder_of
+
+    found, measured_by = sets_and_recipe(list(map(str, sets)), str(recipe) if recipe else None, list(overrides), pixels)
+    figures = read_figures(Path(published), found) if published else []
+    place = Path(output) if output else folder_of(found)
+    report, _ = compare(found, measured_by, place, against, figures, split, again)
+    return report
+
+
+def sets_and_recipe(
+    names: Sequence[str], recipe: str | None, overrides: list[str], pixels: str | None = None
+) -> tuple[dict[str, tuple[str, Path]], Recipe]:
+    """What the command line calls each of several sets and its folder, by its name; and the recipe that measures all.
+
+    Args:
+        names: sets, one or more.
+        recipe: a file, or the name of a shipped recipe; None: that of the first run among them, or of the first.
+        overrides: `KEY=VALUE`, of either recipe.
+        pixels: what the floats of .pt files mean, as `--pixels` has it.
+
+    Raises:
+        UserError: for an unknown set, or a mistake in the recipe.
+    """
+    from ld3m.comparison.sets import names_of
+    from ld3m.runs.folder import is_run
+    from ld3m.runs.imported import find_set
+
+    called = names_of(names)
+    if recipe is None:
+        first = next((name for name in names if is_run(Path(name))), names[0])
+        folder, _ = set_and_recipe([first], None, overrides, pixels)
+        recipe, overrides = str(folder / "recipe.yaml"), ["distill.factor=1", *overrides]  # its factor is its own
+    measured_by = load(Recipe, recipe, overrides)
+    folders = [find_set([name], recipe, overrides, pixels) for name in names]
+    return dict(zip(called, zip(names, folders, strict=True), strict=True)), measured_by
+
+
 def set_and_recipe(
     names: Sequence[str],
     recipe: str | None,

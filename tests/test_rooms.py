@@ -15,7 +15,7 @@ FLOORS = [
     {"cli"},
     {"__init__"},
     {"api"},
-    {"ablation", "rehearsal"},
+    {"ablation", "comparison", "rehearsal"},
     {"distillation"},
     {"sizing", "prior_training", "reporting", "publishing"},
     {"sampling", "evaluation"},

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from ld3m.cli.ablate import ablate
+from ld3m.cli.compare import compare
 from ld3m.cli.convert_prior import convert_prior
 from ld3m.cli.distill import distill
 from ld3m.cli.env import env
@@ -27,12 +28,12 @@ from ld3m.cli.train_teacher import train_teacher
 
 PANELS = {
     "Make": (distill, plan, train_prior, train_teacher, experts, convert_prior, launch),
-    "Measure": (evaluate, ablate),
+    "Measure": (evaluate, compare, ablate),
     "Share": (report, render, export, push_to_hub),
     "Inspect": (status, recipes, keys, env),
 }
 """The commands by panel, both in the order of a user's day; underscores in a name become dashes."""
-SHARED = ("distill", "train-prior", "train-teacher", "experts", "evaluate", "ablate", "render")
+SHARED = ("distill", "train-prior", "train-teacher", "experts", "evaluate", "compare", "ablate", "render")
 """Commands whose work the processes of a launch share; the first of them alone does others, and dry runs."""
 SETTINGS: dict[object, dict[str, bool]] = {launch: {"ignore_unknown_options": True, "allow_interspersed_args": False}}
 """How the words of a command are read, if not by its own options alone."""

@@ -36,12 +36,13 @@ class Paired:
     """Two-sided. None, as the interval is, for fewer than `LEAST_PAIRS` pairs or if all differences are the same."""
 
 
-def paired(ours: Sequence[float], theirs: Sequence[float]) -> Paired:
+def paired(ours: Sequence[float], theirs: Sequence[float], confidence: float = CONFIDENCE) -> Paired:
     """Student's paired t-test of `ours` − `theirs`, which assumes that the differences are normally distributed.
 
     Args:
         ours: [n] accuracies in percent, one per seed.
         theirs: [n], of the same seeds in the same order.
+        confidence: level of the interval.
 
     Raises:
         ValueError: if their lengths differ, or are 0.
@@ -53,7 +54,7 @@ def paired(ours: Sequence[float], theirs: Sequence[float]) -> Paired:
     if len(values) < LEAST_PAIRS or statistics.stdev(values) < LEAST_SPREAD:
         return Paired(mean, None, None, None)
     error, freedom = statistics.stdev(values) / math.sqrt(len(values)), len(values) - 1
-    margin = float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * error
+    margin = float(stdtrit(freedom, (1 + confidence) / 2)) * error
     p = 2 * float(stdtr(freedom, -abs(mean) / error))
     return Paired(mean, max(-LARGEST, mean - margin), min(LARGEST, mean + margin), p)
 
@@ -86,7 +87,7 @@ def _heading(row: Row, names: Mapping[Column, str]) -> str:
 
 def _difference(ours: Row, theirs: Row, heading: str) -> dict[str, Any]:
     pairs = list(zip(ours["accuracies"], theirs["accuracies"], strict=False))
-    test = paired(*zip(*pairs, strict=True))
+    test = paired([one for one, _ in pairs], [other for _, other in pairs])
     return {
         "trained_on": ours["trained_on"],
         "against": theirs["trained_on"],

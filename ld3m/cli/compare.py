@@ -1,0 +1,94 @@
+"""`ld3m compare`."""
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ld3m.cli import completion
+from ld3m.cli.arguments import (
+    Arch,
+    AsJson,
+    MeasuredBy,
+    Output,
+    Pixels,
+    Seeds,
+    Split,
+    evaluation_overrides,
+    names_and_overrides,
+)
+
+
+def compare(
+    arguments: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SET… [KEY=VALUE…]",
+            help="Distilled sets: finished runs, USER/NAME on the Hub, folders of images by class, .pt files; and "
+            "overrides, such as evaluate.epochs=300.",
+            autocompletion=completion.runs_and_overrides,
+        ),
+    ],
+    recipe: MeasuredBy = None,
+    pixels: Pixels = None,
+    arch: Arch = None,
+    seeds: Seeds = None,
+    against: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME,…",
+            help="Baselines, trained in the same way: as many real images chosen by random, herding, k-center, easy or "
+            "hard; full for all real images.",
+        ),
+    ] = "",
+    published: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A YAML or JSON list of published figures to show beside them, each with name, arch, accuracy, "
+            "protocol and source, and if they are known std, networks and images_per_class.",
+        ),
+    ] = None,
+    split: Split = "test",
+    again: Annotated[
+        bool, typer.Option("--again", help="Measure everything again; by default what is measured already is reused.")
+    ] = False,
+    output: Output = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure several sets by one protocol, in one table and one chart.
+
+    For example: ld3m compare runs/mine user/name images_best.pt --recipe fashion-mnist --against random,herding
+    --seeds 5
+
+    The data and the protocol are those of --recipe, or of the first run among the sets. Sets of other classes or sizes
+    are refused; numbers of images and bytes may differ and are shown, and baselines have as many images as each set.
+
+    A second table has the difference of every pair of sets, paired by seed, with intervals and p-values that are
+    corrected for the number of comparisons, and says which differences hold. That takes three networks or more of each.
+    Published figures are shown with their source; they are not tested.
+
+    DIR/comparison.json, .md, .html and .svg are written; DIR is --output, by default `comparisons/SET-SET…`. Accuracies
+    are kept in the cache by the content of a set: an interrupted comparison resumes, and one with a further set trains
+    only what is new. Several processes share the networks: ld3m launch compare SET …
+    """
+    names, overrides = names_and_overrides(arguments)
+    overrides += evaluation_overrides(arch, seeds)
+    from ld3m.api import sets_and_recipe
+    from ld3m.comparison.compare import compare
+    from ld3m.comparison.published import read_figures
+    from ld3m.comparison.sets import folder_of
+    from ld3m.comparison.table import markdown
+
+    sets, measured_by = sets_and_recipe(names, recipe, overrides, pixels)
+    figures = read_figures(published, sets) if published else []
+    folder = Path(output) if output else folder_of(sets)
+    baselines = [name for name in against.split(",") if name]
+    command = f"ld3m {shlex.join(sys.argv[1:])}"
+    report, is_main = compare(sets, measured_by, folder, baselines, figures, split, again, command)
+    if is_main:
+        typer.echo(json.dumps(report, indent=2, ensure_ascii=False) if as_json else markdown(report), nl=as_json)
+        typer.echo(f"written to {folder / 'comparison.html'}, .md, .json and .svg", err=True)

@@ -1,0 +1,42 @@
+"""A comparison as a drawing: a dot per set with the 95 % interval of its mean, a panel per network."""
+
+from typing import Any
+
+from ld3m.comparison.table import Report, columns, figure_text, published
+from ld3m.evaluation.tables import accuracy_text
+from ld3m.evaluation.training_sets import BASELINES
+from ld3m.reporting import svg
+from ld3m.reporting.dots import Dot, dots
+
+TITLE = "Accuracy in %, with the 95 % interval of the mean"
+
+
+def draw(report: Report, name: str | None = None) -> str:
+    """The drawing, an SVG file or a part of a page; pointed at, a mark says its figure.
+
+    What has no interval (fewer than three networks, or a published figure without deviation or number) is a dot alone;
+    baselines are lines from top to bottom.
+
+    Args:
+        report: as `compare` returns it and comparison.json holds it.
+        name: the beginning of its ids in a page; None: a file of its own.
+    """
+    panels = {}
+    for number, table in enumerate(report["tables"]):
+        for arch in columns(table, report):
+            lines = [_dot(line, line["accuracies"][arch]) for line in table["lines"] if arch in line["accuracies"]]
+            for set_name, figures in published(report).items():
+                if figure := figures.get(arch):
+                    low, high = figure.interval() or (figure.accuracy, figure.accuracy)
+                    text = f"{set_name} (published)"
+                    lines.append(Dot(text, figure.accuracy, low, high, figure_text(figure)))
+            panels[f"{arch}, accuracy in %" + f" ({number + 1})" * (len(report["tables"]) > 1)] = lines
+    parts, size = dots(panels)
+    words = "; ".join(f"{title}: {dot.name} {dot.figure}" for title, panel in panels.items() for dot in panel)
+    return svg.drawing(size, TITLE, f"{words}.", parts, name) + ("\n" if name is None else "")
+
+
+def _dot(line: Report, cell: dict[str, Any]) -> Dot:
+    low, high = cell["interval"] or (cell["mean"], cell["mean"])
+    is_baseline = line["trained_on"].partition(",")[0] in BASELINES
+    return Dot(line["name"], cell["mean"], low, high, accuracy_text(cell), is_baseline)

@@ -1,0 +1,196 @@
+"""Several sets, and real images beside them, measured under one protocol: what is missing is trained, all is kept."""
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ld3m.comparison import chart, page, significance, table
+from ld3m.comparison.published import Figure
+from ld3m.comparison.sets import PREFIX, Measured, check, check_classes, counts, describe, notes, same_content
+from ld3m.data.prepared import ImageSet
+from ld3m.errors import UserError
+from ld3m.evaluation import protocol
+from ld3m.evaluation.blocks import blocks
+from ld3m.evaluation.evaluate import check_archs, measure_rows, prepare_to_test
+from ld3m.evaluation.measure import Evaluation
+from ld3m.evaluation.rows import Row, results
+from ld3m.evaluation.training_sets import BASELINES, TrainingSets
+from ld3m.files import cache_folder, writable, write_json, write_text
+from ld3m.machine import environment
+from ld3m.machine.determinism import repeatable
+from ld3m.machine.memory import keep_freed_memory
+from ld3m.machine.processes import Processes, watched_command
+from ld3m.reading import unless_unreadable
+from ld3m.recipe import Recipe
+
+FILE = "comparison"
+"""The name of what is written, with .json, .md, .html and .svg after it."""
+
+
+@watched_command
+def compare(
+    processes: Processes,
+    sets: Mapping[str, tuple[str, Path]],
+    recipe: Recipe,
+    output: Path,
+    against: Sequence[str] = (),
+    published: Sequence[Figure] = (),
+    split: str = "test",
+    again: bool = False,
+    command: str = "",
+) -> tuple[dict[str, Any], bool]:
+    """Trains networks on several sets by one protocol and writes the comparison, as JSON, Markdown, HTML and SVG.
+
+    Networks are dealt to the processes of a launch. Each accuracy is kept in the cache by the content of its set, for
+    good: an interrupted comparison resumes, and another one with some of the same sets trains only what is new. What a
+    set's own evaluation.json has by the same protocol is not measured again either. Nothing is written into the sets.
+
+    Baselines have as many real images of each class as a set; sets of other numbers have baselines of their own.
+
+    Args:
+        processes: of the launch.
+        sets: by the name in the table, what the command line called it and its folder, in the layout of a run.
+        recipe: the data and the protocol for all of them.
+        output: the folder that is written to.
+        against: names of `BASELINES`.
+        published: figures to show beside them.
+        split: of the real images, to test on.
+        again: whether to measure everything again.
+        command: the command line, which is recorded with the results.
+
+    Returns:
+        What comparison.json holds, and whether this process is the one to print it.
+
+    Raises:
+        UserError: for what cannot be compared, an unknown architecture, baseline or split.
+        SystemExit: after an interrupt; the same call resumes.
+    """
+    if unknown := [name for name in against if name not in BASELINES]:
+        raise UserError(f"--against: {unknown[0]!r} is not known; known are {', '.join(BASELINES)}; sets go before it")
+    if len(sets) + len(against) + len(published) < 2:
+        raise UserError("SET: give two or more, or one with --against random or --published FILE")
+    if recipe.evaluate.lr == "learnt":
+        raise UserError("evaluate.lr: learnt is a rate of each set's own, and a comparison has one; give a number")
+    check_archs(recipe)
+    for argument, folder in sets.values():
+        check(argument, folder, recipe)
+    if processes.is_main_process:
+        writable(output, "give --output FOLDER")
+    keep_freed_memory()
+    rows, measured, digests, said = list[Row](), list[Measured](), dict[str, str](), list[str]()
+    with repeatable(processes.device, recipe.tf32, warn_only=True):
+        images = prepare_to_test(recipe, split, processes.is_main_process)
+        for argument, folder in sets.values():
+            check_classes(argument, folder, images)
+        groups = list(_groups({name: folder for name, (_, folder) in sets.items()}, images))
+        for number, group in enumerate(groups):
+            baselines = [name for name in dict.fromkeys(against) if name != "full" or number == 0]
+            folders = {f"{PREFIX}{name}": folder for name, folder in group.items()} | dict.fromkeys(baselines)
+            evaluation = _evaluation(processes, folders, recipe, images, split)
+            earlier = _earlier(group, processes.is_main_process)
+            found, _ = measure_rows(processes, evaluation, recipe, earlier, again)
+            names = {each: _name(each, next(iter(group)) if len(groups) > 1 else None) for each in folders}
+            rows += [{**row, "trained_on": names[row["trained_on"]]} for row in found]
+            measured += [describe(each, names[each], folders[each], evaluation.sets) for each in folders]
+            digests |= {name: evaluation.digests[f"{PREFIX}{name}"] for name in group}
+    for name, (_, folder) in sets.items():
+        said += notes(name, folder, images, recipe)
+    report = {
+        "command": command,
+        "data": recipe.data.source,
+        "classes": len(images.classes),
+        "split": split,
+        "sets": [each.dump() for each in measured],
+        "published": [figure.model_dump() for figure in published],
+        "tables": _tables(rows, [each.trained_on for each in measured], images.caveat),
+        "notes": said + same_content(digests),
+        "results": rows,
+        "machine": environment.machine() | {"processes": processes.num_processes},
+    }
+    if processes.is_main_process:
+        write(output, report)
+    processes.wait_for_everyone()
+    return report, processes.is_main_process
+
+
+def write(output: Path, report: Mapping[str, Any]) -> None:
+    """Writes a comparison in all its forms."""
+    write_json(output / f"{FILE}.json", report)
+    write_text(output / f"{FILE}.svg", chart.draw(report))
+    write_text(output / f"{FILE}.md", table.markdown(report))
+    write_text(output / f"{FILE}.html", page.html(report))
+
+
+def _groups(folders: Mapping[str, Path], images: ImageSet) -> Iterator[dict[str, Path]]:
+    """The sets by how many images of each class they have, which baselines have too."""
+    sizes = {name: counts(folder, images) for name, folder in folders.items()}
+    for size in dict.fromkeys(sizes.values()):
+        yield {name: folder for name, folder in folders.items() if sizes[name] == size}
+
+
+def _evaluation(
+    processes: Processes, folders: Mapping[str, Path | None], recipe: Recipe, images: ImageSet, split: str
+) -> Evaluation:
+    """What networks are trained on and how; their accuracies are kept in the cache."""
+    augment = recipe.evaluate.augment
+    recipes = {(name, augment): protocol.training(recipe, name, augment) for name in folders}
+    sets = TrainingSets.of(recipe, folders, images, processes.device)
+    digests = {name: sets.digest(name) for name in folders}
+    return Evaluation(cache_folder(), images, split, sets, digests, recipes, processes.device)
+
+
+def _earlier(folders: Mapping[str, Path], says: bool) -> list[Row]:
+    """What sets' own files have of them, under the names that they have here."""
+    unread = list[str]()
+    found = {name: unless_unreadable(unread, [], results, folder) for name, folder in folders.items()}
+    for line in unread if says else ():
+        print(f"left out: {line}", file=sys.stderr)
+    return [
+        {**row, "trained_on": f"{PREFIX}{name}"}
+        for name, rows in found.items()
+        for row in rows
+        if row["trained_on"] == "distilled"
+    ]
+
+
+def _name(trained_on: str, as_many_as: str | None) -> str:
+    """What results call a set; of several baselines of a kind each says which set it goes with."""
+    with_set = as_many_as and trained_on in BASELINES and trained_on != "full"
+    return f"{trained_on}, as many as {as_many_as}" if with_set else trained_on
+
+
+def _tables(rows: Sequence[Row], order: Sequence[str], caveat: str) -> list[dict[str, Any]]:
+    """A table for each protocol, of which there is one unless baselines have another; with differences and notes."""
+    found = blocks({"results": rows, "caveat": caveat})
+    tables = [
+        [
+            (line.trained_on, line.label.removeprefix(PREFIX), line.cells)
+            for line in sorted(block.lines, key=lambda line: order.index(line.trained_on))
+        ]
+        for block in found
+    ]
+    compared = significance.pairwise([[(name, cells) for _, name, cells in lines] for lines in tables])
+    return [
+        {
+            "protocol": block.protocol,
+            "tested_on": block.tested_on,
+            "archs": block.archs,
+            "lines": [
+                {"trained_on": trained_on, "name": name, "accuracies": _cells(cells)}
+                for trained_on, name, cells in lines
+            ],
+            "differences": differences,
+            "notes": [f"{note.replace(PREFIX, '')}." for note in block.notes],
+        }
+        for block, lines, differences in zip(found, tables, compared, strict=True)
+    ]
+
+
+def _cells(rows: Mapping[str, Row]) -> dict[str, dict[str, Any]]:
+    """What the table has of a set's results, by column, with the intervals of their means."""
+    kept = ("mean", "std", "accuracies", "protocol", "at_chance")
+    return {
+        arch: {key: row[key] for key in kept if key in row} | {"interval": significance.interval(row["accuracies"])}
+        for arch, row in rows.items()
+    }

@@ -1,0 +1,134 @@
+"""A comparison as text: the accuracies of all sets, which differences hold, and what readers must know."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from ld3m import markdown as md
+from ld3m.comparison.published import Figure
+from ld3m.evaluation.comparison import LEAST_PAIRS, TOO_FEW_PAIRS
+from ld3m.evaluation.tables import accuracy_text
+
+Report = Mapping[str, Any]
+"""What comparison.json holds."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of plain text; the last `figures` columns are numbers."""
+
+    heads: list[str]
+    rows: list[list[str]]
+    figures: int
+    caption: str
+    """One sentence or more."""
+
+
+def columns(table: Report, report: Report) -> list[str]:
+    """The networks of a table, those of published figures last."""
+    return list(dict.fromkeys([*table["archs"], *(figure["arch"] for figure in report["published"])]))
+
+
+def published(report: Report) -> dict[str, dict[str, Figure]]:
+    """The published figures by name and network."""
+    found: dict[str, dict[str, Figure]] = {}
+    for entry in report["published"]:
+        found.setdefault(entry["name"], {})[entry["arch"]] = Figure.model_validate(entry)
+    return found
+
+
+def figure_text(figure: Figure) -> str:
+    """A published figure as the table has it: "45.2 ± 0.3 (3)", as far as it is known."""
+    spread = "" if figure.std is None else f" ± {figure.std:.1f}"
+    return f"{figure.accuracy:.1f}{spread}" + ("" if figure.networks is None else f" ({figure.networks})")
+
+
+def accuracies(table: Report, report: Report) -> Table:
+    """A row per set, those that were measured first."""
+    archs = columns(table, report)
+    about = {each["trained_on"]: each for each in report["sets"]}
+    rows = []
+    for line in table["lines"]:
+        each = about[line["trained_on"]]
+        cells = [accuracy_text(line["accuracies"].get(arch)) for arch in archs]
+        rows.append([line["name"], each["kind"], _range(each["images_per_class"]), f"{each['bytes']:,}", *cells])
+    for name, figures in published(report).items():
+        sizes = [figure.images_per_class for figure in figures.values() if figure.images_per_class]
+        cells = [figure_text(figures[arch]) if arch in figures else "" for arch in archs]
+        rows.append([name, "published", _range([min(sizes), max(sizes)]) if sizes else "", "", *cells])
+    caption = (
+        f"Accuracy in % of {table['tested_on']:,} images of the {report['split']} split, mean ± standard deviation "
+        "over networks (their number). Bytes are of the pixels, as they are stored."
+    )
+    if report["published"]:
+        caption += " Published figures stand as they were published; they have no networks here, and are not tested."
+    return Table(["set", "kind", "images per class", "bytes", *archs], rows, 2 + len(archs), caption)
+
+
+def _range(ends: Sequence[int]) -> str:
+    return f"{ends[0]:,}" if ends[0] == ends[1] else f"{ends[0]:,} to {ends[1]:,}"
+
+
+def differences(table: Report, report: Report) -> Table | None:
+    """A row per pair of measured sets and network; None if there is one set."""
+    rows = [_difference(row) for row in table["differences"]]
+    if not rows:
+        return None
+    tests = sum(row["p"] is not None for each in report["tables"] for row in each["differences"])
+    caption = "Difference in points, set − against, paired by seed. "
+    if tests:
+        caption += (
+            f"Intervals (Student's) and p-values (two-sided) are corrected for the {tests} comparisons by Bonferroni: "
+            "all intervals hold together with 95 % confidence, and a difference holds if its interval leaves out 0. "
+            "They tell which set is better, not which method: that takes several distillations of each (ld3m ablate "
+            "--axis seed=0,1,…)."
+        )
+    else:
+        caption += f"Nothing is tested: {TOO_FEW_PAIRS}; give --seeds {LEAST_PAIRS} or more."
+    return Table(["set", "against", "network", "difference", "95 % interval", "p", "holds"], rows, 4, caption)
+
+
+def _difference(row: Report) -> list[str]:
+    names, mean = [row["set"], row["against"], row["arch"]], f"{row['mean']:+.1f}"
+    if row["p"] is None:
+        pairs = len(row["differences"])
+        why = f"the same for all {pairs} seeds" if pairs >= LEAST_PAIRS else TOO_FEW_PAIRS
+        return [*names, mean, "", "", f"not tested: {why}"]
+    interval = f"[{row['low']:+.1f}, {row['high']:+.1f}]"
+    p = f"{row['p']:.2g}" if row["p"] >= 1e-4 else "< 0.0001"
+    return [*names, mean, interval, p, "yes" if row["holds"] else "no"]
+
+
+def remarks(report: Report) -> list[str]:
+    """What readers must know: of sets, of networks that have not learnt, and where published figures are from."""
+    said = [*report["notes"], *(note for table in report["tables"] for note in table["notes"])]
+    for name, figures in published(report).items():
+        for figure in figures.values():
+            said.append(f"{name}, {figure.arch}: published in {figure.source}; networks: {figure.protocol}.")
+    return list(dict.fromkeys(said))
+
+
+def protocol_text(table: Report) -> str:
+    """How the networks of a table were trained, as YAML."""
+    return yaml.safe_dump(table["protocol"], sort_keys=False, allow_unicode=True)
+
+
+def markdown(report: Report) -> str:
+    """All of it as Markdown.
+
+    Args:
+        report: as `compare` returns it and comparison.json holds it.
+    """
+    parts = [f"# Comparison on {md.text(report['data'])}, {report['classes']:,} classes"]
+    for table in report["tables"]:
+        for part in filter(None, (accuracies(table, report), differences(table, report))):
+            cells = [[md.text(cell) for cell in row] for row in part.rows]
+            parts += [md.table([md.text(head) for head in part.heads], cells, part.figures), md.text(part.caption)]
+        parts.append(f"How the networks were trained:\n\n{md.fenced(protocol_text(table), 'yaml')}")
+    if said := remarks(report):
+        parts.append("\n".join(f"- {md.text(each)}" for each in said))
+    if report["command"]:
+        parts.append(f"Command: {md.code(report['command'])}")
+    return "\n\n".join(parts) + "\n"
