@@ -153,24 +153,28 @@ def compare(
     split: str = "test",
     again: bool = False,
     pixels: str | None = None,
+    class_order: str | Path | None = None,
+    by_position: bool = False,
     output: str | Path | None = None,
 ) -> dict[str, Any]:
     """Measures several sets by one protocol and writes one table and one chart, as `ld3m compare` does.
 
     Args:
         sets: as `evaluate` takes one.
-        overrides: `KEY=VALUE`, such as "evaluate.arch=[convnet,resnet18]" or "evaluate.seeds=5".
+        overrides: as `evaluate` takes them.
         recipe: the recipe whose data and protocol are used; by default that of the first run among the sets.
-        against: baselines ("random", "herding", "k-center", "easy", "hard", "full").
+        against: baselines, as `evaluate` has them.
         published: a YAML or JSON file of published figures, a list of entries with the keys of
             `ld3m.comparison.published.Figure`.
-        split: the images to test on, "test" or "validation".
-        again: whether to measure again what was measured in the same way before.
-        pixels: what the floats of .pt files mean: "normalised", "unit" or "whitened"; by default it is judged.
+        split: as `evaluate` has it.
+        again: as `evaluate` has it.
+        pixels: as `evaluate` has it.
+        class_order: as `evaluate` has it.
+        by_position: as `evaluate` has it.
         output: the folder to write to; by default one in comparisons/, named after the sets.
 
     Returns:
-        What comparison.json holds: `tables`, each with `lines` (a set's accuracies) and `differences` of all pairs.
+        What comparison.json holds: `sets` with their `accuracies`, `differences` of pairs, and `notes`.
 
     Raises:
         UserError: for sets that cannot be compared, an unknown baseline, architecture or split.
@@ -179,7 +183,9 @@ def compare(
     from ld3m.comparison.published import read_figures
     from ld3m.comparison.sets import folder_of
 
-    found, measured_by = sets_and_recipe(list(map(str, sets)), str(recipe) if recipe else None, list(overrides), pixels)
+    order = None if class_order is None else str(class_order)
+    told = list(overrides), pixels, order, by_position
+    found, measured_by = sets_and_recipe(list(map(str, sets)), None if recipe is None else str(recipe), *told)
     figures = read_figures(Path(published), found) if published else []
     place = Path(output) if output else folder_of(found)
     report, _ = compare(found, measured_by, place, against, figures, split, again)
@@ -187,30 +193,38 @@ def compare(
 
 
 def sets_and_recipe(
-    names: Sequence[str], recipe: str | None, overrides: list[str], pixels: str | None = None
+    names: Sequence[str],
+    recipe: str | None,
+    overrides: list[str],
+    pixels: str | None = None,
+    class_order: str | None = None,
+    by_position: bool = False,
 ) -> tuple[dict[str, tuple[str, Path]], Recipe]:
-    """What the command line calls each of several sets and its folder, by its name; and the recipe that measures all.
+    """Several sets, by their names what the command line calls each and its folder; and the recipe that measures all.
 
     Args:
         names: sets, one or more.
         recipe: a file, or the name of a shipped recipe; None: that of the first run among them, or of the first.
         overrides: `KEY=VALUE`, of either recipe.
-        pixels: what the floats of .pt files mean, as `--pixels` has it.
+        pixels: as `set_and_recipe` takes it.
+        class_order: as `set_and_recipe` takes it.
+        by_position: as `set_and_recipe` takes it.
 
     Raises:
         UserError: for an unknown set, or a mistake in the recipe.
     """
     from ld3m.comparison.sets import names_of
     from ld3m.runs.folder import is_run
-    from ld3m.runs.imported import find_set
 
-    called = names_of(names)
+    if not names:
+        raise UserError("SET: name two or more, such as ld3m compare runs/mine runs/other")
+    called, told = names_of(names), (pixels, class_order, by_position)
     if recipe is None:
         first = next((name for name in names if is_run(Path(name))), names[0])
-        folder, _ = set_and_recipe([first], None, overrides, pixels)
+        folder, _ = set_and_recipe([first], None, overrides, *told)
         recipe, overrides = str(folder / "recipe.yaml"), ["distill.factor=1", *overrides]  # its factor is its own
     measured_by = load(Recipe, recipe, overrides)
-    folders = [find_set([name], recipe, overrides, pixels) for name in names]
+    folders = [set_and_recipe([name], recipe, overrides, *told)[0] for name in names]
     return dict(zip(called, zip(names, folders, strict=True), strict=True)), measured_by
 
 

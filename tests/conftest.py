@@ -122,6 +122,7 @@ LONG = {
         "test_scores_through_the_command_line",
         "test_baselines_of_another_seed",
     ),
+    "test_compare": ("test_a_comparison_resumes",),
     "test_comparison": (
         "test_a_run_against_another",
         "test_what_cannot_be_compared",

@@ -12,9 +12,13 @@ from ld3m.cli import completion
 from ld3m.cli.arguments import (
     Arch,
     AsJson,
+    Best,
+    ByPosition,
+    ClassOrder,
     MeasuredBy,
     Output,
     Pixels,
+    ProtocolName,
     Seeds,
     Split,
     evaluation_overrides,
@@ -34,14 +38,18 @@ def compare(
     ],
     recipe: MeasuredBy = None,
     pixels: Pixels = None,
+    class_order: ClassOrder = None,
+    by_position: ByPosition = False,
     arch: Arch = None,
     seeds: Seeds = None,
+    protocol: ProtocolName = None,
+    best: Best = False,
     against: Annotated[
         str,
         typer.Option(
             metavar="NAME,…",
             help="Baselines, trained in the same way: as many real images chosen by random, herding, k-center, easy or "
-            "hard; full for all real images.",
+            "hard; rded for as many of RDED's mosaics; full for all real images.",
         ),
     ] = "",
     published: Annotated[
@@ -76,14 +84,14 @@ def compare(
     only what is new. Several processes share the networks: ld3m launch compare SET …
     """
     names, overrides = names_and_overrides(arguments)
-    overrides += evaluation_overrides(arch, seeds)
+    overrides = evaluation_overrides(arch, seeds, protocol, best, overrides)
     from ld3m.api import sets_and_recipe
     from ld3m.comparison.compare import compare
     from ld3m.comparison.published import read_figures
     from ld3m.comparison.sets import folder_of
     from ld3m.comparison.table import markdown
 
-    sets, measured_by = sets_and_recipe(names, recipe, overrides, pixels)
+    sets, measured_by = sets_and_recipe(names, recipe, overrides, pixels, class_order, by_position)
     figures = read_figures(published, sets) if published else []
     folder = Path(output) if output else folder_of(sets)
     baselines = [name for name in against.split(",") if name]

@@ -1,10 +1,8 @@
 """A comparison as a drawing: a dot per set with the 95 % interval of its mean, a panel per network."""
 
-from typing import Any
-
+from ld3m.comparison.sets import REAL
 from ld3m.comparison.table import Report, columns, figure_text, published
 from ld3m.evaluation.tables import accuracy_text
-from ld3m.evaluation.training_sets import BASELINES
 from ld3m.reporting import svg
 from ld3m.reporting.dots import Dot, dots
 
@@ -22,21 +20,18 @@ def draw(report: Report, name: str | None = None) -> str:
         name: the beginning of its ids in a page; None: a file of its own.
     """
     panels = {}
-    for number, table in enumerate(report["tables"]):
-        for arch in columns(table, report):
-            lines = [_dot(line, line["accuracies"][arch]) for line in table["lines"] if arch in line["accuracies"]]
-            for set_name, figures in published(report).items():
-                if figure := figures.get(arch):
-                    low, high = figure.interval() or (figure.accuracy, figure.accuracy)
-                    text = f"{set_name} (published)"
-                    lines.append(Dot(text, figure.accuracy, low, high, figure_text(figure)))
-            panels[f"{arch}, accuracy in %" + f" ({number + 1})" * (len(report["tables"]) > 1)] = lines
+    for arch in columns(report):
+        lines = [_dot(each, each["accuracies"][arch]) for each in report["sets"] if arch in each["accuracies"]]
+        for set_name, figures in published(report).items():
+            if figure := figures.get(arch):
+                low, high = figure.interval() or (figure.accuracy, figure.accuracy)
+                lines.append(Dot(f"{set_name} (published)", figure.accuracy, low, high, figure_text(figure)))
+        panels[f"{arch}, accuracy in %"] = lines
     parts, size = dots(panels)
     words = "; ".join(f"{title}: {dot.name} {dot.figure}" for title, panel in panels.items() for dot in panel)
     return svg.drawing(size, TITLE, f"{words}.", parts, name) + ("\n" if name is None else "")
 
 
-def _dot(line: Report, cell: dict[str, Any]) -> Dot:
+def _dot(each: Report, cell: Report) -> Dot:
     low, high = cell["interval"] or (cell["mean"], cell["mean"])
-    is_baseline = line["trained_on"].partition(",")[0] in BASELINES
-    return Dot(line["name"], cell["mean"], low, high, accuracy_text(cell), is_baseline)
+    return Dot(each["name"], cell["mean"], low, high, accuracy_text(cell), each["kind"] == REAL)

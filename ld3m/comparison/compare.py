@@ -5,15 +5,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ld3m.comparison import chart, page, significance, table
+from ld3m.comparison import chart, page, table
 from ld3m.comparison.published import Figure
-from ld3m.comparison.sets import PREFIX, Measured, check, check_classes, counts, describe, notes, same_content
+from ld3m.comparison.rows import general_notes, same_content, shared_protocol, varying, with_accuracies
+from ld3m.comparison.sets import PREFIX, REAL, Measured, check, check_classes, counts, describe, notes
+from ld3m.comparison.significance import pairwise
 from ld3m.data.prepared import ImageSet
 from ld3m.errors import UserError
-from ld3m.evaluation import protocol
-from ld3m.evaluation.blocks import blocks
 from ld3m.evaluation.evaluate import check_archs, measure_rows, prepare_to_test
 from ld3m.evaluation.measure import Evaluation
+from ld3m.evaluation.protocols import augments
 from ld3m.evaluation.rows import Row, results
 from ld3m.evaluation.training_sets import BASELINES, TrainingSets
 from ld3m.files import cache_folder, writable, write_json, write_text
@@ -23,6 +24,7 @@ from ld3m.machine.memory import keep_freed_memory
 from ld3m.machine.processes import Processes, watched_command
 from ld3m.reading import unless_unreadable
 from ld3m.recipe import Recipe
+from ld3m.runs.folder import load_recipe
 
 FILE = "comparison"
 """The name of what is written, with .json, .md, .html and .svg after it."""
@@ -78,33 +80,33 @@ def compare(
     if processes.is_main_process:
         writable(output, "give --output FOLDER")
     keep_freed_memory()
-    rows, measured, digests, said = list[Row](), list[Measured](), dict[str, str](), list[str]()
-    with repeatable(processes.device, recipe.tf32, warn_only=True):
+    rows, measured = list[Row](), list[Measured]()
+    with repeatable(processes.device, recipe.tf32, warn_only=True):  # networks of other packages may not be repeatable
         images = prepare_to_test(recipe, split, processes.is_main_process)
         for argument, folder in sets.values():
             check_classes(argument, folder, images)
         groups = list(_groups({name: folder for name, (_, folder) in sets.items()}, images))
         for number, group in enumerate(groups):
-            baselines = [name for name in dict.fromkeys(against) if name != "full" or number == 0]
-            folders = {f"{PREFIX}{name}": folder for name, folder in group.items()} | dict.fromkeys(baselines)
+            folders: dict[str, Path | None] = {f"{PREFIX}{name}": folder for name, folder in group.items()}
+            folders |= dict.fromkeys(name for name in against if name != "full" or number == 0)
             evaluation = _evaluation(processes, folders, recipe, images, split)
-            earlier = _earlier(group, processes.is_main_process)
-            found, _ = measure_rows(processes, evaluation, recipe, earlier, again)
+            found, _ = measure_rows(processes, evaluation, recipe, _earlier(group, processes.is_main_process), again)
             names = {each: _name(each, next(iter(group)) if len(groups) > 1 else None) for each in folders}
             rows += [{**row, "trained_on": names[row["trained_on"]]} for row in found]
-            measured += [describe(each, names[each], folders[each], evaluation.sets) for each in folders]
-            digests |= {name: evaluation.digests[f"{PREFIX}{name}"] for name in group}
-    for name, (_, folder) in sets.items():
-        said += notes(name, folder, images, recipe)
+            measured += [describe(each, names[each], folders[each], number, evaluation.sets) for each in folders]
+    measured.sort(key=lambda each: each.kind == REAL)
+    of_sets = [line for name, (_, folder) in sets.items() for line in notes(name, folder, images, recipe)]
     report = {
         "command": command,
         "data": recipe.data.source,
         "classes": len(images.classes),
         "split": split,
-        "sets": [each.dump() for each in measured],
+        "tested_on": sum(images.counts[split]),
+        "protocol": shared_protocol(rows),
+        "sets": with_accuracies(measured, rows),
         "published": [figure.model_dump() for figure in published],
-        "tables": _tables(rows, [each.trained_on for each in measured], images.caveat),
-        "notes": said + same_content(digests),
+        "differences": pairwise(measured, rows),
+        "notes": [*of_sets, *same_content(rows), *varying(rows), *general_notes(rows, images.caveat)],
         "results": rows,
         "machine": environment.machine() | {"processes": processes.num_processes},
     }
@@ -123,8 +125,11 @@ def write(output: Path, report: Mapping[str, Any]) -> None:
 
 
 def _groups(folders: Mapping[str, Path], images: ImageSet) -> Iterator[dict[str, Path]]:
-    """The sets by how many images of each class they have, which baselines have too."""
-    sizes = {name: counts(folder, images) for name, folder in folders.items()}
+    """The sets by how many images of each class they have, and how many are in each of these: baselines have as many.
+
+    The order is kept.
+    """
+    sizes = {name: (counts(folder, images), load_recipe(folder).distill.factor) for name, folder in folders.items()}
     for size in dict.fromkeys(sizes.values()):
         yield {name: folder for name, folder in folders.items() if sizes[name] == size}
 
@@ -132,12 +137,10 @@ def _groups(folders: Mapping[str, Path], images: ImageSet) -> Iterator[dict[str,
 def _evaluation(
     processes: Processes, folders: Mapping[str, Path | None], recipe: Recipe, images: ImageSet, split: str
 ) -> Evaluation:
-    """What networks are trained on and how; their accuracies are kept in the cache."""
-    augment = recipe.evaluate.augment
-    recipes = {(name, augment): protocol.training(recipe, name, augment) for name in folders}
+    """Sets and baselines as networks are trained on them; accuracies are kept in the cache."""
     sets = TrainingSets.of(recipe, folders, images, processes.device)
-    digests = {name: sets.digest(name) for name in folders}
-    return Evaluation(cache_folder(), images, split, sets, digests, recipes, processes.device)
+    wanted = [(name, augments(recipe.evaluate)) for name in folders]
+    return Evaluation.of(cache_folder(), images, split, sets, wanted, recipe, processes.device)
 
 
 def _earlier(folders: Mapping[str, Path], says: bool) -> list[Row]:
@@ -158,39 +161,3 @@ def _name(trained_on: str, as_many_as: str | None) -> str:
     """What results call a set; of several baselines of a kind each says which set it goes with."""
     with_set = as_many_as and trained_on in BASELINES and trained_on != "full"
     return f"{trained_on}, as many as {as_many_as}" if with_set else trained_on
-
-
-def _tables(rows: Sequence[Row], order: Sequence[str], caveat: str) -> list[dict[str, Any]]:
-    """A table for each protocol, of which there is one unless baselines have another; with differences and notes."""
-    found = blocks({"results": rows, "caveat": caveat})
-    tables = [
-        [
-            (line.trained_on, line.label.removeprefix(PREFIX), line.cells)
-            for line in sorted(block.lines, key=lambda line: order.index(line.trained_on))
-        ]
-        for block in found
-    ]
-    compared = significance.pairwise([[(name, cells) for _, name, cells in lines] for lines in tables])
-    return [
-        {
-            "protocol": block.protocol,
-            "tested_on": block.tested_on,
-            "archs": block.archs,
-            "lines": [
-                {"trained_on": trained_on, "name": name, "accuracies": _cells(cells)}
-                for trained_on, name, cells in lines
-            ],
-            "differences": differences,
-            "notes": [f"{note.replace(PREFIX, '')}." for note in block.notes],
-        }
-        for block, lines, differences in zip(found, tables, compared, strict=True)
-    ]
-
-
-def _cells(rows: Mapping[str, Row]) -> dict[str, dict[str, Any]]:
-    """What the table has of a set's results, by column, with the intervals of their means."""
-    kept = ("mean", "std", "accuracies", "protocol", "at_chance")
-    return {
-        arch: {key: row[key] for key in kept if key in row} | {"interval": significance.interval(row["accuracies"])}
-        for arch, row in rows.items()
-    }

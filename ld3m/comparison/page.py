@@ -13,20 +13,14 @@ def html(report: Report) -> str:
     Args:
         report: as `compare` returns it and comparison.json holds it.
     """
-    tables = [
-        {
-            "parts": [part for part in (accuracies(table, report), differences(table, report)) if part],
-            "protocol": protocol_text(table),
-        }
-        for table in report["tables"]
-    ]
     content = {
         "data": report["data"],
         "classes": report["classes"],
-        "names": [line["name"] for line in report["tables"][0]["lines"]],
+        "names": [each["name"] for each in report["sets"]],
         "chart": Markup(chart.draw(report, "chart")),
         "caption": chart.TITLE,
-        "tables": tables,
+        "tables": [part for part in (accuracies(report), differences(report)) if part],
+        "protocol": protocol_text(report),
         "remarks": remarks(report),
         "command": report["command"],
     }

@@ -1,7 +1,7 @@
 """The sets of a comparison: their names, whether they can be compared, and what is to be said of them."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,21 @@ PREFIX = "set "
 """How results name a set, so that it cannot be taken for a baseline."""
 
 
+REAL = "real images"
+"""The kind of baselines."""
+
+
 @dataclass(frozen=True)
 class Measured:
     """What the table says of a set before its accuracies."""
 
     trained_on: str
     """As results name it."""
+    name: str
     kind: str
-    """run, imported, or real images."""
+    """run, imported, or `REAL`."""
+    group: int
+    """Sets of one number of images per class; baselines are of the group of the sets that they go with."""
     images: int
     """As they are stored."""
     images_per_class: tuple[int, int]
@@ -38,6 +45,11 @@ class Measured:
     def dump(self) -> dict[str, Any]:
         """As JSON has it."""
         return asdict(self)
+
+    def goes_with(self, other: "Measured") -> bool:
+        """Whether their difference is of interest: that of two sets, or of a set and its baselines."""
+        real = [each.trained_on for each in (self, other) if each.kind == REAL]
+        return not real or (len(real) == 1 and (self.group == other.group or real == ["full"]))
 
 
 def names_of(arguments: Sequence[str]) -> list[str]:
@@ -106,20 +118,21 @@ def counts(folder: Path, images: ImageSet) -> tuple[int, ...]:
     return tuple(len(image_paths(folder, name)) for name in images.classes)
 
 
-def describe(trained_on: str, name: str, folder: Path | None, sets: TrainingSets) -> Measured:
+def describe(trained_on: str, name: str, folder: Path | None, group: int, sets: TrainingSets) -> Measured:
     """What the table says of a set.
 
     Args:
         trained_on: its name in `sets`.
         name: its name in the results.
         folder: None for a baseline.
+        group: of sets of its number of images per class.
         sets: that it was measured with.
     """
     pixels, labels = sets.stored.get(trained_on) or sets.seen(trained_on, 0)
     each = labels.bincount().tolist()
     imported = folder is not None and (folder / "origin.json").is_file()
-    kind = "real images" if folder is None else "imported" if imported else "run"
-    return Measured(name, kind, len(pixels), (min(each), max(each)), pixels.nbytes)
+    kind = REAL if folder is None else "imported" if imported else "run"
+    return Measured(name, name.removeprefix(PREFIX), kind, group, len(pixels), (min(each), max(each)), pixels.nbytes)
 
 
 def notes(name: str, folder: Path, images: ImageSet, recipe: Recipe) -> list[str]:
@@ -134,15 +147,4 @@ def notes(name: str, folder: Path, images: ImageSet, recipe: Recipe) -> list[str
     if own.distill.factor > 1:
         side = own.distill.factor
         found.append(f"{name}: each image holds {side} × {side} smaller ones, which networks see enlarged.")
-    return found
-
-
-def same_content(digests: Mapping[str, str]) -> list[str]:
-    """A line for each set whose images and labels are those of one before it."""
-    first: dict[str, str] = {}
-    found = []
-    for name, digest in digests.items():
-        if digest in first:
-            found.append(f"{name} has the same images as {first[digest]}.")
-        first.setdefault(digest, name)
     return found

@@ -1,4 +1,4 @@
-"""Which differences hold: every pair of sets, paired by seed, corrected for how many pairs there are.
+"""Which differences hold: pairs of sets, paired by seed, corrected for how many pairs there are.
 
 The correction is Bonferroni's: of m comparisons each has an interval of level 1 − 0.05 / m and a p-value times m, so
 that all intervals hold together with 95 % confidence, and a difference holds exactly if its interval leaves out 0.
@@ -9,11 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any, NamedTuple
 
+from ld3m.comparison.sets import Measured
 from ld3m.evaluation.comparison import CONFIDENCE, paired
 from ld3m.evaluation.rows import Row
-
-Measured = tuple[str, Mapping[str, Row]]
-"""The name of a set, and its results by their column."""
 
 
 def interval(accuracies: Sequence[float]) -> tuple[float, float] | None:
@@ -22,20 +20,21 @@ def interval(accuracies: Sequence[float]) -> tuple[float, float] | None:
     return None if test.low is None or test.high is None else (max(0.0, test.low), test.high)
 
 
-def pairwise(tables: Sequence[Sequence[Measured]]) -> list[list[dict[str, Any]]]:
-    """The differences of all pairs of sets within each table, corrected for the number of tests in all tables.
+def pairwise(sets: Sequence[Measured], rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """The differences of all pairs of distilled sets, and of each from the baselines that go with it.
 
     Args:
-        tables: sets that were measured in the same way, in the order in which they are to be named.
+        sets: in the order in which they are named.
+        rows: their results, one for each set and architecture.
 
     Returns:
-        For each table a row per column and pair: `set`, `against`, `arch`; `mean`, `low` and `high` in points, set −
-        against; `p`, corrected; `holds`; and the `differences`, one per seed that both have. All but the mean are None
-        if `comparison.paired` has no interval.
+        A row per architecture and pair: `set`, `against`, `arch`; `mean`, `low` and `high` in points, set − against;
+        `p`, corrected; `holds`; and the `differences`, one per seed that both have. `low`, `high`, `p` and `holds` are
+        None if `comparison.paired` has no interval.
     """
-    pairs = [list(_pairs(table)) for table in tables]
-    tests = sum(paired(pair.ours, pair.theirs).p is not None for table in pairs for pair in table)
-    return [[_difference(pair, max(1, tests)) for pair in table] for table in pairs]
+    pairs = list(_pairs(sets, rows))
+    tests = sum(paired(pair.ours, pair.theirs).p is not None for pair in pairs)
+    return [_difference(pair, max(1, tests)) for pair in pairs]
 
 
 class _Pair(NamedTuple):
@@ -47,12 +46,16 @@ class _Pair(NamedTuple):
     theirs: Sequence[float]
 
 
-def _pairs(table: Sequence[Measured]) -> Iterator[_Pair]:
-    for arch in dict.fromkeys(arch for _, cells in table for arch in cells):
-        here = [(name, cells[arch]["accuracies"]) for name, cells in table if arch in cells]
-        for (name, ours), (against, theirs) in combinations(here, 2):
-            seeds = min(len(ours), len(theirs))
-            yield _Pair(arch, name, against, ours[:seeds], theirs[:seeds])
+def _pairs(sets: Sequence[Measured], rows: Sequence[Row]) -> Iterator[_Pair]:
+    measured: dict[str, Mapping[str, Sequence[float]]] = {}
+    for row in rows:
+        measured[row["arch"]] = {**measured.get(row["arch"], {}), row["trained_on"]: row["accuracies"]}
+    for arch, accuracies in measured.items():
+        for one, other in combinations(sets, 2):
+            if one.goes_with(other):
+                ours, theirs = accuracies[one.trained_on], accuracies[other.trained_on]
+                seeds = min(len(ours), len(theirs))
+                yield _Pair(arch, one.name, other.name, ours[:seeds], theirs[:seeds])
 
 
 def _difference(pair: _Pair, tests: int) -> dict[str, Any]:

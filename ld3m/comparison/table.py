@@ -26,9 +26,10 @@ class Table:
     """One sentence or more."""
 
 
-def columns(table: Report, report: Report) -> list[str]:
-    """The networks of a table, those of published figures last."""
-    return list(dict.fromkeys([*table["archs"], *(figure["arch"] for figure in report["published"])]))
+def columns(report: Report) -> list[str]:
+    """The networks, those of published figures alone last."""
+    measured = [arch for each in report["sets"] for arch in each["accuracies"]]
+    return list(dict.fromkeys([*measured, *(figure["arch"] for figure in report["published"])]))
 
 
 def published(report: Report) -> dict[str, dict[str, Figure]]:
@@ -45,21 +46,18 @@ def figure_text(figure: Figure) -> str:
     return f"{figure.accuracy:.1f}{spread}" + ("" if figure.networks is None else f" ({figure.networks})")
 
 
-def accuracies(table: Report, report: Report) -> Table:
+def accuracies(report: Report) -> Table:
     """A row per set, those that were measured first."""
-    archs = columns(table, report)
-    about = {each["trained_on"]: each for each in report["sets"]}
-    rows = []
-    for line in table["lines"]:
-        each = about[line["trained_on"]]
-        cells = [accuracy_text(line["accuracies"].get(arch)) for arch in archs]
-        rows.append([line["name"], each["kind"], _range(each["images_per_class"]), f"{each['bytes']:,}", *cells])
+    archs, rows = columns(report), []
+    for each in report["sets"]:
+        cells = [accuracy_text(each["accuracies"].get(arch)) for arch in archs]
+        rows.append([each["name"], each["kind"], _range(each["images_per_class"]), f"{each['bytes']:,}", *cells])
     for name, figures in published(report).items():
         sizes = [figure.images_per_class for figure in figures.values() if figure.images_per_class]
         cells = [figure_text(figures[arch]) if arch in figures else "" for arch in archs]
         rows.append([name, "published", _range([min(sizes), max(sizes)]) if sizes else "", "", *cells])
     caption = (
-        f"Accuracy in % of {table['tested_on']:,} images of the {report['split']} split, mean ± standard deviation "
+        f"Accuracy in % of {report['tested_on']:,} images of the {report['split']} split, mean ± standard deviation "
         "over networks (their number). Bytes are of the pixels, as they are stored."
     )
     if report["published"]:
@@ -71,19 +69,19 @@ def _range(ends: Sequence[int]) -> str:
     return f"{ends[0]:,}" if ends[0] == ends[1] else f"{ends[0]:,} to {ends[1]:,}"
 
 
-def differences(table: Report, report: Report) -> Table | None:
-    """A row per pair of measured sets and network; None if there is one set."""
-    rows = [_difference(row) for row in table["differences"]]
+def differences(report: Report) -> Table | None:
+    """A row per pair of measured sets and network; None if there is no pair."""
+    rows = [_difference(row) for row in report["differences"]]
     if not rows:
         return None
-    tests = sum(row["p"] is not None for each in report["tables"] for row in each["differences"])
+    tests = sum(row["p"] is not None for row in report["differences"])
     caption = "Difference in points, set − against, paired by seed. "
     if tests:
         caption += (
-            f"Intervals (Student's) and p-values (two-sided) are corrected for the {tests} comparisons by Bonferroni: "
-            "all intervals hold together with 95 % confidence, and a difference holds if its interval leaves out 0. "
-            "They tell which set is better, not which method: that takes several distillations of each (ld3m ablate "
-            "--axis seed=0,1,…)."
+            f"Intervals (Student's) and p-values (two-sided) are corrected for {tests} comparisons by Bonferroni: all "
+            "intervals hold together with 95 % confidence, and a difference holds if its interval leaves out 0. They "
+            "tell which set is better, not which method: that takes several distillations of each (ld3m ablate --axis "
+            "seed=0,1,…)."
         )
     else:
         caption += f"Nothing is tested: {TOO_FEW_PAIRS}; give --seeds {LEAST_PAIRS} or more."
@@ -102,17 +100,20 @@ def _difference(row: Report) -> list[str]:
 
 
 def remarks(report: Report) -> list[str]:
-    """What readers must know: of sets, of networks that have not learnt, and where published figures are from."""
-    said = [*report["notes"], *(note for table in report["tables"] for note in table["notes"])]
-    for name, figures in published(report).items():
-        for figure in figures.values():
-            said.append(f"{name}, {figure.arch}: published in {figure.source}; networks: {figure.protocol}.")
-    return list(dict.fromkeys(said))
+    """What readers must know: of sets and networks, and where published figures are from."""
+    return [
+        *report["notes"],
+        *(
+            f"{name}, {figure.arch}: published in {figure.source}; networks: {figure.protocol}."
+            for name, figures in published(report).items()
+            for figure in figures.values()
+        ),
+    ]
 
 
-def protocol_text(table: Report) -> str:
-    """How the networks of a table were trained, as YAML."""
-    return yaml.safe_dump(table["protocol"], sort_keys=False, allow_unicode=True)
+def protocol_text(report: Report) -> str:
+    """How the networks were trained, as YAML."""
+    return yaml.safe_dump(report["protocol"], sort_keys=False, allow_unicode=True)
 
 
 def markdown(report: Report) -> str:
@@ -122,13 +123,13 @@ def markdown(report: Report) -> str:
         report: as `compare` returns it and comparison.json holds it.
     """
     parts = [f"# Comparison on {md.text(report['data'])}, {report['classes']:,} classes"]
-    for table in report["tables"]:
-        for part in filter(None, (accuracies(table, report), differences(table, report))):
-            cells = [[md.text(cell) for cell in row] for row in part.rows]
-            parts += [md.table([md.text(head) for head in part.heads], cells, part.figures), md.text(part.caption)]
-        parts.append(f"How the networks were trained:\n\n{md.fenced(protocol_text(table), 'yaml')}")
+    for part in filter(None, (accuracies(report), differences(report))):
+        names = len(part.heads) - part.figures  # the columns that hold words of others
+        cells = [[*map(md.text, row[:names]), *row[names:]] for row in part.rows]
+        parts += [md.table([md.text(head) for head in part.heads], cells, part.figures), md.text(part.caption)]
     if said := remarks(report):
         parts.append("\n".join(f"- {md.text(each)}" for each in said))
+    parts.append(f"How the networks were trained:\n\n{md.fenced(protocol_text(report), 'yaml')}")
     if report["command"]:
         parts.append(f"Command: {md.code(report['command'])}")
     return "\n\n".join(parts) + "\n"
