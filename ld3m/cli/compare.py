@@ -67,9 +67,9 @@ def compare(
     output: Output = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure several sets by one protocol, in one table and one chart.
+    """Measure several sets by one protocol, in one table.
 
-    For example: ld3m compare runs/mine user/name images_best.pt --recipe fashion-mnist --against random,herding
+    There is a chart with intervals, too. For example: ld3m compare runs/mine user/name images_best.pt --recipe fashion-mnist --against random,herding
     --seeds 5
 
     The data and the protocol are those of --recipe, or of the first run among the sets. Sets of other classes or sizes
