@@ -12,7 +12,7 @@ import pytest
 from conftest import CLASSES, Outcome
 from PIL import Image
 
-from ld3m.comparison import chart, page, table
+from ld3m.comparison import page, table
 from ld3m.comparison.published import Figure, read_figures
 from ld3m.comparison.rows import same_content, shared_protocol, varying, with_accuracies
 from ld3m.comparison.sets import Measured, folder_of, names_of
@@ -138,7 +138,7 @@ def test_the_page_the_text_and_the_chart_have_the_same_figures() -> None:
     assert "<b>" not in html
     for figure in ("61.7 ± 0.6 (5)", "[+0.1, +3.6]", "48.9 ± 0.6 (5)", "published in Table 1"):
         assert figure in html
-    drawing = ET.fromstring(chart.draw(report))
+    drawing = ET.fromstring(page.draw(report))
     marks = [each.find("{*}title").text for each in drawing.iter() if "mark" in (each.get("class") or "").split()]
     assert marks == [
         "a: 61.7 ± 0.6 (5)",

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ld3m.comparison import chart, page, table
+from ld3m.comparison import page, table
 from ld3m.comparison.published import Figure
 from ld3m.comparison.rows import general_notes, same_content, shared_protocol, varying, with_accuracies
 from ld3m.comparison.sets import PREFIX, REAL, Measured, check, check_classes, counts, describe, notes
@@ -119,7 +119,7 @@ def compare(
 def write(output: Path, report: Mapping[str, Any]) -> None:
     """Writes a comparison in all its forms."""
     write_json(output / f"{FILE}.json", report)
-    write_text(output / f"{FILE}.svg", chart.draw(report))
+    write_text(output / f"{FILE}.svg", page.draw(report))
     write_text(output / f"{FILE}.md", table.markdown(report))
     write_text(output / f"{FILE}.html", page.html(report))
 
