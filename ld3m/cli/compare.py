@@ -69,8 +69,8 @@ def compare(
 ) -> None:
     """Measure several sets by one protocol, in one table.
 
-    There is a chart with intervals, too. For example: ld3m compare runs/mine user/name images_best.pt --recipe fashion-mnist --against random,herding
-    --seeds 5
+    There is a chart with intervals, too. For example: ld3m compare runs/mine user/name images_best.pt --recipe
+    fashion-mnist --against random,herding --seeds 5
 
     The data and the protocol are those of --recipe, or of the first run among the sets. Sets of other classes or sizes
     are refused; numbers of images and bytes may differ and are shown, and baselines have as many images as each set.
