@@ -15,12 +15,12 @@ import torch
 from conftest import CLASSES, Outcome
 from PIL import Image
 
+from ld3m.data import testing
 from ld3m.data.class_matching import Order, class_numbers, match
 from ld3m.data.decode import convert
 from ld3m.data.examples import Source
 from ld3m.data.known import imagenet
 from ld3m.data.prepared import ImageSet, prepare
-from ld3m.data.testing import reassigned, tested
 from ld3m.data.whitening import whitening
 from ld3m.errors import UserError
 from ld3m.images.ranges import bytes_to_unit
@@ -372,7 +372,7 @@ def test_renaming_is_the_best_there_is() -> None:
     """Against all permutations."""
     said = torch.randint(0, 50, (5, 5), generator=torch.manual_seed(0))
     best = max(sum(int(said[row, column]) for row, column in enumerate(order)) for order in permutations(range(5)))
-    assert reassigned(said) == pytest.approx(100 * best / int(said.sum()))
+    assert testing.reassigned(said) == pytest.approx(100 * best / int(said.sum()))
 
 
 def test_networks_may_see_whitened_images(
@@ -397,7 +397,7 @@ def test_networks_may_see_whitened_images(
     found, _ = brought("images_best.pt", recipe_file)
     whitened = replace(real, shown=whitening(real).apply)
     assert torch.allclose(whitened.normalise(found), white, atol=1e-3)
-    tested(look, whitened, "test", torch.device("cpu"))
+    testing.tested(look, whitened, "test", torch.device("cpu"))
     values = torch.cat(seen).flatten(1)
     assert abs(float(values.mean())) < 0.05  # of real images, about 0
     soft = ld3m("evaluate", "images_best.pt", *told, "--protocol", "rded")
