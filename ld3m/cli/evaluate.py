@@ -92,7 +92,7 @@ def evaluate(
     way before is reused; accuracies of baselines are kept in the cache, where evaluations of other runs find them.
 
     Sets of other people are measured by the same protocol: ld3m evaluate user/name, or ld3m evaluate images_best.pt
-    --recipe fashion-mnist
+    --recipe fashion-mnist; their classes are matched by name, id or number, which is printed (recipes/SETS.md)
     """
     names, overrides = names_and_overrides(arguments)
     overrides = evaluation_overrides(arch, seeds, protocol, best, overrides)
