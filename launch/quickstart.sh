@@ -4,9 +4,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 ./launch/install.sh report
 . .venv/bin/activate
-# Accelerate would give a single process one thread.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(getconf _NPROCESSORS_ONLN)}" OMP_WAIT_POLICY=PASSIVE
-accelerate launch --quiet --config_file launch/gpu.yaml -m ld3m distill recipes/quickstart.yaml
+ld3m distill recipes/quickstart.yaml # one process: a launcher would only start Python and PyTorch once more
 # Five ConvNets on the distilled images and five on random real ones; then two ResNet18 of each, which take longer.
 ld3m evaluate --against random >/dev/null
 ld3m evaluate --arch resnet18 --seeds 2 --against random # prints both

@@ -189,12 +189,13 @@ def _from_tables(
             table = table.cast_column(image_column, datasets.Image(decode=False))
         except Exception as error:
             raise UserError(f"data.image_column: {image_column!r} holds no images ({one_line(error)})") from None
-        for index, value in enumerate(table[label_column]):
+        found = table[label_column][:]  # at once: row by row takes a second for ten thousand
+        for index, value in enumerate(found):
             if value not in labels:
                 raise UserError(
                     f"data.label_column: row {index} of {split} has label {value!r}, which is none of the classes"
                 )
-        numbers = array("l", (labels[value] for value in table[label_column]))
+        numbers = array("l", (labels[value] for value in found))
         splits[split] = rows = _TableRows(f"{recipe.source} {split}", table, image_column, numbers, folders)
         for path in rows.named_files():
             outside.add(path)

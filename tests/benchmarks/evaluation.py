@@ -28,7 +28,7 @@ from collections.abc import Callable
 from functools import cache
 
 import torch
-from speed import naive, naive_render
+from authors_way import authors_prior, authors_render
 from torch import nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
@@ -113,11 +113,11 @@ def compare(per_class: int, epochs: int) -> None:
     noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(0))
     c = prior.class_embeddings(images.classes)[labels]
     rendered = cache(lambda: unit_to_bytes(render(prior, schedule, z, c, noise)[0]))
-    plainly = naive(prior)
+    plainly = authors_prior(prior)
 
     @torch.no_grad()
     def rendered_anew() -> torch.Tensor:
-        return unit_to_bytes(naive_render(plainly, schedule, z, c, noise))
+        return unit_to_bytes(authors_render(plainly, schedule, z, c, noise))
 
     ways: dict[str, tuple[Callable[[], None], Callable[[int], nn.Module], Callable[[nn.Module], float]]] = {
         "plain": (

@@ -553,14 +553,14 @@ def profile(bench: Bench, variant: Variant) -> None:
 
 def precisions(bench: Bench) -> None:
     """The gradient step in float32 and TF32, and the baseline's, which does as the authors' code does."""
-    from speed import naive, naive_gradient
+    from authors_way import authors_gradient, authors_prior
 
-    twin = naive(bench.prior)
+    twin = authors_prior(bench.prior)
     for name, tf32, rounds in (("TF32", True, 1), ("float32", False, 1)):
         with bench.numerics(tf32=tf32):
             ours, memory = bench.seconds(lambda: bench.step(bench.prior), rounds)
             theirs, their_memory = bench.seconds(
-                lambda: naive_gradient(twin, bench.schedule(twin), *bench.learnt, lambda images: bench.grad), rounds
+                lambda: authors_gradient(twin, bench.schedule(twin), *bench.learnt, lambda images: bench.grad), rounds
             )
         fastest = min((took for variant, took in bench.times.items() if variant.through == EXACT), default=ours)
         numbers = {"seconds": ours, "baseline": theirs, "GiB": memory, "baseline GiB": their_memory}

@@ -1,28 +1,19 @@
-"""ld3m against a naive baseline that does what the authors' public code does: ratios, side by side in one process.
+"""ld3m against the authors' way of taking the gradient (authors_way.py): ratios, side by side in one process.
 
-    python tests/benchmarks/speed.py [--full] [--rounds N]
+    python tests/benchmarks/speed.py [--full] [--rounds N] [--only PART]
 
-The baseline renders without a graph, matches, renders again under a checkpoint a step with checkpoints in the
-denoiser's blocks, and differentiates that; it quantises Z at every step of the `reference` skip. Where the authors'
-code draws other noise in its second pass, the baseline takes the same, so that both answers can be compared: images
-and both gradients are asserted to agree to 1e-5, at equal batches: in smaller micro-batches, as flat memory is timed
-and weighed with, kernels round otherwise, which random weights make up to 4e-5 of c's gradient in float32.
+Everything is float32 on one thread of a CPU, at guidance 3, with the `reference` skip; freed memory is kept for both
+sides, as a run keeps it. Images and both gradients are asserted to agree to 1e-5 first. A figure is the median over
+rounds of the ratio of CPU seconds, in which both sides take turns; that of wall clock stands beside it, and a target is
+held against the first. Start-up is in seconds. Peak memory is the operating system's, of fresh processes, counted from
+when the prior is loaded, less that of one which only loads it. `--full` adds the denoiser of cin256-v2 (401 M
+parameters) at 32 × 32 latents.
 
-Everything is float32 on one thread of a CPU, at guidance 3; freed memory is kept for both sides, as a run keeps it.
-A figure is the median over rounds of the ratio of CPU seconds, in which both sides take turns; that of wall clock
-stands beside it, and a target is held against the first.
-Start-up is in seconds. Peak memory is the operating system's, of fresh processes, counted from when the prior is
-loaded: less that of one which only loads it, and plain. `--full` adds the denoiser of cin256-v2 (401 M parameters) at
-32 × 32 latents.
-
-What bounds a gradient step: with F a forward and B a backward pass of the denoiser, the baseline takes 4 F + B, kept
-graphs F + B and flat memory 2 F + B, which is 0.40 and 0.60 of it at B = F, 0.45 and 0.64 at B = 1.5 F. Graphs in
-frozen layers of ld3m's hold less, which spares memory traffic too. Small micro-batches cost more: with guidance the
-quickstart's denoiser takes 18, 20 and 32 ms forwards for batches of 8, 10 and 20, and 34, 40 and 64 forwards and
-backwards, so that two calls of 10 take 1.25 times one of 20, and calls of 8, 8 and 4 take 1.5 times; with 11 M
-parameters (192, 221 and 391 ms, and 370, 459 and 791) it is 1.15 and 1.2 times. A single call of 20 takes 1.0 and 1.3
-times the baseline's peak above the prior's, two of 10 take 0.7 and 0.8: flat memory has the baseline's 0.60 of time or
-0.8 of memory, not both, wherever batches of a few images are no good use of the processor.
+What bounds a gradient step: with F a forward and B a backward pass of the denoiser, the authors' way takes 3 F + B and
+its transformer blocks once more, kept graphs F + B, flat memory 2 F + B, and the shortcut through K calls
+F + K (F + B) / S. At B = F that is less than 0.50, 0.75 and 0.25 + 0.5 K / S; what is below comes from layers that
+compute less. Small micro-batches cost more: with guidance the quickstart's denoiser takes 18, 20 and 32 ms forwards for
+batches of 8, 10 and 20, and 34, 40 and 64 forwards and backwards, so that two calls of 10 take 1.25 times one of 20.
 
 What bounds an iteration of `dc` on the quickstart: of the baseline's, two fifths are the matching at S = 5, a quarter
 at S = 10, and of that nearly three quarters are a first-order pass over the real images, forwards and backwards through
@@ -35,7 +26,7 @@ take 3.3 times as long as one after another; with the real images one class at a
 """
 
 import argparse
-import copy
+import multiprocessing
 import os
 import statistics
 import subprocess
@@ -45,15 +36,15 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any
+from multiprocessing.connection import Connection
+from typing import Any, Literal
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch
+from authors_way import authors_gradient, authors_prior
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 from ld3m import objectives, priors
 from ld3m.data import coresets
@@ -63,16 +54,18 @@ from ld3m.distillation.setup import noise_of
 from ld3m.distillation.starts import initial_state
 from ld3m.images import augment
 from ld3m.images.ranges import bytes_to_unit
-from ld3m.machine.memory import keep_freed_memory
+from ld3m.machine import memory
 from ld3m.objectives import dm
 from ld3m.objectives.dc import row_distance
-from ld3m.priors import ClassConditionalLDM, frozen
+from ld3m.priors import ClassConditionalLDM
 from ld3m.randomness import generator
 from ld3m.recipe import Recipe, SamplerRecipe
 from ld3m.recipe.files import load
 from ld3m.sampling import Schedule, render
+from ld3m.sampling.differentiated import EXACT, Differentiated
 
 AGREEMENT = 1e-5
+CPU = torch.device("cpu")
 Answer = list[Tensor]
 """Images, and the gradients of Z and c."""
 
@@ -137,16 +130,14 @@ class Case:
     prior: Callable[[], Any]
     steps: int
     images: int
-    micro_batch: int
-    """ld3m's; the baseline takes all images at once, as the authors' code does."""
 
 
 CASES = {
     "quickstart": Case(
-        "quickstart: 10 images, S = 5", lambda: priors.load(SamplerRecipe(source="fashion-mnist")), 5, 10, 5
+        "quickstart: 10 images, S = 5", lambda: priors.load(SamplerRecipe(source="fashion-mnist")), 5, 10
     ),
-    "small": Case("11 M UNet, 16 × 16: 10 images, S = 10", small_prior, 10, 10, 4),
-    "full": Case("401 M UNet, 32 × 32: 2 images, S = 4", full_prior, 4, 2, 1),
+    "small": Case("11 M UNet, 16 × 16: 10 images, S = 5", small_prior, 5, 10),
+    "full": Case("401 M UNet, 32 × 32: 2 images, S = 4", full_prior, 4, 2),
 }
 
 
@@ -159,83 +150,62 @@ def inputs(prior: Any, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return z, c, noise, grad
 
 
-# --- the baseline ------------------------------------------------------------------------------------------
+# --- ld3m --------------------------------------------------------------------------------------------------
 
 
-def naive(prior: Any) -> Any:
-    """The same prior, weights shared, in diffusers' own layers with checkpoints in the denoiser's blocks."""
-    twin = copy.copy(prior)
-    twin.denoiser, twin.autoencoder = as_diffusers(prior.denoiser), as_diffusers(prior.autoencoder)
-    twin.denoiser.enable_gradient_checkpointing(partial(checkpoint, use_reentrant=True))
-    return twin
+@dataclass(frozen=True)
+class Way:
+    """One way of ld3m's to a gradient."""
+
+    name: str
+    target: float | None
+    """Of its share of the authors' time."""
+    keep: int | Literal["all"]
+    """`prior.keep_graph_steps`."""
+    differentiated: Differentiated = EXACT
+    micro_batch: int = 64
+
+    def gradient(
+        self, prior: Any, schedule: Schedule, z: Tensor, c: Tensor, noise: Tensor, match: Callable[[Tensor], Tensor]
+    ) -> Answer:
+        """As `authors_gradient`."""
+        images, pull_back = render(
+            prior,
+            schedule,
+            z,
+            c,
+            noise,
+            micro_batch=self.micro_batch,
+            keep_graph_steps=self.keep,
+            through=self.differentiated.through(schedule, 0),
+        )
+        return [images, *pull_back(match(images))]
 
 
-def as_diffusers(network: Any) -> Any:
-    """A frozen network with the same weights in the layers that diffusers gives it."""
-    with torch.device("meta"):
-        plain = type(network).from_config(network.config)
-    plain.load_state_dict(network.state_dict(), assign=True)
-    return plain.eval().requires_grad_(False)
-
-
-def naive_render(prior: Any, schedule: Schedule, z: Tensor, c: Tensor, noise: Tensor) -> Tensor:
-    """DDIM with the `reference` skip; each step's call of the denoiser is under a checkpoint."""
-    first = schedule.steps[0].level
-    state = first.signal * z + first.noise * noise
-    null = prior.null_embedding.expand_as(c)
-    for step in schedule.steps:
-        anchor = prior.quantise(z)
-
-        def both(state: Tensor, c: Tensor, time: int = step.time) -> Tensor:
-            return prior.denoise(torch.cat([state, state]), time, torch.cat([null, c]))
-
-        without, within = checkpoint(both, state, c, use_reentrant=True).chunk(2)
-        answer = without + schedule.guidance * (within - without)
-        clean = (state - step.level.noise * answer) / step.level.signal
-        clean = (1 - step.weight) * clean + step.weight * anchor
-        state = step.next.signal * clean + step.next.noise * answer
-    return ((prior.decode(state) + 1) / 2).clamp(0, 1)
-
-
-def naive_gradient(
-    prior: Any, schedule: Schedule, z: Tensor, c: Tensor, noise: Tensor, match: Callable[[Tensor], Tensor]
-) -> Answer:
-    """Renders, asks for the gradient at the images, renders again and differentiates."""
-    with torch.no_grad():
-        images = naive_render(prior, schedule, z, c, noise)
-    grad = match(images)
-    z, c = z.detach().clone().requires_grad_(), c.detach().clone().requires_grad_()
-    naive_render(prior, schedule, z, c, noise).backward(grad)
-    return [images, z.grad, c.grad]
-
-
-def ours(
-    prior: Any,
-    schedule: Schedule,
-    z: Tensor,
-    c: Tensor,
-    noise: Tensor,
-    match: Callable[[Tensor], Tensor],
-    keep: Any,
-    micro_batch: int = 64,
-) -> Answer:
-    """The same by ld3m."""
-    images, pull_back = render(prior, schedule, z, c, noise, micro_batch=micro_batch, keep_graph_steps=keep)
-    return [images, *pull_back(match(images))]
+KEPT, FLAT = Way("graphs kept", 0.42, "all"), Way("flat memory", 0.60, 0)
+ONE = Way("flat memory, the graph of the last step kept", 0.60, 1)
+WAYS = (
+    KEPT,
+    FLAT,
+    ONE,
+    Way("flat memory, half of the images at a time", None, 0, micro_batch=5),
+    Way("shortcut, K = 0", 0.25, 0, Differentiated("shortcut", 0)),
+    Way("shortcut, K = 1", 0.25, 1, Differentiated("shortcut", 1)),
+)
 
 
 # --- whole iterations --------------------------------------------------------------------------------------
 
 
 class Iterations:
-    """An iteration of the quickstart by ld3m's objective, and by a baseline like the authors' loop."""
+    """An iteration of the quickstart by ld3m's objective, and as in the authors' loop."""
 
     def __init__(self, objective: str, steps: int) -> None:
         from ld3m.machine.processes import Processes
 
         self.recipe = load(Recipe, "quickstart", [f"distill.objective={objective}", f"prior.steps={steps}"])
         self.prior = priors.load(self.recipe.prior)
-        self.baseline = naive(self.prior)
+        self.twin = authors_prior(self.prior)
         self.device = torch.device("cpu")
         self.images = coresets.open_whole(prepare(self.recipe.data, progress=False), self.recipe.data, [], self.device)
         self.labels = range(len(self.images.classes))
@@ -262,22 +232,13 @@ class Iterations:
         def match(pixels: Tensor) -> Tensor:
             return self.objective.match(iteration, pixels.unsqueeze(1))[1].flatten(0, 1)
 
-        return self._step(
-            ours(
-                self.prior,
-                self.schedule,
-                *self._learnt(),
-                self.noise(iteration),
-                match,
-                self.recipe.prior.keep_graph_steps,
-            )
-        )
+        return self._step(KEPT.gradient(self.prior, self.schedule, *self._learnt(), self.noise(iteration), match))
 
-    def naive(self, iteration: int, halves: bool = False) -> Answer:
+    def authors(self, iteration: int, halves: bool = False) -> Answer:
         """As the authors' loop has it."""
         compare = {"dm": self._match_features, "dc": partial(self._match_gradients, halves=halves)}
         match = partial(compare[self.recipe.distill.objective], iteration)
-        return self._step(naive_gradient(self.baseline, self.schedule, *self._learnt(), self.noise(iteration), match))
+        return self._step(authors_gradient(self.twin, self.schedule, *self._learnt(), self.noise(iteration), match))
 
     def _learnt(self) -> tuple[Tensor, Tensor]:
         return self.start.z.flatten(0, 1), self.start.c.flatten(0, 1)
@@ -382,64 +343,56 @@ def check(row: str, answer: Answer, expected: Answer) -> None:
 def gradient_step(name: str, rounds: int) -> None:
     """Rows of a fixed gradient at the images pulled back, time and memory."""
     case = CASES[name]
+    peaks = {kind: peak(name, kind) for kind in ("load", "authors", *(way.name for way in WAYS))}
     prior = case.prior()
     schedule = Schedule.of(prior.noise_schedule, case.steps, "reference", 3.0)
     *learnt, grad = inputs(prior, case.images)
-    twin, match = naive(prior), lambda images: grad
-    contenders: dict[str, Callable[[], Answer]] = {
-        "naive": lambda: naive_gradient(twin, schedule, *learnt, match),
-        "kept": lambda: ours(prior, schedule, *learnt, match, "all"),
-        "flat": lambda: ours(prior, schedule, *learnt, match, 0, case.micro_batch),
-        "at once": lambda: ours(prior, schedule, *learnt, match, 0),
-    }
-    expected = contenders["naive"]()
-    check(f"{case.name}, graphs kept", contenders["kept"](), expected)
-    check(f"{case.name}, flat memory", contenders["at once"](), expected)
+    twin, match = authors_prior(prior), lambda images: grad
+    contenders = {"authors": partial(authors_gradient, twin, schedule, *learnt, match)}
+    contenders |= {way.name: partial(way.gradient, prior, schedule, *learnt, match) for way in WAYS}
+    expected = contenders["authors"]()
+    for way in (KEPT, FLAT):
+        check(f"{case.name}, {way.name}", contenders[way.name](), expected)
     ratios = race(contenders, rounds)
-    say(f"{case.name}: gradient step, graphs kept", ratios["kept"][0], 0.42, ratios["kept"][1])
-    say(f"{case.name}: gradient step, flat memory", ratios["flat"][0], 0.60, ratios["flat"][1])
-    say("    the same with all images at once", ratios["at once"][0], None, ratios["at once"][1])
-    peaks = {kind: peak(name, kind) for kind in ("load", "naive", "flat", "kept", "kept in torch's layers")}
-    net = {kind: value - peaks["load"] for kind, value in peaks.items()}
-    say(f"{case.name}: peak memory above the prior's, flat", net["flat"] / net["naive"], 0.8)
-    say(f"{case.name}: peak memory, flat", peaks["flat"] / peaks["naive"], 0.8)
+    above = {kind: value - peaks["load"] for kind, value in peaks.items()}
+    print(f"{case.name}: a gradient step, of the authors' way")
+    for way in WAYS:
+        say(f"    {way.name}", ratios[way.name][0], way.target, ratios[way.name][1])
+        limit = 0.6 if way in (FLAT, ONE) else None
+        say("        peak memory above the prior's", above[way.name] / above["authors"], limit)
     print("    MiB: " + ", ".join(f"{kind} {value:.0f}" for kind, value in peaks.items()), flush=True)
 
 
 def peak(name: str, kind: str) -> float:
-    """Peak resident MiB of a fresh process, the median of three but for the full size."""
-    command = [sys.executable, __file__, "--memory", name, kind]
-    return statistics.median(
-        float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-        for _ in range(1 if name == "full" else 3)
-    )
+    """Peak resident MiB of a process of its own, which starts as a copy of this one."""
+    reader, writer = multiprocessing.Pipe(duplex=False)
+    process = multiprocessing.get_context("fork").Process(target=measure_memory, args=(name, kind, writer))
+    process.start()
+    found: float = reader.recv()
+    process.join()
+    return found
 
 
-def measure_memory(name: str, kind: str) -> None:
-    """Prints this process's peak after one gradient step, or after loading alone."""
-    torch.set_num_threads(1)
+def measure_memory(name: str, kind: str, writer: Connection) -> None:
+    """Sends this process's peak after one gradient step, or after loading alone."""
     case = CASES[name]
     prior = case.prior()
     schedule = Schedule.of(prior.noise_schedule, case.steps, "reference", 3.0)
     *learnt, grad = inputs(prior, case.images)
-    Path("/proc/self/clear_refs").write_text("5")  # reading the weights may have taken more for a moment
-    if kind != "naive":
-        keep_freed_memory()
-    if kind == "naive":
-        naive_gradient(naive(prior), schedule, *learnt, lambda images: grad)
-    elif kind != "load":
-        if "layers" in kind:
-            frozen.LEAST = sys.maxsize  # no layer is so large
-        keep = 0 if kind == "flat" else "all"
-        ours(prior, schedule, *learnt, lambda images: grad, keep, case.micro_batch)
-    lines = Path("/proc/self/status").read_text().splitlines()
-    print(next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024)
+    memory.forget_peak(CPU)  # reading the weights may have taken more for a moment
+    if kind == "authors":
+        authors_gradient(authors_prior(prior), schedule, *learnt, lambda images: grad)
+    for way in WAYS:
+        if way.name == kind:
+            memory.keep_freed_memory()
+            way.gradient(prior, schedule, *learnt, lambda images: grad)
+    writer.send(memory.peak(CPU) / 2**20)
 
 
 def iterations(rounds: int) -> None:
     """Rows of whole iterations of the quickstart."""
     both, ratios = turns("dm", 5, rounds)
-    say("quickstart: whole dm iteration", ratios["ld3m"][0], 0.60, ratios["ld3m"][1])
+    say("quickstart: whole dm iteration", ratios["ld3m"][0], 0.45, ratios["ld3m"][1])
     real_features(both, rounds)
     for steps in (5, 10):
         _, ratios = turns("dc", steps, rounds)
@@ -451,10 +404,10 @@ def iterations(rounds: int) -> None:
 def turns(objective: str, steps: int, rounds: int) -> tuple[Iterations, dict[str, tuple[float, float]]]:
     """Iterations of both sides in turn, each from the same start, once their answers were found to agree."""
     both = Iterations(objective, steps)
-    check(f"quickstart, {objective}, S = {steps}", both.ld3m(0), both.naive(0))
-    runs = {"naive": both.naive, "ld3m": both.ld3m}
+    check(f"quickstart, {objective}, S = {steps}", both.ld3m(0), both.authors(0))
+    runs = {"authors": both.authors, "ld3m": both.ld3m}
     if objective == "dc":
-        runs["script"] = partial(both.naive, halves=True)
+        runs["script"] = partial(both.authors, halves=True)
     numbers = {name: iter(range(rounds + 1)) for name in runs}
     contenders = {name: partial(lambda name: runs[name](next(numbers[name])), name) for name in runs}
     return both, race(contenders, rounds)
@@ -497,20 +450,16 @@ def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--full", action="store_true", help="with cin256-v2's shape too")
-    parser.add_argument("--rounds", type=int, default=9, help="rounds of each race")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of each race")
     parser.add_argument("--only", default="", help="one of quickstart, small, full, iterations, start-up")
-    parser.add_argument("--memory", nargs=2, metavar=("CASE", "KIND"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.memory:
-        measure_memory(*arguments.memory)
-        return
     torch.set_num_threads(1)
-    keep_freed_memory()
     warnings.filterwarnings("ignore", message="None of the inputs have requires_grad")
     print(f"{'':<66}{'CPU':>9}{'wall':>9}    target")
     for name in CASES:
         if arguments.only == name or (not arguments.only and (name != "full" or arguments.full)):
             gradient_step(name, min(2, arguments.rounds) if name == "full" else arguments.rounds)
+    memory.keep_freed_memory()
     if arguments.only in ("", "iterations"):
         iterations(arguments.rounds)
     if arguments.only in ("", "start-up"):
