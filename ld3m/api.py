@@ -100,6 +100,8 @@ def evaluate(
     run: str | Path | None = None,
     *overrides: str,
     recipe: str | Path | None = None,
+    protocol: str | None = None,
+    best: bool = False,
     against: Sequence[str | Path] = (),
     split: str = "test",
     scores: bool = False,
@@ -116,6 +118,9 @@ def evaluate(
             class, or a .pt file.
         overrides: `KEY=VALUE`, such as "evaluate.arch=[convnet,resnet18]" or "evaluate.seeds=2".
         recipe: the recipe whose data and protocol are used; required for a set that has no recipe of its own.
+        protocol: "glad", "minimax", "rded", "rd3", "rethinkdc" or "custom", as published but for what `overrides`
+            change; by default the recipe's, with its changes.
+        best: whether to note the best of the protocol's own tests during training too.
         against: baselines ("random", "herding", "k-center", "easy", "hard", "rded", "full") and folders of other
             runs of the same data.
         split: the images to test on, "test" or "validation".
@@ -134,11 +139,13 @@ def evaluate(
         UserError: for an unknown run, baseline, architecture or split.
     """
     from ld3m.evaluation.evaluate import evaluate
+    from ld3m.recipe.evaluation import from_own_values
 
     names = [] if run is None else [str(run)]
     order = None if class_order is None else str(class_order)
     told = pixels, order, by_position
-    folder, measured_by = set_and_recipe(names, None if recipe is None else str(recipe), list(overrides), *told)
+    changes = [*from_own_values(overrides, protocol), *(["evaluate.best=true"] if best else [])]
+    folder, measured_by = set_and_recipe(names, None if recipe is None else str(recipe), changes, *told)
     place = None if output is None else Path(output)
     report, _ = evaluate(folder, measured_by, [str(name) for name in against], split, scores, again, place)
     return report

@@ -367,3 +367,24 @@ def test_validation_images_are_never_seen_in_training(
     assert outcome.code == 0, outcome.err
     outcome = ld3m("evaluate", tmp_path / "v", "--split", "validation", "--json")
     assert json.loads(outcome.out)["results"][0]["tested_on"] == 9  # a quarter of 3 × 12
+
+
+def test_another_protocol_and_its_best_stand_beside_glad(ld3m: Callable[..., Outcome], run: Path) -> None:
+    """In tables, status and report; and a best that was not asked for before is measured."""
+    few = ("--arch", "convnet", "--seeds", "1")
+    assert ld3m("evaluate", run, *few).code == 0
+    options = ("evaluate", run, *few, "--protocol", "minimax", "evaluate.epochs=2")
+    last = json.loads(ld3m(*options, "--json").out)["results"][1]
+    assert "best" not in last
+    outcome = ld3m(*options, "--best")
+    assert "networks: minimax, but epochs 2, not 2000: {" in outcome.out
+    glad, minimax = json.loads((run / "evaluation.json").read_text())["results"]
+    assert list(glad["protocol"]) == ["epochs", "batch", "lr", "ema", "augment"]
+    assert minimax["accuracies"] == last["accuracies"]
+    assert minimax["best"]["accuracies"][0] >= minimax["accuracies"][0]
+    assert "minimax, epochs 2" in ld3m("status", run).out
+    assert ld3m("report", run).code == 0
+    assert "networks trained by minimax, but epochs 2, not 2000 for 2 epochs" in (run / "report.html").read_text()
+    refused = ld3m("evaluate", run, "--protocol", "mine")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "evaluate.protocol: 'mine' is not known; known are glad, minimax" in refused.err

@@ -242,17 +242,9 @@ def names_and_overrides(arguments: list[str] | None) -> tuple[list[str], list[st
 def evaluation_overrides(
     arch: str | None, seeds: int | None, protocol: str | None, best: bool, overrides: list[str]
 ) -> list[str]:
-    """Overrides of a recipe with those for `--arch`, `--seeds`, `--protocol` and `--best`.
+    """Overrides of a recipe with those for `--arch`, `--seeds`, `--protocol` and `--best`."""
+    from ld3m.recipe.evaluation import from_own_values
 
-    A recipe's changes are those of its own protocol: another one starts from its own values, in which `overrides`
-    changes what it names.
-    """
-    from ld3m.recipe import EvaluateRecipe
-
-    kept = {"protocol", "arch", "seeds", "best"}
-    named = [] if protocol is None else [f"evaluate.protocol={json.dumps(protocol)}"]
-    if named or any(override.startswith("evaluate.protocol=") for override in overrides):
-        named = [f"evaluate.{key}=null" for key in EvaluateRecipe.model_fields if key not in kept] + named
     chosen = [] if arch is None else [f"evaluate.arch=[{arch}]"]
     chosen += [] if seeds is None else [f"evaluate.seeds={seeds}"]
-    return [*named, *overrides, *chosen, *(["evaluate.best=true"] if best else [])]
+    return [*from_own_values(overrides, protocol), *chosen, *(["evaluate.best=true"] if best else [])]

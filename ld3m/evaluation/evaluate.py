@@ -12,7 +12,7 @@ from ld3m.data.testing import Tested
 from ld3m.errors import UserError
 from ld3m.evaluation.blocks import blocks
 from ld3m.evaluation.measure import Evaluation, Training, clean_up, measure
-from ld3m.evaluation.protocols import OTHERS, Protocol, augments
+from ld3m.evaluation.protocols import OTHERS, Protocol, Task, augments, protocol
 from ld3m.evaluation.rows import FILE, Row, figures, gathered, merged, read, set_name
 from ld3m.evaluation.tables import accuracy_text
 from ld3m.evaluation.training_sets import BASELINES, TrainingSets, check_content
@@ -129,7 +129,9 @@ def measure_rows(
 
 
 def check_archs(recipe: Recipe) -> None:
-    """Checks that networks of all architectures can be built; the number of classes does not matter."""
+    """Checks that the protocol is known and networks of all architectures can be built, whatever the classes are."""
+    settings = recipe.evaluate.model_copy(update={"lr": None})  # a learnt one is not known yet
+    protocol(settings, Task("", 2, 2, recipe.data.resolution))
     shape = networks.Shape(recipe.data.channels, recipe.data.resolution, 2)
     for arch in recipe.evaluate.arch:
         networks.check(arch, shape, NetworkRecipe(), "--arch")

@@ -182,7 +182,9 @@ class Evaluation:
             **figures([network.accuracy for network in networks]),
             **({"best": {"tests": how.tests, "accuracies": best}} if any(each is not None for each in best) else {}),
             "images": self.sets.size(trained_on),
+            "bytes": {"images": self.sets.size(trained_on) * len(self.images.mean) * self.images.resolution**2},
             "tested_on": sum(self.images.counts[self.split]),
+            "classes": cache_key(self.images.classes),
             "protocol": how.row(),
             "seed": recipe.seed,
             "content": self.digests[trained_on],
@@ -284,7 +286,7 @@ def _announce(
         f"{len(left)} network{'s' * (len(left) != 1)} to train{' here' if processes.num_processes > 1 else ''}",
         f"{', '.join(dict.fromkeys(training.arch for training in left))} "
         f"on {', '.join(dict.fromkeys(training.trained_on for training in left))}",
-        f"{' and '.join(map(str, epochs))} epochs",
+        f"{' and '.join(map(str, epochs))} epochs by {evaluation.recipe.evaluate.protocol}",
         f"about {duration(seconds)}",
     ]
     already = f" ({measured} are measured already)" if measured else ""

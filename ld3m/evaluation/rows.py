@@ -78,6 +78,10 @@ class Result(TypedDict):
     """A digest of the images and labels that the networks were trained on."""
     own_rate: NotRequired[bool]
     """True if `evaluate.lr` names a rate for this architecture."""
+    classes: NotRequired[str]
+    """A digest of the names of the classes in the order of their labels."""
+    bytes: NotRequired[dict[str, int]]
+    """Of the set: `images`, a byte for each value of a pixel; and `labels`, if soft ones are stored with it."""
     best: NotRequired[Best]
     at_chance: NotRequired[list[int]]
     """Seeds whose networks are no better than guessing."""

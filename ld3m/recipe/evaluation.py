@@ -1,5 +1,7 @@
 """`evaluate`: the protocol by which networks are trained on a distilled set and tested, and what a user may change."""
 
+import json
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
@@ -77,3 +79,23 @@ class EvaluateRecipe(Section):
     full_epochs: int | None = Field(None, ge=1, le=10**6)
     """Passes over all real images, for `--against full` and `--scores`; left out: as many as over the distilled set, or
     what the protocol has for so many images."""
+
+
+KEPT = {"protocol", "arch", "seeds", "best", "whitening"}
+"""Keys that say what is measured, or of what, and not how a protocol trains."""
+
+
+def from_own_values(overrides: Sequence[str], protocol: str | None) -> list[str]:
+    """Overrides of a recipe by which another protocol starts from its own values.
+
+    A recipe's changes are those of its own protocol.
+
+    Args:
+        overrides: `KEY=VALUE`, which change the values of the protocol.
+        protocol: the protocol, if it is not in `overrides`.
+    """
+    named = [] if protocol is None else [f"evaluate.protocol={json.dumps(protocol)}"]
+    if not named and not any(override.startswith("evaluate.protocol=") for override in overrides):
+        return [*overrides]
+    own = [f"evaluate.{key}=null" for key in EvaluateRecipe.model_fields if key not in KEPT]
+    return [*own, *named, *overrides]
