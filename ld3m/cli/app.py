@@ -15,6 +15,7 @@ from ld3m.cli.evaluate import evaluate
 from ld3m.cli.experts import experts
 from ld3m.cli.export import export
 from ld3m.cli.keys import keys
+from ld3m.cli.label import label
 from ld3m.cli.launch import launch
 from ld3m.cli.plan import plan
 from ld3m.cli.priors import app as priors
@@ -29,11 +30,11 @@ from ld3m.cli.train_teacher import train_teacher
 PANELS = {
     "Make": (distill, plan, train_prior, train_teacher, experts, convert_prior, launch),
     "Measure": (evaluate, compare, ablate),
-    "Share": (report, render, export, push_to_hub),
+    "Share": (report, render, label, export, push_to_hub),
     "Inspect": (status, recipes, keys, env),
 }
 """The commands by panel, both in the order of a user's day; underscores in a name become dashes."""
-SHARED = ("distill", "train-prior", "train-teacher", "experts", "evaluate", "compare", "ablate", "render")
+SHARED = ("distill", "train-prior", "train-teacher", "experts", "label", "evaluate", "compare", "ablate", "render")
 """Commands whose work the processes of a launch share; the first of them alone does others, and dry runs."""
 SETTINGS: dict[object, dict[str, bool]] = {launch: {"ignore_unknown_options": True, "allow_interspersed_args": False}}
 """How the words of a command are read, if not by its own options alone."""

@@ -11,7 +11,16 @@ from typing import Any
 from ld3m.evaluation.comparison import differences
 from ld3m.evaluation.cross_architecture import column, cross_architecture, headings
 from ld3m.evaluation.protocols.details import TESTS_TEXT
-from ld3m.evaluation.rows import Row, by_protocol, has_learnt, in_order, protocol_key, set_order
+from ld3m.evaluation.rows import (
+    Row,
+    by_protocol,
+    has_learnt,
+    in_order,
+    protocol_key,
+    set_order,
+    teacher_text,
+    without_labels,
+)
 from ld3m.evaluation.scores import scores
 
 FEW = 100
@@ -87,9 +96,11 @@ def _block(
         line.cells[names[column(row)]] = row
     for row in crossed:
         lines[set_order(row)].cells[row["column"]] = row
-    rates = {name: rate for (_, rate), name in names.items()}
+    rates = {name: rate for (_, rate, _), name in names.items()}
     shown_rates = rates if len(set(rates.values())) > 1 else next(iter(rates.values()))
     protocol = {**first["protocol"], **({"lr": shown_rates} if "lr" in first["protocol"] else {})}
+    if len({labels for *_, labels in names}) > 1:
+        protocol = without_labels(protocol) | {"labels": {name: labels for (*_, labels), name in names.items()}}
     return Block(
         split=first["split"],
         tested_on=first.get("tested_on"),
@@ -105,6 +116,7 @@ def _block(
             *_permuted(rows, names),
             *few_images(first.get("tested_on")),
             *_bests(rows),
+            *_teachers(rows),
         ],
     )
 
@@ -118,6 +130,11 @@ def _label(row: Row, rows: Sequence[Row]) -> str:
     usual = {each["protocol"].get("epochs") for each in rows if each["trained_on"] != "full"}
     own = row["protocol"].get("epochs")
     return f"{name} ({own} epochs)" if usual and own not in usual else name
+
+
+def _teachers(rows: Sequence[Row]) -> list[str]:
+    """A line for each teacher of soft labels."""
+    return list(dict.fromkeys(text for row in rows if (text := teacher_text(row["protocol"]))))
 
 
 def _look_at(matched: str) -> str:

@@ -1,26 +1,34 @@
 """Cross-architecture means: accuracy over architectures that a set was not matched in, as GLaD and LD3M report it."""
 
 import statistics
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
-from ld3m.evaluation.rows import Row, by_protocol, figures, has_learnt, has_own_rate, set_order
+from ld3m.evaluation.rows import Row, by_protocol, figures, has_learnt, has_own_rate, labels_text, set_order
 
-Column = tuple[str, float]
-"""An architecture and the learning rate of its networks."""
+Column = tuple[str, float, str]
+"""An architecture, the learning rate of its networks, and their labels."""
 
 
 def column(row: Row) -> Column:
     """The column that a result stands in."""
-    return row["arch"], row["protocol"].get("lr", 0.0)
+    return row["arch"], row["protocol"].get("lr", 0.0), labels_text(row["protocol"])
 
 
 def headings(rows: Sequence[Row]) -> dict[Column, str]:
-    """The columns of results of one protocol: architectures, with the learning rate if they were given several."""
+    """The columns of results of one protocol: architectures, with the rate and the labels if there are several."""
     columns = dict.fromkeys(map(column, rows))
-    archs = [arch for arch, _ in columns]
-    return {(arch, rate): arch if archs.count(arch) == 1 else f"{arch} at {rate:g}" for arch, rate in columns}
+    rates = Counter((arch, labels) for arch, _, labels in columns)
+    texts = {labels_text(row["protocol"]): labels_text(row["protocol"], short=True) for row in rows}
+    if len(set(texts.values())) < len(texts):  # two teachers
+        texts = {labels: labels for labels in texts}
+    return {
+        (arch, rate, labels): (arch if rates[arch, labels] == 1 else f"{arch} at {rate:g}")
+        + (f", {texts[labels]}" if len(texts) > 1 else "")
+        for arch, rate, labels in columns
+    }
 
 
 def cross_architecture(rows: Sequence[Row], matching: str | None) -> list[dict[str, Any]]:
@@ -61,11 +69,13 @@ def _choices(
 ) -> Iterator[tuple[Column, ...]]:
     """The architectures to average over: all that one set has at rates that go together, and what others share."""
     others = [row for row in rows if row["arch"] != matching]
-    rates = {column(row)[1] for row in others if not has_own_rate(row)} or {0.0}
+    every = {column(row)[2] for row in others}
+    kinds = {column(row)[1:] for row in others if not has_own_rate(row)}
+    kinds |= {(0.0, labels) for labels in every - {labels for _, labels in kinds}}
     seen = set()
-    for rate in sorted(rates):
+    for rate, labels in sorted(kinds):
         by_arch: dict[str, dict[Column, None]] = {}
-        for row in others:
+        for row in (row for row in others if column(row)[2] == labels):
             if has_own_rate(row) or column(row)[1] == rate:
                 by_arch.setdefault(row["arch"], {})[column(row)] = None
         for plan in product(*by_arch.values()):

@@ -156,7 +156,8 @@ def _prepare(
     wanted = _wanted(recipe, others, with_scores)
     folders = {**others, "distilled": folder}
     sets = TrainingSets.of(recipe, {name: folders.get(name) for name, _ in wanted}, images, processes.device)
-    return Evaluation.of(place, images, split, sets, wanted, recipe, processes.device)
+    main = processes.is_main_process
+    return Evaluation.of(place, images, split, sets, wanted, recipe, processes.device, main)
 
 
 def prepare_to_test(recipe: Recipe, split: str, progress: bool) -> ImageSet:

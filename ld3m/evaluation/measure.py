@@ -20,6 +20,7 @@ from ld3m.evaluation.effort import Cost, costs
 from ld3m.evaluation.protocols import Protocol, Task, has_own_rate, protocol
 from ld3m.evaluation.protocols.details import TESTS
 from ld3m.evaluation.rows import figures
+from ld3m.evaluation.soft_labels import Labels, SoftLabels
 from ld3m.evaluation.training import train
 from ld3m.evaluation.training_sets import BASELINES, TrainingSets
 from ld3m.files import ANOTHER_CACHE, cache_folder, cache_key, writable, write_json
@@ -74,6 +75,8 @@ class Evaluation:
     """Its seed, and what of its protocol does not depend on the set, count."""
     protocols: dict[tuple[str, bool, str], Protocol]
     """How networks are trained and tested, by `Training.group`."""
+    soft_labels: dict[tuple[str, bool, str], SoftLabels]
+    """Those of the sets whose protocol has soft labels."""
     device: torch.device
 
     @property
@@ -96,18 +99,25 @@ class Evaluation:
         wanted: Iterable[tuple[str, bool]],
         recipe: Recipe,
         device: torch.device,
+        say: bool = True,
     ) -> Self:
         """An evaluation of sets, by name and whether with augmentation, in all architectures that the recipe names."""
         if kind := recipe.evaluate.whitening:
             images = replace(images, shown=whitening(images, kind).apply)
         protocols: dict[tuple[str, bool, str], Protocol] = {}
         digests: dict[str, str] = {}
+        soft_labels: dict[tuple[str, bool, str], SoftLabels] = {}
+        labels = Labels(recipe, images, sets.folders, device, say)
         for name, augment in wanted:
             digests[name] = sets.digest(name)
             for arch in dict.fromkeys(recipe.evaluate.arch):
                 task = Task(arch, len(images.classes), len(sets.seen(name, 0)[0]), images.resolution)
-                protocols[name, augment, arch] = protocol(recipe.evaluate, task, name, augment)
-        return cls(folder, images, split, sets, digests, recipe, protocols, device)
+                how = protocol(recipe.evaluate, task, name, augment)
+                if how.labels == "soft":
+                    soft = soft_labels[name, augment, arch] = labels.of(name, digests[name], how)
+                    how = replace(how, teacher=soft.about)
+                protocols[name, augment, arch] = how
+        return cls(folder, images, split, sets, digests, recipe, protocols, soft_labels, device)
 
     def path(self, training: Training) -> Path:
         """The file that keeps a network's accuracy: in the cache if it is shared, else in the folder."""
@@ -158,7 +168,7 @@ class Evaluation:
             how,
             (self.recipe.seed, training.seed),
             self.device,
-            None,
+            self.soft_labels.get(training.group),
             after_epoch if best else None,
         )
         last = test(network)

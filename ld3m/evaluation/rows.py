@@ -23,6 +23,8 @@ Row = Mapping[str, Any]
 """A row of any table of evaluation.json; `Result` says what one of `results` has."""
 ARCHS = ("convnet", "resnet18", "vgg11", "alexnet", "vit", "convnet6", "resnetap10", "resnet18_idc")
 """The order of columns; other architectures follow by name."""
+OF_LABELS = ("labels", "temperature", "temperature_squared", "teacher")
+"""What of a row's protocol says whether its labels were hard or soft, and whose: they stand in one table."""
 ROUNDING = 0.02
 """Points by which a mean may differ from that of the rounded accuracies beside it."""
 Percent = Annotated[float, Field(ge=0, le=100)]
@@ -201,6 +203,43 @@ def protocol_text(how: Mapping[str, Any]) -> str:
     return f"{how.get('name', '')}, but {'; '.join(changes)}" if changes else how.get("name", "")
 
 
+def without_labels(how: Mapping[str, Any]) -> dict[str, Any]:
+    """A row's protocol without what says whether its labels were hard or soft, and whose."""
+    changed = {key: value for key, value in how.get("changed", {}).items() if key not in OF_LABELS}
+    rest = {key: value for key, value in how.items() if key not in (*OF_LABELS, "changed")}
+    return rest | ({"changed": changed} if changed else {})
+
+
+def labels_text(how: Mapping[str, Any], short: bool = False) -> str:
+    """What a row's labels were: "hard labels", "soft labels of torchvision/resnet18".
+
+    Args:
+        how: `protocol` of a row.
+        short: whether "soft labels" is enough.
+    """
+    if how.get("labels", "hard") == "hard":
+        return "hard labels"
+    whose = how.get("teacher") or {}
+    if short or not whose:
+        return "soft labels"
+    per = f", stored per {whose['per']}" if whose.get("stored") else ""
+    top = f", top {whose['top']}" if whose.get("top") else ""
+    return f"soft labels of {whose['teacher']}{per}{top} at temperature {how.get('temperature', 1):g}"
+
+
+def teacher_text(how: Mapping[str, Any]) -> str | None:
+    """Whose soft labels a row has, how good that teacher is, and how many bytes they take; None for hard labels."""
+    whose = how.get("teacher")
+    if not whose:
+        return None
+    kept = "made for each batch"
+    if whose.get("stored"):
+        each = f"{whose['epochs']} epochs" if whose["per"] == "epoch" else "one for each image"
+        top = f", top {whose['top']} classes" if whose.get("top") else ""
+        kept = f"stored: {each}{top}, {whose['dtype']}, {whose['bytes']:,} bytes"
+    return f"soft labels of {whose['teacher']}, {whose['accuracy']:.1f} % of the test images correct; {kept}"
+
+
 def has_own_rate(row: Row) -> bool:
     """Whether the rate of a result is its architecture's alone, and not that of all architectures."""
     own = LEARNING_RATES.get(row["arch"])
@@ -226,7 +265,7 @@ def set_order(row: Row) -> tuple[Any, ...]:
 
 def _arch_order(row: Row) -> tuple[Any, ...]:
     known = ARCHS.index(row["arch"]) if row["arch"] in ARCHS else len(ARCHS)
-    return known, row["arch"], row["protocol"].get("lr", 0)
+    return known, row["arch"], row["protocol"].get("lr", 0), labels_text(row["protocol"])
 
 
 def _protocol_order(row: Row) -> tuple[Any, ...]:
@@ -279,8 +318,8 @@ def _without_counts(row: Row) -> str:
 
 
 def protocol_key(row: Row) -> str:
-    """What rows of one table share: on what they were tested, and how they were trained but for the learning rate."""
-    how = {key: value for key, value in row["protocol"].items() if key != "lr"}
+    """What rows of one table share: on what they were tested, and how they were trained but for the rate and labels."""
+    how = {key: value for key, value in without_labels(row["protocol"]).items() if key != "lr"}
     return _text([row["split"], row.get("tested_on"), row.get("seed"), how])
 
 

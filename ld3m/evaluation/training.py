@@ -1,7 +1,6 @@
 """How a network is trained from scratch on a few images, as a protocol has it."""
 
 from collections.abc import Callable
-from typing import Protocol as Typed
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +11,7 @@ from ld3m.data.prepared import ImageSet
 from ld3m.errors import UserError
 from ld3m.evaluation.protocols import Protocol
 from ld3m.evaluation.protocols.details import SCHEDULES
+from ld3m.evaluation.soft_labels import SoftLabels, View
 from ld3m.images import augment
 from ld3m.images.ranges import bytes_to_unit
 from ld3m.images.transforms import ColourJitter, CutMix, Flip, Lighting, PatchShuffle, ResizedCrop
@@ -20,19 +20,6 @@ from ld3m.networks.speed import quick_on_cpus
 from ld3m.networks.training import Loss, Shown, divergence, train_epoch
 from ld3m.randomness import generator
 from ld3m.recipe import NetworkRecipe
-
-
-class SoftLabels(Typed):
-    """What labels the batches of a training with soft labels: a teacher, or what one said before."""
-
-    def __call__(self, images: Tensor, indices: Tensor, epoch: int) -> Tensor:
-        """Logits [n, classes] for a batch.
-
-        Args:
-            images: as the network sees them, [n, channels, H, W]: augmented, normalised, and mixed by CutMix.
-            indices: of the images in the training set, int64 [n], on the CPU; CutMix's partners are other ones of them.
-            epoch: from 0. What is drawn in it depends on it and on the seeds alone.
-        """
 
 
 def train(
@@ -77,15 +64,22 @@ def train(
     for epoch in range(how.epochs):
         for group in optimiser.param_groups:
             group["lr"] = how.lr * SCHEDULES[how.schedule](epoch, how.epochs)
-        draws = generator(seeds[0], "evaluation epoch", seeds[1], epoch)
-        shown = _shown(seen, targets, images, how, draws, epoch, soft_labels)
+        view = (*seeds, epoch)
+        draws = epoch_draws(soft_labels.view(view) if soft_labels else view)
+        shown = shown_in_epoch(seen, targets, images, how, draws, epoch, soft_labels)
         network.train()
-        train_epoch(network, optimiser, shown, len(seen), how.batch, draws, loss)
+        train_epoch(network, optimiser, shown, len(seen), how.batch, draws, loss, LEAST[how.labels])
         if average:
             average.update_parameters(network)
         if after_epoch:
             after_epoch(epoch + 1, final.eval())
     return final.eval()
+
+
+def epoch_draws(view: View) -> torch.Generator:
+    """What decides the order of images in an epoch, and all that changes them."""
+    seed, network, epoch = view
+    return generator(seed, "evaluation epoch", network, epoch)
 
 
 def untrained(arch: str, images: ImageSet, seeds: tuple[int, int], device: torch.device) -> nn.Module:
@@ -122,7 +116,7 @@ def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return functional.cross_entropy(logits, targets)
 
 
-def _shown(
+def shown_in_epoch(
     pixels: Tensor,
     labels: Tensor,
     images: ImageSet,
@@ -136,6 +130,7 @@ def _shown(
 
     @torch.no_grad()
     def shown(indices: Tensor) -> tuple[Tensor, Tensor]:
+        mix = None
         there = send(indices, pixels.device)
         seen, targets = bytes_to_unit(pixels[there]), labels[there]
         for name, numbers in how.augment:
@@ -150,11 +145,14 @@ def _shown(
             if how.labels == "hard":
                 targets = mix.labels(functional.one_hot(targets, classes).to(seen.dtype))
         if soft_labels and how.labels == "soft":
-            targets = soft_labels(seen, indices, epoch)
+            targets = soft_labels(seen, indices, epoch, mix)
         return seen, targets
 
     return shown
 
+
+LEAST = {"hard": 1, "soft": 2}
+"""Images of the last batch, by the kind of labels: stored ones are for the same batches, whatever the network needs."""
 
 OPERATIONS: dict[str, Callable[..., Tensor]] = {
     "shuffle": lambda draws, images, side: PatchShuffle.draw(draws, len(images), int(side))(images),

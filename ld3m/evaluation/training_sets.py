@@ -41,6 +41,8 @@ class TrainingSets:
     recipe: Recipe
     factor: int
     """Of the first run: images on a side of each of its images."""
+    folders: dict[str, Path]
+    """Of the runs."""
 
     @classmethod
     def of(
@@ -70,7 +72,7 @@ class TrainingSets:
             made = mosaics.mosaics(images, counts.tolist(), tiles, judge, recipe.seed)
             stored["rded"] = torch.cat(made), torch.arange(len(made)).repeat_interleave(counts)
             fixed["rded"] = _seen(*stored["rded"], factor)
-        return cls(stored, fixed, labels, real, recipe, factor)
+        return cls(stored, fixed, labels, real, recipe, factor, folders)
 
     def seen(self, name: str, seed: int) -> tuple[Tensor, Tensor]:
         """Images and labels that a network of a seed is trained on; "random" ones differ from seed to seed."""
@@ -114,9 +116,14 @@ def check_content(place: Path, evaluation: Mapping[str, Any], digest: str, folde
 
 def stored_digest(folder: Path) -> str:
     """A digest of what networks are trained on, of the images of a run; the real images are not asked."""
+    return _digest(*stored_set(folder))
+
+
+def stored_set(folder: Path) -> tuple[Tensor, Tensor]:
+    """What networks are trained on, of the images of a run: pixels and labels; the real images are not asked."""
     recipe = load_recipe(folder)
     stored = read_images(folder, classes(folder), recipe.data.channels, recipe.data.resolution)
-    return _digest(*_seen(*stored, recipe.distill.factor))
+    return _seen(*stored, recipe.distill.factor)
 
 
 def _digest(pixels: Tensor, labels: Tensor) -> str:

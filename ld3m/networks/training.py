@@ -51,6 +51,7 @@ def train_epoch(
     batch: int,
     draws: torch.Generator,
     loss: Loss = functional.cross_entropy,
+    at_least: int = 1,
 ) -> None:
     """Shows a network each of a few images once.
 
@@ -62,14 +63,15 @@ def train_epoch(
         batch: images of a step; batch norm, which needs two to compare, gets no less.
         draws: decides the order and, on the CPU, dropout.
         loss: as `train` takes it.
+        at_least: images of every batch.
     """
     with global_draws(generator(draws.initial_seed(), "dropout")):
         by_batch = any(isinstance(module, _BatchNorm) for module in network.modules())
-        orders = _orders(count, batch, draws, at_least=2 if by_batch else 1)
-        train(network, optimiser, map(shown, orders), loss=loss)
+        batches = orders(count, batch, draws, max(at_least, 2 if by_batch else 1))
+        train(network, optimiser, map(shown, batches), loss=loss)
 
 
-def _orders(count: int, batch: int, draws: torch.Generator, at_least: int) -> Iterator[Tensor]:
+def orders(count: int, batch: int, draws: torch.Generator, at_least: int) -> Iterator[Tensor]:
     """Each index once, in random order, a batch at a time; a last one that is too small joins the one before."""
     batches = list(torch.randperm(count, generator=draws).split(max(batch, at_least)))
     if len(batches) > 1 and len(batches[-1]) < at_least:

@@ -34,7 +34,7 @@ PROTOCOLS: dict[str, Callable[[Task], Protocol]] = {
 }
 """By the name that `evaluate.protocol` gives; other packages add theirs through entry points of the group
 `ld3m.protocols`."""
-DETAILS = tuple(field.name for field in fields(Protocol) if field.name not in ("name", "changed"))
+DETAILS = tuple(field.name for field in fields(Protocol) if field.name not in ("name", "changed", "teacher"))
 """What a recipe may change."""
 
 

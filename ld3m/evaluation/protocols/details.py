@@ -10,7 +10,9 @@ from typing import Any
 
 ALWAYS = ("epochs", "batch", "lr", "ema", "augment")
 """Details that rows of all versions have."""
-NOT_IN_ROWS = {"temperature", "temperature_squared", "whitening", "tests", "changed"}
+OF_SOFT_LABELS = ("temperature", "temperature_squared", "teacher")
+"""Details that networks of hard labels do not have."""
+NOT_IN_ROWS = {*OF_SOFT_LABELS, "whitening", "tests", "changed"}
 """Details without which the accuracy after the last epoch is the same, or that stand elsewhere; some only if set."""
 Operations = tuple[tuple[str, tuple[float, ...]], ...]
 """Names of `evaluate.augment` with their numbers, in the order in which they are applied."""
@@ -63,6 +65,8 @@ class Protocol:
     """Of soft labels, on both sides of the divergence."""
     temperature_squared: bool = False
     """Whether the divergence from soft labels is multiplied by the temperature's square."""
+    teacher: dict[str, Any] | None = None
+    """Whose soft labels are, and how good that is (`SoftLabels.about`); None before it is looked for."""
     whitening: str | None = None
     """A kind of `data.whitening.Whitening`, which images are shown by; None: they are normalised."""
     test_resize: int | None = None
@@ -79,7 +83,7 @@ class Protocol:
         are changed. All other rows have everything, soft labels' details if they are soft, and under `changed` the
         protocol's own values of what the user changed.
         """
-        soft = ("temperature", "temperature_squared") if self.labels == "soft" else ()
+        soft = OF_SOFT_LABELS if self.labels == "soft" else ()
         shown = (*soft, *(["whitening"] if self.whitening else []))
         values = {key: value for key, value in asdict(self).items() if key not in NOT_IN_ROWS or key in shown}
         values["augment"] = written(self.augment)
