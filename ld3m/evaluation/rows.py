@@ -7,7 +7,7 @@ import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NotRequired
+from typing import Annotated, Any, Literal, NotRequired
 
 from annotated_types import MinLen
 from pydantic import ConfigDict, Field
@@ -31,6 +31,25 @@ Percent = Annotated[float, Field(ge=0, le=100)]
 Count = Annotated[int, Field(ge=1)]
 
 
+class SoftLabels(TypedDict):
+    """Whose soft labels are."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    teacher: str
+    accuracy: Percent
+    """Of the teacher, on all real test images."""
+    weights: str
+    """The beginning of the digest of its weights."""
+    stored: NotRequired[bool]
+    """Whether they are stored with the set; all below is of stored ones."""
+    per: NotRequired[Literal["image", "epoch"]]
+    epochs: NotRequired[Count]
+    top: NotRequired[Count]
+    dtype: NotRequired[str]
+    bytes: NotRequired[Count]
+
+
 class Protocol(TypedDict):
     """How the networks of a row were trained; those of other protocols than glad have all of its details."""
 
@@ -43,6 +62,9 @@ class Protocol(TypedDict):
     lr: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     ema: Annotated[float, Field(ge=0, lt=1)]
     augment: bool | dict[str, Any]
+    labels: NotRequired[Literal["hard", "soft"]]
+    temperature: NotRequired[Annotated[float, Field(gt=0, allow_inf_nan=False)]]
+    teacher: NotRequired[SoftLabels | None]
     changed: NotRequired[dict[str, Any]]
     """The protocol's own values of what the user changed."""
 
@@ -222,7 +244,7 @@ def labels_text(how: Mapping[str, Any], short: bool = False) -> str:
     whose = how.get("teacher") or {}
     if short or not whose:
         return "soft labels"
-    per = f", stored per {whose['per']}" if whose.get("stored") else ""
+    per = f", stored per {whose.get('per')}" if whose.get("stored") else ""
     top = f", top {whose['top']}" if whose.get("top") else ""
     return f"soft labels of {whose['teacher']}{per}{top} at temperature {how.get('temperature', 1):g}"
 
@@ -234,9 +256,9 @@ def teacher_text(how: Mapping[str, Any]) -> str | None:
         return None
     kept = "made for each batch"
     if whose.get("stored"):
-        each = f"{whose['epochs']} epochs" if whose["per"] == "epoch" else "one for each image"
+        each = f"{whose.get('epochs')} epochs" if whose.get("per") == "epoch" else "one for each image"
         top = f", top {whose['top']} classes" if whose.get("top") else ""
-        kept = f"stored: {each}{top}, {whose['dtype']}, {whose['bytes']:,} bytes"
+        kept = f"stored: {each}{top}, {whose.get('dtype')}, {whose.get('bytes', 0):,} bytes"
     return f"soft labels of {whose['teacher']}, {whose['accuracy']:.1f} % of the test images correct; {kept}"
 
 

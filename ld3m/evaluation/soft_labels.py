@@ -186,7 +186,14 @@ class Labels:
         if source == STORED or (source is None and all(map(stored.has_labels, self.folders.values()))):
             found = self._stored(name, folder, content, how)
         else:
-            self.teacher = self.teacher or load(self.recipe, self.images, self.device, self.say)
+            try:
+                self.teacher = self.teacher or load(self.recipe, self.images, self.device, self.say)
+            except UserError as error:
+                if folder and stored.has_labels(folder):
+                    raise UserError(
+                        f"{error}; or take those that are stored with the set: teacher.source=stored"
+                    ) from None
+                raise
             found = Online(self.teacher)
         found.check(how)
         return found
@@ -205,9 +212,7 @@ class Labels:
         where = f"teacher.source: {folder / stored.FOLDER}"
         if note.content != content:
             raise UserError(f"{where} has labels of other images than {folder} has now; {stored.ADVICE}")
-        if left := stored.missing(folder, note):
-            done = len(note.files) - len(left)
-            raise UserError(f"{where} has {done} of {len(note.files)} views; ld3m label {folder} resumes them")
+        stored.check_complete(folder, note)
         if note.classes != self.images.classes:
             raise UserError(f"{where} has labels of other classes than data.subset, or another order; {stored.ADVICE}")
         if self.say:

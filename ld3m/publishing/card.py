@@ -11,16 +11,18 @@ import yaml
 
 from ld3m import markdown
 from ld3m.data.known import imagenet
+from ld3m.errors import UserError
 from ld3m.evaluation import rows
 from ld3m.evaluation.blocks import Block, Line, blocks
 from ld3m.evaluation.protocols.details import ALWAYS
 from ld3m.evaluation.tables import accuracy_text
+from ld3m.evaluation.training_sets import stored_digest
 from ld3m.files import ASSETS
 from ld3m.priors.folder import PACKAGED_PRIORS
 from ld3m.publishing import front_matter
 from ld3m.publishing.front_matter import NON_COMMERCIAL, WITHOUT_HUB_ID
 from ld3m.recipe import Recipe
-from ld3m.runs import sources
+from ld3m.runs import labels, sources
 from ld3m.runs.folder import Metadata, load_recipe, metadata
 
 TEMPLATES = ASSETS / "card"
@@ -57,6 +59,8 @@ class Section:
     prior: dict[str, Any]
     evaluation: dict[str, Any]
     metadata: Metadata
+    soft_labels: labels.Note | None = None
+    """Of the soft labels that are stored with it."""
 
     @classmethod
     def of(cls, folder: Path) -> "Section":
@@ -72,6 +76,7 @@ class Section:
             prior=without_folders(dict(sources.read_prior(folder) or {})),
             evaluation=without_folders(rows.read(folder)),
             metadata=about,
+            soft_labels=_labels(folder),
         )
 
     @property
@@ -262,7 +267,29 @@ def _facts(section: Section) -> dict[str, str]:
         **({"sampling": sampling} if recipe.prior.steps else {}),
         "noise": markdown.text(f"{about.noise}, of iteration {about.noise_iteration}"),
         "normalisation": _normalisation(section),
+        **({"soft labels": _soft_labels(section.config, section.soft_labels)} if section.soft_labels else {}),
     }
+
+
+def _labels(folder: Path) -> labels.Note | None:
+    """What is noted of a run's soft labels, if it has some.
+
+    Raises:
+        UserError: if they are of other images than the run has now.
+    """
+    if not labels.has_labels(folder):
+        return None
+    note = labels.read_note(folder)
+    if note.content != stored_digest(folder):
+        raise UserError(
+            f"RUN: {folder / labels.FOLDER} has labels of other images than {folder} has now; {labels.ADVICE}"
+        )
+    return note
+
+
+def _soft_labels(config: str, note: labels.Note) -> str:
+    use = "ld3m evaluate with evaluate.labels=soft and teacher.source=stored trains with them"
+    return f"{markdown.text(labels.text(note))}; in {markdown.code(f'{config}/{labels.FOLDER}/')}; {use}"
 
 
 def _normalisation(section: Section) -> str:

@@ -12,6 +12,7 @@ from ld3m.errors import UserError, one_line
 from ld3m.files import write_bytes, write_json, write_text
 from ld3m.machine.hub import asking, explained, is_of_the_network, patiently, status_of
 from ld3m.publishing import card
+from ld3m.runs import labels
 from ld3m.runs.download import COPIED
 from ld3m.runs.folder import has_result, image_paths, load_recipe
 from ld3m.runs.result import read_image
@@ -154,6 +155,9 @@ def _stage(folder: Path, section: card.Section, staged: Path) -> None:
     for name in COPIED:
         if (folder / name).is_file():
             write_bytes(staged / section.config / name, (folder / name).read_bytes())
+    for path in labels.paths(folder):
+        (target := staged / section.config / labels.FOLDER).mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target / path.name)
     write_text(staged / section.config / "recipe.yaml", section.recipe_yaml)
     for name, content in (("prior.json", section.prior), ("evaluation.json", section.evaluation)):
         if content:

@@ -12,6 +12,7 @@ from ld3m.errors import UserError, user_error_if_damaged
 from ld3m.files import write_folder
 from ld3m.machine.hub import ask, explained, status_of
 from ld3m.reading import read_metadata
+from ld3m.runs import labels
 from ld3m.runs.folder import IMPORTED, check_folder_names, parse_metadata
 
 T = TypeVar("T")
@@ -83,6 +84,8 @@ def _unpack(copy: Path, config: str, target: Path) -> None:
                 folder.mkdir(parents=True, exist_ok=True)
                 (folder / f"{counts[names[label]]}.png").write_bytes(image["bytes"])
                 counts[names[label]] += 1
+    if (copy / config / labels.FOLDER).is_dir():
+        shutil.copytree(copy / config / labels.FOLDER, target / labels.FOLDER)
     for file in (*COPIED, *WRITTEN):
         if (copy / config / file).is_file():
             shutil.copyfile(copy / config / file, target / file)

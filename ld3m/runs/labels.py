@@ -5,7 +5,6 @@ the images as they are. Labels of epochs have a view each, of the images as a ne
 changes them is drawn by keys, so that the same views can be made again.
 """
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -96,6 +95,32 @@ def write_note(run: Path, note: Note) -> None:
     write_json(run / FOLDER / NOTE, note.model_dump())
 
 
+def paths(run: Path) -> list[Path]:
+    """The files of a run's labels; none if it has none.
+
+    Raises:
+        UserError: if some are missing, or labels.json is damaged.
+    """
+    if not has_labels(run):
+        return []
+    note = read_note(run)
+    check_complete(run, note)
+    return [run / FOLDER / name for name in (NOTE, *note.files)]
+
+
+def check_complete(run: Path, note: Note) -> None:
+    """Checks that the labels of all views are there.
+
+    Raises:
+        UserError: saying how many are.
+    """
+    if left := len(missing(run, note)):
+        raise UserError(
+            f"{run / FOLDER} has labels of {len(note.files) - left} of {len(note.files)} views; the command that began "
+            "it, ld3m label, makes the others"
+        )
+
+
 def missing(run: Path, note: Note) -> list[int]:
     """The views whose labels are not there yet."""
     return [view for view, name in enumerate(note.files) if not (run / FOLDER / name).is_file()]
@@ -158,8 +183,3 @@ def text(note: Note) -> str:
     kept = f"the top {note.top} of {len(note.classes)} classes" if note.top else f"{len(note.classes)} classes"
     each = f"{note.epochs} epochs" if note.epochs else "one for each image"
     return f"{each}, {kept}, {note.dtype}, {note.size / 1e6:,.2f} MB, of {note.teacher} ({note.accuracy:.1f} %)"
-
-
-def as_json(note: Note) -> str:
-    """A note as one line, to compare two."""
-    return json.dumps(note.model_dump(), sort_keys=True)

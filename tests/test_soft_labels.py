@@ -1,0 +1,261 @@
+"""Soft labels: made by a teacher as batches come, or stored with a set for others; the same figure either way."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from conftest import CLASSES, Outcome
+from test_teachers import recipe_of
+from torch import Tensor
+
+from ld3m.data.prepared import ImageSet, prepare
+from ld3m.errors import UserError
+from ld3m.evaluation.label import Kept, label
+from ld3m.evaluation.protocols import Task, protocol
+from ld3m.evaluation.protocols.details import Protocol
+from ld3m.evaluation.soft_labels import Labels, OfEpochs, OfImages, Online
+from ld3m.evaluation.tables import accuracy_table
+from ld3m.evaluation.training import train
+from ld3m.evaluation.training_sets import stored_digest, stored_set
+from ld3m.images.transforms import CutMix
+from ld3m.networks.training import divergence
+from ld3m.recipe import Recipe
+from ld3m.recipe.files import to_yaml
+from ld3m.runs import labels as stored
+from ld3m.runs.folder import note_classes
+from ld3m.teachers.loading import load
+from ld3m.teachers.train import train_teacher
+
+CPU = torch.device("cpu")
+EVALUATE = {"protocol": "rded", "epochs": 3, "arch": ["convnet"], "seeds": 1, "batch": 4}
+
+
+@pytest.fixture(scope="module")
+def recipe(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    """A recipe whose teacher is trained."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ld3m.training.fit.curves", lambda *_: None)
+        own = recipe_of(shapes, tmp_path_factory.mktemp("teachers") / "shapes")
+        train_teacher(own)
+    return Recipe.model_validate(own.model_dump() | {"evaluate": EVALUATE})
+
+
+@pytest.fixture(scope="module")
+def images(recipe: Recipe) -> ImageSet:
+    return prepare(recipe.data, progress=False)
+
+
+@pytest.fixture
+def run(recipe: Recipe, shapes: Path, tmp_path: Path) -> Path:
+    """A set of three images of each class, in the layout of a run."""
+    folder = tmp_path / "set"
+    for name in CLASSES:
+        (folder / "images" / name).mkdir(parents=True)
+        for index in range(3):
+            shutil.copy(shapes / "train" / name / f"{index}.png", folder / "images" / name)
+            resize(folder / "images" / name / f"{index}.png", recipe.data.resolution)
+    (folder / "recipe.yaml").write_text(to_yaml(recipe))
+    note_classes(folder, {name: index for index, name in enumerate(CLASSES)})
+    return folder
+
+
+def resize(path: Path, size: int) -> None:
+    from PIL import Image
+
+    Image.open(path).resize((size, size)).save(path)
+
+
+def how(recipe: Recipe, **changes: object) -> Protocol:
+    settings = recipe.evaluate.model_copy(update=changes)
+    return protocol(settings, Task("convnet", 3, 9, 16))
+
+
+def trained(run: Path, images: ImageSet, how: Protocol, seed: int, labels: object) -> dict[str, Tensor]:
+    network = train("convnet", *stored_set(run), images, how, (0, seed), CPU, labels)  # type: ignore[arg-type]
+    return network.state_dict()
+
+
+def test_stored_labels_of_epochs_train_as_the_teacher_does(run: Path, recipe: Recipe, images: ImageSet) -> None:
+    """Patches shuffled, crops, flips and CutMix: each label is for the same view, so that weights are equal."""
+    protocol = how(recipe)
+    assert protocol.cutmix == 1
+    assert [name for name, _ in protocol.augment] == ["shuffle", "crop", "flip"]
+    label(run, recipe, Kept(epochs=3, dtype="float32"))
+    note = stored.read_note(run)
+    online = trained(run, images, protocol, 0, Online(load(recipe, images, CPU, say=False)))
+    kept = trained(run, images, protocol, 0, OfEpochs(run, note))
+    assert all(torch.equal(online[name], kept[name]) for name in online)
+    longer = OfEpochs(run, note)
+    assert longer.view((5, 3, 7)) == (0, 0, 1), "all networks see the views of seed 0, which come round again"
+    assert [longer.view((0, 0, epoch))[2] for epoch in range(5)] == [0, 1, 2, 0, 1]
+
+
+def test_what_is_stored_is_what_the_note_says(run: Path, recipe: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
+    label(run, recipe, Kept(epochs=2))
+    note = stored.read_note(run)
+    teacher = json.loads((Path(str(recipe.teacher.source)) / "teacher.json").read_text())
+    assert (note.teacher, note.accuracy, note.weights) == (
+        "shapes (convnet)",
+        teacher["accuracy"],
+        teacher["sha256"][:16],
+    )
+    assert (note.classes, note.images, note.epochs, note.content) == (CLASSES, 9, 2, stored_digest(run))
+    assert note.views == {
+        "augment": {"shuffle": 2.0, "crop": [0.5, 1.0], "flip": 0.5}, "cutmix": 1.0, "batch": 4, "seed": 0
+    }  # fmt: skip
+    files = [run / "labels" / f"{view}.safetensors" for view in range(2)]
+    tensors = [tensor for path in files for tensor in safetensors.torch.load_file(path).values()]
+    assert note.size == sum(tensor.numel() * tensor.element_size() for tensor in tensors) == 2 * 9 * 3 * 2
+    assert f"{run / 'labels'}: 2 epochs, 3 classes, float16, 0.00 MB, of shapes (convnet)" in capsys.readouterr().out
+    files[1].unlink()
+    before = files[0].stat().st_mtime_ns
+    with pytest.raises(UserError, match=r"has labels of 1 of 2 views; the command that began it, ld3m label, makes"):
+        stored.check_complete(run, note)
+    label(run, recipe, Kept(epochs=2))
+    assert torch.equal(safetensors.torch.load_file(files[1])["logits"], tensors[1])
+    assert files[0].stat().st_mtime_ns == before
+    with pytest.raises(UserError, match=r"has labels with epochs 2, not 3; ld3m label with --again replaces them"):
+        label(run, recipe, Kept(epochs=3))
+    label(run, recipe, Kept(), again=True)
+    assert sorted(path.name for path in (run / "labels").glob("[!.]*")) == ["0.safetensors", "labels.json"]
+
+
+def test_one_label_for_each_image_is_mixed_by_area(run: Path, recipe: Recipe, images: ImageSet) -> None:
+    teacher = load(recipe, images, CPU, say=False)
+    label(run, recipe, Kept(dtype="float32"))
+    labels = OfImages(run, stored.read_note(run), 20.0)
+    pixels, _ = stored_set(run)
+    expected = teacher(images.normalise(pixels.float() / 255))
+    indices = torch.tensor([4, 0, 7])
+    assert torch.allclose(labels(torch.zeros(3, 1, 16, 16), indices, 0, None), expected[indices], atol=1e-5)
+    mix = CutMix(torch.tensor([2, 0, 1]), (0, 8, 0, 8), 16)  # a quarter of each image
+    mixed = (labels(torch.zeros(3, 1, 16, 16), indices, 0, mix) / 20).softmax(1)
+    shares = (expected[indices] / 20).softmax(1)
+    assert torch.allclose(mixed, 0.75 * shares + 0.25 * shares[[2, 0, 1]], atol=1e-6)
+
+
+def test_the_top_classes_keep_their_shares_and_the_others_what_is_left() -> None:
+    logits = torch.tensor([[3.0, -1.0, 0.5, 2.0, -4.0]])
+    note = stored.Note(
+        teacher="t", accuracy=50, weights="0", classes=list("abcde"), content="c", images=1, epochs=0,
+        dtype="float32", top=2, temperature=4,
+    )  # fmt: skip
+    packed = stored.packed(logits, note)
+    assert (packed["classes"].tolist(), packed["logits"].tolist()) == ([[0, 3]], [[3.0, 2.0]])
+    whole, kept = (logits / 4).softmax(1)[0], (stored.unpacked(packed, note) / 4).softmax(1)[0]
+    assert torch.allclose(kept[[0, 3]], whole[[0, 3]], atol=1e-6)
+    assert torch.allclose(kept[[1, 2, 4]], whole[[1, 2, 4]].sum().expand(3) / 3, atol=1e-6)
+    assert note.size == sum(tensor.numel() * tensor.element_size() for tensor in packed.values())
+
+
+def test_labels_that_do_not_fit_are_refused(run: Path, recipe: Recipe, images: ImageSet) -> None:
+    def find(
+        name: str = "distilled", content: str = stored_digest(run), source: str | None = "stored", **changes: object
+    ):
+        asked = recipe.model_copy(update={"teacher": recipe.teacher.model_copy(update={"source": source})})
+        return Labels(asked, images, {"distilled": run}, CPU).of(name, content, how(recipe, **changes))
+
+    with pytest.raises(UserError, match=r"^teacher.source: .*set has no stored labels; ld3m label .* stores some"):
+        find()
+    label(run, recipe, Kept(epochs=2, top=2))
+    assert isinstance(find(), OfEpochs)
+    assert isinstance(find(source=None), OfEpochs), "a set's own labels go first"
+    for arguments, line in (
+        (
+            {"name": "random"},
+            r"^teacher.source: stored labels are of a set's own images, and random has none; ",
+        ),
+        (
+            {"content": "others"},
+            r"^teacher.source: .* has labels of other images than .* has now; ld3m label with",
+        ),
+        ({"batch": 5}, r"^evaluate.batch: 5, but the labels of .* are of views with 4; give evaluate.batch=4, or"),
+        ({"cutmix": 0.0}, r"^evaluate.cutmix: 0.0, but the labels of .* are of views with 1.0"),
+        ({"temperature": 4.0}, r"^evaluate.temperature: 4, but the stored labels have their top 2 classes and what is"),
+    ):
+        with pytest.raises(UserError, match=line):
+            find(**arguments)
+    path = run / "labels" / "1.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + bytes([path.read_bytes()[-1] ^ 1]))
+    with pytest.raises(UserError, match=r"1.safetensors is damaged \(it has another digest.*; ld3m label with --again"):
+        stored.read_view(run, stored.read_note(run), 1)
+    with pytest.raises(UserError, match=r"^--top: 3 of 3 classes are all of them"):
+        label(run, recipe, Kept(top=3), again=True)
+
+
+def test_the_divergence_is_that_of_torch_and_its_square_is_the_temperatures() -> None:
+    """Against the definition: the mean over the batch of Σ p log(p/q), both at the temperature."""
+    ours, theirs = torch.randn(3, 5, generator=torch.Generator().manual_seed(0)), torch.randn(3, 5)
+    p, q = (theirs / 20).softmax(1), (ours / 20).softmax(1)
+    expected = (p * (p / q).log()).sum() / 3
+    assert torch.allclose(divergence(20, False)(ours, theirs), expected, atol=1e-7)
+    assert torch.allclose(divergence(20, True)(ours, theirs), 400 * expected, atol=1e-4)
+
+
+def test_hard_and_soft_figures_stand_side_by_side(
+    run: Path, recipe: Recipe, ld3m: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    """Through the command line: hard labels, a teacher's, and those that are stored; what is known is not repeated."""
+    assert ld3m("label", run, "--epochs", 2, "--dtype", "float32").code == 0
+    source = f"teacher.source={recipe.teacher.source}"
+    for override in ("evaluate.labels=hard", source, "teacher.source=stored"):
+        outcome = ld3m("evaluate", run, override, "evaluate.epochs=2", "--seeds", 2)
+        assert outcome.code == 0, outcome.err
+    report = json.loads((run / "evaluation.json").read_text())
+    hard, online, kept = (
+        next(row for row in report["results"] if wanted(row["protocol"]))
+        for wanted in (
+            lambda how: how["labels"] == "hard",
+            lambda how: how["labels"] == "soft" and "stored" not in how["teacher"],
+            lambda how: how["labels"] == "soft" and "stored" in how["teacher"],
+        )
+    )
+    assert "teacher" not in hard["protocol"]
+    assert online["accuracies"][0] == kept["accuracies"][0], "seed 0 sees the views that are stored"
+    assert kept["protocol"]["teacher"] == online["protocol"]["teacher"] | {
+        "stored": True, "per": "epoch", "epochs": 2, "dtype": "float32", "bytes": 2 * 9 * 3 * 4
+    }  # fmt: skip
+    table = accuracy_table(report)
+    assert table.count("accuracy in %") == 1, "one table"
+    assert "convnet, hard labels" in table
+    assert "convnet, soft labels of shapes (convnet) at temperature 20" in table
+    assert "convnet, soft labels of shapes (convnet), stored per epoch at temperature 20" in table
+    accuracy = online["protocol"]["teacher"]["accuracy"]
+    said = f"soft labels of shapes (convnet), {accuracy:.1f} % of the test images correct; "
+    assert f"{said}made for each batch\n" in table
+    assert f"{said}stored: 2 epochs, float32, 216 bytes\n" in table
+    again = ld3m("evaluate", run, source, "evaluate.epochs=2", "--seeds", 2)
+    assert "all 2 networks are measured already" in again.err
+    refused = ld3m("evaluate", run, "teacher.source=gone", "evaluate.epochs=2")
+    assert refused.err.endswith("; or take those stored with the set: teacher.source=stored\n")
+
+
+def test_a_set_is_pushed_with_its_labels(run: Path, recipe: Recipe) -> None:
+    from ld3m.publishing.card import Section
+    from ld3m.publishing.push import Destination, push
+
+    label(run, recipe, Kept(epochs=2))
+    images = 3
+    z = torch.zeros(9, 1, 16, 16)
+    metadata = {
+        "iteration": 0, "classes": CLASSES, "noise": "fixed", "noise_iteration": 0, "seed": 0, "format": "x"
+    }  # fmt: skip
+    rows = {"z": z, "c": torch.zeros(9, 1), "labels": torch.arange(3).repeat_interleave(images)}
+    safetensors.torch.save_file(rows, run / "latents.safetensors", {"ld3m": json.dumps(metadata)})
+    text = to_yaml(recipe.model_copy(update={"distill": recipe.distill.model_copy(update={"images_per_class": 3})}))
+    (run / "recipe.yaml").write_text(text)
+    push(run, Destination(to="me/shapes"), dry_run=True)
+    sent = run / "hub" / "ipc3-16px" / "labels"
+    assert sorted(path.name for path in sent.iterdir()) == ["0.safetensors", "1.safetensors", "labels.json"]
+    assert all(path.read_bytes() == (run / "labels" / path.name).read_bytes() for path in sent.iterdir())
+    card = (run / "hub" / "README.md").read_text()
+    note = stored.read_note(run)
+    assert f"2 epochs, 3 classes, float16, 0.00 MB, of shapes (convnet) ({note.accuracy:.1f} %)" in card
+    assert str(recipe.teacher.source) not in card + (sent / "labels.json").read_text()
+    shutil.copy(run / "images" / "circle" / "0.png", run / "images" / "circle" / "1.png")
+    with pytest.raises(UserError, match="has labels of other images than"):
+        Section.of(run)
