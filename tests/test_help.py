@@ -16,7 +16,7 @@ COMMANDS = typer.main.get_command(app).commands
 PANELS = {
     "Make": ["distill", "plan", "train-prior", "train-teacher", "experts", "convert-prior", "launch"],
     "Measure": ["evaluate", "compare", "ablate"],
-    "Share": ["report", "render", "export", "push-to-hub"],
+    "Share": ["report", "render", "label", "export", "push-to-hub"],
     "Inspect": ["status", "recipes", "keys", "env", "priors"],
 }
 QUAINT = re.compile(
