@@ -190,9 +190,7 @@ class Labels:
                 self.teacher = self.teacher or load(self.recipe, self.images, self.device, self.say)
             except UserError as error:
                 if folder and stored.has_labels(folder):
-                    raise UserError(
-                        f"{error}; or take those that are stored with the set: teacher.source=stored"
-                    ) from None
+                    raise UserError(f"{error}; or take those stored with the set: teacher.source=stored") from None
                 raise
             found = Online(self.teacher)
         found.check(how)
