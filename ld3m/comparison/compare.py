@@ -140,7 +140,8 @@ def _evaluation(
     """Sets and baselines as networks are trained on them; accuracies are kept in the cache."""
     sets = TrainingSets.of(recipe, folders, images, processes.device)
     wanted = [(name, augments(recipe.evaluate)) for name in folders]
-    return Evaluation.of(cache_folder(), images, split, sets, wanted, recipe, processes.device)
+    main = processes.is_main_process
+    return Evaluation.of(cache_folder(), images, split, sets, wanted, recipe, processes.device, main)
 
 
 def _earlier(folders: Mapping[str, Path], says: bool) -> list[Row]:

@@ -13,6 +13,10 @@ from ld3m.images.ranges import bytes_to_unit
 TEST_CHUNK = 100
 """Images tested at a time; larger activations are slower on CPUs, where each is mapped and unmapped every time."""
 
+PERMUTED = 10.0
+"""Points that renaming the classes must gain before labels are taken for permuted; confusion of alike classes, and
+chance, gain a few."""
+
 
 class Tested(NamedTuple):
     """How a network does on the images of a split."""

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from ld3m.data.prepared import ImageSet
 from ld3m.evaluation.protocols import Protocol
+from ld3m.evaluation.soft_labels import SoftLabels
 from ld3m.evaluation.training import untrained
 from ld3m.images.ranges import bytes_to_unit
 
@@ -31,7 +32,10 @@ class Cost(NamedTuple):
 
 
 def costs(
-    sets: Mapping[str, tuple[Tensor, Tensor, Protocol]], images: ImageSet, device: torch.device
+    sets: Mapping[str, tuple[Tensor, Tensor, Protocol]],
+    images: ImageSet,
+    device: torch.device,
+    soft_labels: Mapping[str, SoftLabels] | None = None,
 ) -> dict[str, Cost]:
     """Times each architecture on a few images; nothing of it is kept.
 
@@ -39,11 +43,21 @@ def costs(
         sets: pixels and labels that the networks of each architecture are trained on, and how.
         images: the set they stand for.
         device: where networks are trained.
+        soft_labels: what labels their batches, if that is soft.
     """
-    return {arch: _cost(arch, *some, images, device) for arch, some in sets.items()}
+    soft = soft_labels or {}
+    return {arch: _cost(arch, *some, images, device, soft.get(arch)) for arch, some in sets.items()}
 
 
-def _cost(arch: str, pixels: Tensor, labels: Tensor, how: Protocol, images: ImageSet, device: torch.device) -> Cost:
+def _cost(
+    arch: str,
+    pixels: Tensor,
+    labels: Tensor,
+    how: Protocol,
+    images: ImageSet,
+    device: torch.device,
+    soft_labels: SoftLabels | None,
+) -> Cost:
     network = untrained(arch, images, (0, 0), device)
     count = min(MOST, how.batch, len(pixels))
     inputs, targets = images.normalise(bytes_to_unit(pixels[:count].to(device))), labels[:count].to(device)
@@ -54,6 +68,8 @@ def _cost(arch: str, pixels: Tensor, labels: Tensor, how: Protocol, images: Imag
         with torch.no_grad():
             float(network(inputs).sum())
         test, started = time.perf_counter() - started, time.perf_counter()
+        if soft_labels:
+            float(soft_labels(inputs, torch.arange(count), 0, None).sum())
         loss = functional.cross_entropy(network(inputs), targets)
         loss.backward()
         float(sum(parameter.grad.sum() for parameter in network.parameters() if parameter.grad is not None))

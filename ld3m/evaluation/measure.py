@@ -13,7 +13,7 @@ from torch import nn
 from tqdm import tqdm
 
 from ld3m.data.prepared import ImageSet
-from ld3m.data.testing import Tested, tested
+from ld3m.data.testing import PERMUTED, Tested, tested
 from ld3m.data.whitening import whitening
 from ld3m.errors import UserError
 from ld3m.evaluation.effort import Cost, costs
@@ -34,10 +34,6 @@ from ld3m.runs.metrics import duration
 
 LAYOUT = 2
 """Version of how networks are trained and tested; part of the key under which accuracies are kept."""
-
-PERMUTED = 10.0
-"""Points that renaming the classes must gain before labels are taken for permuted; confusion of alike classes, and
-chance, gain a few."""
 
 
 class Training(NamedTuple):
@@ -280,7 +276,8 @@ def _efforts(evaluation: Evaluation, trainings: Sequence[Training]) -> dict[Trai
         training.arch: (*evaluation.sets.seen(training.trained_on, 0), evaluation.protocols[training.group])
         for training in trainings
     }
-    cost = costs(some, evaluation.images, evaluation.device)
+    soft = {training.arch: labels for training in trainings if (labels := evaluation.soft_labels.get(training.group))}
+    cost = costs(some, evaluation.images, evaluation.device, soft)
     return {training: evaluation.effort(training, cost[training.arch]) for training in trainings}
 
 

@@ -14,7 +14,7 @@ from ld3m import networks
 from ld3m.data.class_matching import by_name
 from ld3m.data.known import imagenet
 from ld3m.data.prepared import ImageSet
-from ld3m.data.testing import tested
+from ld3m.data.testing import PERMUTED, tested
 from ld3m.errors import UserError, some
 from ld3m.files import ANOTHER_CACHE, cache_folder, cache_key, tensors_digest, writable, write_json
 from ld3m.machine.lock import hold
@@ -40,7 +40,10 @@ UNUSUAL = 7919
 """Outputs by which a network's last layer is found; no layer inside has as many."""
 LAYOUT = 1
 """Version of how teachers are tested; part of the key under which their accuracy is kept."""
-LOOK_AT = "look at the order of its classes (teacher.classes), its normalisation (teacher.mean, teacher.std), its size"
+LOOK_AT = (
+    "look at the order of its classes (teacher.classes), its normalisation (teacher.mean, teacher.std) and its size "
+    "(teacher.resolution), or train it longer"
+)
 
 
 def load(recipe: Recipe, images: ImageSet, device: torch.device, say: bool = True) -> Teacher:
@@ -68,8 +71,9 @@ def load(recipe: Recipe, images: ImageSet, device: torch.device, say: bool = Tru
     found.network.to(device).eval().requires_grad_(False)
     teacher = _tested(Teacher(found, images, columns), device)
     if say:
-        size = f"images of {images.resolution} pixels are resized to {found.resolution}; "
-        notes = [*found.notes, matched, *([size.removesuffix("; ")] if images.resolution != found.resolution else [])]
+        notes = [*teacher.classifier.notes, matched]
+        if images.resolution != found.resolution:
+            notes.append(f"images of {images.resolution} pixels are resized to {found.resolution}")
         count = sum(images.counts["test"])
         notes.append(f"{teacher.accuracy:.1f} % of {count:,} test images are classified correctly")
         print(f"teacher {found.name}: {'; '.join(notes)}", file=sys.stderr)
@@ -284,6 +288,18 @@ class Accuracy(BaseModel):
 
     accuracy: Annotated[float, Field(ge=0, le=100)]
     at_chance: bool
+    reassigned: Annotated[float, Field(ge=0, le=100)]
+    """If its classes were renamed, one for one, to the best."""
+
+    @property
+    def hint(self) -> str | None:
+        """That its classes are in another order than assumed, if it looks so."""
+        if self.reassigned - self.accuracy < PERMUTED:
+            return None
+        return (
+            f"renamed one for one, {self.reassigned:.1f} % would be right, so its classes may be in another order than "
+            "assumed (teacher.classes)"
+        )
 
 
 def _tested(teacher: Teacher, device: torch.device) -> Teacher:
@@ -300,14 +316,16 @@ def _tested(teacher: Teacher, device: torch.device) -> Teacher:
         known = _kept(path)
         if known is None:
             measured = tested(teacher, images, "test", device)
-            known = Accuracy(accuracy=round(measured.accuracy, 2), at_chance=measured.at_chance)
+            renamed = round(measured.reassigned or 0.0, 2)
+            known = Accuracy(accuracy=round(measured.accuracy, 2), at_chance=measured.at_chance, reassigned=renamed)
             write_json(path, known.model_dump())
     if known.at_chance:
         raise UserError(
             f"teacher.source: {own.name} classifies {known.accuracy:.1f} % of the test images of {len(images.classes)} "
-            f"classes correctly, no better than guessing; {LOOK_AT} (teacher.resolution), or train it longer"
+            f"classes correctly, no better than guessing; {known.hint or LOOK_AT}"
         )
-    return replace(teacher, accuracy=known.accuracy)
+    hint = [known.hint] if known.hint else []
+    return replace(teacher, accuracy=known.accuracy, classifier=replace(own, notes=[*own.notes, *hint]))
 
 
 def _kept(path: Path) -> Accuracy | None:
