@@ -47,13 +47,13 @@ def real(recipe_file: Path) -> ImageSet:
 
 
 def brought(
-    name: str, recipe_file: Path, *overrides: str, reading: Reading = AS_IT_IS
+    name: str, recipe_file: Path, *overrides: str, reading: Reading = AS_IT_IS, side: int = 16
 ) -> tuple[torch.Tensor, list[int]]:
     """Images and labels of a set, as networks are trained on them."""
     folder = find_set([name], str(recipe_file), overrides, reading)
     recipe = load_recipe(folder)
     classes = recipe.data.subset if isinstance(recipe.data.subset, list) else CLASSES
-    images, labels = read_images(folder, classes, 1, 16)
+    images, labels = read_images(folder, classes, 1, side)
     return images, labels.tolist()
 
 
@@ -108,6 +108,8 @@ def test_numbers_of_a_subset_mean_its_classes_only_if_they_are_the_sources() -> 
         match(numbered, source, woof)
     assert match(numbered, source, woof, Order("--by-position", None)).numbers == woof
     ids = sorted(imagenet.classes()[number].wordnet_id for number in woof)
+    from_one = [str(index + 1) for index in range(10)]
+    assert match(from_one, source, woof, Order("--class-order FILE", ids)).numbers == sorted(woof)
     told = match(numbered, source, woof, Order("--class-order FILE", ids))
     assert told.numbers == sorted(woof)
     assert f"00000 = {source.classes[sorted(woof)[0]]}" in told.text
@@ -116,7 +118,7 @@ def test_numbers_of_a_subset_mean_its_classes_only_if_they_are_the_sources() -> 
 @pytest.mark.parametrize(
     ("theirs", "order", "line"),
     [
-        (["dog", "wolf"], None, "'wolf' is not a class; the classes are bird, grey cat, dog"),
+        (["dog", "wolf"], None, "'wolf' is not a class; the classes are bird, grey cat, dog; --class-order FILE says"),
         (["0", "1", "3"], None, "has label 3, but the recipe's classes go from 0 to 2"),
         (["dog", "Dog"], None, "has dog and Dog, which both mean the class 'dog'"),
         (["dog", "1"], None, "names classes by numbers in part: dog, 1; give all of them names"),
@@ -267,6 +269,10 @@ def test_idc_keeps_unclamped_pixels_several_in_one(
 ) -> None:
     """condense.py: [data, targets] in data.pt, data near [0, 1]; decode_zoom cuts them in rows and columns."""
     data = pixels / 255 * 1.1 - 0.05
+    torch.save([data[:, :, :14, :14], syn_labels(2)], tmp_path / "three.pt")
+    found, _ = brought("three.pt", recipe_file, "distill.factor=5", "data.resolution=15", "distill.init=real", side=15)
+    assert torch.equal(found[:, :, :14, :14], data[:, :, :14, :14])  # its ImageNet has three in a row of 224 pixels
+    assert (found[:, :, 14] == 0.5).all()
     torch.save([data.requires_grad_(True).detach().cpu(), syn_labels(2)], tmp_path / "data.pt")
     found, _ = brought("data.pt", recipe_file, "distill.factor=2", "distill.init=real")
     assert torch.equal(found, data)

@@ -12,7 +12,7 @@ from ld3m.data.examples import Source
 from ld3m.errors import UserError, some
 from ld3m.recipe.class_lists import read_class_list, wordnet_id
 
-FLAGS = "--class-order FILE gives another order"
+FLAG = "--class-order FILE gives another order"
 """What helps if numbers mean other classes than is assumed."""
 
 
@@ -40,7 +40,10 @@ def read_order(path: Path) -> Order:
     Raises:
         UserError: if it cannot be read, or holds no list of classes.
     """
-    return Order(f"--class-order {path}", [str(each) for each in read_class_list(path)])
+    try:
+        return Order(f"--class-order {path}", [str(each) for each in read_class_list(path)])
+    except UserError as error:
+        raise UserError(f"--class-order: {error}") from None
 
 
 def class_numbers(names: Sequence[str]) -> list[int] | None:
@@ -83,7 +86,11 @@ def match(theirs: Sequence[str], source: Source, chosen: Sequence[int], order: O
     elif numbers := class_numbers(theirs):
         matched = _by_number(theirs, numbers, source, chosen)
     else:
-        choose([name for name in theirs if name not in named], source.classes, source.aliases)
+        try:
+            choose([name for name in theirs if name not in named], source.classes, source.aliases)
+        except UserError as error:
+            line = error.lines[0].removeprefix("data.subset: ")
+            raise UserError(f"{line}; --class-order FILE says which theirs are") from None
         raise UserError(f"names classes by numbers in part: {some(theirs)}; give all of them names")
     if twice := [number for number, count in Counter(matched.numbers).items() if count > 1]:
         both = [name for name, number in zip(theirs, matched.numbers, strict=True) if number == twice[0]]
@@ -131,7 +138,9 @@ def _by_position(theirs: Sequence[str], source: Source, chosen: Sequence[int], o
             raise UserError(f"{order.said_by} has {unknown[0]!r}, which is no class of data.source")
         row = [known[name] for name in order.classes]
     positions = class_numbers(theirs) or list(range(len(theirs)))
-    _check_range(positions, len(row), f"{order.said_by}: its" if order.classes else "the recipe's")
+    if min(positions) == 1 and max(positions) == len(row):  # they count from 1
+        positions = [position - 1 for position in positions]
+    _check_range(positions, len(row), f"{order.said_by}: its" if order.classes else "the recipe's", "")
     numbers = [row[position] for position in positions]
     return Matched(numbers, _text(f"by position, as {order.said_by} says", theirs, numbers, source))
 
@@ -153,12 +162,12 @@ def _by_number(theirs: Sequence[str], numbers: Sequence[int], source: Source, ch
             f"numbers its classes ({some(theirs, 3)}), and data.subset has an order of its own; give --by-position if "
             f"0, 1, … are {some(names, 3)}, or --class-order FILE with their names or ids"
         )
-    return Matched(list(numbers), _text("by number, in the order of data.source", theirs, numbers, source, FLAGS))
+    return Matched(list(numbers), _text("by number, in the order of data.source", theirs, numbers, source, FLAG))
 
 
-def _check_range(numbers: Sequence[int], count: int, whose: str) -> None:
+def _check_range(numbers: Sequence[int], count: int, whose: str, advice: str = f"; {FLAG}") -> None:
     if wrong := [number for number in numbers if not 0 <= number < count]:
-        raise UserError(f"has label {wrong[0]}, but {whose} classes go from 0 to {count - 1}")
+        raise UserError(f"has label {wrong[0]}, but {whose} classes go from 0 to {count - 1}{advice}")
 
 
 def _text(how: str, theirs: Sequence[str], numbers: Iterable[int], source: Source, advice: str = "") -> str:

@@ -7,7 +7,6 @@ Nothing pickled is run. What the values mean is judged in `pixel_values`; the la
 import importlib
 import re
 import sys
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from ld3m.errors import UserError, one_line, some
 from ld3m.reading import HEAD, foreign_kind
 from ld3m.runs.pixel_values import TensorSet
 
-IMAGES, LABELS = ("images", "image", "x", "data"), ("labels", "label", "targets", "y")
+IMAGES, LABELS = ("images", "image", "image_syn", "x", "data"), ("labels", "label", "label_syn", "targets", "y")
 """Keys under which other projects keep tensors in a dictionary."""
 SUFFIXES = (".pt", ".pth", ".npz")
 _WORDS = r"(?:parts?|chunk|shard|batch|piece|slice)"
@@ -146,7 +145,7 @@ def _load(path: Path) -> Any:
             raise UserError(f"RUN: {path} is empty; save or copy it again")
         if not head.startswith(b"PK") and (kind := foreign_kind(head)):  # torch.save's files are zip archives, too
             raise UserError(f"RUN: {path} is {kind}")
-        if path.suffix == ".npz" and zipfile.is_zipfile(path):
+        if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as arrays:
                 return dict(arrays)
         with torch.serialization.safe_globals(_numpy()):
@@ -156,8 +155,10 @@ def _load(path: Path) -> Any:
     except OSError as error:
         raise UserError(f"RUN: cannot read {path} ({error.strerror or one_line(error)})") from None
     except Exception as error:  # unpickling raises nearly anything
+        code = re.search(r"GLOBAL ([\w.]+)", str(error))
+        reason = f"it wants {code[1]} to be run" if code else one_line(error)
         raise UserError(
-            f"RUN: {path} cannot be read as tensors alone ({one_line(error)}); save a dictionary of images and labels"
+            f"RUN: {path} cannot be read as tensors alone ({reason}); save a dictionary of images and labels"
         ) from None
 
 
@@ -179,8 +180,8 @@ def _set(path: Path, content: Any) -> TensorSet:
         if "mean" in content and "std" in content:
             statistics = content["mean"], content["std"]
         named = content.get("classes")
-        if isinstance(named, list) and named and all(isinstance(name, str) for name in named):
-            classes = named
+        if isinstance(named, list | tuple) and named and all(isinstance(name, str) for name in named):
+            classes = list(named)
         images, labels = (
             next((content[name] for name in names if name in content), None) for names in (IMAGES, LABELS)
         )

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ld3m.data import class_matching
 from ld3m.data.class_choice import choose_from
@@ -94,7 +95,8 @@ def find_set(
         if fetched := download.fetch(name):
             return fetched
         return _import_images(name, _measured_by(name, recipe, overrides), f"hub:{name}", reading)
-    raise UserError(f"RUN: there is no {name}; give a run's folder, hub:USER/NAME, an image folder or a .pt file")
+    missing = f"{name} is no set" if path.exists() else f"there is no {name}"
+    raise UserError(f"RUN: {missing}; give a run's folder, hub:USER/NAME, an image folder or a .pt file")
 
 
 def _measured_by(name: str, recipe: str | None, overrides: Sequence[str]) -> Recipe:
@@ -123,7 +125,7 @@ class _Classes:
         try:
             matched = class_matching.match(theirs, source, chosen, reading.order(beside, theirs))
         except UserError as error:
-            raise UserError(f"RUN: {name}: {error.lines[0].removeprefix('data.subset: ')}") from None
+            raise UserError(f"RUN: {name}: {error.lines[0]}") from None
         places = {number: place for place, number in enumerate(chosen)}
         positions = {index: places[number] for index, number in enumerate(matched.numbers) if number in places}
         return cls([source.classes[number] for number in chosen], source, matched, positions)
@@ -192,7 +194,11 @@ def _import_tensors(path: Path, recipe: Recipe, reading: Reading) -> Path:
     images = found.images
     if images.dim() == 4 and tuple(images.shape[1:]) == (*shape[1:], shape[0]) != shape:  # as JAX and TensorFlow do
         images = images.permute(0, 3, 1, 2).contiguous()
-    if images.dim() != 4 or tuple(images.shape[1:]) != shape:
+    if images.dim() == 3 and shape[0] == 1:
+        images = images[:, None]
+    side, factor = images.shape[-1] if images.dim() else 0, recipe.distill.factor
+    padding = shape[-1] - side if factor > 1 and -(-side // factor) * factor == shape[-1] else 0
+    if images.dim() != 4 or tuple(images.shape[1:]) != (shape[0], shape[1] - padding, shape[2] - padding):
         raise UserError(
             f"RUN: {path} has images of shape {list(images.shape)}, not [N, {', '.join(map(str, shape))}]; "
             "set data.channels and data.resolution to theirs"
@@ -216,6 +222,10 @@ def _import_tensors(path: Path, recipe: Recipe, reading: Reading) -> Path:
     classes.require_all(str(path), labels)
     images = to_pixels(path, found._replace(images=images), lambda: prepare(recipe.data), reading.pixels)
     classes.say(str(path))
+    if padding:
+        said = f"{said}; " * bool(said) + f"padded by {padding} grey pixels to {shape[-1]}, as IDC's decode_zoom does"
+        grey = 0.5 if images.is_floating_point() else 128
+        images = functional.pad(images, (0, padding, 0, padding), value=grey)
     if said:
         print(f"{path}: {said}", file=sys.stderr)
     return _write_set(path.stem, recipe, classes, images, labels)
