@@ -10,7 +10,7 @@ from torch.nn import functional
 from ld3m import networks
 from ld3m.networks.training import siamese, train_epoch
 from ld3m.objectives.base import GatherClasses, Objective
-from ld3m.objectives.draws import REAL_CHUNK, Draws
+from ld3m.objectives.draws import REAL_CHUNK, Draws, RealBatches
 from ld3m.randomness import generator
 from ld3m.recipe.objectives import DcRecipe
 
@@ -27,7 +27,8 @@ class GradientMatching(Objective):
     def __init__(self, settings: DcRecipe, draws: Draws, own: Sequence[int], gather_classes: GatherClasses) -> None:
         self.settings = settings
         self.draws = draws
-        self.real = {label: draws.images.images("train", label) for label in own}
+        self.own = list(own)
+        self.real = RealBatches(draws, own)
         self.gather_classes = gather_classes
         self.network: Any = None
         draws.require_experts()
@@ -42,8 +43,8 @@ class GradientMatching(Objective):
         self.draws.freeze_norms(self.network, iteration)
         losses = [pixels.new_zeros(0)]
         gradients = [pixels.new_zeros(0, *pixels.shape[1:])]
-        for (label, images), own in zip(self.real.items(), pixels, strict=True):
-            real = self.draws.real(images, iteration, label)
+        for label, own in zip(self.own, pixels, strict=True):
+            real = self.real.draw(iteration, label)
             synthetic = own.detach().requires_grad_()
             with torch.enable_grad():
                 shown = self.draws.images.normalise(synthetic)

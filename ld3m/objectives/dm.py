@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ld3m.objectives.base import Objective
-from ld3m.objectives.draws import REAL_CHUNK, Draws
+from ld3m.objectives.draws import REAL_CHUNK, Draws, RealBatches
 from ld3m.recipe.objectives import DmRecipe
 
 Statistics = Callable[[Tensor], Tensor]
@@ -26,7 +26,8 @@ class DistributionMatching(Objective):
     def __init__(self, settings: DmRecipe, draws: Draws, own: Sequence[int]) -> None:
         self.settings = settings
         self.draws = draws
-        self.real = {label: draws.images.images("train", label) for label in own}
+        self.own = list(own)
+        self.real = RealBatches(draws, own, ahead=False if settings.pool else None)  # a pool's come once
         self.statistics = STATISTICS[settings.match]
         self.targets: dict[tuple[int, int], Tensor] = {}
         """Statistics of real images' features, by number of the network in the pool and class."""
@@ -34,14 +35,14 @@ class DistributionMatching(Objective):
 
     def match(self, iteration: int, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """As `Objective.match`; each class shares one augmentation between its real and synthetic images."""
-        if not self.real:
+        if not self.own:
             return pixels.new_zeros(0), torch.zeros_like(pixels)
         number = iteration % self.settings.pool if self.settings.pool else iteration
         network = self.draws.network(number).requires_grad_(False)
         self.draws.freeze_norms(network, number)
         losses, gradients = [], []
         # Class by class: what is summed together, and so rounded, is the same on any number of processes.
-        for label, own in zip(self.real, pixels, strict=True):
+        for label, own in zip(self.own, pixels, strict=True):
             augmentation = self._augmentation(number, label)
             target = self._target(network, number, label, augmentation)
             synthetic = own.detach().requires_grad_()
@@ -60,7 +61,7 @@ class DistributionMatching(Objective):
         """The statistics of a class's real images."""
         if (number, label) in self.targets:
             return self.targets[number, label]
-        real = self.draws.real(self.real[label], number, label)
+        real = self.real.draw(number, label)
         target = self.statistics(real_features(network, augmentation(real)))
         if self.settings.pool:
             self.targets[number, label] = target

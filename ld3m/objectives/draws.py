@@ -1,5 +1,7 @@
 """What an objective draws in an iteration: a network, real images, augmentations; each keyed by what it is for."""
 
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +22,8 @@ from ld3m.recipe import NetworkRecipe
 
 REAL_CHUNK = 100
 """Real images of a class, or of all, that an objective puts through a network at a time."""
+AHEAD = 2**30
+"""Bytes of real images that are read before they are asked for, at most, while a GPU is at work."""
 NORM_IMAGES = 16
 """Real images of each class that batch norm takes its statistics from, as in the code of Zhao et al."""
 
@@ -70,10 +74,18 @@ class Draws:
         return Trajectories(experts, self.images, sum(parameter.numel() for parameter in built.parameters()))
 
     @span("data")
-    def real(self, images: Tensor, iteration: int, label: int) -> Tensor:
-        """A class's real images in an iteration, normalised [n, channels, H, W], out of all it has, uint8 [N, …]."""
+    def real(self, images: Tensor, iteration: int, label: int, chosen: Tensor | None = None) -> Tensor:
+        """A class's real images in an iteration, normalised [n, channels, H, W], out of all it has, uint8 [N, …].
+
+        They are sent as bytes, a quarter of the floats they become; `chosen` are those that `choose` gave before.
+        """
+        chosen = self.choose(images, iteration, label) if chosen is None else chosen
+        return self.images.normalise(bytes_to_unit(send(chosen, self.device)))
+
+    def choose(self, images: Tensor, iteration: int, label: int) -> Tensor:
+        """The images that `real` draws, uint8 [n, channels, H, W] in main memory."""
         order = torch.randperm(len(images), generator=generator(self.seed, "real batch", iteration, label))
-        return self.images.normalise(bytes_to_unit(send(images[order[: self.real_batch]], self.device)))
+        return images[order[: self.real_batch]]
 
     def augmentation(self, iteration: int, label: int) -> augment.Augmentation:
         """The one augmentation that a class's real and synthetic images share in an iteration."""
@@ -101,3 +113,53 @@ class Draws:
         network(self.images.normalise(bytes_to_unit(send(torch.cat(batch), self.device))))
         for norm in norms:
             norm.eval()
+
+
+class RealBatches:
+    """The real images of a process's classes, asked for class by class and iteration by iteration.
+
+    For a GPU the next ones are read and copied into pinned memory by a thread while it works, so that it need not wait:
+    2,560 images of 256 pixels are half a gigabyte. What is drawn is the same, in whatever order it is asked for.
+
+    Args:
+        draws: of the run.
+        own: the classes, in the order in which they are asked for.
+        ahead: whether to read ahead; left out, for a GPU.
+    """
+
+    def __init__(self, draws: Draws, own: Sequence[int], ahead: bool | None = None) -> None:
+        self.draws = draws
+        self.sources = {label: draws.images.images("train", label) for label in own}
+        self.on_gpu = draws.device.type == "cuda"
+        ahead = self.on_gpu if ahead is None else ahead
+        self.thread = ThreadPoolExecutor(1, "real images", self._use_device) if ahead else None
+        self.begun: dict[tuple[int, int], Future[Tensor]] = {}
+        """By iteration and class: what is read, or being read, and not yet asked for."""
+
+    def draw(self, iteration: int, label: int) -> Tensor:
+        """As `Draws.real`."""
+        images = self.sources[label]
+        if self.thread is None:
+            return self.draws.real(images, iteration, label)
+        with span("data"):
+            begun = self.begun.pop((iteration, label), None)
+            chosen = begun.result() if begun else self._choose(iteration, label)
+            self._read_on(self.thread, iteration, label, each=chosen.nbytes)
+        return self.draws.real(images, iteration, label, chosen)
+
+    def _read_on(self, thread: ThreadPoolExecutor, iteration: int, label: int, each: int) -> None:
+        """Has what comes next read, up to a whole iteration; what was begun and does not come next is dropped."""
+        labels = list(self.sources)
+        first = labels.index(label) + 1
+        places = range(first, first + min(len(labels), max(1, AHEAD // each)))
+        keys = [(iteration + place // len(labels), labels[place % len(labels)]) for place in places]
+        self.begun = {key: self.begun.get(key) or thread.submit(self._choose, *key) for key in keys}
+
+    def _choose(self, iteration: int, label: int) -> Tensor:
+        chosen = self.draws.choose(self.sources[label], iteration, label)
+        return chosen.pin_memory() if self.on_gpu else chosen
+
+    def _use_device(self) -> None:
+        """A thread begins with the first GPU, for which it would pin memory."""
+        if self.on_gpu:
+            torch.cuda.set_device(self.draws.device)
