@@ -131,7 +131,7 @@ LONG = {
     "test_precision": (
         "test_gradients_in_bfloat16",
         "test_a_run_with_a_compiled",
-        "test_compiled_gradients",
+        "test_frozen_layers_are_traced_whole",
     ),
     "test_known_priors": (
         "test_a_prior_is_taken",

@@ -109,7 +109,7 @@ def test_settings_of_a_launch_that_the_recipe_decides(
     assert capsys.readouterr().err.splitlines() == [
         "ld3m: the launch's mixed_precision=fp8 is ignored: precision is the recipe's, such as prior.dtype=bfloat16 "
         "network.dtype=bfloat16",
-        "ld3m: the launch's dynamo_backend=inductor is ignored: prior.compile=true compiles the denoiser",
+        "ld3m: the launch's dynamo_backend=inductor is ignored: prior.compile=on compiles the denoiser",
     ]
 
 

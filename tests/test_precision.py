@@ -15,6 +15,7 @@ from ld3m.data.prepared import prepare
 from ld3m.errors import UserError
 from ld3m.machine.processes import Processes
 from ld3m.objectives.train_experts import train_experts
+from ld3m.priors import lean_layers
 from ld3m.recipe import Recipe
 from ld3m.recipe.files import load
 from ld3m.sampling import Schedule, render
@@ -93,22 +94,82 @@ def gradients_through(prior: Any) -> list[Tensor]:
 
 
 def compiled_agree() -> None:
+    """Images and gradients of a prior whose denoiser is traced as a whole, with the layers that keep less."""
     prior = make_prior()
     exact = gradients_through(prior)
     priors.compile_denoiser(prior, torch.device("cpu"))
     torch._dynamo.utils.counters.clear()
     for found, expected in zip(gradients_through(prior), exact, strict=True):
         assert relative(found, expected) < 1e-4
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    assert not torch._dynamo.utils.counters["graph_break"]
 
 
-def test_compiled_gradients_are_the_plain_ones(without_kernels: None) -> None:
+@pytest.mark.slow
+def test_compiled_gradients_are_the_plain_ones(without_kernels: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lean_layers, "LEAST", 0)
     compiled_agree()
 
 
 @pytest.mark.slow
 def test_gradients_through_kernels_are_the_plain_ones() -> None:
     compiled_agree()
+
+
+def traced(graphs: list[torch.fx.GraphModule]) -> Callable[..., Any]:
+    """A compiler that keeps the graphs it is given, forwards and backwards, as Inductor gets them, and runs them."""
+    from functorch.compile import make_boxed_func, min_cut_rematerialization_partition
+    from torch._dynamo.backends.common import aot_autograd
+    from torch._inductor.decomposition import select_decomp_table
+
+    def keep(graph: torch.fx.GraphModule, inputs: Any) -> Any:
+        graphs.append(graph)
+        return make_boxed_func(graph.forward)
+
+    split = min_cut_rematerialization_partition
+    return aot_autograd(fw_compiler=keep, bw_compiler=keep, partition_fn=split, decompositions=select_decomp_table())
+
+
+@pytest.mark.parametrize("channels_last", [pytest.param(False, marks=pytest.mark.slow), True])
+def test_frozen_layers_are_traced_whole(monkeypatch: pytest.MonkeyPatch, channels_last: bool) -> None:
+    """Without a break, and in either layout without a copy into the other.
+
+    Of a block's activations it keeps one, the first convolution's output, besides its input: norm and SiLU are fused
+    into kernels that do both again.
+    """
+    from diffusers.models.activations import GEGLU
+    from diffusers.models.resnet import ResnetBlock2D
+
+    monkeypatch.setattr(lean_layers, "LEAST", 0)
+    torch.manual_seed(0)
+    block = lean_layers.freeze(ResnetBlock2D(in_channels=8, out_channels=8, temb_channels=4, groups=2, eps=1e-5))
+    gate = lean_layers.freeze(GEGLU(4, 4))
+
+    def layers(x: Tensor, embedding: Tensor) -> Tensor:
+        return block(x, gate(embedding))
+
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    block.to(memory_format=layout)
+    x = torch.randn(2, 8, 4, 4).contiguous(memory_format=layout).requires_grad_()
+    embedding = torch.randn(2, 4, requires_grad=True)
+    graphs: list[torch.fx.GraphModule] = []
+    answers = []
+    for function in (layers, torch.compile(layers, backend=traced(graphs), fullgraph=True, dynamic=False)):
+        value = function(x, embedding)
+        assert value.is_contiguous(memory_format=layout)
+        answers.append([value, *torch.autograd.grad(value.square().sum(), (x, embedding))])
+    for found, expected in zip(answers[1], answers[0], strict=True):
+        torch.testing.assert_close(found, expected)
+    forwards, backwards = graphs
+    for graph in graphs:
+        assert not [node for node in graph.graph.nodes if "memory_format" in node.kwargs], "a copy"
+    _, *kept = forwards.graph.output_node().args[0]
+    activations = [node for node in kept if node.op != "placeholder" and node.meta["val"].shape == x.shape]
+    assert [node.target for node in activations] == [torch.ops.aten.convolution.default]
+    convolutions = [
+        node for node in backwards.graph.nodes if node.target == torch.ops.aten.convolution_backward.default
+    ]
+    assert [node.args[-1] for node in convolutions] == 2 * [[True, False, False]], "no weight's gradient"
 
 
 @pytest.mark.slow
@@ -136,5 +197,5 @@ def test_no_compiler_is_one_line(
 
 
 def test_a_sharded_denoiser_is_not_compiled() -> None:
-    with pytest.raises(UserError, match=r"prior\.compile: true, .* under ZeRO-3 and FSDP .* leave the key out"):
+    with pytest.raises(UserError, match=r"prior\.compile: on, .* under ZeRO-3 and FSDP .* leave the key out"):
         priors.compile_denoiser(make_prior(), torch.device("cpu"), sharded=True)

@@ -190,6 +190,20 @@ def double(prior: Any) -> Any:
     return prior
 
 
+@pytest.mark.slow
+def test_networks_are_traced_without_a_break(kind: tuple[str, Path]) -> None:
+    """Denoiser and decoder, with a gradient, as torch.compile would have them."""
+    prior: Any = priors.load(SamplerRecipe(source=str(kind[1])))
+    z = torch.randn(2, *prior.latent_shape, requires_grad=True)
+    c = torch.randn(2, *prior.conditioning_shape, requires_grad=True)
+    expected = prior.denoise(z, 500, c), prior.decode(z)
+    for network in (prior.denoiser, prior.autoencoder.decoder):
+        network.compile(backend="eager", fullgraph=True, dynamic=False)
+    for found, plain in zip((prior.denoise(z, 500, c), prior.decode(z)), expected, strict=True):
+        assert found.requires_grad
+        torch.testing.assert_close(found, plain)
+
+
 @pytest.mark.parametrize("skip", ["paper", "reference", pytest.param("none", marks=pytest.mark.slow)])
 def test_gradients_agree_with_finite_differences(kind: tuple[str, Path], skip: str) -> None:
     """Central differences in float64 along all of Z and along all of c, each of which has a gradient."""

@@ -133,8 +133,8 @@ def _check_without_denoiser(recipe: Recipe) -> None:
             f"distill.learn: {learn!r}, but {setting} leaves the denoiser out and only Z has a part; "
             "set distill.learn=latents, or leave it out"
         )
-    if sampler.source == "pixels" and (sampler.compile or sampler.denoiser == "random"):
-        key = "prior.compile: true" if sampler.compile else "prior.denoiser: random"
+    if sampler.source == "pixels" and (sampler.compiles or sampler.denoiser == "random"):
+        key = "prior.compile: on" if sampler.compiles else "prior.denoiser: random"
         mistakes.append(f"{key}, but prior.source=pixels has no denoiser; leave the key out")
     if mistakes:
         raise UserError(*mistakes)

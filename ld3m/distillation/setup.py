@@ -58,7 +58,7 @@ class Setup:
         rendered = len(own) * per_class + padding
         _check_memory(recipe, prior, len(images.classes), rendered, processes)
         recipe = _with_numbers(recipe, prior, images, own, rendered, processes)
-        if recipe.prior.compile:  # after "auto", which counts the denoiser's operations one by one
+        if recipe.prior.compiles:  # after "auto", which counts the denoiser's operations one by one
             priors.compile_denoiser(prior, processes.device, sharded)
         synthetic = SyntheticImages(
             prior=prior,

@@ -226,7 +226,7 @@ def _ignored_settings() -> Iterator[str]:
         yield f"the launch's mixed_precision={precision} is ignored: precision is the recipe's, such as {keys}"
     compiler = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower()
     if compiler not in ("", "no"):
-        yield f"the launch's dynamo_backend={compiler} is ignored: prior.compile=true compiles the denoiser"
+        yield f"the launch's dynamo_backend={compiler} is ignored: prior.compile=on compiles the denoiser"
 
 
 @functools.cache

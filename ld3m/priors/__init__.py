@@ -145,13 +145,15 @@ def check_null_class(recipe: SamplerRecipe, null_class: bool) -> None:
 def compile_denoiser(prior: Prior, device: torch.device, sharded: bool = False) -> None:
     """Compiles a prior's denoiser, which happens when it is first called with and without a graph.
 
+    Kernels are of one batch size, which is faster than kernels of any: a last micro-batch that is smaller has its own.
+
     Raises:
         UserError: if torch.compile does not work here, or this process has no denoiser, or not all of it.
     """
     denoiser = prior.denoiser
     if sharded or denoiser is None:
         why = "under ZeRO-3 and FSDP its layers come and go" if sharded else f"a {type(prior).__name__} has none"
-        raise UserError(f"prior.compile: true, but a denoiser must be there as a whole, and {why}; leave the key out")
+        raise UserError(f"prior.compile: on, but a denoiser must be there as a whole, and {why}; leave the key out")
     try:  # on something small first: a compiler that is missing should not show after minutes
         torch.compile(torch.sin)(torch.zeros(8, device=device))
     except Exception as error:  # each backend raises its own
@@ -159,7 +161,7 @@ def compile_denoiser(prior: Prior, device: torch.device, sharded: bool = False) 
             f"prior.compile: torch.compile does not work here ({one_line(error)}); it needs a C++ compiler, and "
             "Triton on GPUs; leave the key out if there is none"
         ) from None
-    denoiser.compile()
+    denoiser.compile(dynamic=False)
 
 
 def draw_weights(network: nn.Module) -> None:

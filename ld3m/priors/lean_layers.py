@@ -122,7 +122,7 @@ class _NormThenSiLU(nn.GroupNorm):
         self.weight, self.bias = norm.weight, norm.bias
 
     def forward(self, input: Tensor) -> Tensor:
-        if not _keeps_less(input):
+        if torch.compiler.is_compiling() or not _keeps_less(input):
             return functional.silu(super().forward(input))
         output: Tensor = _NormedActivated.apply(
             input.contiguous(memory_format=_order(input)), self.weight, self.bias, self.num_groups, self.eps

@@ -61,9 +61,9 @@ class SamplerRecipe(Section):
     and so the result and the learning rates that suit it."""
     differentiated: int = Field(1, ge=0, le=1000)
     """K, the calls that keep a gradient; 0: none, c has no gradient. Not read with `prior.pull_back=exact`."""
-    compile: bool = False
-    """Whether torch.compile makes kernels for the denoiser: the first iteration takes minutes, and results round
-    differently."""
+    compile: Annotated[bool | Literal["auto"], BeforeValidator(values.switch_or_auto)] = "auto"
+    """Whether torch.compile makes kernels for the denoiser (on, off): the first iteration takes minutes, and results
+    round differently. auto is off, as no GPU has been timed with them yet."""
 
     @model_validator(mode="before")
     @classmethod
@@ -91,6 +91,11 @@ class SamplerRecipe(Section):
                 f"calls leave Z without a gradient; give {least} or more, or prior.pull_back=shortcut"
             )
         return self
+
+    @property
+    def compiles(self) -> bool:
+        """Whether the denoiser is compiled."""
+        return self.compile is True
 
     @property
     def images_at_a_time(self) -> int:

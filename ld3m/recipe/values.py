@@ -91,6 +91,14 @@ def images_or_auto(value: Any) -> Any:
     raise ValueError(f"{value!r} is invalid: give a number of images, 1 or more, or auto")
 
 
+def switch_or_auto(value: Any) -> Any:
+    """`prior.compile`: on, off, or auto."""
+    switches = {"on": True, "off": False, "true": True, "false": False, "auto": "auto"}
+    if str(value).lower() in switches:
+        return switches[str(value).lower()]
+    raise ValueError(f"{value!r} is invalid: give on, off or auto")
+
+
 def rates_or_learnt(value: Any) -> Any:
     """`evaluate.lr`: a number, numbers by architecture, learnt, or None for the protocol's."""
     if value is None or value == "learnt":

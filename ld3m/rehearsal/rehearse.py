@@ -151,7 +151,7 @@ class _Rehearsing:
     """What the whole will take, by command."""
 
     def __post_init__(self) -> None:
-        recipe, compiles = self.recipe, self.recipe.prior.compile
+        recipe, compiles = self.recipe, self.recipe.prior.compiles
         fewest: dict[str, Any] = {
             "iterations": min(recipe.distill.iterations, 2 + compiles),
             "checkpoint_every": 1,

@@ -99,7 +99,7 @@ def nothing_left(recipe: Recipe) -> str | None:
     missing = [name for name in done.classes if len(folder.image_paths(run, name)) < each]
     if done.iteration == recipe.distill.iterations and not missing:
         before, now = (flat(each.model_dump(mode="json")) for each in (folder.load_recipe(run), recipe))
-        keys = [key for key in now if now[key] != before.get(key) and key != "output"]
+        keys = [key for key in now if now[key] != before.get(key) and key not in ("output", "prior.compile")]
         ignored = f" (ignored, as nothing is written: {', '.join(keys)})" if keys else ""
         return f"{run} is finished{ignored}; raise distill.iterations to resume, or give --no-resume to replace it"
     if missing:
