@@ -454,6 +454,14 @@ class Bench:
         decoder, back = once - call, (two - one) - 2 * call
         return call, back, decoder, one - 3 * call - back - 2 * decoder + call
 
+    @property
+    def embeddings(self) -> float:
+        """Operations of a guided call of one image that its time step and its class cost, which could be shared."""
+        names = ("time_emb", "attn2.to_v", "attn2.to_out")
+        layers = [layer for name, layer in self.prior.denoiser.named_modules() if any(each in name for each in names)]
+        linear = [layer for layer in layers if isinstance(layer, nn.Linear)]
+        return sum(2 * 2 * layer.in_features * layer.out_features for layer in linear)
+
     def work(self, variant: Variant, kept: int) -> float:
         """TFLOP of a gradient step."""
         call, back, decoder, decoder_back = self.operations
@@ -516,12 +524,14 @@ def head_of_steps(bench: Bench) -> None:
     """What the table of gradient steps is of, and its first lines."""
     call, back, decoder, decoder_back = (each / TFLOP for each in bench.operations)
     numbers = {"call": call, "back": back, "decoder": decoder, "decoder_back": decoder_back}
+    numbers["embeddings"] = bench.embeddings / call / TFLOP
     bench.report.keep("operations", "TFLOP of one image", **numbers)
     settings = bench.recipe.prior
     bench.report.say(
         f"gradient step of {bench.images} images, S = {settings.steps}, {bench.prior.image_size} px, "
         f"{bench.work(PLAIN, 0):.1f} TFLOP; of an image: guided call {call:.3f} and {back:.3f} back, decoder "
-        f"{decoder:.3f} and {decoder_back:.3f}",
+        f"{decoder:.3f} and {decoder_back:.3f}; "
+        f"time embedding and class tokens {numbers['embeddings']:.3%} of a call",
         "| variant | s | of as it is | TFLOP/s | of the product's | GiB | errors: images, Z's gradient | first s | |",
         "| --- | --: | --: | --: | --: | --: | --- | --: | --- |",
     )
