@@ -241,6 +241,27 @@ def test_draws_are_a_function_of_the_generator(seed: int) -> None:
     assert torch.equal(torch.random.get_rng_state(), before), "the global generator is left alone"
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU, and LD3M_TEST_GPU=1")
+@pytest.mark.gpu
+def test_a_gpu_gives_what_a_cpu_gives_and_is_never_waited_for() -> None:
+    images = some_images(6, 3, 16)
+    there = images.cuda()
+    mix = CutMix.draw(draws(9), 6, 16)
+    for transform in [*every_transform(6, 16), mix]:
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            on_gpu = transform(there)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        assert (on_gpu.cpu() - transform(images)).abs().max() < 1e-4
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        labels = mix.labels(torch.ones(6, 2, device="cuda"))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert (labels == 1).all()
+
+
 # --- in a training -----------------------------------------------------------------------------------------
 
 

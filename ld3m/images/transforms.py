@@ -265,14 +265,21 @@ class CutMix:
 
     def __call__(self, images: Tensor) -> Tensor:
         """[n, channels, H, W], mixed; the images given stay as they are."""
-        return self.paste(images, images[send(self.partners, images.device)])
+        mixed = images.clone()
+        mixed[self._inside] = images[self._inside][send(self.partners, images.device)]
+        return mixed
 
     def paste(self, images: Tensor, others: Tensor) -> Tensor:
         """Images with the rectangle of others, one for each, if the batch is not in one place."""
-        top, bottom, left, right = self.box
         mixed = images.clone()
-        mixed[:, :, top:bottom, left:right] = others[:, :, top:bottom, left:right]
+        mixed[self._inside] = others[self._inside]
         return mixed
+
+    @property
+    def _inside(self) -> tuple[slice, ...]:
+        """The rectangle, of all images and channels."""
+        top, bottom, left, right = self.box
+        return slice(None), slice(None), slice(top, bottom), slice(left, right)
 
     def labels(self, labels: Tensor) -> Tensor:
         """Shares of classes [n, classes], mixed as the images; the cross-entropy with them is the codes' mixed loss."""
