@@ -16,6 +16,8 @@ from ld3m.images.ranges import bytes_to_unit
 
 MOST = 32
 """Images of the step and the test that are timed."""
+LONG = 3.0
+"""Seconds of a step beside which the preparation of kernels does not count."""
 
 
 class Cost(NamedTuple):
@@ -74,4 +76,6 @@ def _cost(
         loss.backward()
         float(sum(parameter.grad.sum() for parameter in network.parameters() if parameter.grad is not None))
         train = time.perf_counter() - started
+        if train > LONG:
+            break
     return Cost(train / count, test / count)
