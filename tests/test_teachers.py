@@ -4,9 +4,11 @@ import json
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import safetensors.torch
@@ -241,18 +243,79 @@ def test_columns_of_an_imagenet_teacher_go_by_wordnet_id(images: ImageSet, shape
     assert torch.allclose(teacher(images.normalise(pixels)), expected, atol=1e-4)
 
 
-def test_a_resnet_of_torchvision_is_read_from_a_file(images: ImageSet, shapes: Path, tmp_path: Path) -> None:
-    """With the stem for small images that SRe2L and RDED give it; the names are torchvision's."""
-    torchvision = pytest.importorskip("torchvision")
-    network = torchvision.models.resnet18(num_classes=3)
-    network.conv1, network.maxpool = nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.Identity()
+class SmallResNet(nn.Module):
+    """What torchvision's ResNets are to the loader: their stem, under its names, and as many outputs as are wanted."""
+
+    def __init__(self, num_classes: int = 1000) -> None:
+        super().__init__()
+        self.conv1, self.maxpool = nn.Conv2d(3, 4, 7, 2, 3, bias=False), nn.MaxPool2d(3, 2, 1)
+        self.fc = nn.Linear(4, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.fc(self.maxpool(self.conv1(images)).mean((2, 3)))
+
+
+@pytest.fixture
+def torchvision(monkeypatch: pytest.MonkeyPatch) -> nn.Module:
+    """Stands in for the library, which CI has not: its interface, as of 0.29, with one model of it and its weights."""
+    pretrained = SmallResNet().eval()
+    preset = SimpleNamespace(crop_size=[24], resize_size=[28], mean=[0.5, 0.25, 0.125], std=[0.5, 0.5, 0.25])
+    meta = {"categories": [f"a name of {number}" for number in range(1000)]}
+    weights = SimpleNamespace(name="IMAGENET1K_V1", transforms=lambda: preset, meta=meta)
+
+    class Weights(dict[str, object]):  # as an Enum is asked
+        DEFAULT = weights
+        __members__ = ("IMAGENET1K_V1", "DEFAULT")
+
+    def get_model(name: str, weights: object, **settings: int) -> nn.Module:
+        return pretrained if weights else SmallResNet(**settings)
+
+    models = SimpleNamespace(
+        list_models=lambda module: ["resnet18", "resnet34"],
+        get_model=get_model,
+        get_model_weights=lambda name: Weights(IMAGENET1K_V1=weights),
+    )
+    monkeypatch.setitem(sys.modules, "torchvision", SimpleNamespace(models=models))  # type: ignore[arg-type]
+    monkeypatch.setattr("ld3m.data.testing.at_chance", lambda *_: False)  # of random weights
+    return pretrained
+
+
+def test_a_resnet_of_torchvision_is_read_from_a_file(
+    torchvision: nn.Module, images: ImageSet, shapes: Path, tmp_path: Path
+) -> None:
+    """With the stem for small images that SRe2L and RDED give it."""
+    network = SmallResNet(3)
+    network.conv1, network.maxpool = nn.Conv2d(3, 4, 3, 1, 1, bias=False), nn.Identity()
     torch.save({"model": network.state_dict()}, tmp_path / "theirs.pth")
     recipe = recipe_of(shapes, tmp_path / "theirs.pth", arch="torchvision/resnet18", classes="by-position")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ld3m.data.testing.at_chance", lambda *_: False)
-        teacher = load(recipe, images, CPU)
+    teacher = load(recipe, images, CPU)
     batch = torch.randn(2, 1, 16, 16)
     assert torch.allclose(teacher(batch), network.eval()(batch.expand(-1, 3, -1, -1)), atol=1e-5)
+
+
+def test_one_of_torchvision_by_name(
+    torchvision: nn.Module, images: ImageSet, shapes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its thousand outputs are ImageNet's, whatever their English names; its preset says what it sees."""
+    named = replace(images, classes=["n02123045", "goldfish", "tench"])
+    teacher = load(recipe_of(shapes, "torchvision/resnet18"), named, CPU)
+    assert teacher.columns.tolist() == [281, 1, 0]
+    assert (
+        "3 of its 1,000 classes matched by name or WordNet id (n02123045, goldfish = n01443537, "
+        in capsys.readouterr().err
+    )
+    pixels = torch.rand(2, 1, 16, 16)
+    seen = nn.functional.interpolate(pixels, (24, 24), mode="bilinear", antialias=True).expand(-1, 3, -1, -1)
+    mean, std = (torch.tensor(each).view(1, 3, 1, 1) for each in ([0.5, 0.25, 0.125], [0.5, 0.5, 0.25]))
+    expected = torchvision((seen - mean) / std)[:, [281, 1, 0]]
+    assert torch.allclose(teacher(images.normalise(pixels)), expected, atol=1e-5)
+    assert teacher.about["teacher"] == "torchvision/resnet18@IMAGENET1K_V1"
+    for source, line in {
+        "torchvision/resnet19": "torchvision has no classifier 'resnet19'; near are torchvision/resnet18",
+        "torchvision/resnet18@V3": "resnet18 has no weights 'V3'; it has IMAGENET1K_V1, DEFAULT",
+    }.items():
+        with pytest.raises(UserError, match=f"^teacher.source: {line}"):
+            load(recipe_of(shapes, source), named, CPU)
 
 
 @pytest.mark.parametrize(
@@ -291,7 +354,7 @@ def test_what_is_no_teacher_is_refused(images: ImageSet, shapes: Path, tmp_path:
 
 def test_libraries_that_are_missing_are_named(images: ImageSet, shapes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("torchvision", "timm"):
-        monkeypatch.setitem(__import__("sys").modules, name, None)
+        monkeypatch.setitem(sys.modules, name, None)
         with pytest.raises(UserError, match=rf"^teacher.source: '{name}/resnet18' needs .*pip install 'ld3m\[timm\]'"):
             load(recipe_of(shapes, f"{name}/resnet18"), images, CPU)
 

@@ -269,7 +269,8 @@ def _columns(found: Classifier, images: ImageSet) -> tuple[torch.Tensor, str]:
         for name, column in zip(images.classes, columns, strict=True)
     ]
     of = "" if count == len(found.classes) else f"{count} of "
-    return torch.tensor(columns), f"{of}its {len(found.classes):,} classes matched by name ({some(pairs, 4)})"
+    how = "name" if pairs == images.classes else "name or WordNet id"
+    return torch.tensor(columns), f"{of}its {len(found.classes):,} classes matched by {how} ({some(pairs, 4)})"
 
 
 def _other_names(classes: Sequence[str]) -> dict[str, int]:
