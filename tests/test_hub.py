@@ -21,6 +21,8 @@ from PIL import Image
 
 from ld3m.__main__ import main
 from ld3m.evaluation.tables import accuracy_text
+from ld3m.evaluation.training_sets import stored_digest
+from ld3m.runs import labels
 
 REPO, CONFIG = "me/ld3m-shapes", "ipc2-16px"
 
@@ -425,7 +427,16 @@ def test_a_token_is_neither_shown_nor_kept(ld3m: Ld3m, hub: Hub, run: Path, tmp_
 def test_a_pushed_set_is_measured_as_the_run_is(
     ld3m: Ld3m, hub: Hub, run: Path, recipe_file: Path, tmp_path: Path
 ) -> None:
-    """The same networks on the same images; its recipe has no path to the images, so that one must be given."""
+    """The same networks on the same images; its recipe has no path to the images, so that one must be given.
+
+    Soft labels that are stored with it go with it, and nobody else needs the teacher.
+    """
+    note = labels.Note(
+        teacher="somebody's", accuracy=90, weights="0123", classes=CLASSES, content=stored_digest(run), images=6,
+        epochs=0, dtype="float16", temperature=20,
+    )  # fmt: skip
+    labels.write_note(run, note)
+    labels.write_view(run, note, 0, torch.randn(6, 3, generator=torch.Generator().manual_seed(0)))
     assert ld3m("push-to-hub").code == 0
     how = ("--seeds", "1", "evaluate.epochs=2", "--json")
     here = ld3m("evaluate", run, *how)
@@ -434,6 +445,15 @@ def test_a_pushed_set_is_measured_as_the_run_is(
     rows = [json.loads(outcome.out)["results"][-1] for outcome in (here, away)]
     assert rows[0] == rows[1]
     assert rows[0]["trained_on"] == "distilled"
+    (imported,) = Path("imported").iterdir()
+    shutil.rmtree(run / "labels")
+    soft = ld3m("evaluate", imported, "--recipe", recipe_file, *how, "evaluate.labels=soft", "teacher.source=stored")
+    assert soft.code == 0, soft.err
+    (how_soft,) = (row["protocol"] for row in json.loads(soft.out)["results"] if "teacher" in row["protocol"])
+    assert how_soft["teacher"] == {
+        "teacher": "somebody's", "accuracy": 90, "weights": "0123", "stored": True, "per": "image", "dtype": "float16",
+        "bytes": 6 * 3 * 2,
+    }  # fmt: skip
 
 
 def test_a_run_starts_from_published_latents(
