@@ -82,6 +82,7 @@ LONG = {
     ),
     "test_train_prior": EVERY,
     "test_teachers": ("test_killed_and_interrupted",),
+    "test_soft_labels": ("test_hard_and_soft", "test_a_set_is_pushed"),
     "test_trackers": (
         "test_a_killed_run",
         "test_only_the_main_process",
