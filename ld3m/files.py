@@ -39,16 +39,17 @@ def cache_folder() -> Path:
     return Path(os.environ.get("LD3M_CACHE") or Path(base) / "ld3m")
 
 
-def cache_key(description: Any, content: bytes = b"") -> str:
+def cache_key(description: Any, content: bytes | memoryview = b"") -> str:
     """The name under which something is kept in the cache: 20 hexadecimal digits of a SHA-256.
 
     Args:
         description: whatever decides the content, as a JSON value; the order of keys does not matter, nor whether a
             whole number is written 2 or 2.0: a default and the same value read from a recipe's file may differ in that.
-        content: bytes that decide it too, such as pixels.
+        content: bytes that decide it too, such as pixels; they are not copied.
     """
-    text = json.dumps(_whole_as_int(description), sort_keys=True)
-    return hashlib.sha256(text.encode() + content).hexdigest()[:20]
+    digest = hashlib.sha256(json.dumps(_whole_as_int(description), sort_keys=True).encode())
+    digest.update(content)
+    return digest.hexdigest()[:20]
 
 
 def _whole_as_int(value: Any) -> Any:

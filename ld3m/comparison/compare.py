@@ -140,8 +140,7 @@ def _evaluation(
     """Sets and baselines as networks are trained on them; accuracies are kept in the cache."""
     sets = TrainingSets.of(recipe, folders, images, processes.device)
     wanted = [(name, augments(recipe.evaluate)) for name in folders]
-    main = processes.is_main_process
-    return Evaluation.of(cache_folder(), images, split, sets, wanted, recipe, processes.device, main)
+    return Evaluation.of(cache_folder(), images, split, sets, wanted, recipe, processes)
 
 
 def _earlier(folders: Mapping[str, Path], says: bool) -> list[Row]:

@@ -1,7 +1,8 @@
 """How well a classifier does on real images, and whether that is better than guessing."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from ld3m.data.prepared import ImageSet
 from ld3m.images.ranges import bytes_to_unit
+from ld3m.machine.processes import Processes
 
 TEST_CHUNK = 100
 """Images tested at a time; larger activations are slower on CPUs, where each is mapped and unmapped every time."""
@@ -33,23 +35,45 @@ class Tested(NamedTuple):
 
 
 @torch.no_grad()
-def tested(network: Callable[[Tensor], Tensor], images: ImageSet, split: str, device: torch.device) -> Tested:
+def tested(
+    network: Callable[[Tensor], Tensor],
+    images: ImageSet,
+    split: str,
+    device: torch.device,
+    processes: Processes | None = None,  # noqa: PT028 - it is no test
+) -> Tested:
     """Tests a network on all images of a split, a chunk of which is in memory at a time.
+
+    The next chunk is read from disk, by a thread, while one is tested.
 
     Args:
         network: normalised images [n, channels, H, W] to logits [n, classes].
         images: real images.
         split: of them.
         device: of the network.
+        processes: that share the classes, each with the same network; None: this one tests on all.
     """
     classes, counts = len(images.classes), images.counts[split]
     said = torch.zeros(classes, classes, dtype=torch.long)
-    for label in range(classes):
-        for chunk in images.images(split, label).split(TEST_CHUNK):
-            logits = network(images.normalise(bytes_to_unit(chunk.to(device))))
-            said[label] += torch.bincount(logits.argmax(1).cpu(), minlength=classes)
+    own = processes.shard(range(classes)) if processes else range(classes)
+    for label, chunk in _in_memory(images, split, own):
+        logits = network(images.normalise(bytes_to_unit(chunk.to(device))))
+        said[label] += torch.bincount(logits.argmax(1).cpu(), minlength=classes)
+    if processes:
+        for label, row in processes.gather([(label, said[label]) for label in own]):
+            said[label] = row
     correct = said.diag().tolist()
     return Tested(100 * sum(correct) / sum(counts), at_chance(correct, counts), None, reassigned(said))
+
+
+def _in_memory(images: ImageSet, split: str, labels: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
+    """The images of some classes, a chunk at a time, the next of which a thread reads from disk meanwhile."""
+    chunks = ((label, each.clone()) for label in labels for each in images.images(split, label).split(TEST_CHUNK))
+    with ThreadPoolExecutor(1) as reader:
+        ahead = reader.submit(next, chunks, None)
+        while chunk := ahead.result():
+            ahead = reader.submit(next, chunks, None)
+            yield chunk
 
 
 def reassigned(said: Tensor) -> float:

@@ -119,7 +119,10 @@ def measure_rows(
     missing = [training for training in trainings if training not in known]
     if missing:  # before hours of training
         writable(evaluation.folder, evaluation.instead)
-    own = {training: evaluation.path(training) for training in processes.shard(missing)}
+    own = {
+        training: evaluation.path(training)
+        for training in (missing if evaluation.together else processes.shard(missing))
+    }
     networks = known | measure(processes, evaluation, own, len(missing), len(trainings), again)
     rows = [
         evaluation.row(*group, [networks[Training(*group, seed)] for seed in range(recipe.evaluate.seeds)])
@@ -156,8 +159,7 @@ def _prepare(
     wanted = _wanted(recipe, others, with_scores)
     folders = {**others, "distilled": folder}
     sets = TrainingSets.of(recipe, {name: folders.get(name) for name, _ in wanted}, images, processes.device)
-    main = processes.is_main_process
-    return Evaluation.of(place, images, split, sets, wanted, recipe, processes.device, main)
+    return Evaluation.of(place, images, split, sets, wanted, recipe, processes)
 
 
 def prepare_to_test(recipe: Recipe, split: str, progress: bool) -> ImageSet:

@@ -123,7 +123,9 @@ class _Record(Online):
     logits: Tensor
     """float32 [images, classes]."""
 
-    def __call__(self, images: Tensor, indices: Tensor, epoch: int, mix: CutMix | None) -> Tensor:
+    def __call__(
+        self, images: Tensor, indices: Tensor, epoch: int, mix: CutMix | None, own: Tensor | None = None
+    ) -> Tensor:
         given = super().__call__(images, indices, epoch, mix)
         self.logits[indices] = given.cpu()
         return given

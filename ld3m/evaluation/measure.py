@@ -16,11 +16,13 @@ from ld3m.data.prepared import ImageSet
 from ld3m.data.testing import PERMUTED, Tested, tested
 from ld3m.data.whitening import whitening
 from ld3m.errors import UserError
+from ld3m.evaluation.checkpoint import Checkpoint
 from ld3m.evaluation.effort import Cost, costs
 from ld3m.evaluation.protocols import Protocol, Task, has_own_rate, protocol
 from ld3m.evaluation.protocols.details import TESTS
 from ld3m.evaluation.rows import figures
 from ld3m.evaluation.soft_labels import Labels, SoftLabels
+from ld3m.evaluation.together import Share
 from ld3m.evaluation.training import train
 from ld3m.evaluation.training_sets import BASELINES, TrainingSets
 from ld3m.files import ANOTHER_CACHE, cache_folder, cache_key, writable, write_json
@@ -74,6 +76,13 @@ class Evaluation:
     soft_labels: dict[tuple[str, bool, str], SoftLabels]
     """Those of the sets whose protocol has soft labels."""
     device: torch.device
+    together: Processes | None = None
+    """Those that train each network together; None: each process trains networks of its own."""
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process writes what is kept of its networks."""
+        return self.together is None or self.together.is_main_process
 
     @property
     def instead(self) -> str:
@@ -94,8 +103,7 @@ class Evaluation:
         sets: TrainingSets,
         wanted: Iterable[tuple[str, bool]],
         recipe: Recipe,
-        device: torch.device,
-        say: bool = True,
+        processes: Processes,
     ) -> Self:
         """An evaluation of sets, by name and whether with augmentation, in all architectures that the recipe names."""
         if kind := recipe.evaluate.whitening:
@@ -103,7 +111,7 @@ class Evaluation:
         protocols: dict[tuple[str, bool, str], Protocol] = {}
         digests: dict[str, str] = {}
         soft_labels: dict[tuple[str, bool, str], SoftLabels] = {}
-        labels = Labels(recipe, images, sets.folders, device, say)
+        labels = Labels(recipe, images, sets.folders, processes.device, processes.is_main_process)
         for name, augment in wanted:
             digests[name] = sets.digest(name)
             for arch in dict.fromkeys(recipe.evaluate.arch):
@@ -113,12 +121,13 @@ class Evaluation:
                     soft = soft_labels[name, augment, arch] = labels.of(name, digests[name], how)
                     how = replace(how, teacher=soft.about)
                 protocols[name, augment, arch] = how
-        return cls(folder, images, split, sets, digests, recipe, protocols, soft_labels, device)
+        together = processes if recipe.evaluate.together and processes.num_processes > 1 else None
+        return cls(folder, images, split, sets, digests, recipe, protocols, soft_labels, processes.device, together)
 
     def path(self, training: Training) -> Path:
         """The file that keeps a network's accuracy: in the cache if it is shared, else in the folder."""
         pixels, labels = self.sets.seen(training.trained_on, training.seed)
-        content = pixels.numpy().tobytes()
+        content = pixels.contiguous().numpy().data
         description = [
             LAYOUT,
             self.recipe.seed,
@@ -135,27 +144,32 @@ class Evaluation:
     def tested(self, training: Training, path: Path) -> Tested:
         """How a network does: read from its file, or measured and written there."""
         how, best = self.protocols[training.group], self.recipe.evaluate.best
-        others_wait = (
-            hold(path.with_suffix(".lock")) if self.is_kept(training) and not path.is_file() else nullcontext()
-        )
-        with others_wait:
-            if path.is_file() and (known := _kept(path, how, best)):
+        is_awaited = self.writes and self.is_kept(training) and not path.is_file()
+        with hold(path.with_suffix(".lock")) if is_awaited else nullcontext():
+            known = _kept(path, how, best) if self.writes and path.is_file() else None
+            if self.together:
+                known = self.together.gather([known])[0]
+            if known:
                 return known
-            measured = self._measured(training, how, best)
-            write_json(path, Kept(**measured._asdict(), tests=how.tests if best else None).model_dump())
+            tests = f"-{how.tests}" if best else ""  # whose accuracies are in it
+            checkpoint = Checkpoint(path.with_name(f"{path.stem}{tests}.safetensors"), self.writes)
+            measured = self._measured(training, how, best, checkpoint)
+            if self.writes:
+                write_json(path, Kept(**measured._asdict(), tests=how.tests if best else None).model_dump())
+            checkpoint.remove()
             return measured
 
-    def _measured(self, training: Training, how: Protocol, best: bool) -> Tested:
+    def _measured(self, training: Training, how: Protocol, best: bool, checkpoint: Checkpoint) -> Tested:
         """Trains a network and tests it after its last epoch, if asked at other test points too."""
-        points, at_points = TESTS[how.tests](how.epochs) - {how.epochs}, [0.0]
+        points = TESTS[how.tests](how.epochs) - {how.epochs}
         size = how.test_resize or self.images.resolution
 
         def test(network: nn.Module) -> Tested:
-            return tested(lambda seen: network(centre(seen, size)), self.images, self.split, self.device)
+            return tested(lambda seen: network(centre(seen, size)), self.images, self.split, self.device, self.together)
 
         def after_epoch(done: int, network: nn.Module) -> None:
             if done in points:
-                at_points.append(test(network).accuracy)
+                checkpoint.accuracies.append(test(network).accuracy)
 
         network = train(
             training.arch,
@@ -166,15 +180,18 @@ class Evaluation:
             self.device,
             self.soft_labels.get(training.group),
             after_epoch if best else None,
+            Share(self.together) if self.together else None,
+            checkpoint,
         )
         last = test(network)
-        return last._replace(best=max(last.accuracy, *at_points)) if best else last
+        return last._replace(best=max(last.accuracy, *checkpoint.accuracies, 0.0)) if best else last
 
     def effort(self, training: Training, cost: Cost) -> float:
         """Seconds that a network will take."""
         how, images = self.protocols[training.group], len(self.sets.seen(training.trained_on, 0)[0])
         tests = len(TESTS[how.tests](how.epochs)) if self.recipe.evaluate.best else 1
-        return cost.seconds(images, how.epochs, tests * sum(self.images.counts[self.split]))
+        seconds = cost.seconds(images, how.epochs, tests * sum(self.images.counts[self.split]))
+        return seconds / (self.together.num_processes if self.together else 1)
 
     def row(self, trained_on: str, augment: bool, arch: str, networks: Sequence[Tested]) -> dict[str, Any]:
         """The row of evaluation.json for networks that differ by their seeds alone."""
@@ -243,9 +260,12 @@ def measure(
     for training, path in own.items():  # before hours of training
         if not path.is_file():
             writable(path.parent, ANOTHER_CACHE if training.is_shared else evaluation.instead)
-        elif again and evaluation.is_kept(training):
+        elif again and evaluation.is_kept(training) and evaluation.writes:
             path.unlink(missing_ok=True)
-    kept = {training: path for training, path in own.items() if path.is_file()}
+    there = [training for training, path in own.items() if path.is_file()]
+    if evaluation.together:  # which must agree
+        there = evaluation.together.gather([there])[0]
+    kept = {training: own[training] for training in there}
     left = [training for training in own if training not in kept]
     efforts = _efforts(evaluation, left)
     if processes.is_main_process:
@@ -289,8 +309,9 @@ def _announce(
         print(f"all {measured} networks are measured already; --again repeats", file=sys.stderr)
         return
     epochs = sorted({evaluation.protocols[training.group].epochs for training in left})
+    where = f" by {processes.num_processes} processes together" if evaluation.together else " here"
     parts = [
-        f"{len(left)} network{'s' * (len(left) != 1)} to train{' here' if processes.num_processes > 1 else ''}",
+        f"{len(left)} network{'s' * (len(left) != 1)} to train{where if processes.num_processes > 1 else ''}",
         f"{', '.join(dict.fromkeys(training.arch for training in left))} "
         f"on {', '.join(dict.fromkeys(training.trained_on for training in left))}",
         f"{' and '.join(map(str, epochs))} epochs by {evaluation.recipe.evaluate.protocol}",

@@ -42,7 +42,9 @@ class SoftLabels(Typed):
     def view(self, view: View) -> View:
         """What keys the draws of an epoch, given what would if labels did not depend on it."""
 
-    def __call__(self, images: Tensor, indices: Tensor, epoch: int, mix: CutMix | None) -> Tensor:
+    def __call__(
+        self, images: Tensor, indices: Tensor, epoch: int, mix: CutMix | None, own: Tensor | None = None
+    ) -> Tensor:
         """Logits [n, classes] for a batch.
 
         Args:
@@ -50,6 +52,7 @@ class SoftLabels(Typed):
             indices: of the images in the training set, int64 [n], on the CPU.
             epoch: from 0.
             mix: how they were mixed with each other; None if they were not.
+            own: the places in the batch that `images` and the result are of, as processes share it; None: all.
         """
 
 
@@ -69,7 +72,9 @@ class Online:
     def view(self, view: View) -> View:
         return view
 
-    def __call__(self, images: Tensor, indices: Tensor, epoch: int, mix: CutMix | None) -> Tensor:
+    def __call__(
+        self, images: Tensor, indices: Tensor, epoch: int, mix: CutMix | None, own: Tensor | None = None
+    ) -> Tensor:
         return self.teacher(images)
 
 
@@ -95,12 +100,14 @@ class OfImages:
     def view(self, view: View) -> View:
         return view
 
-    def __call__(self, images: Tensor, indices: Tensor, epoch: int, mix: CutMix | None) -> Tensor:
-        own = send(self.logits[indices], images.device)
-        if mix is None:
-            return own
-        shares = (own / self.temperature).softmax(1)
-        return self.temperature * mix.labels(shares).clamp_min(torch.finfo(shares.dtype).tiny).log()
+    def __call__(
+        self, images: Tensor, indices: Tensor, epoch: int, mix: CutMix | None, own: Tensor | None = None
+    ) -> Tensor:
+        logits = send(self.logits[indices], images.device)
+        if mix:
+            shares = (logits / self.temperature).softmax(1)
+            logits = self.temperature * mix.labels(shares).clamp_min(torch.finfo(shares.dtype).tiny).log()
+        return logits if own is None else logits[send(own, logits.device)]
 
 
 @dataclass
@@ -134,11 +141,13 @@ class OfEpochs:
     def view(self, view: View) -> View:
         return int((self.note.views or {})["seed"]), 0, view[2] % self.note.epochs
 
-    def __call__(self, images: Tensor, indices: Tensor, epoch: int, mix: CutMix | None) -> Tensor:
+    def __call__(
+        self, images: Tensor, indices: Tensor, epoch: int, mix: CutMix | None, own: Tensor | None = None
+    ) -> Tensor:
         number = epoch % self.note.epochs
         if number not in self.read:
             self.read = {number: stored.read_view(self.run, self.note, number)}
-        return send(self.read[number][indices], images.device)
+        return send(self.read[number][indices if own is None else indices[own]], images.device)
 
 
 def views(how: Protocol) -> dict[str, Any]:

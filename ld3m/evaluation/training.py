@@ -9,12 +9,14 @@ from torch.nn import functional
 from ld3m import networks
 from ld3m.data.prepared import ImageSet
 from ld3m.errors import UserError
+from ld3m.evaluation.checkpoint import Checkpoint
 from ld3m.evaluation.protocols import Protocol
 from ld3m.evaluation.protocols.details import SCHEDULES
 from ld3m.evaluation.soft_labels import SoftLabels, View
+from ld3m.evaluation.together import Share
 from ld3m.images import augment
 from ld3m.images.ranges import bytes_to_unit
-from ld3m.images.transforms import ColourJitter, CutMix, Flip, Lighting, PatchShuffle, ResizedCrop
+from ld3m.images.transforms import ColourJitter, CutMix, Flip, Lighting, PatchShuffle, PerImage, ResizedCrop
 from ld3m.machine.transfer import send
 from ld3m.networks.speed import quick_on_cpus
 from ld3m.networks.training import Loss, Shown, divergence, train_epoch
@@ -32,6 +34,8 @@ def train(
     device: torch.device,
     soft_labels: SoftLabels | None = None,
     after_epoch: Callable[[int, nn.Module], None] | None = None,
+    share: Share | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> nn.Module:
     """A network trained on a few images and nothing else.
 
@@ -46,6 +50,8 @@ def train(
         device: where to train.
         soft_labels: for a protocol whose labels are soft.
         after_epoch: is called after each epoch with the epochs done and the network as it would be tested then.
+        share: of this process, if several train the network together; None: it is alone.
+        checkpoint: where the training resumes, and is saved for that.
 
     Returns:
         The network in evaluation mode, on the device; the average of its weights, if the protocol has one.
@@ -56,23 +62,33 @@ def train(
     if how.labels == "soft" and soft_labels is None:
         raise UserError(f"evaluate.labels: {how.name} has soft labels, and there is no teacher; give labels=hard")
     network = untrained(arch, images, seeds, device)
+    if how.dtype == "bfloat16":
+        network = networks.Half(network)
     average = networks.averaged(network, how.ema) if how.ema else None
     final: nn.Module = average.module if average else network
     optimiser = optimiser_of(network, how)
     seen, targets = pixels.to(device), labels.to(device)
     loss: Loss = divergence(how.temperature, how.temperature_squared) if how.labels == "soft" else _cross_entropy
-    for epoch in range(how.epochs):
+    parts = {"network": network, **({"average": average} if average else {})}
+    done = checkpoint.resume(parts, optimiser, how.epochs) if checkpoint else 0
+    trained = share.joined(network, arch) if share else network
+    for epoch in range(done, how.epochs):
         for group in optimiser.param_groups:
             group["lr"] = how.lr * SCHEDULES[how.schedule](epoch, how.epochs)
         view = (*seeds, epoch)
         draws = epoch_draws(soft_labels.view(view) if soft_labels else view)
-        shown = shown_in_epoch(seen, targets, images, how, draws, epoch, soft_labels)
-        network.train()
-        train_epoch(network, optimiser, shown, len(seen), how.batch, draws, loss, LEAST[how.labels])
+        shown = shown_in_epoch(seen, targets, images, how, draws, epoch, soft_labels, share)
+        trained.train()
+        own_loss = share.weighted(loss) if share else loss
+        train_epoch(trained, optimiser, shown, len(seen), how.batch, draws, own_loss, LEAST[how.labels])
         if average:
             average.update_parameters(network)
         if after_epoch:
             after_epoch(epoch + 1, final.eval())
+        if checkpoint:
+            checkpoint.after(epoch + 1, parts, optimiser)
+    if share:
+        share.release()
     return final.eval()
 
 
@@ -124,29 +140,35 @@ def shown_in_epoch(
     draws: torch.Generator,
     epoch: int,
     soft_labels: SoftLabels | None,
+    share: Share | None = None,
 ) -> Shown:
     """What a network is shown of a batch in an epoch: changed, normalised and mixed images, and their targets."""
-    classes = len(images.classes)
+    classes, size = len(images.classes), pixels.shape[-1]
 
     @torch.no_grad()
     def shown(indices: Tensor) -> tuple[Tensor, Tensor]:
-        mix = None
-        there = send(indices, pixels.device)
-        seen, targets = bytes_to_unit(pixels[there]), labels[there]
-        for name, numbers in how.augment:
-            if name in OPERATIONS:
-                seen = OPERATIONS[name](draws, seen, *numbers)
+        count = len(indices)
+        operations = [
+            OPERATIONS[name](draws, count, size, *numbers) for name, numbers in how.augment if name in OPERATIONS
+        ]
+        siamese = augment.draw(draws, size, count) if any(name == "dsa" for name, _ in how.augment) else None
+        mix = CutMix.draw(draws, count, size, how.cutmix) if how.cutmix else None
+        own = share.of(count) if share else torch.arange(count)
+        needed = torch.cat([own, mix.partners[own]]) if mix and share else own  # partners may be in others' shares
+        seen = bytes_to_unit(pixels[send(indices[needed], pixels.device)])
+        for operation in operations:
+            seen = (operation.of(needed) if share else operation)(seen)
         seen = images.normalise(seen)
-        if any(name == "dsa" for name, _ in how.augment):
-            seen = augment.draw(draws, seen.shape[-1], len(indices))(seen)
-        if how.cutmix:
-            mix = CutMix.draw(draws, len(indices), seen.shape[-1], how.cutmix)
-            seen = mix(seen)
-            if how.labels == "hard":
-                targets = mix.labels(functional.one_hot(targets, classes).to(seen.dtype))
+        if siamese:
+            seen = (siamese.of(needed) if share else siamese)(seen)
+        if mix:
+            seen = mix.paste(seen[: len(own)], seen[len(own) :]) if share else mix(seen)
+        targets = labels[send(indices, labels.device)]
+        if mix and how.labels == "hard":
+            targets = mix.labels(functional.one_hot(targets, classes).to(seen.dtype))
         if soft_labels and how.labels == "soft":
-            targets = soft_labels(seen, indices, epoch, mix)
-        return seen, targets
+            return seen, soft_labels(seen, indices, epoch, mix, own if share else None)
+        return seen, targets[send(own, targets.device)] if share else targets
 
     return shown
 
@@ -154,13 +176,11 @@ def shown_in_epoch(
 LEAST = {"hard": 1, "soft": 2}
 """Images of the last batch, by the kind of labels: stored ones are for the same batches, whatever the network needs."""
 
-OPERATIONS: dict[str, Callable[..., Tensor]] = {
-    "shuffle": lambda draws, images, side: PatchShuffle.draw(draws, len(images), int(side))(images),
-    "crop": lambda draws, images, low, high: ResizedCrop.draw(draws, len(images), images.shape[-1], (low, high))(
-        images
-    ),
-    "flip": lambda draws, images, share: Flip.draw(draws, len(images), share)(images),
-    "jitter": lambda draws, images, *strengths: ColourJitter.draw(draws, len(images), *strengths)(images),
-    "lighting": lambda draws, images, deviation: Lighting.draw(draws, len(images), deviation)(images),
+OPERATIONS: dict[str, Callable[..., PerImage]] = {
+    "shuffle": lambda draws, count, size, side: PatchShuffle.draw(draws, count, int(side)),
+    "crop": lambda draws, count, size, low, high: ResizedCrop.draw(draws, count, size, (low, high)),
+    "flip": lambda draws, count, size, share: Flip.draw(draws, count, share),
+    "jitter": lambda draws, count, size, *strengths: ColourJitter.draw(draws, count, *strengths),
+    "lighting": lambda draws, count, size, deviation: Lighting.draw(draws, count, deviation),
 }
 """Operations of `evaluate.augment` on images in [0, 1]; Siamese augmentation, dsa, is of normalised ones."""

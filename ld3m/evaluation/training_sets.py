@@ -127,7 +127,7 @@ def stored_set(folder: Path) -> tuple[Tensor, Tensor]:
 
 
 def _digest(pixels: Tensor, labels: Tensor) -> str:
-    return cache_key(labels.tolist(), pixels.numpy().tobytes())
+    return cache_key(labels.tolist(), pixels.contiguous().numpy().data)
 
 
 def real_images(

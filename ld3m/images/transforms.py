@@ -35,6 +35,10 @@ EIGENVECTORS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836
 class PerImage:
     """What has a random number for each image: dataclasses whose tensors are [n, …], on the CPU."""
 
+    def __call__(self, images: Tensor) -> Tensor:
+        """Images [n, channels, H, W] in [0, 1], each changed by its own random numbers."""
+        raise NotImplementedError
+
     def of(self, indices: Tensor) -> Self:
         """The same for some of the images, by their indices [m]."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]

@@ -76,13 +76,19 @@ class EvaluateRecipe(Section):
     tests: Literal["last", "hundredths", "last-fifth", "fifties"] | None = None
     """The test points of `evaluate.best`: the last epoch; each hundredth of them; each tenth epoch of the last fifth;
     or each fiftieth. The last is always one."""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """Number format of convolutions and matrix products in training and testing; bfloat16 is faster on GPUs. Weights
+    stay in float32."""
+    together: bool = False
+    """Whether all processes of a launch train each network, each on its share of every batch, which equals one process
+    up to rounding; by default each process trains networks of its own. Dropout is drawn by share."""
     full_epochs: int | None = Field(None, ge=1, le=10**6)
     """Passes over all real images, for `--against full` and `--scores`; left out: as many as over the distilled set, or
     what the protocol has for so many images."""
 
 
-KEPT = {"protocol", "arch", "seeds", "best", "whitening"}
-"""Keys that say what is measured, or of what, and not how a protocol trains."""
+KEPT = {"protocol", "arch", "seeds", "best", "whitening", "together", "dtype"}
+"""Keys that say what is measured, or of what, and not how a protocol trains; or how fast."""
 
 
 def from_own_values(overrides: Sequence[str], protocol: str | None) -> list[str]:

@@ -12,7 +12,7 @@ ALWAYS = ("epochs", "batch", "lr", "ema", "augment")
 """Details that rows of all versions have."""
 OF_SOFT_LABELS = ("temperature", "temperature_squared", "teacher")
 """Details that networks of hard labels do not have."""
-NOT_IN_ROWS = {*OF_SOFT_LABELS, "whitening", "tests", "changed"}
+NOT_IN_ROWS = {*OF_SOFT_LABELS, "whitening", "tests", "dtype", "changed"}
 """Details without which the accuracy after the last epoch is the same, or that stand elsewhere; some only if set."""
 Operations = tuple[tuple[str, tuple[float, ...]], ...]
 """Names of `evaluate.augment` with their numbers, in the order in which they are applied."""
@@ -73,6 +73,8 @@ class Protocol:
     """Side to which test images are resized before their centre is cut out; None: they stay as they are."""
     tests: str = "last"
     """A name of `TESTS`: the epochs after which the best is looked for, if it is asked for."""
+    dtype: str = "float32"
+    """float32 or bfloat16, in which convolutions and matrix products are computed; weights stay in float32."""
     changed: tuple[tuple[str, Any], ...] = ()
     """Details that the user changed, with the protocol's own values."""
 
@@ -84,7 +86,7 @@ class Protocol:
         protocol's own values of what the user changed.
         """
         soft = OF_SOFT_LABELS if self.labels == "soft" else ()
-        shown = (*soft, *(["whitening"] if self.whitening else []))
+        shown = (*soft, *(["whitening"] if self.whitening else []), *(["dtype"] if self.dtype != "float32" else []))
         values = {key: value for key, value in asdict(self).items() if key not in NOT_IN_ROWS or key in shown}
         values["augment"] = written(self.augment)
         changes = {key: written(value) if key == "augment" else value for key, value in self.changed if key in values}
