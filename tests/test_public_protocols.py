@@ -18,6 +18,7 @@ from ld3m.evaluation.blocks import blocks
 from ld3m.evaluation.protocols import PROTOCOLS, Task, protocol
 from ld3m.evaluation.protocols.details import SCHEDULES, TESTS
 from ld3m.evaluation.rows import merged, protocol_text
+from ld3m.evaluation.soft_labels import Online
 from ld3m.evaluation.tables import accuracy_table
 from ld3m.evaluation.training import optimiser_of, train
 from ld3m.images.resample import centre
@@ -216,11 +217,12 @@ def test_a_training_is_that_of_a_few_plain_lines(labels: str) -> None:
     weights = torch.randn(3 * 8 * 8, 3)
     asked: list[tuple[int, list[int]]] = []
 
-    def teacher(seen: Tensor, indices: Tensor, epoch: int) -> Tensor:
-        asked.append((epoch, indices.tolist()))
-        return seen.flatten(1) @ weights
+    class Linear(Online):
+        def __call__(self, images: Tensor, indices: Tensor, epoch: int, *_: Any) -> Tensor:
+            asked.append((epoch, indices.tolist()))
+            return images.flatten(1) @ weights
 
-    soft = teacher if labels == "soft" else None
+    soft = Linear(teacher=None) if labels == "soft" else None  # type: ignore[arg-type]
     done: list[int] = []
     ours = train("convnet", pixels, classes, images, how, (5, 2), CPU, soft, lambda epoch, _: done.append(epoch))
 
