@@ -146,4 +146,4 @@ def main(words: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:] or ["convnet", "32", "resnetap10", "32"])
+    main(sys.argv[1:] or ["convnet", "32"])
