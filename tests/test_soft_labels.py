@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from ld3m.data.prepared import ImageSet, prepare
 from ld3m.errors import UserError
+from ld3m.evaluation.evaluate import matching_row
 from ld3m.evaluation.label import Kept, label
 from ld3m.evaluation.protocols import Task, protocol
 from ld3m.evaluation.protocols.details import Protocol
@@ -259,3 +261,28 @@ def test_a_set_is_pushed_with_its_labels(run: Path, recipe: Recipe) -> None:
     shutil.copy(run / "images" / "circle" / "0.png", run / "images" / "circle" / "1.png")
     with pytest.raises(UserError, match="has labels of other images than"):
         Section.of(run)
+
+
+def test_what_was_measured_is_found_again_without_the_teacher(recipe: Recipe, run: Path) -> None:
+    """As an ablation asks, which loads none: the row of the teacher that the recipe names, and of no other."""
+    folder = Path(str(recipe.teacher.source))
+    weights = json.loads((folder / "teacher.json").read_text())["sha256"][:16]
+    online = {"teacher": "shapes (convnet)", "accuracy": 90.0, "weights": weights}
+    kept = online | {"stored": True, "per": "image", "dtype": "float16", "bytes": 54}
+    protocol = how(recipe)
+
+    def found(about: dict[str, object], source: object) -> bool:
+        asked = recipe.model_copy(update={"teacher": recipe.teacher.model_copy(update={"source": source})})
+        row = {
+            "trained_on": "distilled", "arch": "convnet", "split": "test", "accuracies": [50.0], "seed": 0,
+            "protocol": replace(protocol, teacher=about).row(),
+        }  # fmt: skip
+        return matching_row([row], asked, protocol, "distilled", "convnet", "test") is not None
+
+    assert found(online, str(folder))
+    assert not found(online | {"weights": "0123456789abcdef"}, str(folder)), "it was trained again since"
+    assert not found(kept, str(folder))
+    assert found(kept, "stored")
+    assert not found(online, "stored")
+    assert found(online | {"teacher": "torchvision/resnet18@IMAGENET1K_V1"}, "torchvision/resnet18")
+    assert not found(online | {"teacher": "torchvision/resnet34@IMAGENET1K_V1"}, "torchvision/resnet18")

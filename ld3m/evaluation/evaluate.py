@@ -23,6 +23,7 @@ from ld3m.machine.processes import Processes, watched_command
 from ld3m.recipe import NetworkRecipe, Recipe
 from ld3m.runs import sources
 from ld3m.runs.folder import document, is_run, learnt, load_recipe
+from ld3m.teachers.loading import is_named
 
 NOT_THE_SPLIT = {"source", "root", "on_corrupt", "keep", "keep_order", "scorer"}
 """Keys of a data recipe in which two runs may differ and still have the same training and test images; `data.source`
@@ -242,10 +243,12 @@ def matching_row(
 
 def _is_of(row: Row, recipe: Recipe, how: Protocol, trained_on: str, arch: str, split: str) -> bool:
     """Whether a row is of networks that were trained on a set as a recipe and its protocol say."""
-    scorer = recipe.data.scorer.model_dump()
+    scorer, theirs, teacher = recipe.data.scorer.model_dump(), row["protocol"], row["protocol"].get("teacher")
+    if how.teacher is None and teacher and is_named(recipe, teacher):  # it was not looked for
+        theirs = {**theirs, "teacher": None}
     wanted = trained_on, arch, split, how.row(), recipe.seed, scorer
-    had = (row[key] for key in ("trained_on", "arch", "split", "protocol"))
-    return wanted == (*had, row.get("seed", recipe.seed), row.get("scorer", scorer))
+    had = (row[key] for key in ("trained_on", "arch", "split"))
+    return wanted == (*had, theirs, row.get("seed", recipe.seed), row.get("scorer", scorer))
 
 
 def _others(against: Sequence[str], recipe: Recipe, run: Path) -> dict[str, Path | None]:

@@ -231,7 +231,7 @@ def _changes(settings: EvaluateRecipe, row: rows.Row, rates: dict[str, float]) -
     plain = own.model_copy(update={"lr": None}) if own.lr == "learnt" else own
     usual = {arch: protocol(plain, Task(arch, 1, 1, 1)) for arch in rates}
     shared = usual[row["arch"]].row()
-    changes = {key: how[key] for key in how if key != "lr" and how[key] != shared.get(key)}
+    changes = {key: how[key] for key in how if key not in ("lr", "teacher") and how[key] != shared.get(key)}
     if own.lr != "learnt" and any(usual[arch].lr != rates[arch] for arch in rates):
         changes["lr"] = rates
     return "" if is_glad else "glad", changes

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import BaseModel, Field
@@ -24,7 +24,7 @@ from ld3m.reading import parse_json, read_json, read_metadata
 from ld3m.recipe import NetworkRecipe, Recipe, TeacherRecipe
 from ld3m.recipe.class_lists import is_class_list, read_class_list
 from ld3m.teachers import pretrained
-from ld3m.teachers.folder import is_teacher, read_classifier
+from ld3m.teachers.folder import is_teacher, read_classifier, read_note
 from ld3m.teachers.pretrained import IMAGENET_MEAN, IMAGENET_STD, TIMM, TORCHVISION, imagenet_ids
 from ld3m.teachers.teacher import Classifier, Teacher
 
@@ -83,6 +83,24 @@ def load(recipe: Recipe, images: ImageSet, device: torch.device, say: bool = Tru
 def folder_of(recipe: Recipe) -> Path:
     """The folder that `ld3m train-teacher` writes for a recipe, and that a recipe takes which names no teacher."""
     return Path(recipe.teacher.source or f"teachers/{recipe.name}")
+
+
+def is_named(recipe: Recipe, about: Mapping[str, Any]) -> bool:
+    """Whether a recipe names the teacher of a row of results, as far as that is known without loading it.
+
+    Args:
+        recipe: its `teacher` section.
+        about: as `Teacher.about` has it, or stored labels' note.
+    """
+    source, name = recipe.teacher.source, str(about["teacher"])
+    if about.get("stored"):
+        return source in (None, STORED)
+    if source and source.startswith((TORCHVISION, TIMM)):
+        return name.partition("@")[0] == source or name == source
+    path = folder_of(recipe)
+    if is_teacher(path):
+        return read_note(path).sha256.startswith(about["weights"])
+    return name == f"{path.name} ({recipe.teacher.arch})"
 
 
 # --- what a recipe names -----------------------------------------------------------------------------------
