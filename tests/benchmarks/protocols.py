@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ from ld3m.data.prepared import ImageSet, prepare
 from ld3m.data.testing import tested
 from ld3m.evaluation.protocols import Protocol, Task, protocol
 from ld3m.evaluation.protocols.details import SCHEDULES, TESTS
-from ld3m.evaluation.training import optimiser_of, train
+from ld3m.evaluation.training import OPERATIONS, optimiser_of, train
 from ld3m.images.ranges import bytes_to_unit
 from ld3m.images.transforms import EIGENVALUES, EIGENVECTORS, LUMA
 from ld3m.machine.memory import keep_freed_memory
@@ -68,6 +69,21 @@ def per_image(how: Protocol, images: ImageSet) -> Callable[[Tensor], Tensor]:
     return transforms.Compose([*steps, transforms.Normalize(images.mean.tolist(), images.std.tolist())])
 
 
+def transforms_of(name: str, pixels: Tensor, images: ImageSet) -> tuple[float, float]:
+    """CPU seconds that an image's transforms take, one after the other and in one batch."""
+    how = protocol(EvaluateRecipe(protocol=name), Task("convnet", len(images.classes), IMAGES, images.resolution))
+    seen, draws, transform = bytes_to_unit(pixels), torch.Generator(), per_image(how, images)
+    moments = [time.process_time()]
+    torch.stack([transform(image) for image in seen])
+    moments.append(time.process_time())
+    for operation, numbers in how.augment:
+        seen = OPERATIONS[operation](draws, len(seen), images.resolution, *numbers)(seen)
+    images.normalise(seen)
+    moments.append(time.process_time())
+    plain, batched = ((end - began) / len(seen) for began, end in pairwise(moments))
+    return plain, batched
+
+
 def plain_train(arch: str, pixels: Tensor, labels: Tensor, images: ImageSet, how: Protocol, seed: int) -> nn.Module:
     network: nn.Module = networks.build(arch, images.shape, NetworkRecipe(), generator(0, "evaluation network", seed))
     optimiser, transform = optimiser_of(network, how), per_image(how, images)
@@ -106,6 +122,8 @@ def compare(arch: str, resolution: int) -> None:
         return sum(int((network(images.normalise(bytes_to_unit(x))).argmax(1) == y).sum()) for x, y in chunks)
 
     for name in ("minimax", "rethinkdc"):
+        plainly, batched = transforms_of(name, pixels, images)
+        print(f"  {name:<10}transforms of an image: plain {1e3 * plainly:.2f} ms, ld3m {1e3 * batched:.3f} ms")
         whole = protocol(EvaluateRecipe(protocol=name), Task(arch, len(images.classes), IMAGES, resolution))
         short = replace(whole, epochs=EPOCHS)
         ways: dict[str, tuple[Callable[[], None], Callable[[int], nn.Module], Callable[[nn.Module], float]]] = {
