@@ -23,6 +23,7 @@ from ld3m.data.known import imagenet
 from ld3m.data.prepared import ImageSet, prepare
 from ld3m.data.whitening import whitening
 from ld3m.errors import UserError
+from ld3m.evaluation.blocks import blocks
 from ld3m.images.ranges import bytes_to_unit
 from ld3m.recipe import Recipe
 from ld3m.recipe.files import load
@@ -369,9 +370,26 @@ def test_a_set_in_another_order_is_said_to_be(
     )
     assert said
     assert float(said[1]) > 60 > 33 > float(said[2])
-    assert "or the set is not read as it was made: look at classes: 3 by number, in the order of data" in outcome.out
+    assert "convnet on distilled: the network is at chance, left out of means and scores\n" in outcome.out
     again = ld3m("evaluate", "permuted.pt", "--recipe", recipe_file, *told)
     assert again.out == outcome.out
+
+
+def test_a_set_at_chance_says_what_to_look_at() -> None:
+    how = {"epochs": 1, "batch": 1, "lr": 0.001, "ema": 0.0, "augment": True}
+    figures = {"mean": 10.0, "std": None, "accuracies": [10.0], "images": 10, "tested_on": 1000, "at_chance": [0]}
+    rows = [
+        {"trained_on": name, "arch": "convnet", "split": "test", **figures, "protocol": how}
+        for name in ("distilled", "random")
+    ]
+    theirs, own = (
+        blocks({"results": rows, **of})[0].notes for of in ({"imported": "classes: 10 by number (0 = cat); …"}, {})
+    )
+    assert theirs[0].endswith(
+        "evaluate.lr={convnet: …}; or the set is not read as it was made: look at classes: 10 by number (0 = cat) "
+        "(--class-order), what its values mean (--pixels, --whitening), its labels, and its images in the report"
+    )
+    assert [theirs[1], *own] == [note.partition("; or the set")[0] for note in (theirs[1], *own)]
 
 
 def test_renaming_is_the_best_there_is() -> None:

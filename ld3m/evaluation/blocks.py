@@ -164,9 +164,13 @@ def _not_learnt(rows: Sequence[Row], names: Mapping[Any, str], look_at: str) -> 
         if count:
             which = f"{count} of {of} networks are" if of > 1 else "the network is"
             left_out = "" if has_learnt(row) else ", left out of means and scores"
+            of_row = f"{names[column(row)]} on {row['trained_on']}"
+            if row.get("reassigned"):  # `_permuted` says why
+                notes.append(f"{of_row}: {which} at chance{left_out}")
+                continue
             notes.append(
-                f"{names[column(row)]} on {row['trained_on']} has not learnt: {which} at chance{left_out}; give more "
-                f"epochs, or a rate of its own: evaluate.lr={{{row['arch']}: …}}"
+                f"{of_row} has not learnt: {which} at chance{left_out}; give more epochs, or a rate of its own: "
+                f"evaluate.lr={{{row['arch']}: …}}"
             )
             if look_at and row["trained_on"] == "distilled":
                 notes[-1] += f"; {look_at}"
