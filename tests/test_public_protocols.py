@@ -88,6 +88,23 @@ def test_what_the_protocols_share_and_where_they_differ() -> None:
     assert named("minimax").test_resize is None
 
 
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_the_page_says_what_the_code_does(name: str) -> None:
+    """The table of recipes/PROTOCOLS.md is for ten classes of ten images."""
+    page = (Path(__file__).parent.parent / "recipes" / "PROTOCOLS.md").read_text(encoding="utf-8")
+    (line,) = (line for line in page.splitlines() if line.startswith(f"| `{name}` |"))
+    _, _, epochs, batch, optimiser, rate, augment, cutmix, labels, tested = line.strip("| ").split(" | ")
+    how = named(name)
+    assert (int(epochs), int(batch), float(cutmix)) == (how.epochs, how.batch, how.cutmix)
+    assert optimiser == f"{how.optimiser}, decay {how.weight_decay:g}"
+    assert rate == f"{how.lr:g}, {how.schedule}"
+    numbers = {key: " ".join(f"{each:g}" for each in dict.fromkeys(value)) for key, value in how.augment}
+    numbers |= {"flip": ""} if "flip" in numbers else {}
+    assert augment == (", ".join(f"{key} {value}".strip() for key, value in numbers.items()) or "none")
+    assert labels == ("hard" if how.labels == "hard" else f"soft, T {how.temperature:g}")
+    assert tested == ("averaged weights" if how.ema else "8/7, centre" if how.test_resize == 256 else "as it is")
+
+
 # --- over the epochs ---------------------------------------------------------------------------------------
 
 
