@@ -17,6 +17,7 @@ import torch
 
 from ld3m import priors
 from ld3m.distillation.inputs import check_inputs
+from ld3m.distillation.plan_evaluation import evaluation_hours
 from ld3m.distillation.setup import load_prior_and_images
 from ld3m.distillation.starts import initial_state
 from ld3m.images import grids
@@ -67,6 +68,8 @@ class Plan:
     """GPU or CPU, whose hours are counted."""
     processor_hours: float
     """Hours of all processes: of GPUs also while they wait, of CPUs only while they work."""
+    evaluation: dict[str, float]
+    """Hours of `ld3m evaluate` by architecture, without baselines and a teacher."""
     memory: dict[str, int]
     """Bytes by part at the worst moment of the process."""
     peak: int
@@ -160,6 +163,7 @@ def plan(recipe: Recipe, processes: int, device: str | None = None) -> Plan:
         hours=clock / 3600,
         processor=basis.processor,
         processor_hours=busy * (processes if basis.processor == "GPU" else cost.share) / 3600,
+        evaluation=evaluation_hours(recipe, images, processes, here[0].device if here else META, chosen),
         memory={name: round(size) for name, size in parts.items()},
         peak=round(sum(parts.values())),
         available=basis.available,
@@ -339,6 +343,10 @@ def plan_text(plan: Plan) -> str:
         ("", f"{plan.seconds['end']:12,.3f}  the end"),
         ("hours", f"{plan.hours:12,.3f}"),
         (f"{plan.processor}-hours", f"{plan.processor_hours:12,.3f}"),
+        *(
+            ("evaluate" * (not index), f"{hours:12,.3f}  hours, {arch}")
+            for index, (arch, hours) in enumerate(plan.evaluation.items())
+        ),
         *(
             ("GiB" * (not index), f"{size / gib:12,.3f}  {name}")
             for index, (name, size) in enumerate(plan.memory.items())
