@@ -31,8 +31,8 @@ def plan(
     With --device it needs neither images nor weights, of a prior without a known name only the JSON files of its
     folder: ld3m plan imagenet1k --processes 8 --device h100-80gb
 
-    It also counts shards, denoiser calls, communication and the hours of ld3m evaluate, warns of what will not fit, and names the override that
-    makes it fit.
+    It also counts shards, denoiser calls, communication and the hours of ld3m evaluate, warns of what will not fit, and
+    names the override that makes it fit.
     """
     from dataclasses import asdict
 
