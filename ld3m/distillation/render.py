@@ -115,8 +115,7 @@ def _render_classes(
 
 def _folder_name(recipe: Recipe) -> str:
     settings = recipe.prior
-    start = f"-start{settings.start:g}" if settings.start < 1 else ""
-    return f"steps{settings.steps}{start}-{settings.skip}-guidance{settings.guidance:g}"
+    return f"steps{settings.steps}-{settings.skip}-guidance{settings.guidance:g}"
 
 
 def _check_same_latents(folder: Path, latents: int, classes: int, recipe: Recipe) -> None:

@@ -84,7 +84,7 @@ class Setup:
 def schedule_of(recipe: Recipe, prior: Prior) -> Schedule:
     """The steps, skip and guidance of a recipe, on a prior's noise schedule."""
     settings = recipe.prior
-    return Schedule.of(prior.noise_schedule, settings.steps, settings.skip, settings.guidance, settings.steps_made)
+    return Schedule.of(prior.noise_schedule, settings.steps, settings.skip, settings.guidance)
 
 
 def noise_of(recipe: Recipe, prior: Prior) -> Noise:
@@ -117,7 +117,7 @@ def _check_memory(recipe: Recipe, prior: Prior, classes: int, rendered: int, pro
     from ld3m.sizing.cost import RunCost  # arithmetic alone, but beside what counts operations
 
     cost = RunCost(recipe, processes.num_processes, classes, prior.latent_shape, prior.conditioning_shape)
-    needed, available = sum(cost.lasting(rendered, recipe.prior.steps_made).values()), memory.free(processes.device)
+    needed, available = sum(cost.lasting(rendered, recipe.prior.steps).values()), memory.free(processes.device)
     if needed > available:
         raise UserError(
             f"distill.images_per_class: {recipe.distill.images_per_class:,}; the {rendered:,} latents and images of a "
@@ -197,8 +197,8 @@ def _check_learnable(recipe: Recipe, prior: Prior) -> None:
             f"distill.learn: {learn!r}, but {sampler.source} is unconditional and only Z has a part; "
             "set distill.learn=latents"
         )
-    signal = schedule_of(recipe, prior).start.signal
-    if learn != "conditioning" and sampler.skip != "reference" and signal == 0:
+    (_, first, _), *_ = prior.noise_schedule.walk(sampler.steps or 1)
+    if learn != "conditioning" and sampler.steps and sampler.skip != "reference" and first.signal == 0:
         raise UserError(
             f"prior.skip: {sampler.skip!r}, but the first step of this prior's noise schedule is noise alone and Z "
             "has no part in the images; set prior.skip=reference"

@@ -45,17 +45,14 @@ class Schedule:
     """g of classifier-free guidance."""
 
     @classmethod
-    def of(
-        cls, noise_schedule: NoiseSchedule, steps: int, skip: Skip, guidance: float, made: int | None = None
-    ) -> "Schedule":
-        """S steps of the prior's noise schedule, or the last `made` of them, with the weights of a skip.
+    def of(cls, noise_schedule: NoiseSchedule, steps: int, skip: Skip, guidance: float) -> "Schedule":
+        """S steps of the prior's noise schedule, with the weights of a skip.
 
         Raises:
             UserError: if the noise schedule has fewer time steps.
         """
         stages = zip(range(steps, 0, -1), noise_schedule.walk(steps), strict=True)
-        chain = tuple(Step(*stage, skip_weight(skip, i, steps)) for i, stage in stages)
-        return cls(chain[len(chain) - (steps if made is None else made) :], skip, guidance)
+        return cls(tuple(Step(*stage, skip_weight(skip, i, steps)) for i, stage in stages), skip, guidance)
 
     def asks_denoiser(self, step: Step) -> bool:
         """Whether a step calls the denoiser, whose answer has weight 0 in the first of Eq. 7."""
@@ -102,7 +99,7 @@ def images_of(prior: Prior, schedule: Schedule, z: Tensor, c: Tensor, noise: Ten
 
 
 def noised(schedule: Schedule, z: Tensor, noise: Tensor) -> Tensor:
-    """z_S = √ᾱ Z + √(1 − ᾱ) ε0 at the first time step, which is in mid-chain if the first steps are left out."""
+    """z_S = √ᾱ Z + √(1 − ᾱ) ε0 at the first time step."""
     return schedule.start.signal * z + schedule.start.noise * noise
 
 
