@@ -225,8 +225,14 @@ def test_all_mistakes_are_reported_at_once(minimal: str) -> None:
         ("sed=1", "unknown key; did you mean seed?"),
         # in another section: the key is right, its place is not
         ("iterations=5", "unknown key; did you mean distill.iterations?"),
-        ("network.resolution=32", "unknown key; did you mean data.resolution or prior.resolution?"),
-        ("epochs=3", "unknown key; did you mean data.scorer.epochs or experts.epochs or evaluate.epochs?"),
+        (
+            "network.resolution=32",
+            "unknown key; did you mean data.resolution or prior.resolution or teacher.resolution?",
+        ),
+        (
+            "epochs=3",
+            "unknown key; did you mean data.scorer.epochs or experts.epochs or evaluate.epochs or teacher.epochs?",
+        ),
         ("hub.zzz=1", "unknown key; known are repo_id, private, licence"),
     ],
 )
