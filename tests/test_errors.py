@@ -624,7 +624,7 @@ def test_an_output_means_what_it_says_whatever_yaml_makes_of_it(ld3m: Command, r
         (["--arch", "convnet,vgg11"], ("data.resolution: 16", "vgg11", "32 or more")),
         (
             ["--against", "glister"],
-            ("--against: 'glister' is not known", "random, easy, hard, herding, k-center, full"),
+            ("--against: 'glister' is not known", "random, easy, hard, herding, k-center, rded, full"),
         ),
         (["--split", "validation"], ("--split", "'validation'", "data.validation_share")),
         (["--split", "holdout"], ("--split", "'holdout'", "train, test")),

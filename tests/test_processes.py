@@ -48,7 +48,7 @@ data: {{source: {folder / "data"}, resolution: 16, channels: 1}}
 prior: {{source: {folder / "prior"}, steps: 2, guidance: 1}}
 reproducible: true
 distill:
-  {{images_per_class: 2, iterations: 3, real_batch: 8, checkpoint_every: 3, lr_latents: 0.1, lr_conditioning: 0.1}}
+  {{images_per_class: 2, iterations: 2, real_batch: 8, checkpoint_every: 2, lr_latents: 0.1, lr_conditioning: 0.1}}
 network: {{width: 8, depth: 2}}
 experts: {{count: 3, epochs: 3, batch: 16, folder: {folder / "experts"}}}
 """
