@@ -7,9 +7,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 ./launch/install.sh dev
 . .venv/bin/activate
-export OMP_NUM_THREADS=1
 [ "${1:-}" != fast ] || set -- -m "not slow and not long" "${@:2}"
 ruff check
 ruff format --check
 mypy
-pytest -n auto --dist loadfile --no-loadscope-reorder --durations=20 "${@:--q}"
+./launch/pytest.sh --durations=20 "${@:--q}"
