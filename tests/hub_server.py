@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
+from huggingface_hub import utils
 
 from ld3m.machine.hub import out_of_reach
 
@@ -95,6 +96,7 @@ def serving() -> Iterator[Hub]:
     hub = Hub()
     Thread(target=hub.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     out_of_reach.cache_clear()
+    getattr(utils, "reset_sessions", lambda: None)()  # of older clients, of which a test may have left one offline
     try:
         yield hub
     finally:

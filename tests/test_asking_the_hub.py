@@ -74,6 +74,18 @@ def test_the_clients_are_as_they_were_afterwards(offline: bool, monkeypatch: pyt
     assert (dict(http_backoff.__kwdefaults__), constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE) == before
 
 
+def test_a_hub_that_was_out_of_reach_is_asked_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a notebook: older clients keep a connection, and with it that it was made offline."""
+    with monkeypatch.context() as patch:
+        patch.setattr(hub, "out_of_reach", lambda *_: "no network")
+        with pytest.raises(ConnectionError, match="no network"):
+            hub.ask(lambda: HfApi().whoami(token="hf_any"))
+    with serving() as server:
+        with pytest.raises(HfHubHTTPError):
+            hub.ask(lambda: HfApi().model_info("me/none"))
+        assert server.asked("^GET /api/models/me/none")
+
+
 @pytest.mark.parametrize(
     ("status", "headers", "line"),
     [

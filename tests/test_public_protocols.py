@@ -201,7 +201,7 @@ def test_what_does_not_fit_is_one_line() -> None:
 @pytest.mark.parametrize("squared", [False, True])
 def test_soft_labels_are_learnt_by_divergence(squared: bool) -> None:
     """Against torch's own, as validation/main.py of RDED calls it; times T² as Hinton et al. have it."""
-    logits, teacher = torch.randn(6, 5, requires_grad=True), 3 * torch.randn(6, 5)
+    logits, teacher = torch.randn(2, 6, 5, dtype=torch.float64)
     value = divergence(20.0, squared)(logits, teacher)
     theirs = nn.KLDivLoss(reduction="batchmean")(
         functional.log_softmax(logits / 20, dim=1), functional.softmax(teacher / 20, dim=1)

@@ -64,6 +64,8 @@ def asking() -> Iterator[None]:
     defaults = [dict(each.__kwdefaults__) for each in attempts]
     flags = [constants, *([sys.modules["datasets.config"]] if "datasets.config" in sys.modules else [])]
     offline = [vars(each)["HF_HUB_OFFLINE"] for each in flags]
+    # Before version 1, a connection of the Hub's client stays offline if it was when it was made.
+    forget_connections = getattr(utils, "reset_sessions", lambda: None)
     client = logging.getLogger("huggingface_hub.utils._http")
     client.addFilter(_is_an_error)
     reason = out_of_reach(constants.ENDPOINT, int(time.monotonic() / KEPT))
@@ -85,6 +87,8 @@ def asking() -> Iterator[None]:
             each.__kwdefaults__ = before
         for module, flag in zip(flags, offline, strict=True):
             vars(module)["HF_HUB_OFFLINE"] = flag
+        if reason:
+            forget_connections()
 
 
 def _is_an_error(record: logging.LogRecord) -> bool:
