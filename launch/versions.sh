@@ -28,7 +28,7 @@ PYTHON
     # shellcheck disable=SC2086
     "$VENV/bin/uv" pip install --quiet --python "$VENV/bin/python" --resolution lowest-direct $direct --editable ".[dev]"
   else
-    "$VENV/bin/pip" install --quiet --editable ".[dev]"
+    ./launch/install.sh dev
   fi
   touch "$VENV/installed"
 fi
