@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Checks ld3m with other versions than the usual ones: it distils, evaluates and reports the quickstart's recipe with few
-# iterations, and runs the tests of `launch/test.sh fast`.
-#   launch/versions.sh lowest [PYTHON]  every direct dependency at the minimum that pyproject.toml declares, in .venv-lowest
-#   launch/versions.sh newest [PYTHON]  what pip takes, in .venv-newest: to check another interpreter than python3; of the fast
-#                                       tests those of what PyTorch and the like compute and read
+# iterations, and runs the tests of `launch/test.sh fast`, or those of them in the files that follow.
+#   launch/versions.sh lowest [PYTHON [FILE…]]  every direct dependency at the minimum that pyproject.toml declares, in
+#                                               .venv-lowest
+#   launch/versions.sh newest [PYTHON [FILE…]]  what pip takes, in .venv-newest: to check another interpreter than python3
 # INSTALL_ONLY=1 ends once the environment is made. PyTorch is launch/install.sh's at both ends: its minimum comes as a CUDA
 # build of several GB only.
 set -euo pipefail
@@ -50,8 +50,4 @@ ld3m --help >/dev/null
 accelerate launch --quiet --config_file launch/gpu.yaml -m ld3m distill recipes/quickstart.yaml distill.iterations=3 -o "$scratch/run"
 ld3m evaluate "$scratch/run" evaluate.epochs=2 --seeds 2 --against random
 ld3m report "$scratch/run" >/dev/null
-tests=(tests)
-[ "$end" = lowest ] || tests=(tests/test_{arithmetic,augment,command_line,convert,data,depth,evaluate,fit,formation,formats}.py
-  tests/test_{lean_layers,matching,networks,noise_schedule,objectives,optimiser,pictures,precision,priors,pull_back}.py
-  tests/test_{imports,randomness,recipe,registry,report,sampler,scores,soft_labels,train_prior,transforms}.py)
-./launch/pytest.sh -q -m "not slow and not long" "${tests[@]}"
+./launch/pytest.sh -q -m "not slow and not long" "${@:3}"

@@ -366,6 +366,7 @@ def test_a_run_matches_what_is_kept(recipe_file: Path, tmp_path: Path) -> None:
     assert losses[0] != pytest.approx(losses[1], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_two_processes_distil_from_the_same_core_set(recipe_file: Path, tmp_path: Path, own_scores: None) -> None:
     """One of them trains the scorer, with an empty cache, and the other waits for it."""
     options = [*SCORER, "data.keep=0.6", "data.keep_order=herding", "distill.init=k-center", "distill.iterations=2"]

@@ -25,8 +25,8 @@ def recipe(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         f"""
 name: shapes
 data: {{source: {shapes}, resolution: 16, channels: 1}}
-autoencoder: {{channels: [16, 16], codes: 16, steps: 60, batch: 8}}
-denoiser: {{channels: [16, 32], heads: 2, class_width: 8, steps: 60, batch: 8}}
+autoencoder: {{channels: [16, 16], codes: 16, steps: 30, batch: 8}}
+denoiser: {{channels: [16, 32], heads: 2, class_width: 8, steps: 30, batch: 8}}
 checkpoint_every: 10
 evaluate: {{samples: 6, steps: 3, classifier_epochs: 2}}
 """
@@ -112,7 +112,7 @@ def test_a_folder_of_somebody_elses_is_left_as_it_is(recipe: Path, tmp_path: Pat
 
 
 def test_another_recipe_is_refused(recipe: Path, trained: Path) -> None:
-    arguments = [*command(recipe, trained), "denoiser.steps=61"]
+    arguments = [*command(recipe, trained), "denoiser.steps=31"]
     done = subprocess.run(arguments, capture_output=True, text=True)
     assert done.returncode == 2
     assert "another recipe" in done.stderr
