@@ -201,7 +201,7 @@ def test_what_does_not_fit_is_one_line() -> None:
 @pytest.mark.parametrize("squared", [False, True])
 def test_soft_labels_are_learnt_by_divergence(squared: bool) -> None:
     """Against torch's own, as validation/main.py of RDED calls it; times T² as Hinton et al. have it."""
-    logits, teacher = torch.randn(2, 6, 5, dtype=torch.float64)
+    logits, teacher = torch.randn(2, 6, 5, dtype=torch.float64, generator=generator(0, "logits"))
     value = divergence(20.0, squared)(logits, teacher)
     theirs = nn.KLDivLoss(reduction="batchmean")(
         functional.log_softmax(logits / 20, dim=1), functional.softmax(teacher / 20, dim=1)
@@ -223,7 +223,8 @@ def few() -> tuple[ImageSet, Tensor, Tensor]:
     """Images of 8 pixels, and what normalises them."""
     mean, std = torch.tensor([0.4, 0.5, 0.6]), torch.tensor([0.2, 0.3, 0.25])
     images = ImageSet(["a", "b", "c"], mean, std, {}, [0, 1, 2], [], Path(), 8)
-    return images, torch.randint(256, (10, 3, 8, 8), dtype=torch.uint8), torch.arange(10) % 3
+    pixels = torch.randint(256, (10, 3, 8, 8), dtype=torch.uint8, generator=generator(0, "pixels"))
+    return images, pixels, torch.arange(10) % 3
 
 
 @pytest.mark.parametrize("labels", ["hard", "soft"])
@@ -231,7 +232,7 @@ def test_a_training_is_that_of_a_few_plain_lines(labels: str) -> None:
     images, pixels, classes = few()
     keys = {"epochs": 6, "batch": 4, "augment": {"crop": [0.5, 1], "flip": 0.5}, "cutmix": 1.0, "schedule": "step"}
     how = named("custom", lr=0.05, labels=labels, temperature=3.0, **keys)
-    weights = torch.randn(3 * 8 * 8, 3)
+    weights = torch.randn(3 * 8 * 8, 3, generator=generator(0, "weights"))
     asked: list[tuple[int, list[int]]] = []
 
     class Linear(Online):
@@ -264,7 +265,7 @@ def test_a_training_is_that_of_a_few_plain_lines(labels: str) -> None:
             loss.backward()
             optimiser.step()
     for mine, plain in zip(ours.parameters(), network.parameters(), strict=True):
-        torch.testing.assert_close(mine, plain, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(mine, plain, rtol=1e-3, atol=1e-4)
     assert done == [1, 2, 3, 4, 5, 6]
     if soft:
         assert [epoch for epoch, _ in asked] == [epoch for epoch in range(6) for _ in range(3)]
