@@ -48,6 +48,6 @@ trap 'rm -rf "$scratch"' EXIT
 export LD3M_CACHE=$scratch/cache
 ld3m --help >/dev/null
 accelerate launch --quiet --config_file launch/gpu.yaml -m ld3m distill recipes/quickstart.yaml distill.iterations=3 -o "$scratch/run"
-ld3m evaluate "$scratch/run" evaluate.epochs=2 --seeds 2 --against random
+ld3m evaluate "$scratch/run" --arch convnet evaluate.epochs=2 --seeds 2 --against random
 ld3m report "$scratch/run" >/dev/null
 ./launch/pytest.sh -q -m "not slow and not long" "${@:3}"
