@@ -12,6 +12,7 @@ operation at a time; these are applied one after the other, in the protocol's or
 """
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields, replace
 from typing import Self
 
@@ -32,12 +33,12 @@ EIGENVECTORS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836
 """A row per colour, a column per eigenvalue."""
 
 
-class PerImage:
+class PerImage(ABC):
     """What has a random number for each image: dataclasses whose tensors are [n, …], on the CPU."""
 
+    @abstractmethod
     def __call__(self, images: Tensor) -> Tensor:
         """Images [n, channels, H, W] in [0, 1], each changed by its own random numbers."""
-        raise NotImplementedError
 
     def of(self, indices: Tensor) -> Self:
         """The same for some of the images, by their indices [m]."""

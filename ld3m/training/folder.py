@@ -39,7 +39,7 @@ def claim(
         recipe: resolved, as YAML, to keep beside the checkpoints.
         kind: what is trained, for errors: "a prior of ld3m train-prior".
         checkpoints: names of the trainings (`Fit.name`), whose checkpoints are removed unless it resumes.
-        resume: whether what is there is gone on with.
+        resume: whether what is there is resumed.
         key: of the recipe that names the folder.
 
     Raises:
