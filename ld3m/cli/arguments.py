@@ -231,6 +231,9 @@ Best = Annotated[
         "--best", help="Also note the best of the protocol's own tests during training, as most published figures are."
     ),
 ]
+Again = Annotated[
+    bool, typer.Option("--again", help="Measure everything again; by default what is measured already is reused.")
+]
 
 
 def names_and_overrides(arguments: list[str] | None) -> tuple[list[str], list[str]]:

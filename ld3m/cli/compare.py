@@ -10,6 +10,7 @@ import typer
 
 from ld3m.cli import completion
 from ld3m.cli.arguments import (
+    Again,
     Arch,
     AsJson,
     Best,
@@ -61,9 +62,7 @@ def compare(
         ),
     ] = None,
     split: Split = "test",
-    again: Annotated[
-        bool, typer.Option("--again", help="Measure everything again; by default what is measured already is reused.")
-    ] = False,
+    again: Again = False,
     output: Output = None,
     as_json: AsJson = False,
 ) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from ld3m.cli.arguments import (
+    Again,
     Arch,
     AsJson,
     Best,
@@ -63,9 +64,7 @@ def evaluate(
         ),
     ] = False,
     split: Split = "test",
-    again: Annotated[
-        bool, typer.Option("--again", help="Measure everything again; by default what is measured already is reused.")
-    ] = False,
+    again: Again = False,
     output: Annotated[
         Path | None,
         typer.Option(
