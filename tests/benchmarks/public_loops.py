@@ -2,7 +2,7 @@
 
     python tests/benchmarks/public_loops.py [--two-cores] [ARCH [EPOCHS [IMAGES_PER_CLASS]]]
 
-As protocols.py, without torchvision: a DataLoader whose images go through transforms one by one, written out here. The
+The plain loop has a DataLoader whose images go through transforms one by one, written out here, not torchvision's. The
 teacher is a ConvNet that nobody trained, and RDED's plain loop shows each batch to the student twice, as its code does.
 With --two-cores it is two networks: the plain way has them one after the other on two threads, ours has one on each
 core, as `ld3m launch` does; wall time, which needs a machine with nothing else to do.
