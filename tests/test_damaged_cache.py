@@ -123,18 +123,19 @@ def test_images_damaged_while_they_are_used_are_one_line(recipe: DataRecipe) -> 
 
 
 @pytest.mark.parametrize(
-    ("what", "message"),
+    ("free", "total", "message"),
     [
-        ("shutil.disk_usage", r"6 prepared images take 3\.0 GiB, and 2\.0 are free in .*/data; set LD3M_CACHE"),
-        ("psutil.virtual_memory", r"a class of 3 images takes 1\.5 GiB of memory .*, and this machine has 1\.0; give"),
+        (2, 16, r"6 prepared images take 3\.0 GiB, and 2\.0 are free in .*/data; set LD3M_CACHE"),
+        (16, 1, r"a class of 3 images takes 1\.5 GiB of memory .*, and this machine has 1\.0; give"),
     ],
 )
 def test_what_has_no_room_is_said_before_an_image_is_read(
-    what: str, message: str, recipe: DataRecipe, monkeypatch: pytest.MonkeyPatch
+    free: int, total: int, message: str, recipe: DataRecipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of images of half a GiB each, which are larger than a recipe allows."""
+    """Of images of half a GiB each, larger than a recipe allows; ``free`` on disk and ``total`` memory in GiB."""
     monkeypatch.setattr("ld3m.data.preparation.convert", None)
-    monkeypatch.setattr(what, lambda *_: SimpleNamespace(free=2**31, total=2**30))
+    monkeypatch.setattr("shutil.disk_usage", lambda *_: SimpleNamespace(free=free * 2**30))
+    monkeypatch.setattr("psutil.virtual_memory", lambda *_: SimpleNamespace(total=total * 2**30))
     large = recipe.model_copy(update={"resolution": 2**14, "channels": 2})
     with pytest.raises(UserError, match=message):
         prepare(large)
