@@ -1,5 +1,6 @@
 """push-to-hub and the way back: the real clients of huggingface_hub and datasets against a server of this process."""
 
+import io
 import json
 import re
 import shutil
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 import safetensors
 import safetensors.torch
@@ -23,6 +25,8 @@ from ld3m.__main__ import main
 from ld3m.evaluation.tables import accuracy_text
 from ld3m.evaluation.training_sets import stored_digest
 from ld3m.runs import labels
+from ld3m.runs import weights as image_weights
+from ld3m.runs.imported import find_set
 
 REPO, CONFIG = "me/ld3m-shapes", "ipc2-16px"
 
@@ -454,6 +458,28 @@ def test_a_pushed_set_is_measured_as_the_run_is(
         "teacher": "somebody's", "accuracy": 90, "weights": "0123", "stored": True, "per": "image", "dtype": "float16",
         "bytes": 6 * 3 * 2,
     }  # fmt: skip
+
+
+def test_weights_go_with_a_set(ld3m: Ld3m, hub: Hub, run: Path, tmp_path: Path) -> None:
+    """As a column of the images, a file that `evaluate` reads, and in the card, whose program counts by them."""
+    counted = {"circle": [0.5, 1.5], "cross": [1.0, 1.0], "square": [0.25, 1.75]}
+    image_weights.write(run, counted)
+    report = json.loads((run / "evaluation.json").read_text())
+    report["results"][0]["weights"] = [0.25, 1.75]
+    (run / "evaluation.json").write_text(json.dumps(report))
+    assert ld3m("push-to-hub").code == 0
+    table = pyarrow.parquet.read_table(io.BytesIO(hub.files(REPO)[f"{CONFIG}/train-00000-of-00001.parquet"]))
+    assert table["weight"].to_pylist() == [value for values in counted.values() for value in values]
+    assert "weights from 0.25 to 1.75, 1 on average: column `weight`" in card(hub)
+    program = re.search(r"## How to train on it.*?```python\n(.*?)```", card(hub), re.DOTALL)
+    assert program
+    assert 'weights = torch.stack([*images["weight"]])\n' in program[1]
+    weighted = "loss = (weights[chosen] * functional.cross_entropy(network(batch_images), targets[chosen], reduction="
+    assert f"{weighted}'none')).mean()" in program[1]
+    compile(program[1], "card", "exec")
+    back = find_set([f"hub:{REPO}"])
+    assert image_weights.of_run(back, CLASSES) == counted
+    assert stored_digest(back) == stored_digest(run)
 
 
 def test_a_run_starts_from_published_latents(

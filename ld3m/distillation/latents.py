@@ -24,6 +24,8 @@ class LearntLatents:
     z_square: Tensor | None = None
     """Adam's running mean of the squared gradient."""
     c_square: Tensor | None = None
+    weight: Tensor | None = None
+    """By which images count in training, of mean one over a class; it stays as it is. None: all count the same."""
 
     @classmethod
     def stack(cls, states: Sequence[dict[str, Tensor]], count: int) -> "LearntLatents":

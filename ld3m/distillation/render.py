@@ -17,7 +17,7 @@ from ld3m.priors import Prior
 from ld3m.priors import folder as prior_folder
 from ld3m.recipe import Recipe
 from ld3m.recipe.files import to_yaml
-from ld3m.runs import result, sources
+from ld3m.runs import result, sources, weights
 from ld3m.runs.folder import check_folder_names, has_result, load_recipe, note_classes
 from ld3m.runs.resume import flat
 from ld3m.sampling.memory_budget import MemoryBudget
@@ -83,6 +83,7 @@ def render_again(processes: Processes, folder: Path, recipe: Recipe, output: Pat
     if processes.is_main_process:
         result.replace_images(output)
         note_classes(output, about.ids)
+        weights.write(output, weights.read(folder, dict.fromkeys(names, recipe.distill.images_per_class)))
         sources.write_prior(output, used)
         grids.write_grid(output, torch.stack([of_class for _, of_class in everyone]), about.classes)
         write_text(output / "recipe.yaml", to_yaml(recipe.model_copy(update={"output": str(output)})))

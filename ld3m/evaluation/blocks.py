@@ -117,6 +117,7 @@ def _block(
             *few_images(first.get("tested_on")),
             *_bests(rows),
             *_teachers(rows),
+            *_weights(rows),
         ],
     )
 
@@ -135,6 +136,19 @@ def _label(row: Row, rows: Sequence[Row]) -> str:
 def _teachers(rows: Sequence[Row]) -> list[str]:
     """A line for each teacher of soft labels."""
     return list(dict.fromkeys(text for row in rows if (text := teacher_text(row["protocol"]))))
+
+
+def _weights(rows: Sequence[Row]) -> list[str]:
+    """A line for each set whose images do not all count the same."""
+    return list(
+        dict.fromkeys(
+            "images of {} count by weights from {:.3g} to {:.3g}, 1 on average".format(
+                row["trained_on"], *row["weights"]
+            )
+            for row in rows
+            if row.get("weights")
+        )
+    )
 
 
 def _look_at(matched: str) -> str:

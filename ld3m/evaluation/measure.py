@@ -137,6 +137,7 @@ class Evaluation:
             training.arch,
             training.seed,
             self.split,
+            *([own.tolist()] if (own := self.sets.weights.get(training.trained_on)) is not None else []),
         ]
         folder = cache_folder() / "baselines" if training.is_shared else self.folder / "evaluating"
         return folder / f"{cache_key(description, content)}.json"
@@ -182,6 +183,7 @@ class Evaluation:
             after_epoch if best else None,
             Share(self.together) if self.together else None,
             checkpoint,
+            self.sets.weights.get(training.trained_on),
         )
         last = test(network)
         return last._replace(best=max(last.accuracy, *checkpoint.accuracies, 0.0)) if best else last
@@ -215,6 +217,7 @@ class Evaluation:
             **({"at_chance": at_chance} if at_chance else {}),
             **_in_another_order(networks),
             **self.sets.chosen_by(trained_on),
+            **self.sets.weighted(trained_on),
         }
 
 

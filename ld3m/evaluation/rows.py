@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired
 
-from annotated_types import MinLen
+from annotated_types import Len, MinLen
 from pydantic import ConfigDict, Field
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
@@ -113,6 +113,8 @@ class Result(TypedDict):
     """`data.scorer`, by which a core-set was chosen."""
     reassigned: NotRequired[list[Percent]]
     """What the accuracies would be if each class were renamed to the best: noted if labels must have been permuted."""
+    weights: NotRequired[Annotated[list[float], Len(2, 2)]]
+    """The least and the largest weight of its images, if they do not all count the same."""
     mosaics: NotRequired[dict[str, Any]]
     """How RDED's mosaics were made: images and crops that were tried, and crops on a side of each."""
 
@@ -179,8 +181,7 @@ def gathered(folder: Path, elsewhere: Path | None, unread: list[str]) -> dict[st
 
 def results(folder: Path) -> list[dict[str, Any]]:
     """The results of a run's evaluation.json in their order, none if there is no such file."""
-    rows: list[dict[str, Any]] = read(folder).get("results", [])
-    return rows
+    return list(read(folder).get("results", []))
 
 
 def figures(accuracies: Sequence[float]) -> dict[str, Any]:

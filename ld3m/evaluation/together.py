@@ -37,8 +37,8 @@ class Share:
     def weighted(self, loss: Loss) -> Loss:
         """A mean loss of the share, so weighted that the mean over processes is that of the batch."""
 
-        def of_share(logits: Tensor, targets: Tensor) -> Tensor:
-            return loss(logits, targets) * (self.own * self.processes.num_processes / self.batch)
+        def of_share(logits: Tensor, *targets: Tensor) -> Tensor:
+            return loss(logits, *targets) * (self.own * self.processes.num_processes / self.batch)
 
         return of_share
 

@@ -19,7 +19,7 @@ from ld3m.images.ranges import bytes_to_unit
 from ld3m.images.transforms import ColourJitter, CutMix, Flip, Lighting, PatchShuffle, PerImage, ResizedCrop
 from ld3m.machine.transfer import send
 from ld3m.networks.speed import quick_on_cpus
-from ld3m.networks.training import Loss, Shown, divergence, train_epoch
+from ld3m.networks.training import Batch, Loss, Shown, divergence, train_epoch
 from ld3m.randomness import generator
 from ld3m.recipe import NetworkRecipe
 
@@ -36,6 +36,7 @@ def train(
     after_epoch: Callable[[int, nn.Module], None] | None = None,
     share: Share | None = None,
     checkpoint: Checkpoint | None = None,
+    weights: Tensor | None = None,
 ) -> nn.Module:
     """A network trained on a few images and nothing else.
 
@@ -52,6 +53,7 @@ def train(
         after_epoch: is called after each epoch with the epochs done and the network as it would be tested then.
         share: of this process, if several train the network together; None: it is alone.
         checkpoint: where the training resumes, and is saved for that.
+        weights: float32 [N], by which each image's part of the loss is multiplied; None: all count the same.
 
     Returns:
         The network in evaluation mode, on the device; the average of its weights, if the protocol has one.
@@ -77,7 +79,7 @@ def train(
             group["lr"] = how.lr * SCHEDULES[how.schedule](epoch, how.epochs)
         view = (*seeds, epoch)
         draws = epoch_draws(soft_labels.view(view) if soft_labels else view)
-        shown = shown_in_epoch(seen, targets, images, how, draws, epoch, soft_labels, share)
+        shown = shown_in_epoch(seen, targets, images, how, draws, epoch, soft_labels, share, weights)
         trained.train()
         own_loss = share.weighted(loss) if share else loss
         train_epoch(trained, optimiser, shown, len(seen), how.batch, draws, own_loss, LEAST[how.labels])
@@ -128,7 +130,7 @@ def optimiser_of(network: nn.Module, how: Protocol) -> torch.optim.Optimizer:
 
 
 def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """With labels, or with shares of classes as CutMix makes them."""
+    """With labels, or with shares of classes as CutMix and weights make them."""
     return functional.cross_entropy(logits, targets)
 
 
@@ -141,12 +143,17 @@ def shown_in_epoch(
     epoch: int,
     soft_labels: SoftLabels | None,
     share: Share | None = None,
+    weights: Tensor | None = None,
 ) -> Shown:
-    """What a network is shown of a batch in an epoch: changed, normalised and mixed images, and their targets."""
+    """What a network is shown of a batch in an epoch: changed, normalised and mixed images, and their targets.
+
+    An image's weight stays with its label: in a batch mixed by CutMix, that of each hard label is its own image's, and
+    that of a soft one, which is of the mixture, is mixed by area.
+    """
     classes, size = len(images.classes), pixels.shape[-1]
 
     @torch.no_grad()
-    def shown(indices: Tensor) -> tuple[Tensor, Tensor]:
+    def shown(indices: Tensor) -> Batch:
         count = len(indices)
         operations = [
             OPERATIONS[name](draws, count, size, *numbers) for name, numbers in how.augment if name in OPERATIONS
@@ -164,10 +171,17 @@ def shown_in_epoch(
         if mix:
             seen = mix.paste(seen[: len(own)], seen[len(own) :]) if share else mix(seen)
         targets = labels[send(indices, labels.device)]
-        if mix and how.labels == "hard":
-            targets = mix.labels(functional.one_hot(targets, classes).to(seen.dtype))
+        counted = None if weights is None else send(weights[indices], labels.device)[:, None]
+        if how.labels == "hard" and (mix or counted is not None):
+            targets = functional.one_hot(targets, classes).to(seen.dtype)
+            targets = targets if counted is None else counted * targets
+            targets = mix.labels(targets) if mix else targets
         if soft_labels and how.labels == "soft":
-            return seen, soft_labels(seen, indices, epoch, mix, own if share else None)
+            said = soft_labels(seen, indices, epoch, mix, own if share else None)
+            if counted is None:
+                return seen, said
+            counted = (mix.labels(counted) if mix else counted).squeeze(1)
+            return seen, said, counted[send(own, counted.device)] if share else counted
         return seen, targets[send(own, targets.device)] if share else targets
 
     return shown

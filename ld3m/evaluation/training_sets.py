@@ -1,7 +1,7 @@
 """What networks are trained on: the images of runs, and as many real ones."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from ld3m.images.multi_formation import shown
 from ld3m.images.ranges import bytes_to_unit
 from ld3m.randomness import generator
 from ld3m.recipe import Recipe
+from ld3m.runs import weights as image_weights
 from ld3m.runs.folder import classes, load_recipe
 from ld3m.runs.result import read_images
 
@@ -43,6 +44,8 @@ class TrainingSets:
     """Of the first run: images on a side of each of its images."""
     folders: dict[str, Path]
     """Of the runs."""
+    weights: dict[str, Tensor] = field(default_factory=dict)
+    """Of the images that networks are trained on, float32 [N], in the runs whose images do not all count the same."""
 
     @classmethod
     def of(
@@ -72,7 +75,10 @@ class TrainingSets:
             made = mosaics.mosaics(images, counts.tolist(), tiles, judge, recipe.seed)
             stored["rded"] = torch.cat(made), torch.arange(len(made)).repeat_interleave(counts)
             fixed["rded"] = _seen(*stored["rded"], factor)
-        return cls(stored, fixed, labels, real, recipe, factor, folders)
+        weights = {
+            name: own for name, path in folders.items() if (own := stored_weights(path, images.classes)) is not None
+        }
+        return cls(stored, fixed, labels, real, recipe, factor, folders, weights)
 
     def seen(self, name: str, seed: int) -> tuple[Tensor, Tensor]:
         """Images and labels that a network of a seed is trained on; "random" ones differ from seed to seed."""
@@ -84,9 +90,14 @@ class TrainingSets:
         tiles = mosaics.factor_at(self.real.resolution, self.factor)
         return by | ({"mosaics": mosaics.description(tiles)} if name == "rded" else {})
 
+    def weighted(self, name: str) -> dict[str, Any]:
+        """What the row of a set says of its images' weights; {} if all count the same."""
+        values = self.weights.get(name)
+        return {} if values is None else {"weights": [round(float(values.min()), 4), round(float(values.max()), 4)]}
+
     def digest(self, name: str) -> str:
         """A digest of what networks are trained on; of "random" images, of those of the first seed."""
-        return _digest(*self.seen(name, 0))
+        return _digest(*self.seen(name, 0), self.weights.get(name))
 
     def size(self, name: str) -> int:
         """Number of images of a set; of a run, as they are stored."""
@@ -116,7 +127,7 @@ def check_content(place: Path, evaluation: Mapping[str, Any], digest: str, folde
 
 def stored_digest(folder: Path) -> str:
     """A digest of what networks are trained on, of the images of a run; the real images are not asked."""
-    return _digest(*stored_set(folder))
+    return _digest(*stored_set(folder), stored_weights(folder, classes(folder)))
 
 
 def stored_set(folder: Path) -> tuple[Tensor, Tensor]:
@@ -126,8 +137,18 @@ def stored_set(folder: Path) -> tuple[Tensor, Tensor]:
     return _seen(*stored, recipe.distill.factor)
 
 
-def _digest(pixels: Tensor, labels: Tensor) -> str:
-    return cache_key(labels.tolist(), pixels.contiguous().numpy().data)
+def _digest(pixels: Tensor, labels: Tensor, weights: Tensor | None) -> str:
+    described = labels.tolist() if weights is None else [labels.tolist(), weights.tolist()]
+    return cache_key(described, pixels.contiguous().numpy().data)
+
+
+def stored_weights(folder: Path, names: Sequence[str]) -> Tensor | None:
+    """Weights of what networks are trained on, of the images of a run, by class; None if all count the same."""
+    found = image_weights.of_run(folder, names)
+    if found is None:
+        return None
+    of_images = torch.tensor([value for name in names for value in found[name]])
+    return of_images.repeat_interleave(load_recipe(folder).distill.factor ** 2)
 
 
 def real_images(

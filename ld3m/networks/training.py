@@ -11,17 +11,18 @@ from ld3m.images import augment
 from ld3m.machine.transfer import send
 from ld3m.randomness import generator, global_draws
 
-Loss = Callable[[Tensor, Tensor], Tensor]
-"""Of logits [n, classes] and targets: labels, int64 [n], or what else a loss takes, [n, classes]."""
-Shown = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""What a network is shown of a set: for indices [n] on the CPU, images [n, channels, H, W] as it sees them and their
-targets, on its device."""
+Loss = Callable[..., Tensor]
+"""Of logits [n, classes], and targets: labels, int64 [n], or what else a loss takes, such as weights [n]."""
+Batch = tuple[Tensor, ...]
+"""Images [n, channels, H, W] as a network sees them, and what its loss takes besides logits."""
+Shown = Callable[[Tensor], Batch]
+"""What a network is shown of a set: a batch, on its device, for indices [n] on the CPU."""
 
 
 def train(
     network: nn.Module,
     optimiser: torch.optim.Optimizer,
-    batches: Iterable[tuple[Tensor, Tensor]],
+    batches: Iterable[Batch],
     schedule: torch.optim.lr_scheduler.LRScheduler | None = None,
     loss: Loss = functional.cross_entropy,
 ) -> None:
@@ -30,12 +31,12 @@ def train(
     Args:
         network: any classifier, in training mode; dropout draws from torch's global generators (`global_draws`).
         optimiser: of its weights.
-        batches: normalised images [n, channels, H, W] and their targets, on the network's device.
+        batches: normalised images, and what the loss takes, on the network's device.
         schedule: of the learning rate, moved on by each step.
-        loss: of logits and targets.
+        loss: of logits and what a batch has besides images.
     """
-    for images, targets in batches:
-        value = loss(network(images), targets)
+    for images, *targets in batches:
+        value = loss(network(images), *targets)
         optimiser.zero_grad(set_to_none=True)
         value.backward()
         optimiser.step()
@@ -110,12 +111,15 @@ def divergence(temperature: float, squared: bool) -> Loss:
             al., 2015).
 
     Returns:
-        A loss whose targets are the teacher's logits [n, classes].
+        A loss whose targets are the teacher's logits [n, classes]; weights [n], if given, multiply each image's part.
     """
     scale = temperature**2 if squared else 1.0
 
-    def loss(logits: Tensor, teacher: Tensor) -> Tensor:
+    def loss(logits: Tensor, teacher: Tensor, weights: Tensor | None = None) -> Tensor:
         own, wanted = functional.log_softmax(logits / temperature, 1), functional.log_softmax(teacher / temperature, 1)
+        if weights is not None:
+            each = functional.kl_div(own, wanted, reduction="none", log_target=True).sum(1)
+            return scale * (weights * each).mean()
         return scale * functional.kl_div(own, wanted, reduction="batchmean", log_target=True)
 
     return loss

@@ -23,6 +23,7 @@ from ld3m.publishing import front_matter
 from ld3m.publishing.front_matter import NON_COMMERCIAL, WITHOUT_HUB_ID
 from ld3m.recipe import Recipe
 from ld3m.runs import labels, sources
+from ld3m.runs import weights as image_weights
 from ld3m.runs.folder import Metadata, load_recipe, metadata
 
 TEMPLATES = ASSETS / "card"
@@ -43,6 +44,8 @@ LICENCES = {
 """Licences of the real images, for data sources known by name."""
 UNPACK = "\ninputs, targets = formation.shown(inputs, targets, {factor})"
 """The line of the card's program that cuts each image into the `factor`² that it holds."""
+WEIGHTS = '\nweights = torch.stack([*images["weight"]]){each}'
+"""Its line that reads how much each image counts."""
 PATH_KEYS = ("source", "root", "init", "folder")
 """Keys of recipe.yaml, prior.json and evaluation.json whose values may be folders of this machine."""
 
@@ -61,6 +64,8 @@ class Section:
     metadata: Metadata
     soft_labels: labels.Note | None = None
     """Of the soft labels that are stored with it."""
+    weights: image_weights.Weights | None = None
+    """Of its images, if they do not all count the same."""
 
     @classmethod
     def of(cls, folder: Path) -> "Section":
@@ -77,6 +82,7 @@ class Section:
             evaluation=without_folders(rows.read(folder)),
             metadata=about,
             soft_labels=_labels(folder),
+            weights=image_weights.of_run(folder, about.classes),
         )
 
     @property
@@ -231,6 +237,10 @@ def _training(repo: str, section: Section) -> str:
         return ""
     protocol, data, factor = measured[0]["protocol"], section.recipe.data, section.recipe.distill.factor
     batch = f"augment.draw(draws, {data.resolution}, len(chosen))(inputs[chosen])"
+    each = "" if factor == 1 else f".repeat_interleave({factor**2})"
+    loss = "functional.cross_entropy(network(batch_images), targets[chosen])"
+    weighted = f"(weights[chosen] * {loss[:-1]}, reduction='none')).mean()"
+    by_weight = section.weights is not None and "weights" in measured[0]
     return _fill(
         "training",
         repo=repo,
@@ -238,6 +248,8 @@ def _training(repo: str, section: Section) -> str:
         augmented="differentiable Siamese augmentation" if protocol["augment"] else "without augmentation",
         modules="augment, networks" if factor == 1 else "augment, formation, networks",
         unpack="" if factor == 1 else UNPACK.format(factor=factor),
+        weights=WEIGHTS.format(each=each) if by_weight else "",
+        loss=weighted if by_weight else loss,
         unpacked="" if factor == 1 else f"each image cut into the {factor**2} that it holds, which are enlarged, ",
         batch_images=batch if protocol["augment"] else "inputs[chosen]",
         arch=json.dumps(measured[0]["arch"]),
@@ -268,6 +280,7 @@ def _facts(section: Section) -> dict[str, str]:
         "noise": markdown.text(f"{about.noise}, of iteration {about.noise_iteration}"),
         "normalisation": _normalisation(section),
         **({"soft labels": _soft_labels(section.config, section.soft_labels)} if section.soft_labels else {}),
+        **({"weights": f"{image_weights.text(section.weights)}: column `weight`"} if section.weights else {}),
     }
 
 

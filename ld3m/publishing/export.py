@@ -1,6 +1,7 @@
 """Sets in the layouts that other projects read: class folders, RDED's, rethinkdc's, and IDC's data.pt."""
 
 import io
+import json
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,7 @@ from ld3m.errors import UserError, some
 from ld3m.files import writable, write_folder
 from ld3m.images.ranges import bytes_to_unit
 from ld3m.recipe import Recipe
+from ld3m.runs import weights
 from ld3m.runs.folder import CLASS_ORDER, EXACT_PIXELS, classes, image_paths, is_run, load_recipe
 from ld3m.runs.result import read_image, read_images
 
@@ -80,6 +82,20 @@ def _pt(exported: _Set) -> Files:
     return {"data.pt": content.getvalue(), CLASS_ORDER: _order(exported)}
 
 
+def _weights(exported: _Set, layout: str) -> Files:
+    """`weights.json`, by class as the layout calls it, in the order of its images there; {} if all count the same."""
+    found = weights.of_run(exported.folder, exported.names)
+    if found is None:
+        return {}
+    if layout == "rethinkdc":
+        print(f"--as rethinkdc: {weights.text(found)}, which this layout has no place for", file=sys.stderr)
+        return {}
+    numbers = {"rded": "{:05d}", "pt": "{}"}.get(layout)
+    called = [numbers.format(label) for label in range(len(exported.names))] if numbers else exported.ids
+    by_class = {each: list(found[name]) for each, name in zip(called, exported.names, strict=True)}
+    return {weights.FILE: json.dumps(by_class, indent=1, ensure_ascii=False).encode()}
+
+
 def _order(exported: _Set) -> bytes:
     return "".join(f"{called}\n" for called in exported.ids).encode()
 
@@ -114,7 +130,7 @@ def export(folder: Path, layout: str, output: Path | None = None) -> Path:
     exported = _Set(folder, recipe, names, [by_name.get(name, name) for name in names])
     if missing := [name for name in names if not image_paths(folder, name)]:
         raise UserError(f"RUN: {folder / 'images' / missing[0]} has no images; ld3m render makes them from the latents")
-    files = LAYOUTS[layout](exported)
+    files = {**LAYOUTS[layout](exported), **_weights(exported, layout)}
     target = output or folder / "export" / layout
     _check_target(target, files)
     writable(target.absolute().parent, "give --output FOLDER")

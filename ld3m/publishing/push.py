@@ -141,13 +141,18 @@ def _stage(folder: Path, section: card.Section, staged: Path) -> None:
 
     datasets.disable_progress_bars()
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=section.classes)})
+    counted = [value for name in section.classes for value in (section.weights or {}).get(name, ())]
+    if counted:
+        features["weight"] = datasets.Value("float64")
     paths = [(label, path) for label, name in enumerate(section.classes) for path in _checked(folder, name, section)]
     shards = 1 + sum(path.stat().st_size for _, path in paths) // SHARD_BYTES
     for shard in range(shards):
-        part = paths[shard * len(paths) // shards : (shard + 1) * len(paths) // shards]
-        rows = {
+        first, end = (index * len(paths) // shards for index in (shard, shard + 1))
+        part = paths[first:end]
+        rows: dict[str, Any] = {
             "image": [{"bytes": path.read_bytes(), "path": f"{path.parent.name}-{path.name}"} for _, path in part],
             "label": [label for label, _ in part],
+            **({"weight": counted[first:end]} if counted else {}),
         }
         buffer = io.BytesIO()
         datasets.Dataset.from_dict(rows, features=features).to_parquet(buffer)

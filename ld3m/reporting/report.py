@@ -23,8 +23,8 @@ from ld3m.recipe import EvaluateRecipe, Recipe
 from ld3m.reporting import charts, svg, webp
 from ld3m.reporting.page import page
 from ld3m.reporting.pictures import Images
-from ld3m.runs import metrics, sources
-from ld3m.runs.folder import document, iterations_done, load_recipe, progress
+from ld3m.runs import metrics, sources, weights
+from ld3m.runs.folder import classes, document, iterations_done, load_recipe, progress
 
 LARGEST = 5_000_000
 """Bytes that a page has at most."""
@@ -76,6 +76,7 @@ def report(folder: Path, output: Path | None = None) -> Path:
         "cost": _cost(logged.rows, done),
         "prior": prior,
         "origin": origin.get("source"),
+        "weights": unless_unreadable(unread, None, _weights, folder),
         "trained_on": sum(each["images"] for each in data["classes"].values()) if data else None,
         "tested_on": max((row["tested_on"] for row in results if row["split"] == "test"), default=None),
         "evaluations": _evaluations(name, settings, results),
@@ -92,6 +93,12 @@ def report(folder: Path, output: Path | None = None) -> Path:
     writable(path.parent, "give --output FOLDER, such as -o .")
     write_text(path, _page(content).encode(errors="replace").decode())  # names may hold what UTF-8 does not
     return path
+
+
+def _weights(folder: Path) -> str | None:
+    """How the images of a run count in training, if not all the same."""
+    found = weights.of_run(folder, classes(folder))
+    return weights.text(found) if found else None
 
 
 def _elsewhere(folder: Path, output: Path | None, unread: list[str]) -> Path | None:

@@ -12,13 +12,13 @@ from ld3m.errors import UserError, user_error_if_damaged
 from ld3m.files import write_folder
 from ld3m.machine.hub import ask, explained, status_of
 from ld3m.reading import read_metadata
-from ld3m.runs import labels
+from ld3m.runs import labels, weights
 from ld3m.runs.folder import IMPORTED, check_folder_names, parse_metadata
 
 T = TypeVar("T")
 NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(:(?P<config>[\w.-]+))?(@(?P<revision>[\w./-]+))?")
 """A data set of the Hub with a config and a branch, tag or commit: me/garments:ipc1-32px@main."""
-COPIED = ("metrics.jsonl", "grid.png")
+COPIED = ("metrics.jsonl", "grid.png", weights.FILE)
 """Files of a run that are in its config's folder unchanged, if the run has them."""
 WRITTEN = ("recipe.yaml", "prior.json", "evaluation.json")
 """Files that are there without paths of the machine they were made on."""

@@ -26,7 +26,7 @@ from ld3m.images.grids import shown, to_image, write_grid
 from ld3m.images.ranges import bytes_to_unit, unit_to_bytes
 from ld3m.recipe import DataRecipe, Recipe
 from ld3m.recipe.files import load, to_yaml
-from ld3m.runs import download, foreign_tensors
+from ld3m.runs import download, foreign_tensors, weights
 from ld3m.runs.folder import CLASS_ORDER, EXACT_PIXELS, IMPORTED, is_run, newest, note_classes
 from ld3m.runs.pixel_values import check_pixels, to_pixels
 
@@ -145,7 +145,7 @@ def _import_images(name: str, recipe: Recipe, location: str, reading: Reading) -
     settings = {"source": location, "resolution": recipe.data.resolution, "channels": recipe.data.channels}
     theirs = open_source(DataRecipe.model_validate(settings))
     classes = _Classes.of(name, theirs.classes, recipe, Path(location), reading)
-    images, labels, examples = [], [], theirs.splits["train"]
+    images, labels, numbers, examples = [], [], [], theirs.splits["train"]
     if not len(examples):
         raise UserError(f"RUN: {name} has no images")
     sizes: dict[tuple[int, int], str] = {}
@@ -160,12 +160,14 @@ def _import_images(name: str, recipe: Recipe, location: str, reading: Reading) -
             ours = classes.source.classes[classes.matched.numbers[example.label]]
             raise UserError(f"RUN: {example.name} is of class {ours!r}, which the recipe leaves out")
         labels.append(classes.positions[example.label])
+        numbers.append(example.label)
     resized = _resized(sizes, recipe)
     classes.require_all(name, torch.tensor(labels))
     classes.say(name)
     if resized:
         print(f"{name}: {resized}", file=sys.stderr)
-    return _write_set(name, recipe, classes, torch.stack(images), torch.tensor(labels))
+    counted = _weights(Path(location), theirs.classes, numbers)
+    return _write_set(name, recipe, classes, torch.stack(images), torch.tensor(labels), counted)
 
 
 def _resized(sizes: Mapping[tuple[int, int], str], recipe: Recipe) -> str | None:
@@ -218,6 +220,7 @@ def _import_tensors(path: Path, recipe: Recipe, reading: Reading) -> Path:
     if outside := [number for number, index in places.items() if index not in classes.positions]:
         ours = classes.source.classes[classes.matched.numbers[places[outside[0]]]]
         raise UserError(f"RUN: {path} has images of class {ours!r}, which the recipe leaves out")
+    counted = _weights(path if path.is_dir() else path.parent, theirs, [places[number] for number in labels.tolist()])
     labels = torch.tensor([classes.positions[places[number]] for number in labels.tolist()])
     classes.require_all(str(path), labels)
     images = to_pixels(path, found._replace(images=images), lambda: prepare(recipe.data), reading.pixels)
@@ -228,7 +231,7 @@ def _import_tensors(path: Path, recipe: Recipe, reading: Reading) -> Path:
         images = functional.pad(images, (0, padding, 0, padding), value=grey)
     if said:
         print(f"{path}: {said}", file=sys.stderr)
-    return _write_set(path.stem, recipe, classes, images, labels)
+    return _write_set(path.stem, recipe, classes, images, labels, counted)
 
 
 def _hard(path: Path, labels: Tensor, count: int) -> tuple[Tensor, str]:
@@ -251,7 +254,24 @@ def _hard(path: Path, labels: Tensor, count: int) -> tuple[Tensor, str]:
 # --- the folder --------------------------------------------------------------------------------------------
 
 
-def _write_set(name: str, recipe: Recipe, matched: _Classes, images: Tensor, labels: Tensor) -> Path:
+def _weights(beside: Path, theirs: Sequence[str], labels: Sequence[int]) -> Tensor | None:
+    """Weights of a set's images, [N] float64, if weights.json lies beside them.
+
+    Args:
+        beside: the folder.
+        theirs: names of the set's classes, by which the file has a list each, in the order of the images of the class.
+        labels: of the images, numbers of these classes.
+    """
+    found = weights.read(beside, {name: labels.count(index) for index, name in enumerate(theirs)})
+    if found is None:
+        return None
+    left = [iter(found[name]) for name in theirs]
+    return torch.tensor([next(left[label]) for label in labels], dtype=torch.float64)
+
+
+def _write_set(
+    name: str, recipe: Recipe, matched: _Classes, images: Tensor, labels: Tensor, counted: Tensor | None = None
+) -> Path:
     """Writes a set in the layout of a run, in the order of its classes; accuracies of the same set stay.
 
     Args:
@@ -260,11 +280,14 @@ def _write_set(name: str, recipe: Recipe, matched: _Classes, images: Tensor, lab
         matched: the classes that the recipe chooses, and how the set's were matched.
         images: [N, channels, H, W], uint8, or float32 in units of [0, 1].
         labels: int64 [N], of these classes.
+        counted: weights of the images, [N]; None: all count the same.
     """
     classes = matched.names
     order = labels.argsort(stable=True)
+    own = None if counted is None else counted[order]
     images, labels = images[order], labels[order]
-    content = images.numpy().tobytes() + json.dumps([classes, labels.tolist()]).encode()
+    described = [classes, labels.tolist(), *([] if own is None else [own.tolist()])]
+    content = images.numpy().tobytes() + json.dumps(described).encode()
     digest = hashlib.sha256(content).hexdigest()[:8]
     folder = IMPORTED / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name).strip('-._') or 'set'}-{digest}"
 
@@ -279,6 +302,8 @@ def _write_set(name: str, recipe: Recipe, matched: _Classes, images: Tensor, lab
         by_class = [rounded[labels == label] for label in range(len(classes))]
         count, least = shown(len(classes), min(map(len, by_class)))
         write_grid(target, torch.stack([of_class[:least] for of_class in by_class[:count]]), classes)
+        if own is not None:
+            weights.write(target, {each: own[labels == label].tolist() for label, each in enumerate(classes)})
         note_classes(target, {each: label for label, each in enumerate(classes)})
         about = {"sha256": hashlib.sha256(content).hexdigest(), "classes": matched.matched.text}
         write_json(target / "origin.json", {"source": name, **about})

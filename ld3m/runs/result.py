@@ -1,7 +1,7 @@
 """Images and latents of a run as tensors: how they are written so that nothing is lost, and read back."""
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from ld3m.images.grids import to_image
 from ld3m.reading import TensorSpec, read_tensors
 from ld3m.recipe import Recipe
 from ld3m.recipe.files import digest
+from ld3m.runs import weights
 from ld3m.runs.folder import (
     EXACT_PIXELS,
     LATENTS_ADVICE,
@@ -97,6 +98,7 @@ def write_result(
     folder = recipe.folder
     (folder / "latents.safetensors").unlink(missing_ok=True)  # latents and images always agree
     replace_images(folder)
+    weights.write(folder, _weights(recipe, classes, states))
     z, c = (torch.cat([state[name] for state in states]).float() for name in ("z", "c"))
     labels = torch.arange(len(classes)).repeat_interleave(recipe.distill.latents_per_class)
     tensors = {"z": z, "c": c, "labels": labels}
@@ -114,6 +116,17 @@ def write_result(
         sha256=tensors_digest(tensors),
     )
     write_tensors(folder / "latents.safetensors", tensors, {METADATA_KEY: about.model_dump_json()})
+
+
+def _weights(
+    recipe: Recipe, classes: Iterable[str], states: Sequence[dict[str, Tensor]]
+) -> dict[str, list[float]] | None:
+    """Weights of the images by class, each the mean of those of the latents in it; None if latents have none."""
+    if not all("weight" in state for state in states):
+        return None
+    each = recipe.distill.factor**2
+    of_images = [state["weight"].double().view(-1, each).mean(1).tolist() for state in states]
+    return dict(zip(classes, of_images, strict=True))
 
 
 def read_latents(folder: Path) -> tuple[dict[str, Tensor], Metadata]:
