@@ -242,6 +242,28 @@ def test_an_interrupted_evaluation_goes_on_with_the_network_it_was_at(
     assert "all 4 networks are measured already; --again repeats" in third.err
 
 
+def test_the_bar_moves_within_a_network_and_ends_at_its_whole(
+    ld3m: Callable[..., Outcome], run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved: list[float] = []
+    totals: list[float] = []
+
+    class Bar(measure.tqdm):  # type: ignore[misc, name-defined]
+        def __init__(self, **options: Any) -> None:
+            totals.append(options["total"])
+            super().__init__(**options)
+
+        def update(self, n: float = 1) -> None:
+            moved.append(n)
+            super().update(n)
+
+    monkeypatch.setattr(measure, "tqdm", Bar)
+    assert ld3m("evaluate", run, "--seeds", 1, "evaluate.epochs=4").code == 0
+    assert len(moved) == 4 + 3 + 1, "epochs, classes that are tested, and what is left at the end"
+    assert sum(moved) == pytest.approx(totals[0])
+    assert all(each >= 0 for each in moved[:-1])
+
+
 def test_two_evaluations_of_a_run_leave_each_other_alone(
     ld3m: Callable[..., Outcome], run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ counted on the meta device; seconds are measured on this machine, or follow from
 """
 
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -33,7 +34,7 @@ from ld3m.sizing.bench import Bench
 from ld3m.sizing.cost import RunCost
 from ld3m.sizing.count import Counts
 from ld3m.sizing.meta_models import MetaImages, meta_prior
-from ld3m.sizing.timed import Sample, Seconds, now, timed
+from ld3m.sizing.timed import BUDGET, Sample, Seconds, now, timed
 
 FEW = 10
 """Classes that stand for all when the start and the end are timed."""
@@ -126,6 +127,7 @@ def plan(recipe: Recipe, processes: int, device: str | None = None) -> Plan:
         recipe = here[0].recipe
     elif chosen:
         recipe = _with_auto(bench, processes, chosen.gib * 2**30 - devices.RESERVED - weights)
+    _say(f"counting the operations and the memory of an iteration, with {recipe.network.arch}")
     counts = Counts.of(replace(bench, recipe=recipe), meta)
     cost = RunCost(recipe, processes, len(images.classes), meta.latent_shape, meta.conditioning_shape)
     if chosen:
@@ -147,6 +149,8 @@ def plan(recipe: Recipe, processes: int, device: str | None = None) -> Plan:
     each = sum(basis.parts.values(), np.zeros(2))
     clock, busy = (basis.start + basis.end + recipe.distill.iterations * each).tolist()
     per_class = recipe.distill.latents_per_class
+    archs = ", ".join(recipe.evaluate.arch)
+    _say(f"{'counting' if chosen else 'timing'} the networks of ld3m evaluate: {archs}")
     return Plan(
         recipe=recipe.name,
         basis=basis.text,
@@ -174,6 +178,11 @@ def plan(recipe: Recipe, processes: int, device: str | None = None) -> Plan:
     )
 
 
+def _say(phase: str) -> None:
+    """Says what is begun: on a busy machine each phase may take a minute."""
+    print(f"{phase} …", file=sys.stderr, flush=True)
+
+
 # --- seconds -----------------------------------------------------------------------------------------------
 
 
@@ -192,6 +201,7 @@ def _prepare(recipe: Recipe, processes: int) -> tuple[Bench, torch.Tensor, Secon
     """Data and prior as `distill` has them, the embeddings of the classes, and the seconds until they were there."""
     before = time.process_time()  # of the interpreter and the libraries, in one thread and so on the clock too
     began = time.perf_counter()
+    _say("loading the images and the prior")
     alone = start()
     prior, images, embeddings = load_prior_and_images(recipe, alone)
     own = range(0, len(images.classes), processes)
@@ -214,6 +224,7 @@ def _measure(bench: Bench, embeddings: torch.Tensor, start: Seconds) -> Basis:
     clock = np.array([time.perf_counter(), time.process_time()])
     states = [initial_state(recipe, images, bench.prior, embeddings[label], label, device) for label in few]  # type: ignore[arg-type]
     start = start + (now(device) - clock) * len(bench.own) / len(few)
+    _say(f"timing an iteration, with {recipe.network.arch}: about {BUDGET:.0f} seconds of this processor alone")
     parts, sample = timed(bench)
     with tempfile.TemporaryDirectory() as folder:
         elsewhere = recipe.model_copy(update={"output": folder})

@@ -1,15 +1,15 @@
 """Networks trained and tested one by one: what that will take, how far it is, and their accuracies kept."""
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import torch
 from pydantic import BaseModel, Field
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from ld3m.data.prepared import ImageSet
@@ -34,6 +34,8 @@ from ld3m.reading import read_json
 from ld3m.recipe import Recipe
 from ld3m.runs.metrics import duration
 
+Advance = Callable[[Literal["train", "test"], int], None]
+"""Is told how many images were seen since it was told last, in training or in testing."""
 LAYOUT = 2
 """Version of how networks are trained and tested; part of the key under which accuracies are kept."""
 
@@ -142,8 +144,8 @@ class Evaluation:
         folder = cache_folder() / "baselines" if training.is_shared else self.folder / "evaluating"
         return folder / f"{cache_key(description, content)}.json"
 
-    def tested(self, training: Training, path: Path) -> Tested:
-        """How a network does: read from its file, or measured and written there."""
+    def tested(self, training: Training, path: Path, advance: "Advance" = lambda kind, images: None) -> Tested:
+        """How a network does: read from its file, or measured and written there; `advance` hears how far that is."""
         how, best = self.protocols[training.group], self.recipe.evaluate.best
         is_awaited = self.writes and self.is_kept(training) and not path.is_file()
         with hold(path.with_suffix(".lock")) if is_awaited else nullcontext():
@@ -154,33 +156,43 @@ class Evaluation:
                 return known
             tests = f"-{how.tests}" if best else ""  # whose accuracies are in it
             checkpoint = Checkpoint(path.with_name(f"{path.stem}{tests}.safetensors"), self.writes)
-            measured = self._measured(training, how, best, checkpoint)
+            measured = self._measured(training, how, best, checkpoint, advance)
             if self.writes:
                 write_json(path, Kept(**measured._asdict(), tests=how.tests if best else None).model_dump())
             checkpoint.remove()
             return measured
 
-    def _measured(self, training: Training, how: Protocol, best: bool, checkpoint: Checkpoint) -> Tested:
+    def _measured(
+        self, training: Training, how: Protocol, best: bool, checkpoint: Checkpoint, advance: "Advance"
+    ) -> Tested:
         """Trains a network and tests it after its last epoch, if asked at other test points too."""
-        points = TESTS[how.tests](how.epochs) - {how.epochs}
+        points = TESTS[how.tests](how.epochs) - {how.epochs} if best else set()
         size = how.test_resize or self.images.resolution
+        pixels, labels = self.sets.seen(training.trained_on, training.seed)
 
         def test(network: nn.Module) -> Tested:
-            return tested(lambda seen: network(centre(seen, size)), self.images, self.split, self.device, self.together)
+            def look(seen: Tensor) -> Tensor:
+                advance("test", len(seen))
+                logits: Tensor = network(centre(seen, size))
+                return logits
+
+            return tested(look, self.images, self.split, self.device, self.together)
 
         def after_epoch(done: int, network: nn.Module) -> None:
+            advance("train", len(pixels))
             if done in points:
                 checkpoint.accuracies.append(test(network).accuracy)
 
         network = train(
             training.arch,
-            *self.sets.seen(training.trained_on, training.seed),
+            pixels,
+            labels,
             self.images,
             how,
             (self.recipe.seed, training.seed),
             self.device,
             self.soft_labels.get(training.group),
-            after_epoch if best else None,
+            after_epoch,
             Share(self.together) if self.together else None,
             checkpoint,
             self.sets.weights.get(training.trained_on),
@@ -270,7 +282,8 @@ def measure(
         there = evaluation.together.gather([there])[0]
     kept = {training: own[training] for training in there}
     left = [training for training in own if training not in kept]
-    efforts = _efforts(evaluation, left)
+    cost = _costs(evaluation, left)
+    efforts = {training: evaluation.effort(training, cost[training.arch]) for training in left}
     if processes.is_main_process:
         _announce(processes, evaluation, left, wanted - missing + len(kept), sum(efforts.values()))
     done = {training: evaluation.tested(training, path) for training, path in kept.items()}
@@ -280,8 +293,11 @@ def measure(
     with signals.exiting(), bars as bar:
         for index, training in enumerate(left):
             bar.set_postfix_str(f"network {index + 1} of {len(left)}: {training.arch} on {training.trained_on}")
+            before = bar.n
             try:
-                done[training] = evaluation.tested(training, own[training])
+                done[training] = evaluation.tested(
+                    training, own[training], _moving(bar, cost[training.arch], evaluation)
+                )
             except (KeyboardInterrupt, SystemExit) as stop:
                 bar.close()
                 print(
@@ -289,19 +305,29 @@ def measure(
                     file=sys.stderr,
                 )
                 raise SystemExit(stop.code if isinstance(stop, SystemExit) else 130) from None
-            bar.update(efforts[training])
+            bar.update(before + efforts[training] - bar.n)  # it may have resumed, or have been measured by others
     return dict(processes.gather(list(done.items())))
 
 
-def _efforts(evaluation: Evaluation, trainings: Sequence[Training]) -> dict[Training, float]:
-    """Seconds that each network will take, by a short try of each architecture."""
+def _moving(bar: Any, cost: Cost, evaluation: Evaluation) -> Advance:
+    """Moves a bar of seconds on, within what its networks were thought to take."""
+    processes = evaluation.together.num_processes if evaluation.together else 1
+
+    def advance(kind: Literal["train", "test"], images: int) -> None:
+        share = cost.train / processes if kind == "train" else cost.test  # of a test this one's images are told
+        bar.update(min(share * images, bar.total - bar.n))
+
+    return advance
+
+
+def _costs(evaluation: Evaluation, trainings: Sequence[Training]) -> dict[str, Cost]:
+    """What each architecture takes for an image, by a short try."""
     some = {
         training.arch: (*evaluation.sets.seen(training.trained_on, 0), evaluation.protocols[training.group])
         for training in trainings
     }
     soft = {training.arch: labels for training in trainings if (labels := evaluation.soft_labels.get(training.group))}
-    cost = costs(some, evaluation.images, evaluation.device, soft)
-    return {training: evaluation.effort(training, cost[training.arch]) for training in trainings}
+    return costs(some, evaluation.images, evaluation.device, soft)
 
 
 def _announce(

@@ -135,7 +135,9 @@ class Counts:
 
 def _counted(bench: Bench, units: int) -> tuple[int, int]:
     """Operations of some units of the objective on average over the run, and their peak bytes."""
-    return _tallied(bench.on_average.match, units)[0], _tallied(bench.match, units)[1]
+    operations, peak = _tallied(bench.match, units)
+    average = bench.on_average
+    return (operations if average.recipe == bench.recipe else _tallied(average.match, units)[0]), peak
 
 
 def _tallied(run: Callable[[int, int], None], units: int) -> tuple[int, int]:
