@@ -5,7 +5,8 @@ A package adds, say, an objective by a line in its pyproject.toml, and recipes m
     [project.entry-points."ld3m.objectives"]
     my-matching = "my_package:MyMatching"
 
-Groups: `ld3m.networks`, `ld3m.objectives`, `ld3m.sources`, `ld3m.priors`, `ld3m.protocols`.
+Groups: `ld3m.networks`, `ld3m.objectives`, `ld3m.sources`, `ld3m.priors`, `ld3m.protocols`, `ld3m.sampling_methods`,
+`ld3m.sampling_choices`.
 """
 
 from collections.abc import Mapping

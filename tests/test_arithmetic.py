@@ -182,7 +182,7 @@ def test_a_run_on_a_gpu_is_repeated_bit_for_bit(recipe_file: Path, tmp_path: Pat
         assert torch.equal(tensor, second[name])
 
 
-ON_THE_CPU = {"data/prepared.py", "distillation/kmeans.py", "images/resample.py", "priors/noise_schedule.py"}
+ON_THE_CPU = {"data/prepared.py", "sampling/kmeans.py", "images/resample.py", "priors/noise_schedule.py"}
 """Files that compute in float64 with tensors that never leave the CPU."""
 
 
@@ -205,5 +205,5 @@ def test_what_a_device_computes_has_no_float64(recipe_file: Path, tmp_path: Path
     """Apple's GPUs have none."""
     with Doubles() as doubles:
         distilled(recipe_file, tmp_path / "run", "distill.iterations=1", "distill.init=prototype")
-    assert "distillation/kmeans.py" in doubles.files  # it does see them
+    assert "sampling/kmeans.py" in doubles.files  # it does see them
     assert doubles.files <= ON_THE_CPU

@@ -20,7 +20,6 @@ from ld3m import objectives, priors
 from ld3m.data import coresets, scorer
 from ld3m.data.coresets import SELECTIONS, open_kept, score
 from ld3m.data.prepared import ImageSet, prepare
-from ld3m.distillation.kmeans import kmeans
 from ld3m.distillation.loop import checkpoint_or_start, distill
 from ld3m.distillation.setup import Setup
 from ld3m.errors import UserError
@@ -31,6 +30,7 @@ from ld3m.randomness import generator
 from ld3m.recipe import DistilledDataRecipe, Recipe, SamplerRecipe
 from ld3m.recipe.files import load
 from ld3m.recipe.values import STARTS
+from ld3m.sampling.kmeans import kmeans
 
 CPU = torch.device("cpu")
 FEATURES = hnp.arrays(np.float64, st.tuples(st.integers(1, 9), st.integers(1, 3)), elements=st.integers(-20, 20))
@@ -101,7 +101,7 @@ def test_easy_and_hard_complement_each_other(losses: list[int], drawn: st.DataOb
 
 def test_the_recipe_knows_every_selection() -> None:
     assert set(get_args(DistilledDataRecipe.model_fields["keep_order"].annotation)) == {"random", *SELECTIONS}
-    assert set(STARTS) == {"real", "noise", "prototype", *SELECTIONS}
+    assert set(STARTS) == {"real", "noise", "prototype", "sample", *SELECTIONS}
     assert set(evaluate.BASELINES) == {"random", "full", "rded", *SELECTIONS}
 
 

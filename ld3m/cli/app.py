@@ -23,18 +23,30 @@ from ld3m.cli.push_to_hub import push_to_hub
 from ld3m.cli.recipes import recipes
 from ld3m.cli.render import render
 from ld3m.cli.report import report
+from ld3m.cli.sample import sample
 from ld3m.cli.status import status
 from ld3m.cli.train_prior import train_prior
 from ld3m.cli.train_teacher import train_teacher
 
 PANELS = {
-    "Make": (distill, plan, train_prior, train_teacher, experts, convert_prior, launch),
+    "Make": (distill, sample, plan, train_prior, train_teacher, experts, convert_prior, launch),
     "Measure": (evaluate, compare, ablate),
     "Share": (report, render, label, export, push_to_hub),
     "Inspect": (status, recipes, keys, env),
 }
 """The commands by panel, both in the order of a user's day; underscores in a name become dashes."""
-SHARED = ("distill", "train-prior", "train-teacher", "experts", "label", "evaluate", "compare", "ablate", "render")
+SHARED = (
+    "distill",
+    "sample",
+    "train-prior",
+    "train-teacher",
+    "experts",
+    "label",
+    "evaluate",
+    "compare",
+    "ablate",
+    "render",
+)
 """Commands whose work the processes of a launch share; the first of them alone does others, and dry runs."""
 SETTINGS: dict[object, dict[str, bool]] = {launch: {"ignore_unknown_options": True, "allow_interspersed_args": False}}
 """How the words of a command are read, if not by its own options alone."""

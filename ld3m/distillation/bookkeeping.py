@@ -146,10 +146,12 @@ class Bookkeeping:
         processes.wait_for_everyone()
         for label, images in zip(setup.own, stored(pixels, recipe.distill.factor), strict=True):
             result.write_images(recipe.folder, setup.images.classes[label], images)
-        self.draw(last, pixels)
+        sampled = recipe.samples and not last  # then pictures are numbered by the steps of the sampling
+        self.draw(recipe.sample.steps if sampled else last, pixels)
         processes.wait_for_everyone()
         if processes.is_main_process:
-            grids.write_animation(recipe.folder, setup.images.classes, recipe.distill.images_per_class)
+            each = recipe.distill.images_per_class
+            grids.write_animation(recipe.folder, setup.images.classes, each, "step" if sampled else "iteration")
             classes = setup.class_ids
             states, _ = checkpoints.read_states(checkpoints.path_of(recipe.folder, last), range(len(classes)), "cpu")
             result.write_result(recipe, classes, states, noise, setup.objective.learnt())

@@ -26,13 +26,14 @@ def check_inputs(recipe: Recipe, resumes: bool = False) -> None:
 
     Raises:
         UserError: with one line for each mistake: in data.source or data.root, prior.source, distill.init,
-            distill.objective, network.arch, evaluate.arch, log_with, and in keys that contradict a known prior.source
-            or prior.steps=0.
+            sample.method, sample.choose, distill.objective, network.arch, evaluate.arch, log_with, and in keys that
+            contradict a known prior.source or prior.steps=0.
     """
     checks: list[Callable[[], None]] = [
         lambda: sources.check_source(recipe.data),
         lambda: prior_folder.check_source(recipe.prior.source),
         lambda: None if resumes else _check_start(recipe.distill.init),
+        lambda: _check_sampling(recipe) if recipe.samples and not resumes else None,
         lambda: _check_known_prior(recipe),
         lambda: _check_without_denoiser(recipe),
         lambda: _check_objective(recipe.distill.objective),
@@ -76,6 +77,16 @@ def _check_start(init: str) -> None:
     raise UserError(
         f"distill.init: {init!r} is invalid: give one of {', '.join(STARTS)}, the folder of a finished run, or hub:<id>"
     )
+
+
+def _check_sampling(recipe: Recipe) -> None:
+    """That the method and the choice of a sampling are known."""
+    from ld3m.sampling.choices import choice  # which imports what only sampling needs
+    from ld3m.sampling.methods import method
+
+    method(recipe.sample.method)
+    if recipe.sample.choose:
+        choice(recipe.sample.choose)
 
 
 def _check_objective(name: str) -> None:

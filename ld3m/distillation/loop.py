@@ -11,6 +11,7 @@ from ld3m import priors
 from ld3m.distillation import trackers
 from ld3m.distillation.bookkeeping import Bookkeeping, Outcome
 from ld3m.distillation.latents import LearntLatents
+from ld3m.distillation.sampled_start import forget_parts, sampled_states
 from ld3m.distillation.setup import Setup
 from ld3m.distillation.starts import initial_state
 from ld3m.errors import UserError
@@ -146,15 +147,24 @@ def checkpoint_or_start(setup: Setup) -> tuple[int, LearntLatents]:
     if checkpoint:
         first = int(checkpoint.name)
         states, objective = checkpoints.read_states(checkpoint, labels, processes.device)
-        setup.objective.restore(first, objective)
+        if first or objective:  # what was sampled without iterations has none, and may be refined later
+            setup.objective.restore(first, objective)
     else:
         if iterations_saved(recipe.folder):
             processes.print(f"{recipe.folder}: no checkpoint is whole, so the run begins again")
         first = 0
-        states = [
-            initial_state(recipe, setup.images, setup.prior, setup.embeddings[label], label, processes.device)
-            for label in labels
-        ]
+        states = (
+            sampled_states(setup)
+            if recipe.samples
+            else [
+                initial_state(recipe, setup.images, setup.prior, setup.embeddings[label], label, processes.device)
+                for label in labels
+            ]
+        )
+        if recipe.samples:  # hours of work, which a run that is stopped soon after must not lose
+            own = dict(zip(setup.own, states, strict=False))
+            checkpoints.save(recipe, first, own, setup.objective.state(), processes)
+            forget_parts(setup)
     if processes.is_main_process:
         metrics.cut(recipe.folder, first)
     return first, LearntLatents.stack(states, count=len(setup.own))

@@ -23,7 +23,7 @@ from ld3m.runs.resume import flat
 from ld3m.sampling.memory_budget import MemoryBudget
 from ld3m.sampling.synthetic import SyntheticImages
 
-LATENTS_KEYS = ("seed", "distill.", "network.", "experts.", "data.subset", "data.channels")
+LATENTS_KEYS = ("seed", "sample.", "distill.", "network.", "experts.", "data.subset", "data.channels")
 """Beginnings of the keys that a run's latents and their noise stand for."""
 
 

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ld3m import networks, objectives, priors
@@ -70,7 +71,8 @@ class Setup:
             padding=padding,
             differentiated=Differentiated.of(recipe),
         )
-        objective = objectives.build(recipe, images, own, processes)
+        only_samples = recipe.samples and not recipe.distill.iterations  # which takes no experts
+        objective = NoObjective() if only_samples else objectives.build(recipe, images, own, processes)
         if recipe.distill.factor > 1:
             objective = objectives.Enlarged(objective, recipe.distill.factor)
         return cls(recipe, processes, images, prior, embeddings, own, synthetic, objective)
@@ -79,6 +81,14 @@ class Setup:
     def class_ids(self) -> dict[str, int]:
         """The number of each class among all of the source, by name."""
         return dict(zip(self.images.classes, self.images.ids, strict=True))
+
+
+class NoObjective(Objective):
+    """What a run matches that only samples: nothing."""
+
+    def match(self, iteration: int, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """No loss and no gradient."""
+        return pixels.new_zeros(len(pixels)), torch.zeros_like(pixels)
 
 
 def schedule_of(recipe: Recipe, prior: Prior) -> Schedule:
@@ -108,7 +118,8 @@ def load_prior_and_images(recipe: Recipe, processes: Processes) -> tuple[Prior, 
     images = prepared.prepare(recipe.data, progress=processes.is_main_process)
     embeddings = prior.class_embeddings(images.classes)  # names a class that it does not know
     _check(recipe, images, prior)
-    kept = coresets.open_kept(images, recipe.data, recipe.seed, [recipe.distill.init], processes.device)
+    starts = [recipe.distill.init, *([recipe.sample.start or ""] if recipe.samples else [])]
+    kept = coresets.open_kept(images, recipe.data, recipe.seed, starts, processes.device)
     return prior, kept, embeddings
 
 
@@ -157,6 +168,8 @@ def _check(recipe: Recipe, images: prepared.ImageSet, prior: Prior) -> None:
     channels, count = recipe.data.channels, recipe.distill.latents_per_class
     networks.check(recipe.network.arch, images.shape, recipe.network)
     _check_learnable(recipe, prior)
+    if recipe.samples:
+        _check_sampling(recipe, prior)
     if prior.image_channels != channels:
         raise UserError(
             f"data.channels: {channels}, but the prior's images have {prior.image_channels}; "
@@ -164,7 +177,7 @@ def _check(recipe: Recipe, images: prepared.ImageSet, prior: Prior) -> None:
         )
     found = min(images.counts["train"])
     fewest = coresets.kept_count(recipe.data, found)
-    if recipe.distill.init in STARTS and recipe.distill.init != "noise" and fewest < count:
+    if recipe.distill.init in STARTS and recipe.distill.init not in ("noise", "sample") and fewest < count:
         name = images.classes[images.counts["train"].index(found)]
         kept = f" ({found} before data.keep={recipe.data.keep:g})" if fewest < found else ""
         raise UserError(
@@ -185,6 +198,21 @@ def check_guidance(recipe: Recipe, prior: Prior) -> None:
         raise UserError(
             f"prior.guidance: {sampler.guidance:g}, but {sampler.source} is unconditional and has no classes to guide "
             "to; set prior.guidance=1"
+        )
+
+
+def _check_sampling(recipe: Recipe, prior: Prior) -> None:
+    """That the prior has a denoiser to sample with, and what guidance contrasts with."""
+    if prior.denoiser is None:
+        raise UserError(
+            f"distill.init: sample, but {recipe.prior.source} has no denoiser to sample with; give another prior, or "
+            "distill.init=real"
+        )
+    conditional = prior.null_embedding is not None and bool(math.prod(prior.conditioning_shape))
+    if recipe.sampling_guidance != 1 and not conditional:
+        raise UserError(
+            f"sample.guidance: {recipe.sampling_guidance:g}, but {recipe.prior.source} has no null class to guide away "
+            "from; set sample.guidance=1"
         )
 
 

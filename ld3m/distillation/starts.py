@@ -4,19 +4,16 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from ld3m.data.coresets import Coreset
-from ld3m.distillation.kmeans import kmeans
 from ld3m.distillation.latents import unmoved
 from ld3m.errors import UserError
-from ld3m.images.ranges import bytes_to_signed
-from ld3m.machine.out_of_memory import in_parts
 from ld3m.priors import Prior
 from ld3m.randomness import generator
 from ld3m.recipe import Recipe
 from ld3m.recipe.values import STARTS
 from ld3m.runs.result import read_latents
+from ld3m.sampling.encodings import starting_latents
 
 
 @torch.no_grad()
@@ -24,8 +21,6 @@ def initial_state(
     recipe: Recipe, images: Coreset, prior: Prior, embedding: Tensor, label: int, device: torch.device
 ) -> dict[str, Tensor]:
     """The state of a class at the start: Z as `distill.init` says, c its embedding, or both as another run has them.
-
-    "prototype" is what D4M samples from (Su et al., CVPR 2024, arXiv 2407.15138), without its conditioning on text.
 
     Args:
         recipe: `distill.init`, the number of latents, what the optimiser keeps, the seed, and `prior.micro_batch`.
@@ -46,14 +41,7 @@ def initial_state(
         z, c = (tensor.to(device) for tensor in _published(init, images.classes[label], count, prior))
         return unmoved(recipe.distill, z, c)
     draws = generator(recipe.seed, "init", label)
-    if init == "noise":
-        z = torch.randn(count, *prior.latent_shape, generator=draws).to(device)
-    elif init == "prototype":
-        encodings = _encode(images.images("train", label), prior, micro_batch, device)
-        z = kmeans(encodings.flatten(1), count, draws).view(count, *prior.latent_shape).to(device)
-    else:
-        chosen = images.select("random" if init == "real" else init, label, count, draws)
-        z = _encode(images.images("train", label)[chosen], prior, micro_batch, device).to(device)
+    z = starting_latents(init, images, prior, label, count, draws, micro_batch, device)
     c = embedding.expand(count, *prior.conditioning_shape).clone()
     return unmoved(recipe.distill, z, c)
 
@@ -89,19 +77,3 @@ def _published(init: str, name: str, count: int, prior: Prior) -> tuple[Tensor, 
                 "give the prior that it was made with"
             )
     return z, c
-
-
-def _encode(images: Tensor, prior: Prior, micro_batch: int, device: torch.device) -> Tensor:
-    """Latents [n, *latent_shape], on the CPU, of uint8 images [n, channels, H, W]."""
-
-    def encode(chunk: Tensor) -> Tensor:
-        pixels = bytes_to_signed(chunk.to(device))
-        if pixels.shape[-1] != prior.image_size:
-            pixels = functional.interpolate(pixels, size=prior.image_size, mode="bilinear", antialias=True)
-        return prior.encode(pixels).cpu()
-
-    advice = (
-        "distill.init: memory ran out as a single image was encoded; give distill.init=noise, a smaller "
-        "prior.resolution or more memory"
-    )
-    return in_parts(encode, images, micro_batch, advice)

@@ -95,7 +95,7 @@ def frames(folder: Path) -> dict[int, Path]:
     return {int(path.stem): path for path in sorted(paths, key=lambda path: int(path.stem))}
 
 
-def write_animation(folder: Path, names: Sequence[str], images_per_class: int) -> None:
+def write_animation(folder: Path, names: Sequence[str], images_per_class: int, unit: str = "iteration") -> None:
     """A run's `evolution.gif` of its frames, each with the names of the classes and its iteration.
 
     Frames that an older version drew with another layout are left out, and every second one while the file would be
@@ -105,6 +105,7 @@ def write_animation(folder: Path, names: Sequence[str], images_per_class: int) -
         folder: of the run.
         names: of all classes, in their order.
         images_per_class: of the run.
+        unit: what frames are numbered by.
     """
     classes, each = shown(len(names), images_per_class)
     across = columns(classes, each)
@@ -116,7 +117,7 @@ def write_animation(folder: Path, names: Sequence[str], images_per_class: int) -
     for iteration, path in paths.items():
         with Image.open(path) as sheet:
             if sheet.size == size:
-                pages.append(_captioned(sheet, names[:classes], each, edge, f"iteration {iteration:,}"))
+                pages.append(_captioned(sheet, names[:classes], each, edge, f"{unit} {iteration:,}"))
     while len(pages) > FEWEST_FRAMES and len(pages) * pages[0].width * pages[0].height > MOST_BYTES:
         pages = [*pages[:-1:2], pages[-1]]
     seconds = [SECONDS_A_FRAME] * (len(pages) - 1) + [LAST_FRAME]

@@ -135,11 +135,15 @@ class NoiseSchedule:
         alpha = float(self.alphas_cumprod[time] if time >= 0 else final)
         return Level(alpha**0.5, (1 - alpha) ** 0.5)
 
-    def walk(self, steps: int) -> list[tuple[int, Level, Level]]:
+    def walk(self, steps: int, key: str = "prior.steps") -> list[tuple[int, Level, Level]]:
         """For each of S steps, the noisiest first: its time step, the level there, and the level it leads to.
 
         As diffusers' DDIMScheduler: the next level is ⌊T/S⌋ time steps below, which is the next step's level if
         the steps are that far apart.
+
+        Args:
+            steps: S.
+            key: of the recipe that gave it, for the error.
 
         Raises:
             UserError: if there are not so many time steps, or the first is noise alone and noise is predicted.
@@ -147,7 +151,7 @@ class NoiseSchedule:
         count = len(self.alphas_cumprod)
         most = count - self.offset if self.spacing == "leading" else count
         if not 0 <= steps <= most:
-            raise UserError(f"prior.steps: {steps} is not between 0 and {most}")
+            raise UserError(f"{key}: {steps} is not between 0 and {most}")
         if not steps:
             return []
         stride = count // steps

@@ -275,6 +275,7 @@ def _without_upkeep(recipe: Recipe | PriorRecipe) -> dict[str, Any]:
             "evaluate": True,
             "teacher": True,
             "hub": True,
+            "sample": recipe.sample.unread if isinstance(recipe, Recipe) and recipe.samples else True,
             "checkpoint_every": True,
             "experts": {"folder", "together"},
             "data": data,

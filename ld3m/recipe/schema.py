@@ -10,6 +10,7 @@ from ld3m.recipe.data import DistilledDataRecipe
 from ld3m.recipe.evaluation import EvaluateRecipe
 from ld3m.recipe.networks import ExpertsRecipe, NetworkRecipe, TeacherRecipe
 from ld3m.recipe.objectives import DC_LOOPS, LEARNING_RATES, DcRecipe, DmRecipe, MttRecipe
+from ld3m.recipe.sampling import SampleRecipe
 from ld3m.recipe.values import Section
 
 
@@ -124,8 +125,9 @@ class DistillRecipe(Section):
     """Steps of the optimiser; 0 keeps what `distill.init` gives. A finished run resumes if the number is raised."""
     init: str = "real"
     """What Z starts as: encodings of random real images of the class (real); standard normal noise; k-means centres of
-    the class's encodings (prototype); encodings of the images that herding, k-center, easy or hard chooses; or Z and c
-    of a finished run, given by its folder or `hub:<id>`."""
+    the class's encodings (prototype); encodings of the images that herding, k-center, easy or hard chooses; clean
+    latents that the prior samples as the section `sample` says (sample); or Z and c of a finished run, given by its
+    folder or `hub:<id>`."""
     learn: Literal["both", "latents", "conditioning"] = "both"
     """Whether Z and c are learnt, Z alone (latents), or c alone (conditioning). Left out with `prior.source=pixels` or
     `prior.steps=0`: latents. A prior without classes needs latents too."""
@@ -220,6 +222,7 @@ class Recipe(Section):
     other devices ignore it."""
     data: DistilledDataRecipe
     prior: SamplerRecipe
+    sample: SampleRecipe = SampleRecipe()
     distill: DistillRecipe = DistillRecipe()
     network: NetworkRecipe = NetworkRecipe()
     experts: ExpertsRecipe = ExpertsRecipe()
@@ -261,6 +264,15 @@ class Recipe(Section):
         if self.reproducible and (given == "auto" or each % given):
             why = "depends on free memory" if given == "auto" else f"does not divide the {each} images of a class"
             raise ValueError(f"prior.micro_batch: {given} {why}, as reproducible: true needs; give a divisor of {each}")
+        return self
+
+    @model_validator(mode="after")
+    def _pixels_cannot_be_sampled(self) -> "Recipe":
+        if self.prior.source == "pixels" and self.distill.init == "sample":
+            raise ValueError(
+                "distill.init: sample, but prior.source=pixels has no denoiser to sample with; give a prior, or "
+                "distill.init=real"
+            )
         return self
 
     @model_validator(mode="after")
@@ -316,6 +328,16 @@ class Recipe(Section):
                 "give as many epochs, or lower these"
             )
         return self
+
+    @property
+    def samples(self) -> bool:
+        """Whether Z starts as latents that the prior samples."""
+        return self.distill.init == "sample"
+
+    @property
+    def sampling_guidance(self) -> float:
+        """Scale of classifier-free guidance while latents are sampled."""
+        return self.prior.guidance if self.sample.guidance is None else self.sample.guidance
 
     @property
     def rendered_size(self) -> int:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
 
-STARTS = ("real", "noise", "prototype", "herding", "k-center", "easy", "hard")
+STARTS = ("real", "noise", "prototype", "herding", "k-center", "easy", "hard", "sample")
 """The words that `distill.init` may be; anything else is a finished run."""
 
 LONGEST = 4096

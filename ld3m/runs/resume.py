@@ -17,10 +17,10 @@ from ld3m.runs.sources import Sources
 
 RESULTS = (
     "latents.safetensors", "classes.json", "metrics.jsonl", "grid.png", "real.png", "evolution.gif", "evaluation.json",
-    "prior.json", "data.json", "report.html",
+    "prior.json", "data.json", "report.html", folder.SAMPLING,
 )  # fmt: skip
 """Files of a run folder that a new run replaces."""
-FOLDERS = ("checkpoints", "images", NEW_IMAGES, "evaluating", "evolution", "logs")
+FOLDERS = ("checkpoints", "images", NEW_IMAGES, "evaluating", "evolution", "logs", folder.SAMPLING_PARTS)
 """Folders that it replaces."""
 REPLACE = "give another --output, or --no-resume to replace it"
 
@@ -80,7 +80,7 @@ def check_resumable(recipe: Recipe) -> None:
 
 def _has_begun(run: Path) -> bool:
     """Whether a folder has anything of a run that could be lost; one that failed at its start has not."""
-    made = (run / name for name in ("latents.safetensors", "images", "metrics.jsonl"))
+    made = (run / name for name in ("latents.safetensors", "images", "metrics.jsonl", folder.SAMPLING_PARTS))
     return folder.is_run(run) and (any(path.exists() for path in made) or bool(folder.checkpoint_folders(run)))
 
 

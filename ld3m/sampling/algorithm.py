@@ -45,13 +45,15 @@ class Schedule:
     """g of classifier-free guidance."""
 
     @classmethod
-    def of(cls, noise_schedule: NoiseSchedule, steps: int, skip: Skip, guidance: float) -> "Schedule":
-        """S steps of the prior's noise schedule, with the weights of a skip.
+    def of(
+        cls, noise_schedule: NoiseSchedule, steps: int, skip: Skip, guidance: float, key: str = "prior.steps"
+    ) -> "Schedule":
+        """S steps of the prior's noise schedule, with the weights of a skip; `key` gave their number, for the error.
 
         Raises:
             UserError: if the noise schedule has fewer time steps.
         """
-        stages = zip(range(steps, 0, -1), noise_schedule.walk(steps), strict=True)
+        stages = zip(range(steps, 0, -1), noise_schedule.walk(steps, key), strict=True)
         return cls(tuple(Step(*stage, skip_weight(skip, i, steps)) for i, stage in stages), skip, guidance)
 
     def asks_denoiser(self, step: Step) -> bool:
@@ -123,13 +125,19 @@ def advanced(schedule: Schedule, step: Step, clean: Linear, noise: Linear, ancho
 
 def guided(prior: Prior, z: Tensor, time: int, c: Tensor, guidance: float) -> Tensor:
     """The denoiser's answer under classifier-free guidance (Ho and Salimans, 2022), both classes in one batch."""
+    return guided_and_own(prior, z, time, c, guidance)[0]
+
+
+def guided_and_own(prior: Prior, z: Tensor, time: int, c: Tensor, guidance: float) -> tuple[Tensor, Tensor]:
+    """The denoiser's answer under classifier-free guidance, and that of the class alone."""
     if guidance == 1:
-        return prior.denoise(z, time, c)
+        answer = prior.denoise(z, time, c)
+        return answer, answer
     if prior.null_embedding is None:
         raise UserError(f"prior.guidance: {guidance:g}, but the prior has no null class to guide away from; give 1")
     null = prior.null_embedding.to(c).expand_as(c)
     unconditional, conditional = prior.denoise(torch.cat([z, z]), time, torch.cat([null, c])).chunk(2)
-    return unconditional + guidance * (conditional - unconditional)
+    return unconditional + guidance * (conditional - unconditional), conditional
 
 
 def decoded(prior: Prior, z: Tensor, resolution: int | None = None) -> Tensor:

@@ -1,0 +1,73 @@
+"""The `sample` section of a recipe: how latents are drawn from the prior, by which method, and which are kept."""
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from ld3m.recipe.values import Section
+
+
+class Mgd3Recipe(Section):
+    """Guidance to modes of the class (`sample.method=mgd3`)."""
+
+    scale: float = Field(0.1, ge=0, le=10**6)
+    """λ, how strongly each image is drawn to its mode; 0 is plain sampling."""
+    stop: float = Field(0.5, ge=0, le=1)
+    """The share of the steps, at the end of the chain, that is left to the prior alone."""
+
+
+class CodaRecipe(Section):
+    """CoDA's guidance to real latents (`sample.method=coda`)."""
+
+    scale: float = Field(0.05, ge=0, le=10**6)
+    """γ, how strongly each image is drawn to its real latent; 0 is plain sampling."""
+    guided: float = Field(0.9, ge=0, le=1)
+    """The share of the steps, from the first, that is guided."""
+
+
+class SampleRecipe(Section):
+    """How `ld3m sample` and `distill.init=sample` draw latents from the prior. No other run reads these keys."""
+
+    method: str = "plain"
+    """plain (the prior's own samples), d4m (from prototypes of the class), mgd3 or coda (guided to modes of the class),
+    or one of an installed package."""
+    start: Literal["noise", "real", "prototype", "herding", "k-center", "easy", "hard"] | None = None
+    """Where the chains start: at noise, or at latents noised to `sample.strength`, with the words of `distill.init`;
+    left out: prototype for d4m, noise for the others."""
+    strength: float = Field(0.7, gt=0, le=1)
+    """The share of the steps, from the end of the chain, that latents go through which do not start at noise."""
+    steps: int = Field(50, ge=1, le=1000)
+    """Steps of the whole chain; `prior.steps` are those that a distillation renders with."""
+    guidance: float | None = Field(None, ge=-1000, le=1000)
+    """Scale of classifier-free guidance; left out: `prior.guidance`."""
+    eta: float = Field(0, ge=0, le=1)
+    """The share of DDPM's noise that each step adds: 0 is DDIM, 1 DDPM."""
+    draws: int = Field(1, ge=1, le=1000)
+    """How many times as many images are drawn as are kept, by `sample.choose`."""
+    choose: str | None = None
+    """Which of the images drawn are kept: those that cover all of them best (k-center), or as an installed package
+    says."""
+    mgd3: Mgd3Recipe = Mgd3Recipe()
+    coda: CodaRecipe = CodaRecipe()
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Keys of a method or choice that another package provides, which reads them itself."""
+
+    @model_validator(mode="after")
+    def _what_is_drawn_is_chosen_from(self) -> "SampleRecipe":
+        if self.draws > 1 and not self.choose:
+            raise ValueError(
+                f"draws: {self.draws} times as many images are drawn as are kept, and nothing says which; "
+                "give sample.choose, such as k-center, or sample.draws=1"
+            )
+        if self.draws == 1 and self.choose:
+            raise ValueError(
+                f"choose: {self.choose!r} has nothing to choose from if all images that are drawn are kept; "
+                "give sample.draws=4, or leave sample.choose out"
+            )
+        return self
+
+    @property
+    def unread(self) -> set[str]:
+        """The names of sections that neither the method nor the choice reads, as they are named after both."""
+        fields = type(self).model_fields
+        return {name for name in fields if isinstance(getattr(self, name), Section)} - {self.method, self.choose}

@@ -1,0 +1,24 @@
+"""Sampling methods, a file each: where the chains of a class start, what guides them, what is drawn and kept.
+
+A method is one function of a `ClassTask` that returns an `Approach` (`ld3m/sampling/approach.py`).
+"""
+
+from ld3m import registry
+from ld3m.sampling.approach import Method
+from ld3m.sampling.methods.coda import coda
+from ld3m.sampling.methods.d4m import d4m
+from ld3m.sampling.methods.mgd3 import mgd3
+from ld3m.sampling.methods.plain import plain
+
+METHODS: dict[str, Method] = {"plain": plain, "d4m": d4m, "mgd3": mgd3, "coda": coda}
+"""By the name that `sample.method` gives; other packages add theirs through entry points of the group
+`ld3m.sampling_methods`."""
+
+
+def method(name: str) -> Method:
+    """The method of a name.
+
+    Raises:
+        UserError: if there is none.
+    """
+    return registry.find("ld3m.sampling_methods", METHODS, name, "sample.method")
