@@ -20,7 +20,7 @@ def sample(
     no_resume: NoResume = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Sample a few images per class from the prior, without learning any.
+    """Sample a few images per class from the prior.
 
     For example: ld3m sample quickstart sample.method=mgd3
 
