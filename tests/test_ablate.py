@@ -346,6 +346,22 @@ def test_the_tables_numbers_are_those_of_the_json(made: Path) -> None:
     assert "Command: `ld3m ablate shapes`" in text
 
 
+def test_the_best_of_several_tests_is_measured_if_it_is_missing_and_shown(
+    ld3m: Callable[..., Outcome], recipe_file: Path
+) -> None:
+    given = ("ablate", recipe_file, *QUICK[1:], "evaluate.epochs=2", "evaluate.tests=hundredths", "-o", "one")
+    assert ", best" not in ld3m(*given).out
+    outcome = ld3m(*given, "--best")
+    (row,) = content(Path("one"))["rows"]
+    figures = row["accuracies"]["convnet"]
+    (networks,), last = figures["best"]["by_run"], figures["by_run"][0]
+    assert figures["best"]["mean"] == pytest.approx(np.mean(networks), abs=0.0051)
+    assert all(best >= accuracy for best, accuracy in zip(networks, last, strict=True))
+    assert f"(2), best {figures['best']['mean']:.1f} ± {figures['best']['std']:.1f} |" in outcome.out
+    assert "Best: each network's highest accuracy of those after each hundredth of the epochs, chosen" in outcome.out
+    assert ", best" not in ld3m(*given).out, "what was not asked for is not shown"
+
+
 def test_every_row_is_compared_with_the_first(made: Path) -> None:
     rows = content(made)["rows"]
     head, _, *lines = cells((made / "ablation.md").read_text())[1]

@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ld3m.evaluation.blocks import few_images
+from ld3m.evaluation.blocks import bests, few_images
 from ld3m.evaluation.comparison import TOO_FEW_PAIRS, paired
 from ld3m.markdown import code, table, text
 from ld3m.runs.metrics import duration
@@ -30,7 +30,8 @@ def pooled(measurements: Rows) -> list[dict[str, Any]]:
         they took, and `accuracies` by column (an architecture, as long as all of it was measured in one way): `arch`,
         `by_run` (a list per run, a number per network, in percent), `mean` and `std` over all networks, `std_of_runs`
         over the runs' means (None for one run), `networks`, `at_chance` (how many have not learnt, if any),
-        `tested_on`, `protocol`. All are population standard deviations, as those of `evaluate`.
+        `best` (of several tests, if all have it: `tests`, `by_run`, `mean`, `std`), `tested_on`, `protocol`. All are
+        population standard deviations, as those of `evaluate`.
     """
     names = _headings([result for measurement in measurements for result in measurement["results"]])
     groups: dict[str, list[Mapping[str, Any]]] = {}
@@ -83,6 +84,12 @@ def _figures(results: Rows) -> dict[str, Any]:
     of_runs = [statistics.fmean(run) for run in by_run]
     kept = ("without", "archs", "tested_on", "protocol")
     at_chance = sum(len(result.get("at_chance", ())) for result in results)
+    best: dict[str, Any] = {}
+    if all("best" in result for result in results):
+        best_by_run = [result["best"]["accuracies"] for result in results]
+        every = [accuracy for run in best_by_run for accuracy in run]
+        spread = {"mean": round(statistics.fmean(every), 2), "std": round(statistics.pstdev(every), 2)}
+        best = {"best": {"tests": results[0]["best"]["tests"], "by_run": best_by_run, **spread}}
     return {
         "arch": results[0]["arch"],
         "mean": round(statistics.fmean(networks), 2),
@@ -91,6 +98,7 @@ def _figures(results: Rows) -> dict[str, Any]:
         "networks": len(networks),
         "by_run": by_run,
         **({"at_chance": at_chance} if at_chance else {}),
+        **best,
         **{key: results[0][key] for key in kept if key in results[0]},
     }
 
@@ -118,12 +126,16 @@ def row_label(row: Mapping[str, Any], rows: Rows) -> str:
 def accuracy_cell(accuracies: Mapping[str, Any] | None) -> str:
     """Mean ± standard deviation and the number of networks, as `ld3m evaluate` prints them; nothing for None.
 
-    One network has no deviation: "62.0 (1)".
+    One network has no deviation: "62.0 (1)". The best of several tests follows, if it is known.
     """
     if not accuracies:
         return ""
-    spread = f" ± {accuracies['std']:.1f}" if accuracies["networks"] > 1 else ""
-    return f"{accuracies['mean']:.1f}{spread} ({accuracies['networks']})"
+
+    def spread(figures: Mapping[str, Any]) -> str:
+        return f"{figures['mean']:.1f}" + (f" ± {figures['std']:.1f}" if accuracies["networks"] > 1 else "")
+
+    best = f", best {spread(accuracies['best'])}" if "best" in accuracies else ""
+    return f"{spread(accuracies)} ({accuracies['networks']}){best}"
 
 
 def seed_difference(row: Mapping[str, Any], first: Mapping[str, Any], arch: str) -> str:
@@ -215,6 +227,8 @@ def _measured_how(report: Mapping[str, Any], archs: Sequence[str]) -> list[str]:
     """Paragraphs on what the figures rest on: architectures, protocols, failures, time, command and machines."""
     rows = report["rows"]
     paragraphs = list(dict.fromkeys(note for arch in archs for note in _notes(arch, rows)))
+    figures = [each for row in rows for each in row["accuracies"].values()]
+    paragraphs += [f"{note[0].upper()}{note[1:]}." for note in bests(figures)]
     protocols = {
         f"{text(arch)}{' on full' * (row['trained_on'] == 'full')}: {code(json.dumps(each['protocol']))}"
         for row in rows

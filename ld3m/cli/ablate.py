@@ -12,6 +12,7 @@ from ld3m.cli import completion
 from ld3m.cli.arguments import (
     Arch,
     AsJson,
+    Best,
     Output,
     ProtocolName,
     Seeds,
@@ -42,6 +43,7 @@ def ablate(
     arch: Arch = None,
     seeds: Seeds = None,
     protocol: ProtocolName = None,
+    best: Best = False,
     against: Annotated[
         str,
         typer.Option(
@@ -73,7 +75,7 @@ def ablate(
     Several processes share the classes and the networks of each cell: ld3m launch ablate RECIPE …
     """
     recipes, overrides = names_and_overrides(arguments)
-    overrides = evaluation_overrides(arch, seeds, protocol, False, overrides)
+    overrides = evaluation_overrides(arch, seeds, protocol, best, overrides)
     from ld3m.ablation.ablate import ablate as run_all
     from ld3m.ablation.cells import Ablation
     from ld3m.ablation.table import markdown

@@ -115,7 +115,7 @@ def _block(
             *_not_learnt(rows, names, look_at),
             *_permuted(rows, names),
             *few_images(first.get("tested_on")),
-            *_bests(rows),
+            *bests(rows),
             *_teachers(rows),
             *_weights(rows),
         ],
@@ -191,7 +191,7 @@ def _not_learnt(rows: Sequence[Row], names: Mapping[Any, str], look_at: str) -> 
     return notes
 
 
-def _bests(rows: Sequence[Row]) -> list[str]:
+def bests(rows: Sequence[Row]) -> list[str]:
     """A line if rows have the best of several tests, which no other figure here is made of."""
     when = dict.fromkeys(TESTS_TEXT.get(row["best"]["tests"], row["best"]["tests"]) for row in rows if "best" in row)
     if not when:

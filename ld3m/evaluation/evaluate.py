@@ -232,12 +232,20 @@ def _report(
 def matching_row(
     rows: Iterable[Row], recipe: Recipe, how: Protocol, trained_on: str, arch: str, split: str
 ) -> Row | None:
-    """The row of a training set with as many networks as a recipe asks for, if so many were trained as it says."""
+    """The row of a training set with as many networks as a recipe asks for, if so many were trained as it says.
+
+    It has the best of each if the recipe asks for that, and none of it otherwise.
+    """
     seeds = recipe.evaluate.seeds
     for row in rows:
         if _is_of(row, recipe, how, trained_on, arch, split) and len(row["accuracies"]) >= seeds:
             at_chance = [seed for seed in row.get("at_chance", ()) if seed < seeds]
-            return {**row, **figures(row["accuracies"][:seeds]), "at_chance": at_chance}
+            found = {**row, **figures(row["accuracies"][:seeds]), "at_chance": at_chance}
+            best = found.pop("best", {"tests": None})
+            if not recipe.evaluate.best:
+                return found
+            if best["tests"] == how.tests and None not in best["accuracies"][:seeds]:
+                return {**found, "best": {**best, "accuracies": best["accuracies"][:seeds]}}
     return None
 
 
