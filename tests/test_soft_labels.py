@@ -19,11 +19,13 @@ from ld3m.evaluation.evaluate import matching_row
 from ld3m.evaluation.label import Kept, label
 from ld3m.evaluation.protocols import Task, protocol
 from ld3m.evaluation.protocols.details import Protocol
-from ld3m.evaluation.soft_labels import Labels, OfEpochs, OfImages, Online
+from ld3m.evaluation.soft_labels import Labels, OfEpochs, OfImages, Online, SoftLabels
 from ld3m.evaluation.tables import accuracy_table
-from ld3m.evaluation.training import train
+from ld3m.evaluation.together import Share
+from ld3m.evaluation.training import epoch_draws, shown_in_epoch, train
 from ld3m.evaluation.training_sets import stored_digest, stored_set
 from ld3m.images.transforms import CutMix
+from ld3m.machine.processes import Processes
 from ld3m.networks.training import divergence
 from ld3m.recipe import Recipe
 from ld3m.recipe.files import to_yaml
@@ -138,6 +140,31 @@ def test_one_label_for_each_image_is_mixed_by_area(run: Path, recipe: Recipe, im
     mixed = (labels(torch.zeros(3, 1, 16, 16), indices, 0, mix) / 20).softmax(1)
     shares = (expected[indices] / 20).softmax(1)
     assert torch.allclose(mixed, 0.75 * shares + 0.25 * shares[[2, 0, 1]], atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["online", "image", "epoch"])
+def test_processes_label_their_share_as_one_would(run: Path, recipe: Recipe, images: ImageSet, kind: str) -> None:
+    """Of a last batch, too, that has fewer images than processes: one without an image labels one that counts 0."""
+    wanted = how(recipe, batch=4)
+    if kind == "online":
+        labels: SoftLabels = Online(load(recipe, images, CPU, say=False))
+    else:
+        label(run, recipe, Kept(epochs=2 if kind == "epoch" else 0, dtype="float32"))
+        note = stored.read_note(run)
+        labels = OfEpochs(run, note) if kind == "epoch" else OfImages(run, note, wanted.temperature)
+
+    def epoch(share: Share | None) -> list[tuple[Tensor, Tensor]]:
+        draws = epoch_draws(labels.view((0, 0, 1)))
+        shown = shown_in_epoch(*stored_set(run), images, wanted, draws, 1, labels, share)
+        return [shown(indices) for indices in torch.arange(9).split(4)]
+
+    whole = epoch(None)
+    for rank in range(3):
+        for (seen, given), (all_seen, all_given) in zip(epoch(Share(Processes(CPU, rank, 3))), whole, strict=True):
+            own = torch.arange(len(all_seen))[rank::3]
+            own = own if len(own) else torch.zeros(1, dtype=torch.long)
+            assert torch.allclose(seen, all_seen[own], atol=1e-6)
+            assert torch.allclose(given, all_given[own], atol=1e-5)
 
 
 def test_the_top_classes_keep_their_shares_and_the_others_what_is_left() -> None:

@@ -139,6 +139,28 @@ def test_processes_see_their_share_of_what_one_would_see(
         assert torch.allclose(own, whole[index::2], atol=1e-6)
 
 
+def test_dropout_is_each_shares_own_and_the_first_ones_as_ever(
+    images: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Were it drawn alike by all, images of different shares would lose the same features."""
+    monkeypatch.setattr(Share, "joined", lambda _self, network, _arch: network)
+    pixels, labels = few(images)
+
+    def kept(share: Share | None) -> Tensor:
+        """Where the first dropout of a ViT leaves its tokens, [2, tokens, features]."""
+        masks: list[Tensor] = []
+        with nn.modules.module.register_module_forward_hook(
+            lambda module, _inputs, output: masks.append(output[:2] != 0) if type(module) is nn.Dropout else None
+        ):
+            train("vit", pixels[:4], labels[:4], images, how(epochs=1, batch=4, ema=0), (0, 0), CPU, share=share)
+        return masks[0]
+
+    alone, first, second = (kept(share) for share in (None, *(Share(Processes(CPU, rank, 2)) for rank in range(2))))
+    assert torch.equal(alone[0], first[0])
+    agree = (first == second).float().mean()
+    assert 0.9**2 + 0.1**2 - 0.03 < agree < 0.9**2 + 0.1**2 + 0.03, "independent draws of 0.1 agree so often"
+
+
 def test_batch_norm_is_not_shared_on_cpus() -> None:
     with pytest.raises(UserError, match=r"evaluate\.together: mine has batch norm, .*; leave it out, or give another"):
         Share(Processes(CPU, 0, 2)).joined(nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1)), "mine")

@@ -82,7 +82,8 @@ def train(
         shown = shown_in_epoch(seen, targets, images, how, draws, epoch, soft_labels, share, weights)
         trained.train()
         own_loss = share.weighted(loss) if share else loss
-        train_epoch(trained, optimiser, shown, len(seen), how.batch, draws, own_loss, LEAST[how.labels])
+        process = share.processes.process_index if share else 0
+        train_epoch(trained, optimiser, shown, len(seen), how.batch, draws, own_loss, LEAST[how.labels], process)
         if average:
             average.update_parameters(network)
         if after_epoch:

@@ -53,6 +53,7 @@ def train_epoch(
     draws: torch.Generator,
     loss: Loss = functional.cross_entropy,
     at_least: int = 1,
+    process: int = 0,
 ) -> None:
     """Shows a network each of a few images once.
 
@@ -65,8 +66,10 @@ def train_epoch(
         draws: decides the order and, on the CPU, dropout.
         loss: as `train` takes it.
         at_least: images of every batch.
+        process: of those that share each batch; dropout is its own.
     """
-    with global_draws(generator(draws.initial_seed(), "dropout")):
+    own = [process] if process else []
+    with global_draws(generator(draws.initial_seed(), "dropout", *own)):
         by_batch = any(isinstance(module, _BatchNorm) for module in network.modules())
         batches = orders(count, batch, draws, max(at_least, 2 if by_batch else 1))
         train(network, optimiser, map(shown, batches), loss=loss)
