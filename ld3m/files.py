@@ -39,7 +39,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("LD3M_CACHE") or Path(base) / "ld3m")
 
 
-def cache_key(description: Any, content: bytes | memoryview = b"") -> str:
+def cache_key(description: Any, *content: bytes | memoryview) -> str:
     """The name under which something is kept in the cache: 20 hexadecimal digits of a SHA-256.
 
     Args:
@@ -48,7 +48,8 @@ def cache_key(description: Any, content: bytes | memoryview = b"") -> str:
         content: bytes that decide it too, such as pixels; they are not copied.
     """
     digest = hashlib.sha256(json.dumps(_whole_as_int(description), sort_keys=True).encode())
-    digest.update(content)
+    for part in content:
+        digest.update(part)
     return digest.hexdigest()[:20]
 
 

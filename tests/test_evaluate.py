@@ -14,8 +14,8 @@ from conftest import Outcome
 
 from ld3m.data import testing
 from ld3m.data.coresets import open_whole
-from ld3m.data.prepared import ImageSet, prepare
-from ld3m.evaluation import measure
+from ld3m.data.prepared import ImageSet, Rows, prepare
+from ld3m.evaluation import measure, training_sets
 from ld3m.evaluation.cross_architecture import cross_architecture
 from ld3m.evaluation.protocols import Task, protocol
 from ld3m.evaluation.tables import accuracy_table
@@ -364,6 +364,20 @@ def test_baselines_are_real_images_and_only_random_ones_differ_by_draw(recipe_fi
     assert not torch.equal(drawn["easy"], drawn["hard"])
     everything = real_images("full", images, labels, recipe, 0)
     assert all(torch.equal(*pair) for pair in zip(everything, prepared.everything("train"), strict=True))
+
+
+def test_many_real_images_stay_on_disk_and_give_the_same_figure(
+    ld3m: Callable[..., Outcome], run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ("--against", "full", "--seeds", 1, "evaluate.augment={shuffle: 2, crop: [0.5, 1]}", "evaluate.cutmix=1")
+    held = json.loads(ld3m("evaluate", run, *options, "--json").out)
+    monkeypatch.setattr(training_sets, "HELD", 0)
+    read: list[int] = []
+    of_rows = Rows.__getitem__
+    monkeypatch.setattr(Rows, "__getitem__", lambda rows, indices: read.append(1) or of_rows(rows, indices))
+    on_disk = json.loads(ld3m("evaluate", run, *options, "--again", "--json").out)
+    assert held["results"] == on_disk["results"], "accuracies, and the digest of the images"
+    assert len(read) > 3
 
 
 def test_against_a_core_set_says_that_a_scorer_is_trained_and_by_which(ld3m: Callable[..., Outcome], run: Path) -> None:

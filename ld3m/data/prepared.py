@@ -95,7 +95,12 @@ class ImageSet:
 
 
 class Rows:
-    """The images of a split in the order of their classes, read as they are asked for and never all at once."""
+    """The images of a split in the order of their classes, read as they are asked for and never all at once.
+
+    It has of a tensor uint8 [N, channels, H, W] on the CPU what training needs.
+    """
+
+    device = torch.device("cpu")
 
     def __init__(self, images: ImageSet, split: str) -> None:
         self.parts = [images.images(split, label) for label in range(len(images.classes))]
@@ -107,10 +112,30 @@ class Rows:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, indices: Tensor) -> Tensor:
+    def __getitem__(self, indices: Tensor | slice) -> Tensor:
         """Images uint8 [n, channels, H, W] by their indices [n]."""
         chosen = zip(self.labels[indices].tolist(), self.positions[indices].tolist(), strict=True)
         return torch.stack([self.parts[label][position] for label, position in chosen])
+
+    @property
+    def shape(self) -> torch.Size:
+        """As of a tensor of them all."""
+        return torch.Size((len(self), *self.parts[0].shape[1:]))
+
+    @property
+    def nbytes(self) -> int:
+        """Of all of them."""
+        return sum(part.nbytes for part in self.parts)
+
+    def to(self, device: torch.device) -> "Rows":
+        """Itself: what is asked for goes to the device, and all of it to none."""
+        return self
+
+
+def buffers(pixels: "Tensor | Rows") -> list[memoryview]:
+    """The bytes of images in their order, not copied, and read when they are looked at."""
+    parts = pixels.parts if isinstance(pixels, Rows) else [pixels]
+    return [part.contiguous().numpy().data for part in parts]
 
 
 def prepare(recipe: DataRecipe, progress: bool = True, workers: int | None = None) -> ImageSet:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ld3m.data.prepared import ImageSet
+from ld3m.data.prepared import ImageSet, Rows
 from ld3m.evaluation.protocols import Protocol
 from ld3m.evaluation.soft_labels import SoftLabels
 from ld3m.evaluation.training import untrained
@@ -34,7 +34,7 @@ class Cost(NamedTuple):
 
 
 def costs(
-    sets: Mapping[str, tuple[Tensor, Tensor, Protocol]],
+    sets: Mapping[str, tuple[Tensor | Rows, Tensor, Protocol]],
     images: ImageSet,
     device: torch.device,
     soft_labels: Mapping[str, SoftLabels] | None = None,
@@ -53,7 +53,7 @@ def costs(
 
 def _cost(
     arch: str,
-    pixels: Tensor,
+    pixels: Tensor | Rows,
     labels: Tensor,
     how: Protocol,
     images: ImageSet,

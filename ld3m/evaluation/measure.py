@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ld3m.data.prepared import ImageSet
+from ld3m.data.prepared import ImageSet, buffers
 from ld3m.data.testing import PERMUTED, Tested, tested
 from ld3m.data.whitening import whitening
 from ld3m.errors import UserError
@@ -129,7 +129,6 @@ class Evaluation:
     def path(self, training: Training) -> Path:
         """The file that keeps a network's accuracy: in the cache if it is shared, else in the folder."""
         pixels, labels = self.sets.seen(training.trained_on, training.seed)
-        content = pixels.contiguous().numpy().data
         description = [
             LAYOUT,
             self.recipe.seed,
@@ -142,7 +141,7 @@ class Evaluation:
             *([own.tolist()] if (own := self.sets.weights.get(training.trained_on)) is not None else []),
         ]
         folder = cache_folder() / "baselines" if training.is_shared else self.folder / "evaluating"
-        return folder / f"{cache_key(description, content)}.json"
+        return folder / f"{cache_key(description, *buffers(pixels))}.json"
 
     def tested(self, training: Training, path: Path, advance: "Advance" = lambda kind, images: None) -> Tested:
         """How a network does: read from its file, or measured and written there; `advance` hears how far that is."""

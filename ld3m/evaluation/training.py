@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ld3m import networks
-from ld3m.data.prepared import ImageSet
+from ld3m.data.prepared import ImageSet, Rows
 from ld3m.errors import UserError
 from ld3m.evaluation.checkpoint import Checkpoint
 from ld3m.evaluation.protocols import Protocol
@@ -26,7 +26,7 @@ from ld3m.recipe import NetworkRecipe
 
 def train(
     arch: str,
-    pixels: Tensor,
+    pixels: Tensor | Rows,
     labels: Tensor,
     images: ImageSet,
     how: Protocol,
@@ -42,7 +42,7 @@ def train(
 
     Args:
         arch: as `networks.build` takes it; a ConvNet is the literature's, whatever the set was matched in.
-        pixels: [N, channels, H, W], uint8, or float32 in [0, 1].
+        pixels: [N, channels, H, W], uint8, or float32 in [0, 1]; `Rows` of real images stay on disk.
         labels: int64 [N].
         images: the set they stand for, which normalises them.
         how: the protocol.
@@ -136,7 +136,7 @@ def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def shown_in_epoch(
-    pixels: Tensor,
+    pixels: Tensor | Rows,
     labels: Tensor,
     images: ImageSet,
     how: Protocol,
@@ -163,7 +163,8 @@ def shown_in_epoch(
         mix = CutMix.draw(draws, count, size, how.cutmix) if how.cutmix else None
         own = share.of(count) if share else torch.arange(count)
         needed = torch.cat([own, mix.partners[own]]) if mix and share else own  # partners may be in others' shares
-        seen = bytes_to_unit(pixels[send(indices[needed], pixels.device)])
+        chosen = pixels[send(indices[needed], pixels.device)]
+        seen = bytes_to_unit(send(chosen, labels.device) if isinstance(pixels, Rows) else chosen)
         for operation in operations:
             seen = (operation.of(needed) if share else operation)(seen)
         seen = images.normalise(seen)

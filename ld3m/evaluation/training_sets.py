@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ld3m.data import coresets, mosaics
-from ld3m.data.prepared import ImageSet
+from ld3m.data.prepared import ImageSet, Rows, buffers
 from ld3m.errors import UserError
 from ld3m.evaluation.rows import FILE
 from ld3m.files import cache_key
@@ -27,6 +27,9 @@ BASELINES = ("random", *SCORED, "full")
 """Sets of real training images, or of mosaics of them (rded): as many of each class as the distilled set has, or all
 of them."""
 
+HELD = 2**30
+"""Bytes of all real images up to which they are held in memory; more are read from disk, batch by batch."""
+
 
 @dataclass(frozen=True)
 class TrainingSets:
@@ -34,8 +37,8 @@ class TrainingSets:
 
     stored: dict[str, tuple[Tensor, Tensor]]
     """Images of the runs and their labels, as stored in their folders, and mosaics."""
-    fixed: dict[str, tuple[Tensor, Tensor]]
-    """What networks of all seeds are trained on: all sets but "random"."""
+    fixed: dict[str, tuple[Tensor | Rows, Tensor]]
+    """What networks of all seeds are trained on: all sets but "random". Many real images stay on disk."""
     labels: Tensor
     """Of the first run: baselines have as many images of each class."""
     real: coresets.Coreset
@@ -65,8 +68,15 @@ class TrainingSets:
         baselines = {name for name, folder in sets.items() if folder is None}
         real = coresets.open_whole(images, recipe.data, baselines, device)
         labels = next(iter(stored.values()))[1]
-        fixed = {name: _seen(*stored[name], load_recipe(path).distill.factor) for name, path in folders.items()}
-        fixed |= {name: real_images(name, real, labels, recipe, 0) for name in baselines - {"random", "rded"}}
+        fixed: dict[str, tuple[Tensor | Rows, Tensor]] = {
+            name: _seen(*stored[name], load_recipe(path).distill.factor) for name, path in folders.items()
+        }
+        for name in baselines - {"random", "rded"}:
+            on_disk = Rows(real, "train")
+            if name == "full" and on_disk.nbytes > HELD:
+                fixed[name] = on_disk, on_disk.labels
+            else:
+                fixed[name] = real_images(name, real, labels, recipe, 0)
         factor = load_recipe(next(iter(folders.values()))).distill.factor
         if "rded" in baselines:
             judge = mosaics.by_scorer(images, recipe.data.scorer, device)
@@ -80,7 +90,7 @@ class TrainingSets:
         }
         return cls(stored, fixed, labels, real, recipe, factor, folders, weights)
 
-    def seen(self, name: str, seed: int) -> tuple[Tensor, Tensor]:
+    def seen(self, name: str, seed: int) -> tuple[Tensor | Rows, Tensor]:
         """Images and labels that a network of a seed is trained on; "random" ones differ from seed to seed."""
         return self.fixed.get(name) or real_images(name, self.real, self.labels, self.recipe, seed)
 
@@ -101,7 +111,7 @@ class TrainingSets:
 
     def size(self, name: str) -> int:
         """Number of images of a set; of a run, as they are stored."""
-        sets = {**self.fixed, **self.stored}
+        sets: dict[str, tuple[Tensor | Rows, Tensor]] = {**self.fixed, **self.stored}
         return len(sets[name][0] if name in sets else self.labels)
 
 
@@ -137,9 +147,9 @@ def stored_set(folder: Path) -> tuple[Tensor, Tensor]:
     return _seen(*stored, recipe.distill.factor)
 
 
-def _digest(pixels: Tensor, labels: Tensor, weights: Tensor | None) -> str:
+def _digest(pixels: Tensor | Rows, labels: Tensor, weights: Tensor | None) -> str:
     described = labels.tolist() if weights is None else [labels.tolist(), weights.tolist()]
-    return cache_key(described, pixels.contiguous().numpy().data)
+    return cache_key(described, *buffers(pixels))
 
 
 def stored_weights(folder: Path, names: Sequence[str]) -> Tensor | None:
