@@ -197,6 +197,7 @@ LONG = {
         "test_a_run_keeps_where",
         "test_a_dry_run_tells",
     ),
+    "test_priors_of_today": ("test_it_is_sampled", "test_gradients_agree"),
     "test_waiting": (
         "test_an_iteration_that_is_not_logged",
         "test_what_waits",

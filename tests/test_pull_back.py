@@ -189,7 +189,7 @@ def test_cost_in_calls(skip: str, kind: Kind, count: int, keep: int | str) -> No
     through_calls = CALLS[skip] if kind == "exact" else count
     assert prior.calls.count(True) == through_calls
     assert len(prior.calls) == CALLS[skip] + (through_calls if keep == 0 else 0)
-    sampler = SimpleNamespace(steps=STEPS, skip=skip, pull_back=kind, differentiated=count)
+    sampler = SimpleNamespace(steps=STEPS, steps_made=STEPS, skip=skip, pull_back=kind, differentiated=count)
     assert differentiated_calls(sampler) == through_calls  # type: ignore[arg-type]
 
 

@@ -514,6 +514,7 @@ def test_depth_is_bound_where_blocks_halve(minimal: str, override: str) -> None:
         "data.validation_share=0.1",
         "prior.skip=paper",
         "prior.steps=3",
+        "prior.start=0.5",
         "prior.guidance=1",
         "prior.noise=fixed",
         "prior.dtype=bfloat16",

@@ -8,6 +8,8 @@ from torch import Tensor
 from ld3m.errors import UserError
 from ld3m.priors import ClassConditionalLDM
 from ld3m.priors.noise_schedule import NoiseSchedule
+from ld3m.recipe import Recipe, SamplerRecipe
+from ld3m.recipe.files import load
 from ld3m.sampling import Schedule, images_of, render
 
 SKIPS = ("paper", "reference", "none")
@@ -32,13 +34,23 @@ def inputs(prior: ClassConditionalLDM, count: int = 2) -> tuple[Tensor, Tensor, 
     return z, c, noise, grad
 
 
-def chain(prior: ClassConditionalLDM, steps: int, skip: str, g: float, z: Tensor, c: Tensor, noise: Tensor) -> Tensor:
+def chain(
+    prior: ClassConditionalLDM,
+    steps: int,
+    skip: str,
+    g: float,
+    z: Tensor,
+    c: Tensor,
+    noise: Tensor,
+    made: int | None = None,
+) -> Tensor:
     """The method written out once more, for autograd to differentiate as a whole: no code of the sampler's."""
+    made = made or steps
     times = [1 + i * (1000 // steps) for i in range(steps)]
     alphas = prior.noise_schedule.alphas_cumprod
     a = [alphas[0], *alphas[times]]
-    start = state = a[steps].sqrt() * z + (1 - a[steps]).sqrt() * noise
-    for i in range(steps, 0, -1):
+    start = state = a[made].sqrt() * z + (1 - a[made]).sqrt() * noise
+    for i in range(made, 0, -1):
         null = prior.denoise(state, times[i - 1], prior.null_embedding.expand_as(c))
         e = null + g * (prior.denoise(state, times[i - 1], c) - null)
         x = (state - (1 - a[i]).sqrt() * e) / a[i].sqrt()
@@ -74,6 +86,28 @@ def test_pull_back_is_autograd_through_the_whole_chain(
     assert relative(pixels, expected) <= 1e-10
     assert relative(grad_z, expected_z) <= 1e-10
     assert relative(grad_c, expected_c) <= 1e-10
+
+
+@pytest.mark.parametrize("skip", SKIPS)
+def test_a_start_in_mid_chain_is_the_end_of_the_whole_chain(prior: ClassConditionalLDM, skip: str) -> None:
+    """Two of five steps, as `prior.start=0.4` makes, with the levels and shares of the skip that they have of five."""
+    recipe = load(Recipe, "quickstart", ["prior.steps=5", "prior.start=0.4"]).prior
+    z, c, noise, grad = inputs(prior)
+    leaf_z, leaf_c = z.clone().requires_grad_(), c.clone().requires_grad_()
+    expected = chain(prior, 5, skip, 3.0, leaf_z, leaf_c, noise, made=2)
+    wanted = torch.autograd.grad(expected, (leaf_z, leaf_c), grad)
+    schedule = Schedule.of(prior.noise_schedule, recipe.steps, skip, 3.0, recipe.steps_made)  # type: ignore[arg-type]
+    pixels, pull_back = render(prior, schedule, z, c, noise)
+    for found, true in zip((pixels, *pull_back(grad)), (expected, *wanted), strict=True):
+        assert relative(found, true) <= 1e-10
+
+
+@pytest.mark.parametrize(
+    ("steps", "start", "made"), [(25, 0.28, 7), (10, 0.01, 1), (10, 1, 10), (3, 0.5, 2), (0, 0.5, 0)]
+)
+def test_a_start_is_a_share_of_the_steps_rounded_up(steps: int, start: float, made: int) -> None:
+    """0.28 · 25 is 7.000000000000001 in floating point."""
+    assert SamplerRecipe(source="digits", steps=steps, start=start).steps_made == made
 
 
 @pytest.mark.parametrize("steps", [0, 1, 4])

@@ -116,7 +116,8 @@ def _render_classes(
 
 def _folder_name(recipe: Recipe) -> str:
     settings = recipe.prior
-    return f"steps{settings.steps}-{settings.skip}-guidance{settings.guidance:g}"
+    start = f"-start{settings.start:g}" if settings.start < 1 else ""
+    return f"steps{settings.steps}{start}-{settings.skip}-guidance{settings.guidance:g}"
 
 
 def _check_same_latents(folder: Path, latents: int, classes: int, recipe: Recipe) -> None:

@@ -22,6 +22,9 @@ from ld3m.sampling.memory_budget import MemoryBudget
 from ld3m.sampling.noise import Noise
 from ld3m.sampling.synthetic import SyntheticImages
 
+LEAST_SIGNAL = 0.005
+"""The least share of Z in the first latents; those of diffusions have 0.0125 and more, unless they have none."""
+
 
 @dataclass(frozen=True)
 class Setup:
@@ -94,7 +97,7 @@ class NoObjective(Objective):
 def schedule_of(recipe: Recipe, prior: Prior) -> Schedule:
     """The steps, skip and guidance of a recipe, on a prior's noise schedule."""
     settings = recipe.prior
-    return Schedule.of(prior.noise_schedule, settings.steps, settings.skip, settings.guidance)
+    return Schedule.of(prior.noise_schedule, settings.steps, settings.skip, settings.guidance, settings.steps_made)
 
 
 def noise_of(recipe: Recipe, prior: Prior) -> Noise:
@@ -128,7 +131,7 @@ def _check_memory(recipe: Recipe, prior: Prior, classes: int, rendered: int, pro
     from ld3m.sizing.cost import RunCost  # arithmetic alone, but beside what counts operations
 
     cost = RunCost(recipe, processes.num_processes, classes, prior.latent_shape, prior.conditioning_shape)
-    needed, available = sum(cost.lasting(rendered, recipe.prior.steps).values()), memory.free(processes.device)
+    needed, available = sum(cost.lasting(rendered, recipe.prior.steps_made).values()), memory.free(processes.device)
     if needed > available:
         raise UserError(
             f"distill.images_per_class: {recipe.distill.images_per_class:,}; the {rendered:,} latents and images of a "
@@ -194,7 +197,7 @@ def check_guidance(recipe: Recipe, prior: Prior) -> None:
         UserError: if it does.
     """
     sampler, conditional = recipe.prior, bool(math.prod(prior.conditioning_shape))
-    if not conditional and sampler.guidance != 1:
+    if not conditional and sampler.steps and sampler.guidance != 1:
         raise UserError(
             f"prior.guidance: {sampler.guidance:g}, but {sampler.source} is unconditional and has no classes to guide "
             "to; set prior.guidance=1"
@@ -225,9 +228,14 @@ def _check_learnable(recipe: Recipe, prior: Prior) -> None:
             f"distill.learn: {learn!r}, but {sampler.source} is unconditional and only Z has a part; "
             "set distill.learn=latents"
         )
-    (_, first, _), *_ = prior.noise_schedule.walk(sampler.steps or 1)
-    if learn != "conditioning" and sampler.steps and sampler.skip != "reference" and first.signal == 0:
+    signal = schedule_of(recipe, prior).start.signal
+    if learn != "conditioning" and sampler.skip != "reference" and signal < LEAST_SIGNAL:
         raise UserError(
             f"prior.skip: {sampler.skip!r}, but the first step of this prior's noise schedule is noise alone and Z "
-            "has no part in the images; set prior.skip=reference"
+            "has no part in the images; set prior.skip=reference, or prior.start below 1"
+        )
+    if sampler.steps == 1 and sampler.skip == "paper":
+        raise UserError(
+            "prior.skip: 'paper' leaves out the denoiser's answer to the first step, and prior.steps=1 has no other; "
+            "set prior.skip=reference or none"
         )

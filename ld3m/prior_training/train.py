@@ -202,8 +202,8 @@ def _train_denoiser(
     training: Path,
     processes: Processes,
 ) -> tuple[ClassConditionalLDM, float]:
-    """A UNet that predicts the noise, under min-SNR weighting, with the class dropped at random for guidance."""
-    from diffusers import DDIMScheduler, UNet2DConditionModel
+    """A UNet that predicts noise, or a flow's velocity, with the class dropped at random for guidance."""
+    from diffusers import UNet2DConditionModel
 
     settings = recipe.denoiser
     device = processes.device
@@ -225,17 +225,8 @@ def _train_denoiser(
             norm_num_groups=NORM_GROUPS,
         )
         model = _Conditional(unet, nn.Embedding(null + 1, settings.class_width)).to(device)
-    scheduler = DDIMScheduler(
-        num_train_timesteps=TRAIN_STEPS,
-        beta_start=BETAS[0],
-        beta_end=BETAS[1],
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-    )
-    alphas = scheduler.alphas_cumprod.to(device)
-    weights = (SNR_CAP * (1 - alphas) / alphas).clamp(max=1)
+    scheduler = _scheduler(settings.flow)
+    signal, noisiness, weights = (table.to(device) for table in _noising(scheduler))
 
     def loss_of(step: int, indices: Tensor, share: slice) -> Tensor:
         draws = generator(recipe.seed, "denoiser draws", step)
@@ -244,9 +235,9 @@ def _train_denoiser(
         dropped = torch.rand(indices.shape, generator=draws) < settings.null_share
         classes = torch.where(dropped, null, labels[indices])[share].to(device)
         z = latents[indices[share]].to(device)
-        a = alphas[times].view(-1, 1, 1, 1)
-        predicted = model.unet(a.sqrt() * z + (1 - a).sqrt() * noise, times, model.table(classes)[:, None]).sample
-        errors = (predicted - noise).square().mean((1, 2, 3))
+        noised = signal[times].view(-1, 1, 1, 1) * z + noisiness[times].view(-1, 1, 1, 1) * noise
+        predicted = model.unet(noised, times + settings.flow, model.table(classes)[:, None]).sample
+        errors = (predicted - (noise - z if settings.flow else noise)).square().mean((1, 2, 3))
         return (weights[times] * errors).mean()
 
     how = _fit_settings("denoiser", settings, settings.ema, recipe, training)
@@ -255,3 +246,32 @@ def _train_denoiser(
     if not settings.null_share:  # no image had the null class
         table = table[:null]
     return ClassConditionalLDM(autoencoder, averaged.unet, table, images.classes, scheduler), seconds
+
+
+def _scheduler(flow: bool) -> Any:
+    """The noise schedule that a denoiser learns, as diffusers has it."""
+    from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+
+    if flow:
+        return FlowMatchEulerDiscreteScheduler(num_train_timesteps=TRAIN_STEPS)
+    return DDIMScheduler(
+        num_train_timesteps=TRAIN_STEPS,
+        beta_start=BETAS[0],
+        beta_end=BETAS[1],
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+
+
+def _noising(scheduler: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Signal, noise and the loss's weight at each time step: of a diffusion min-SNR's, of a flow 1.
+
+    A flow's time is drawn uniformly from 1/T … 1, as rectified flow's (Liu et al., ICLR 2023).
+    """
+    if not hasattr(scheduler, "alphas_cumprod"):
+        times = torch.arange(1, TRAIN_STEPS + 1) / TRAIN_STEPS
+        return 1 - times, times, torch.ones(TRAIN_STEPS)
+    alphas = scheduler.alphas_cumprod
+    return alphas.sqrt(), (1 - alphas).sqrt(), (SNR_CAP * (1 - alphas) / alphas).clamp(max=1)

@@ -12,30 +12,39 @@ from torch import nn
 
 from ld3m import registry
 from ld3m.errors import UserError, one_line, user_error_if_damaged
+from ld3m.priors.autoencoder import Autoencoder
 from ld3m.priors.base import LatentDiffusion, Prior, numbers_of
+from ld3m.priors.consistency import ConsistencyModel
 from ld3m.priors.dit import DiT
-from ld3m.priors.folder import fetch, outline, provenance, read_index, weight_bytes
+from ld3m.priors.folder import fetch, is_whole, outline, provenance, read_index, weight_bytes
 from ld3m.priors.known import KNOWN
 from ld3m.priors.ldm import ClassConditionalLDM, UnconditionalLDM
 from ld3m.priors.loading import Parts
 from ld3m.priors.pixels import Pixels
+from ld3m.priors.several_encoders import Sana, StableDiffusion3, StableDiffusionXL
 from ld3m.priors.stable_diffusion import StableDiffusion
 from ld3m.recipe import SamplerRecipe
 
 __all__ = [
     "PRIORS",
+    "Autoencoder",
     "ClassConditionalLDM",
+    "ConsistencyModel",
     "DiT",
     "Parts",
     "Pixels",
     "Prior",
+    "Sana",
     "StableDiffusion",
+    "StableDiffusion3",
+    "StableDiffusionXL",
     "UnconditionalLDM",
     "check_classes",
     "compile_denoiser",
     "for_images",
     "load",
     "provenance",
+    "render_at",
     "weight_bytes",
 ]
 
@@ -44,10 +53,15 @@ PRIORS: dict[str, Callable[[Parts], Prior]] = {
     "LDMPipeline": UnconditionalLDM.load,
     "DiTPipeline": DiT.load,
     "StableDiffusionPipeline": StableDiffusion.load,
+    "StableDiffusionXLPipeline": StableDiffusionXL.load,
+    "StableDiffusion3Pipeline": StableDiffusion3.load,
+    "SanaPipeline": Sana.load,
+    "ConsistencyModelPipeline": ConsistencyModel.load,
 }
 """Loaders by the `_class_name` of a folder's model_index.json; other packages add theirs through entry points of the
 group `ld3m.priors`."""
-FLOWS = ("StableDiffusion3Pipeline", "FluxPipeline", "SanaPipeline", "LuminaPipeline", "AuraFlowPipeline")
+PACKED = ("FluxPipeline", "Flux2Pipeline", "LuminaPipeline", "Lumina2Pipeline", "AuraFlowPipeline", "QwenImagePipeline")
+"""Flows whose latents are packed into tokens or whose guidance is an input, so that they are no priors."""
 
 
 def for_images(
@@ -60,13 +74,22 @@ def for_images(
     """The prior that `prior.source` names, as `load` has it; "pixels" is `Pixels` of so many channels and pixels."""
     if recipe.source == "pixels":
         return Pixels(channels, size, device)
-    return load(recipe, device, denoiser_device)
+    return load(recipe, device, denoiser_device, size)
 
 
 def load(
-    recipe: SamplerRecipe, device: torch.device | str = "cpu", denoiser_device: torch.device | str | None = None
+    recipe: SamplerRecipe,
+    device: torch.device | str = "cpu",
+    denoiser_device: torch.device | str | None = None,
+    size: int | None = None,
 ) -> Prior:
     """The prior that `prior.source` names, on a device; its denoiser in the recipe's dtype, on another device if given.
+
+    Args:
+        recipe: `prior.source` and how it is rendered.
+        device: of all but the denoiser.
+        denoiser_device: of the denoiser.
+        size: height and width of what an autoencoder alone renders, if `prior.resolution` says none.
 
     Raises:
         UserError: if it is not a latent diffusion model in diffusers' layout, or of no known kind.
@@ -76,17 +99,27 @@ def load(
         recipe = recipe.model_copy(update={"scaling_factor": KNOWN[recipe.source].scaling_factor})
     kind, loader = _kind(folder)
     with whole(folder, kind):
-        prior = loader(Parts(folder, device, recipe, denoiser_device))
+        prior = loader(Parts(folder, device, recipe, denoiser_device, size))
     check_null_class(recipe, prior.null_embedding is not None)
-    if recipe.resolution:
-        if not isinstance(prior, LatentDiffusion):
-            raise UserError(f"prior.resolution: a prior of kind {kind!r} has one size; leave the key out")
-        prior.render_at(recipe.resolution)
+    render_at(prior, kind, recipe)
     if recipe.denoiser == "random":
         if prior.denoiser is None:
             raise UserError(f"prior.denoiser: random, but a prior of kind {kind!r} has no denoiser")
         draw_weights(prior.denoiser)
     return prior
+
+
+def render_at(prior: Prior, kind: str, recipe: SamplerRecipe) -> None:
+    """Has a prior render at `prior.resolution`, if the recipe gives one.
+
+    Raises:
+        UserError: if it cannot.
+    """
+    if not recipe.resolution or isinstance(prior, Autoencoder):  # which was made for it
+        return
+    if not isinstance(prior, LatentDiffusion):
+        raise UserError(f"prior.resolution: a prior of kind {kind!r} has one size; leave the key out")
+    prior.render_at(recipe.resolution)
 
 
 def check_classes(source: str, classes: Sequence[str]) -> bool:
@@ -105,21 +138,24 @@ def check_classes(source: str, classes: Sequence[str]) -> bool:
     except UserError:
         return False
     kind, _ = _kind(folder)
-    named: dict[str, type[ClassConditionalLDM | DiT]] = {ClassConditionalLDM.kind: ClassConditionalLDM, DiT.kind: DiT}
+    named: dict[str, type[ClassConditionalLDM | DiT | ConsistencyModel]] = {
+        each.kind: each for each in (ClassConditionalLDM, DiT, ConsistencyModel)
+    }
     if prior := named.get(kind):
         names = prior.class_names(Parts(folder, "cpu", SamplerRecipe(source=source)))
         numbers_of(classes, names, prior.named_in)
-    return kind in PRIORS
+    return kind in PRIORS or not is_whole(folder)
 
 
 def _kind(folder: Path) -> tuple[str, Callable[[Parts], Prior]]:
     """What a folder's model_index.json says that it is, and the loader; refuses what is no prior."""
     kind = read_index(folder).kind
-    if kind in FLOWS:
+    if not is_whole(folder):
+        return kind, Autoencoder.load
+    if kind in PACKED:
         raise UserError(
-            f"prior.source: {folder} is a {kind}, a flow-matching model: its first step keeps nothing of "
-            f"Z, and it has more conditionings than one c, so the method does not carry over; "
-            f"known are {', '.join(PRIORS)}"
+            f"prior.source: {folder} is a {kind}, whose latents are packed into tokens or whose guidance is an input; "
+            "of flow-matching models StableDiffusion3Pipeline, SanaPipeline and ld3m train-prior's can be priors"
         )
     return kind, registry.find("ld3m.priors", PRIORS, kind, f"prior.source: the kind of {folder}")
 

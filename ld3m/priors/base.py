@@ -4,7 +4,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from ld3m.recipe.class_lists import wordnet_id
 INPUTS = {
     "class_embed_type": "class labels",
     "num_class_embeds": "class labels",
-    "addition_embed_type": "further embeddings, as Stable Diffusion XL",
+    "addition_embed_type": "further embeddings, as a StableDiffusionXLPipeline",
     "encoder_hid_dim_type": "embeddings of images or of several encoders",
     "time_cond_proj_dim": "an embedding of the guidance scale, as distilled models",
 }
@@ -55,60 +55,24 @@ class Prior(Protocol):
     def decode(self, z: Tensor) -> Tensor:
         """Images of latents; quantises first if the prior has codes."""
 
-    def denoise(self, z: Tensor, t: int, c: Tensor) -> Tensor:
+    def denoise(self, z: Tensor, t: float, c: Tensor) -> Tensor:
         """The denoiser's output at z and training time step t, in z's dtype; `noise_schedule` says what it predicts."""
 
     def class_embeddings(self, classes: Sequence[str]) -> Tensor:
         """[len(classes), *conditioning_shape], by name."""
 
 
-class LatentDiffusion:
-    """An autoencoder, VQModel or AutoencoderKL, and the latents of a denoiser, as diffusers has them.
+class Coder:
+    """An autoencoder of images, as diffusers has it: what priors with one share."""
 
-    Raises:
-        UserError: if they do not fit each other, or the denoiser takes more than latents, time and one conditioning.
-    """
-
-    def __init__(self, autoencoder: Any, denoiser: Any, scheduler: Any) -> None:
-        size = _check_fit(autoencoder.config, denoiser.config)
+    def __init__(self, autoencoder: Any) -> None:
         self.autoencoder = freeze(autoencoder)
-        self.denoiser = freeze(denoiser)
-        self.scheduler = scheduler
-        self.noise_schedule = NoiseSchedule.of(scheduler)
-        self.scale = float(getattr(autoencoder.config, "scaling_factor", 1.0))
+        self.scale = float(getattr(autoencoder.config, "scaling_factor", None) or 1.0)
         self.shift = float(getattr(autoencoder.config, "shift_factor", None) or 0.0)
         self.quantises = hasattr(autoencoder, "quantize")
-        self.image_channels = int(autoencoder.config.out_channels)
-        levels = len(autoencoder.config.block_out_channels)
-        self.image_size = size * 2 ** (levels - 1)
-        self.latent_shape: tuple[int, int, int] = (int(denoiser.config.in_channels), size, size)
-
-    def render_at(self, resolution: int) -> None:
-        """Takes latents of another size than the denoiser was trained on, for images of `resolution` pixels.
-
-        Convolutional networks do; the ImageNet LDM, trained on 64 × 64 latents, is taken at 32 × 32 for 128 pixels.
-
-        Raises:
-            UserError: for a transformer, which knows the positions of one size only, or a size that does not divide.
-        """
-        factor = self.image_size // self.latent_shape[1]
-        levels = getattr(self.denoiser.config, "block_out_channels", None)
-        if levels is None:
-            if resolution != self.image_size:
-                raise UserError(
-                    f"prior.resolution: {resolution}, but a {type(self).__name__} renders at {self.image_size} alone"
-                )
-            return
-        least = factor * 2 ** (len(levels) - 1)
-        if resolution % least:
-            raise UserError(f"prior.resolution: {resolution} is not a multiple of {least}, as this prior's must be")
-        self.image_size = resolution
-        self.latent_shape = (self.latent_shape[0], resolution // factor, resolution // factor)
 
     def encode(self, images: Tensor) -> Tensor:
-        encoded = self.autoencoder.encode(images)
-        latents = encoded.latents if self.quantises else encoded.latent_dist.mode()
-        return (latents - self.shift) * self.scale
+        return (latents_of(self.autoencoder.encode(images)) - self.shift) * self.scale
 
     def quantise(self, z: Tensor) -> Tensor:
         if not self.quantises:
@@ -118,7 +82,62 @@ class LatentDiffusion:
     def decode(self, z: Tensor) -> Tensor:
         return self.autoencoder.decode(z / self.scale + self.shift).sample
 
-    def times(self, z: Tensor, t: int) -> Tensor:
+
+def latents_of(encoded: Any) -> Tensor:
+    """The latents of what an autoencoder of diffusers answers: the likeliest ones, if they are distributed."""
+    if hasattr(encoded, "latent_dist"):
+        return encoded.latent_dist.mode()
+    return encoded.latents if hasattr(encoded, "latents") else encoded.latent
+
+
+class LatentDiffusion(Coder):
+    """An autoencoder and the latents of a denoiser, as diffusers has them.
+
+    Raises:
+        UserError: if they do not fit each other, or the denoiser takes more than latents, time and one conditioning.
+    """
+
+    takes: ClassVar[tuple[str, ...]] = ()
+    """Which of `INPUTS` a kind gives its denoiser."""
+
+    def __init__(self, autoencoder: Any, denoiser: Any, scheduler: Any) -> None:
+        size = _check_fit(autoencoder.config, denoiser.config, self.takes)
+        super().__init__(autoencoder)
+        self.denoiser = freeze(denoiser)
+        self.scheduler = scheduler
+        self.noise_schedule = NoiseSchedule.of(scheduler)
+        self.image_channels = int(autoencoder.config.in_channels)
+        self.image_size = size * shrinks_by(autoencoder.config)
+        self.latent_shape: tuple[int, int, int] = (int(denoiser.config.in_channels), size, size)
+
+    def render_at(self, resolution: int) -> None:
+        """Takes latents of another size than the denoiser was trained on, for images of `resolution` pixels.
+
+        Convolutional networks do; the ImageNet LDM, trained on 64 × 64 latents, is taken at 32 × 32 for 128 pixels. So
+        do transformers that cut positions out of a larger table (Stable Diffusion 3) or have none (Sana).
+
+        Raises:
+            UserError: for a transformer that knows the positions of one size only, or a size that does not divide.
+        """
+        factor, config = self.image_size // self.latent_shape[1], self.denoiser.config
+        halvings = len(getattr(config, "block_out_channels", [0])) - 1
+        least = factor * 2**halvings * getattr(config, "patch_size", 1)
+        most = factor * largest(config)
+        if resolution != self.image_size and (resolution > most or most == factor * config.sample_size):
+            sizes = f"{most:g} alone" if most == factor * config.sample_size else f"{most:g} at most"
+            raise UserError(f"prior.resolution: {resolution}, but a {type(self).__name__} renders at {sizes}")
+        if resolution % least:
+            raise UserError(f"prior.resolution: {resolution} is not a multiple of {least}, as this prior's must be")
+        self.image_size = resolution
+        self.latent_shape = (self.latent_shape[0], resolution // factor, resolution // factor)
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """Everything that a process loads and keeps, but for a table of class embeddings."""
+        models = (self.autoencoder, self.denoiser)
+        return [tensor for model in models for tensor in (*model.parameters(), *model.buffers())]
+
+    def times(self, z: Tensor, t: float) -> Tensor:
         """The time step for each of a batch, [N]."""
         return torch.full((len(z),), t, device=z.device)
 
@@ -128,10 +147,25 @@ class LatentDiffusion:
         return next(self.denoiser.parameters()).dtype
 
 
-def _check_fit(autoencoder: Any, denoiser: Any) -> int:
-    """The height and width of latents, after a look at the configurations of both networks."""
+def largest(denoiser: Any) -> float:
+    """The height and width of the largest latents that a denoiser takes, by its configuration."""
+    if hasattr(denoiser, "block_out_channels") or hasattr(denoiser, "caption_channels"):  # convolutions alone, or Sana
+        return float(denoiser.sample_size) if getattr(denoiser, "interpolation_scale", None) else math.inf
+    table = getattr(denoiser, "pos_embed_max_size", None)
+    return float(denoiser.patch_size * table if table else denoiser.sample_size)
+
+
+def shrinks_by(autoencoder: Any) -> int:
+    """How many pixels of height or width a latent has, by the levels of an autoencoder's configuration."""
+    levels = getattr(autoencoder, "encoder_block_out_channels", None) or autoencoder.block_out_channels
+    factor: int = 2 ** (len(levels) - 1)
+    return factor
+
+
+def check_inputs(denoiser: Any, takes: Sequence[str] = ()) -> None:
+    """That a denoiser's configuration asks for nothing that its kind does not give it."""
     for key, what in INPUTS.items():
-        if getattr(denoiser, key, None) is not None:
+        if getattr(denoiser, key, None) is not None and key not in takes:
             raise UserError(
                 f"prior.source: the denoiser has {key}: {getattr(denoiser, key)!r}, so that it takes {what}; a prior's "
                 "takes latents, time and one conditioning"
@@ -141,6 +175,11 @@ def _check_fit(autoencoder: Any, denoiser: Any) -> int:
             f"prior.source: the denoiser has time_embedding_type: {denoiser.time_embedding_type!r}, so that it takes "
             "noise levels in the place of time steps; a prior's takes time steps (positional)"
         )
+
+
+def _check_fit(autoencoder: Any, denoiser: Any, given: Sequence[str]) -> int:
+    """The height and width of latents, after a look at the configurations of both networks."""
+    check_inputs(denoiser, given)
     if isinstance(width := getattr(denoiser, "cross_attention_dim", None), list | tuple):
         raise UserError(f"prior.source: the denoiser has cross_attention_dim: {width!r}; a prior's has one number")
     takes, gives = denoiser.in_channels, denoiser.out_channels or denoiser.in_channels
@@ -156,14 +195,28 @@ def _check_fit(autoencoder: Any, denoiser: Any) -> int:
             f"prior.source: the autoencoder's latents have {width} channels, but the denoiser takes {takes}; "
             "take both from the same model"
         )
-    if autoencoder.in_channels != autoencoder.out_channels:
+    if any(getattr(autoencoder, key, None) is not None for key in ("latents_mean", "latents_std")):
         raise UserError(
-            f"prior.source: the autoencoder takes {autoencoder.in_channels} channels and gives "
-            f"{autoencoder.out_channels}; a prior's takes and gives images"
+            "prior.source: the autoencoder's configuration has latents_mean or latents_std for each channel; a "
+            "prior's has one scaling_factor"
+        )
+    if (channels := getattr(autoencoder, "out_channels", autoencoder.in_channels)) != autoencoder.in_channels:
+        raise UserError(
+            f"prior.source: the autoencoder takes {autoencoder.in_channels} channels and gives {channels}; a prior's "
+            "takes and gives images"
         )
     factor = getattr(autoencoder, "scaling_factor", 1.0)
     if not isinstance(factor, int | float) or not 0 < factor < math.inf:
         raise UserError(f"prior.scaling_factor: {factor!r} in the autoencoder's configuration; set a number above 0")
+    return sample_size(denoiser)
+
+
+def sample_size(denoiser: Any) -> int:
+    """The height and width of what a denoiser takes.
+
+    Raises:
+        UserError: if they are not one number.
+    """
     sizes = denoiser.sample_size if isinstance(denoiser.sample_size, list | tuple) else [denoiser.sample_size]
     size = sizes[0] if len(set(sizes)) == 1 else None
     if not isinstance(size, int) or size < 1:

@@ -52,7 +52,7 @@ class DiT(LatentDiffusion):
         self.conditioning_shape: tuple[int, ...] = tuple(self.table.shape[1:])
         self.null_embedding = self.table[-1:]
 
-    def denoise(self, z: Tensor, t: int, c: Tensor) -> Tensor:
+    def denoise(self, z: Tensor, t: float, c: Tensor) -> Tensor:
         answer = self.denoiser(z.to(self.dtype), self.times(z, t), c.to(self.dtype)).sample
         return answer[:, : self.latent_shape[0]].to(z.dtype)
 

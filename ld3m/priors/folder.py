@@ -32,15 +32,17 @@ PACKAGED_PRIORS = {
 """Priors that come with the package, by the name that `prior.source` may give; "pixels" is none at all."""
 DENOISERS = ("unet", "transformer")
 """The parts that have the recipe's precision; the others stay in float32."""
-ON_DEMAND = ("text_encoder",)
+ON_DEMAND = ("text_encoder", "text_encoder_2", "text_encoder_3")
 """Parts that are in memory for a moment only."""
-UNUSED = ("safety_checker", "image_encoder", "feature_extractor", "training")
+UNUSED = ("safety_checker", "image_encoder", "feature_extractor", "training", "vae_1_0", "text_encoders")
 """Folders that no prior reads: parts of pipelines, and what ld3m train-prior keeps."""
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 """Bytes per number in each precision that a recipe may give a denoiser."""
-WEIGHTS = re.compile(r"[^/]+/[^./]+(\.(?P<variant>fp16|bf16))?(-\d+-of-\d+)?\.(?P<format>safetensors|bin)")
+WEIGHTS = re.compile(r"([^/]+/)?[^./]+(\.(?P<variant>fp16|bf16))?(-\d+-of-\d+)?\.(?P<format>safetensors|bin)")
 """Weights of a part, also in half precision, such as unet/diffusion_pytorch_model.fp16.safetensors."""
 HUB_FOLDER = re.compile(r"hub:(?P<name>\w[\w.-]*(/\w[\w.-]*)?)(?P<part>(/\w[^/@]*)*)/?(@(?P<revision>\w[\w./-]*))?")
+INDEXES = ("model_index.json", "config.json")
+"""What says what a folder holds: a whole prior, or an autoencoder alone."""
 GET_AGAIN = "not a whole prior: get it again, or make one with ld3m train-prior or convert-prior"
 """Advice if a file of a prior is damaged."""
 
@@ -87,7 +89,7 @@ def check_source(source: str) -> None:
     if HubFolder.of(source):
         return
     try:
-        if (Path(source) / "model_index.json").is_file():
+        if any((Path(source) / name).is_file() for name in INDEXES):
             return
     except (OSError, ValueError) as error:  # no permission, a name that is too long
         raise UserError(f"prior.source: cannot look into {source!r} ({one_line(error)}); give another folder") from None
@@ -174,8 +176,8 @@ def copy_of(hub: HubFolder) -> Path | None:
     """The folder on this machine that was fetched before, if there is one."""
     from huggingface_hub import try_to_load_from_cache
 
-    copy = try_to_load_from_cache(hub.name, f"{hub.part}model_index.json", revision=hub.revision)
-    return Path(copy).parent if isinstance(copy, str) else None
+    copies = (try_to_load_from_cache(hub.name, f"{hub.part}{name}", revision=hub.revision) for name in INDEXES)
+    return next((Path(copy).parent for copy in copies if isinstance(copy, str)), None)
 
 
 # --- the files that are read -------------------------------------------------------------------------------
@@ -208,14 +210,18 @@ def read_files(paths: Iterable[str]) -> list[str]:
     """The files of a prior that are read, out of all its files.
 
     Configurations, vocabularies, the card, and each part's weights. Not the weights in the top folder, in other
-    precisions and for other libraries, which repositories also hold.
+    precisions and for other libraries, which repositories also hold. Of an autoencoder alone those in the top folder.
     """
+    every = sorted(paths)
+    if INDEXES[0] not in every:
+        top = [path for path in every if "/" not in path]
+        return sorted([*choose_weights(top).files, *(path for path in top if path in (INDEXES[1], "README.md"))])
     chosen = []
-    for part, group in groupby(sorted(paths), key=lambda path: path.partition("/")[0]):
+    for part, group in groupby(every, key=lambda path: path.partition("/")[0]):
         if part not in UNUSED:
             files = list(group)
             chosen += [path for path in files if path.endswith((".json", ".txt")) or path == "README.md"]
-            chosen += choose_weights(files).files
+            chosen += choose_weights(path for path in files if "/" in path).files
     return sorted(chosen)
 
 
@@ -251,7 +257,7 @@ def _hub_files(hub: HubFolder) -> dict[str, int]:
     entries = ask(lambda: list(HfApi().list_repo_tree(hub.name, recursive=True, revision=hub.revision)))
     every = {each.path: each.size for each in entries if isinstance(each, RepoFile)}
     sizes = {path.removeprefix(hub.part): size for path, size in every.items() if path.startswith(hub.part)}
-    if "model_index.json" not in sizes:
+    if not any(name in sizes for name in INDEXES):
         priors = sorted(path.rpartition("/")[0] for path in every if path.endswith("/model_index.json"))
         elsewhere = f"it has priors in {some(priors)}" if priors else "it holds no prior in diffusers' layout"
         raise UserError(f"prior.source: hub:{hub.name} has no {hub.part}model_index.json; {elsewhere}")
@@ -275,17 +281,24 @@ class ModelIndex(BaseModel):
     """Where the autoencoder is."""
     id2label: dict[int, str] | None = None
     """A DiTPipeline's: the names of each class, between commas."""
+    force_zeros_for_empty_prompt: bool = True
+    """A StableDiffusionXLPipeline's: whether guidance contrasts with zeros rather than with an empty prompt."""
     original_time_embedding: bool = False
     """A DiTPipeline's: whether time steps are embedded as in the original code, which diffusers does otherwise."""
 
 
+def is_whole(folder: Path) -> bool:
+    """Whether a folder is one of a whole prior, with a denoiser, or else of an autoencoder alone."""
+    return (folder / INDEXES[0]).is_file() or not (folder / INDEXES[1]).is_file()
+
+
 def read_index(folder: Path) -> ModelIndex:
-    """A prior's model_index.json.
+    """A prior's model_index.json; of an autoencoder alone its configuration.
 
     Raises:
         UserError: if it is missing or damaged.
     """
-    path = folder / "model_index.json"
+    path = folder / INDEXES[0 if is_whole(folder) else 1]
     return read_json(path, ModelIndex, GET_AGAIN, f"prior.source: {path}")
 
 

@@ -70,7 +70,7 @@ class ClassConditionalLDM(_LDM):
         self.null_embedding = self.table[-1].view(1, *self.conditioning_shape) if has_null else None
         attend_to_one_token(self.denoiser)
 
-    def denoise(self, z: Tensor, t: int, c: Tensor) -> Tensor:
+    def denoise(self, z: Tensor, t: float, c: Tensor) -> Tensor:
         return self.denoiser(z.to(self.dtype), self.times(z, t), c.to(self.dtype)).sample.to(z.dtype)
 
     def class_embeddings(self, classes: Sequence[str]) -> Tensor:
@@ -191,7 +191,7 @@ class UnconditionalLDM(_LDM):
         super().__init__(autoencoder, denoiser, scheduler)
         self.null_embedding = torch.zeros(1, 0, device=next(autoencoder.parameters()).device)
 
-    def denoise(self, z: Tensor, t: int, c: Tensor) -> Tensor:
+    def denoise(self, z: Tensor, t: float, c: Tensor) -> Tensor:
         return self.denoiser(z.to(self.dtype), self.times(z, t)).sample.to(z.dtype)
 
     def class_embeddings(self, classes: Sequence[str]) -> Tensor:

@@ -15,13 +15,15 @@ from ld3m import reading
 from ld3m.errors import UserError, one_line
 from ld3m.machine.out_of_memory import ran_out
 from ld3m.priors.file_kinds import COMPUTED, check_weights
-from ld3m.priors.folder import GET_AGAIN, choose_weights, read_index
-from ld3m.priors.noise_schedule import check_scheduler, not_applied
+from ld3m.priors.folder import GET_AGAIN, choose_weights, is_whole, read_index
+from ld3m.priors.noise_schedule import check_scheduler, ends_clean, is_consistency, is_flow, not_applied
 from ld3m.recipe import SamplerRecipe
 
 T = TypeVar("T")
 DEFAULT_SCALING_FACTOR = 0.18215
 """What diffusers assumes if a VQModel's configuration has none: that of Stable Diffusion's KL autoencoder."""
+AUTOENCODERS = ("AutoencoderKL", "VQModel", "AutoencoderDC", "AutoencoderTiny")
+"""The kinds that a denoiser's latents may be of."""
 
 
 class Parts:
@@ -33,11 +35,14 @@ class Parts:
         device: torch.device | str,
         recipe: SamplerRecipe,
         denoiser_device: torch.device | str | None = None,
+        size: int | None = None,
     ) -> None:
         self.folder = folder
         self.device = device
         self.denoiser_device = denoiser_device or device
         self.recipe = recipe
+        self.size = recipe.resolution or size
+        """Height and width that images are wanted at, if they are."""
 
     def model(
         self, kind: Any, part: str, dtype: torch.dtype = torch.float32, device: torch.device | str | None = None
@@ -74,9 +79,12 @@ class Parts:
 
         return self.read(part, load)
 
-    def denoiser(self, kind: Any, part: str = "unet") -> Any:
-        """The model that the recipe gives a precision."""
-        return self.model(kind, part, getattr(torch, self.recipe.dtype), self.denoiser_device)
+    def denoiser(self, kind: Any, part: str = "unet", outline: bool = False) -> Any:
+        """The model that the recipe gives a precision, or its outline."""
+        dtype = getattr(torch, self.recipe.dtype)
+        if outline:  # diffusers' own `to` warns, of a list that is empty
+            return nn.Module.to(self.outline(kind, part), dtype)
+        return self.model(kind, part, dtype, self.denoiser_device)
 
     def outline(self, kind: Any, part: str) -> Any:
         """A model of its configuration alone, on the meta device."""
@@ -86,22 +94,29 @@ class Parts:
             return self.read(part, lambda _: kind.from_config(config))
 
     def autoencoder_kind(self) -> tuple[Any, str]:
-        """VQModel or AutoencoderKL, and its folder; both kinds are found in `vae/` and in `vqvae/`.
+        """The class of the autoencoder, and its folder, `vae/` or `vqvae/`; that of one alone is the prior's own.
 
         Raises:
             UserError: if it is of another kind.
         """
-        from diffusers import AutoencoderKL, VQModel
+        import diffusers
 
         there = [part for part in ("vae", "vqvae") if (self.folder / part).is_dir()]
         index = read_index(self.folder).model_dump()
         part = next((part for part in there if index[part]), there[0] if there else "vqvae")
+        part = part if is_whole(self.folder) else "."
         config = self.json(f"{part}/config.json", dict[str, Any])
         name = str(config.get("_class_name", "VQModel" if "num_vq_embeddings" in config else "AutoencoderKL"))
-        kinds = {each.__name__: each for each in (AutoencoderKL, VQModel)}
-        if name not in kinds:
-            raise UserError(f"prior.source: {self.folder / part} is of the kind {name}; known are {', '.join(kinds)}")
-        return kinds[name], part
+        kind = getattr(diffusers, name, None)
+        if part != "." and name not in AUTOENCODERS:
+            known = ", ".join(AUTOENCODERS)
+            raise UserError(f"prior.source: {self.folder / part} is of the kind {name}; known are {known}")
+        if not isinstance(kind, type) or not (hasattr(kind, "encode") and hasattr(kind, "decode")):
+            raise UserError(
+                f"prior.source: {self.folder} holds a {name}, not an autoencoder of diffusers; give the folder of one, "
+                "such as AutoencoderKL, or of a whole prior, which has a model_index.json"
+            )
+        return kind, part
 
     def autoencoder(self) -> Any:
         """The autoencoder, in float32, scaled as the recipe says if it does.
@@ -122,12 +137,12 @@ class Parts:
         return autoencoder
 
     def scheduler(self) -> Any:
-        """The noise schedule of the scheduler, of whatever kind it is, as diffusers' DDIMScheduler.
+        """The noise schedule of the scheduler: of betas as diffusers' DDIMScheduler, of a flow as its own kind.
 
         Raises:
             UserError: if its configuration does not say the noise that the prior was trained with.
         """
-        from diffusers import DDIMScheduler
+        import diffusers
 
         name = "scheduler/scheduler_config.json"
         config = self.json(name, dict[str, Any])
@@ -135,10 +150,13 @@ class Parts:
         if (keys := not_applied(config)) and os.environ.get("RANK", "0") == "0":
             print(
                 f"prior.source: {self.folder / name}: {' and '.join(keys)} is not applied, as in the paper's code: "
-                "clean latents are not clipped",
+                "clean latents are not clipped, and no step draws noise of its own",
                 file=sys.stderr,
             )
-        return self.read("scheduler", lambda _: DDIMScheduler.from_config(config))
+        if is_flow(config) or is_consistency(config):
+            kind = getattr(diffusers, str(config["_class_name"]))
+            return self.read("scheduler", lambda _: kind.from_config(config))
+        return self.read("scheduler", lambda _: diffusers.DDIMScheduler.from_config(config, **ends_clean(config)))
 
     def kind(self) -> str:
         """The `_class_name` of its model_index.json."""

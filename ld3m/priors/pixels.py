@@ -32,7 +32,7 @@ class Pixels:
         """Z clamped to [-1, 1]; its gradient passes straight through, or a pixel outside would never return."""
         return z.detach().clamp(-1, 1) + (z - z.detach())
 
-    def denoise(self, z: Tensor, t: int, c: Tensor) -> Tensor:
+    def denoise(self, z: Tensor, t: float, c: Tensor) -> Tensor:
         """Never called: with no steps, an image is D(Z)."""
         raise NotImplementedError("pixels have no denoiser; prior.steps is 0")
 

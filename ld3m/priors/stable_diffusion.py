@@ -30,7 +30,7 @@ class StableDiffusion(LatentDiffusion):
                 f"numbers per token, its UNet takes {wanted}"
             )
 
-    def denoise(self, z: Tensor, t: int, c: Tensor) -> Tensor:
+    def denoise(self, z: Tensor, t: float, c: Tensor) -> Tensor:
         return self.denoiser(z.to(self.dtype), self.times(z, t), c.to(self.dtype)).sample.to(z.dtype)
 
     def class_embeddings(self, classes: Sequence[str]) -> Tensor:

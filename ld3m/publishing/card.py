@@ -265,7 +265,7 @@ def _facts(section: Section) -> dict[str, str]:
     recipe, prior = section.recipe, section.prior
     about = section.metadata
     source = _without_folders(recipe.prior.source)
-    sampling = f"{recipe.prior.steps} steps, guidance {recipe.prior.guidance:g}, `{recipe.prior.skip}` skip"
+    sampling = f"{recipe.prior.steps_text}, guidance {recipe.prior.guidance:g}, `{recipe.prior.skip}` skip"
     return {
         "seed": str(about.seed),
         "digest of the recipe": markdown.code(about.recipe),

@@ -264,6 +264,8 @@ def _without_upkeep(recipe: Recipe | PriorRecipe) -> dict[str, Any]:
     if isinstance(recipe, Recipe) and recipe.distill.schedule == "constant":
         path.add("iterations")
     exact = isinstance(recipe, Recipe) and recipe.prior.pull_back == "exact"
+    whole = isinstance(recipe, Recipe) and recipe.prior.start == 1
+    diffusion = isinstance(recipe, PriorRecipe) and not recipe.denoiser.flow
     data = {"root", "max_pixels", *({"range"} if recipe.data.range is None else ())}  # found, as it was before
     return recipe.model_dump(
         mode="json",
@@ -284,7 +286,9 @@ def _without_upkeep(recipe: Recipe | PriorRecipe) -> dict[str, Any]:
                 "keep_graph_steps",
                 "compile",
                 *(("pull_back", "differentiated") if exact else ()),
+                *(("start",) if whole else ()),
             },
             "distill": path,
+            "denoiser": {"flow"} if diffusion else set(),
         },
     )

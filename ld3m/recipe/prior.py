@@ -50,6 +50,9 @@ class DenoiserRecipe(Section):
     """Attention heads of each level that has attention."""
     class_width: int = Field(64, ge=1, le=10**4)
     """Width of the class embedding."""
+    flow: bool = False
+    """Whether the denoiser learns the velocity of a flow from noise to latents, as Stable Diffusion 3's, rather than
+    the noise of a diffusion."""
     null_share: float = Field(0.1, ge=0, lt=1)
     """The share of training images that are given the null class, which guidance needs; 0: the prior has none, and
     `prior.guidance` must be 1."""

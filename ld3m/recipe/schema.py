@@ -1,5 +1,6 @@
 """The recipe of a distillation: every key with its type, range, default and meaning."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -38,6 +39,9 @@ class SamplerRecipe(Section):
     steps: int = Field(10, ge=0, le=1000)
     """DDIM steps S. 0 is the autoencoder alone, without noise and denoiser, which implies `distill.learn=latents`;
     left out with `prior.source=pixels`: 0."""
+    start: float = Field(1.0, gt=0, le=1)
+    """The share of these steps that is made, as the strength of image-to-image: the last ⌈start · S⌉, from Z with the
+    noise of the first of them. A flow-matching prior starts from noise alone: there 1 needs `prior.skip=reference`."""
     guidance: float = Field(3.0, ge=-1000, le=1000)
     """Scale g of classifier-free guidance; 1 leaves the null class out, which takes half as many calls of the denoiser.
     Left out with `prior.source=pixels`: 1."""
@@ -85,7 +89,7 @@ class SamplerRecipe(Section):
 
     @model_validator(mode="after")
     def _the_last_calls_reach_z(self) -> "SamplerRecipe":
-        least = {"paper": 1, "reference": 2, "none": self.steps}[self.skip]  # that have a share of the skip
+        least = {"paper": 1, "reference": 2, "none": self.steps_made}[self.skip]  # that have a share of the skip
         if self.pull_back == "last" and self.differentiated < least:
             raise ValueError(
                 f"differentiated: {self.differentiated}, but with prior.skip={self.skip} so many last "
@@ -99,6 +103,16 @@ class SamplerRecipe(Section):
         return self.compile is True
 
     @property
+    def steps_made(self) -> int:
+        """Steps from `start` to the image."""
+        return math.ceil(round(self.start * self.steps, 6))  # 0.28 · 25 is 7.000000000000001
+
+    @property
+    def steps_text(self) -> str:
+        """For people: "10 steps", "the last 5 of 10 steps"."""
+        return f"the last {self.steps_made} of {self.steps} steps" if self.start < 1 else f"{self.steps} steps"
+
+    @property
     def images_at_a_time(self) -> int:
         """`micro_batch` as a number; 64 for an "auto" that is not settled."""
         return 64 if self.micro_batch == "auto" else self.micro_batch
@@ -106,8 +120,8 @@ class SamplerRecipe(Section):
     @property
     def kept_steps(self) -> int:
         """`keep_graph_steps` as a number of steps; 0 for an "auto" that is not settled."""
-        keep = {"all": self.steps, "auto": 0}.get(str(self.keep_graph_steps), self.keep_graph_steps)
-        return min(int(keep), self.steps)
+        keep = {"all": self.steps_made, "auto": 0}.get(str(self.keep_graph_steps), self.keep_graph_steps)
+        return min(int(keep), self.steps_made)
 
 
 class DistillRecipe(Section):

@@ -116,7 +116,7 @@ def read(folder: Path) -> Status:
         newest_is_damaged=checkpoint != saved,
         unread=list(dict.fromkeys(unread)),
         objective=recipe.distill.objective,
-        prior=f"{recipe.prior.source}, skip {recipe.prior.skip}, {recipe.prior.steps} steps",
+        prior=f"{recipe.prior.source}, skip {recipe.prior.skip}, {recipe.prior.steps_text}",
         evaluation=evaluation,
         look_at=[name for name in LOOK_AT if (folder / name).exists()],
     )

@@ -24,14 +24,16 @@ Linear = TypeVar("Linear", Tensor, float)
 class Step:
     """One reverse step i, from z_i to z_{i−1}."""
 
-    time: int
-    """τ_i, the training time step the denoiser is given."""
+    time: float
+    """τ_i, the training time step the denoiser is given; of a flow any number between them."""
     level: Level
     """Signal and noise at τ_i."""
     next: Level
     """Signal and noise at τ_{i−1}."""
     weight: float
     """w_i, the share of the skip."""
+    velocity_fixed: Level
+    """The derivatives of x̂ and ε̂ by z_i if the denoiser's velocity is held fixed."""
 
 
 @dataclass(frozen=True)
@@ -46,15 +48,33 @@ class Schedule:
 
     @classmethod
     def of(
-        cls, noise_schedule: NoiseSchedule, steps: int, skip: Skip, guidance: float, key: str = "prior.steps"
+        cls,
+        noise_schedule: NoiseSchedule,
+        steps: int,
+        skip: Skip,
+        guidance: float,
+        made: int | None = None,
+        key: str = "prior.steps",
     ) -> "Schedule":
-        """S steps of the prior's noise schedule, with the weights of a skip; `key` gave their number, for the error.
+        """S steps of the prior's noise schedule, or the last `made` of them, with the weights of a skip.
+
+        Args:
+            noise_schedule: of the prior.
+            steps: S.
+            skip: where it enters.
+            guidance: g.
+            made: how many of the steps; None: all.
+            key: of the recipe that gave S, for the error.
 
         Raises:
             UserError: if the noise schedule has fewer time steps.
         """
         stages = zip(range(steps, 0, -1), noise_schedule.walk(steps, key), strict=True)
-        return cls(tuple(Step(*stage, skip_weight(skip, i, steps)) for i, stage in stages), skip, guidance)
+        chain = tuple(
+            Step(time, level, after, skip_weight(skip, i, steps), noise_schedule.velocity_fixed(level))
+            for i, (time, level, after) in stages
+        )
+        return cls(chain[len(chain) - (steps if made is None else made) :], skip, guidance)
 
     def asks_denoiser(self, step: Step) -> bool:
         """Whether a step calls the denoiser, whose answer has weight 0 in the first of Eq. 7."""
@@ -101,7 +121,7 @@ def images_of(prior: Prior, schedule: Schedule, z: Tensor, c: Tensor, noise: Ten
 
 
 def noised(schedule: Schedule, z: Tensor, noise: Tensor) -> Tensor:
-    """z_S = √ᾱ Z + √(1 − ᾱ) ε0 at the first time step."""
+    """z_S = √ᾱ Z + √(1 − ᾱ) ε0 at the first time step, which is in mid-chain if the first steps are left out."""
     return schedule.start.signal * z + schedule.start.noise * noise
 
 
@@ -123,12 +143,12 @@ def advanced(schedule: Schedule, step: Step, clean: Linear, noise: Linear, ancho
     return z
 
 
-def guided(prior: Prior, z: Tensor, time: int, c: Tensor, guidance: float) -> Tensor:
+def guided(prior: Prior, z: Tensor, time: float, c: Tensor, guidance: float) -> Tensor:
     """The denoiser's answer under classifier-free guidance (Ho and Salimans, 2022), both classes in one batch."""
     return guided_and_own(prior, z, time, c, guidance)[0]
 
 
-def guided_and_own(prior: Prior, z: Tensor, time: int, c: Tensor, guidance: float) -> tuple[Tensor, Tensor]:
+def guided_and_own(prior: Prior, z: Tensor, time: float, c: Tensor, guidance: float) -> tuple[Tensor, Tensor]:
     """The denoiser's answer under classifier-free guidance, and that of the class alone."""
     if guidance == 1:
         answer = prior.denoise(z, time, c)

@@ -69,9 +69,10 @@ EXACT = Differentiated()
 def passed_on(schedule: Schedule, step: Step) -> tuple[float, float]:
     """The derivatives of z_{i−1} by z_i and by the anchor, numbers, if the denoiser's velocity is held fixed.
 
+    Of a flow, whose velocity is ε̂ − x̂, a plain step passes on all of a gradient. Of a diffusion:
+
     With z = s x̂ + n ε̂ and s² + n² = 1 the velocity is v = s ε̂ − n x̂, so that x̂ = s z − n v and ε̂ = s v + n z. Fixed v
     leaves s' s + n' n ≤ 1 of a gradient in a plain DDIM step to (s', n'), the cosine of the angle between the levels.
     Fixed ε̂ would leave s'/s, which grows without bound at high noise, and fixed x̂ n'/n, which ends at next to nothing.
     """
-    level = step.level
-    return advanced(schedule, step, level.signal, level.noise, 0.0), advanced(schedule, step, 0.0, 0.0, 1.0)
+    return advanced(schedule, step, *step.velocity_fixed, 0.0), advanced(schedule, step, 0.0, 0.0, 1.0)

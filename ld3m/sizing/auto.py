@@ -54,7 +54,7 @@ def _fitting(bench: Bench, processes: int, images: int, available: float, sharde
     cost = RunCost(
         recipe, processes, len(bench.images.classes), bench.prior.latent_shape, bench.prior.conditioning_shape
     )
-    usable = SHARE * available - sum(cost.lasting(images, sampler.steps).values())
+    usable = SHARE * available - sum(cost.lasting(images, sampler.steps_made).values())
     if bench.device.type == "cuda":
         peak_bytes(bench, 1)  # what the first call alone takes, such as a library's working space
     one, two = peak_bytes(bench, 1), peak_bytes(bench, 2)
@@ -69,7 +69,7 @@ def _fitting(bench: Bench, processes: int, images: int, available: float, sharde
     if more:
         left = usable - max(rest + each * micro_batch, _objective_bytes(bench) + cost.gathered_bytes)
         fit, most = max(0, int((left / images - decoder) // step)), cost.most_kept
-        keep = sampler.steps if fit >= most > 0 else min(fit, most)
+        keep = sampler.steps_made if fit >= most > 0 else min(fit, most)
     return micro_batch, keep
 
 

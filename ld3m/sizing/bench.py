@@ -36,7 +36,7 @@ class Bench:
     def schedule(self) -> Schedule:
         """The steps, skip and guidance of the run."""
         sampler = self.recipe.prior
-        return Schedule.of(self.prior.noise_schedule, sampler.steps, sampler.skip, sampler.guidance)
+        return Schedule.of(self.prior.noise_schedule, sampler.steps, sampler.skip, sampler.guidance, sampler.steps_made)
 
     @property
     def everyone(self) -> int:
@@ -149,7 +149,7 @@ def _without_augmentation(recipe: Recipe) -> Recipe:
 
 def calls(recipe: SamplerRecipe) -> int:
     """Denoiser calls of one chain: one per step, except the paper's first, whose answer would have weight 0."""
-    return recipe.steps - (recipe.skip == "paper" and recipe.steps > 0)
+    return recipe.steps_made - (recipe.skip == "paper" and recipe.steps_made == recipe.steps > 0)
 
 
 def differentiated_calls(recipe: SamplerRecipe) -> int:

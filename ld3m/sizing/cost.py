@@ -68,7 +68,7 @@ class RunCost:
     @property
     def most_kept(self) -> int:
         """Steps whose graph could be kept."""
-        return self.recipe.prior.steps if self.recipe.prior.pull_back == "exact" else self.differentiated
+        return self.recipe.prior.steps_made if self.recipe.prior.pull_back == "exact" else self.differentiated
 
     @property
     def differentiated(self) -> int:
@@ -145,7 +145,7 @@ class RunCost:
             counts: of this recipe, or of one with larger micro-batches or parts.
             sample: what was run in place of an iteration, if the memory of that is wanted.
         """
-        settings, steps = self.recipe.distill, self.recipe.prior.steps
+        settings, steps = self.recipe.distill, self.recipe.prior.steps_made
         images, classes = self.images, self.shards[0][1]
         if sample:
             images, steps, classes = sample.images, sample.steps, sample.units

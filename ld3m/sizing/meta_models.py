@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ld3m import priors
 from ld3m.data.class_choice import choose, choose_from
@@ -16,11 +16,14 @@ from ld3m.data.known import imagenet
 from ld3m.data.prepared import ImageSet
 from ld3m.data.sources import open_source
 from ld3m.errors import UserError
+from ld3m.priors.autoencoder import Autoencoder
 from ld3m.priors.base import LatentDiffusion
-from ld3m.priors.folder import outline
+from ld3m.priors.consistency import ConsistencyModel
+from ld3m.priors.folder import is_whole, outline
 from ld3m.priors.ldm import read_class_table
 from ld3m.priors.loading import Parts
 from ld3m.priors.pixels import Pixels
+from ld3m.priors.several_encoders import Sana, SeveralEncoders, StableDiffusion3, StableDiffusionXL
 from ld3m.recipe import DataRecipe, Recipe, SamplerRecipe
 
 IMAGENET_CLASS = 1281
@@ -35,7 +38,7 @@ class MetaPrior(LatentDiffusion):
         self.conditioning_shape = conditioning_shape
         self.null_embedding: Tensor | None = torch.empty(1, *conditioning_shape, device="meta")
 
-    def denoise(self, z: Tensor, t: int, c: Tensor) -> Tensor:
+    def denoise(self, z: Tensor, t: float, c: Tensor) -> Tensor:
         times = self.times(z, t)
         match type(self.denoiser).__name__:
             case "UNet2DConditionModel":
@@ -49,23 +52,28 @@ class MetaPrior(LatentDiffusion):
     def class_embeddings(self, classes: Sequence[str]) -> Tensor:
         return torch.empty(len(classes), *self.conditioning_shape, device="meta")
 
-    @property
-    def weights(self) -> list[Tensor]:
-        """Everything that a process loads and keeps, but for a table of class embeddings."""
-        models = (self.autoencoder, self.denoiser)
-        return [tensor for model in models for tensor in (*model.parameters(), *model.buffers())]
-
     @classmethod
-    def of(cls, recipe: SamplerRecipe) -> "MetaPrior":
+    def of(cls, recipe: SamplerRecipe, size: int | None = None) -> "Outline":
         """The prior of `prior.source`, of which only the configurations need to be on this machine.
+
+        Args:
+            recipe: of the prior.
+            size: height and width of what an autoencoder alone renders, if `prior.resolution` says none.
 
         Raises:
             UserError: if they are not, or the prior is of a kind whose shapes are not known here.
         """
         from diffusers import DiTTransformer2DModel, UNet2DConditionModel, UNet2DModel
 
-        parts = Parts(outline(recipe.source), "meta", recipe)
+        parts = Parts(outline(recipe.source), "meta", recipe, size=size)
         kind = parts.kind()
+        loader = WITH_OUTLINES.get(kind) if is_whole(parts.folder) else Autoencoder
+        if loader:
+            with priors.whole(parts.folder, kind):
+                outlined: Outline = loader.load(parts, outline=True)
+            priors.check_null_class(recipe, outlined.null_embedding is not None)
+            priors.render_at(outlined, kind, recipe)
+            return outlined
         denoisers = {
             "ClassConditionalLDM": (UNet2DConditionModel, "unet"),
             "LDMPipeline": (UNet2DModel, "unet"),
@@ -75,8 +83,8 @@ class MetaPrior(LatentDiffusion):
         if kind not in denoisers:
             raise UserError(f"prior.source: {parts.folder} is a {kind}, whose shapes ld3m plan does not know")
         with priors.whole(parts.folder, kind):
-            autoencoder, denoiser = parts.outline(*parts.autoencoder_kind()), parts.outline(*denoisers[kind])
-            nn.Module.to(denoiser, getattr(torch, recipe.dtype))  # diffusers' own warns, of a list that is empty
+            autoencoder = parts.outline(*parts.autoencoder_kind())
+            denoiser = parts.denoiser(*denoisers[kind], outline=True)
             match kind:
                 case "ClassConditionalLDM":
                     shape: tuple[int, ...] = (1, denoiser.config.cross_attention_dim)
@@ -90,8 +98,7 @@ class MetaPrior(LatentDiffusion):
             prior = cls(autoencoder, denoiser, parts.scheduler(), shape)
             if kind == "ClassConditionalLDM":
                 priors.check_null_class(recipe, read_class_table(parts).null_class)
-        if recipe.resolution:
-            prior.render_at(recipe.resolution)
+        priors.render_at(prior, kind, recipe)
         return prior
 
 
@@ -101,11 +108,19 @@ class MetaPixels(Pixels):
     weights: tuple[Tensor, ...] = ()
 
 
-def meta_prior(recipe: Recipe) -> MetaPrior | MetaPixels:
+Outline = MetaPrior | MetaPixels | Autoencoder | ConsistencyModel | SeveralEncoders
+"""A prior on the meta device."""
+WITH_OUTLINES: dict[str, Any] = {
+    each.kind: each for each in (ConsistencyModel, StableDiffusionXL, StableDiffusion3, Sana)
+}
+"""Kinds that are made of configurations alone by their own `load`."""
+
+
+def meta_prior(recipe: Recipe) -> Outline:
     """The prior of a recipe on the meta device, as `MetaPrior.of` has it; for `prior.source=pixels` there is none."""
     if recipe.prior.source == "pixels":
         return MetaPixels(recipe.data.channels, recipe.rendered_size, "meta")
-    return MetaPrior.of(recipe.prior)
+    return MetaPrior.of(recipe.prior, recipe.rendered_size)
 
 
 @dataclass(frozen=True)
