@@ -57,7 +57,7 @@ class ClassTask:
         """All steps of the chain, the noisiest first, without a skip, and the guidance."""
         settings = self.settings
         return Schedule.of(
-            self.prior.noise_schedule, settings.steps, "none", self.recipe.sampling_guidance, "sample.steps"
+            self.prior.noise_schedule, settings.steps, "none", self.recipe.sampling_guidance, key="sample.steps"
         )
 
     def draws(self, purpose: str, *key: int) -> torch.Generator:
