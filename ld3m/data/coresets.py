@@ -144,11 +144,19 @@ class Coreset(ImageSet):
         if name == "full":
             return torch.arange(self.counts["train"][label])
         measure, selection = SELECTIONS[name]
-        assert self.scores, f"the set was not opened for {name}"
+        return selection(self.scored(measure, label), count)
+
+    def scored(self, measure: str, label: int) -> Tensor:
+        """`losses` [n] or `features` [n, d] of the kept training images of a class, as the scorer sees them.
+
+        Raises:
+            UserError: if they are not finite.
+        """
+        assert self.scores, "the set was not opened for scores"
         values = _read_scores(self.scores, label)[measure]
         if not values.isfinite().all():  # of the network, or damaged; an order would mean nothing
             raise UserError(f"the {measure} of class {self.classes[label]!r} in {self.scores} are not finite; {REMOVE}")
-        return selection(values[self.kept(label)], count)
+        return values[self.kept(label)]
 
 
 def open_whole(
@@ -214,6 +222,13 @@ def score(images: ImageSet, recipe: ScorerRecipe, device: torch.device) -> Path:
             network = _scorer(images, recipe, device)
             write_folder(folder, lambda target: _score_into(target, network, images, device))
     return folder
+
+
+def scoring_network(scores: Path, images: ImageSet, recipe: ScorerRecipe, device: torch.device) -> Any:
+    """The network that made a folder of scores, in evaluation mode."""
+    network = scorer.build(recipe.arch, recipe.width, images, recipe.seed)
+    network.load_state_dict(read_tensors(scores / "scorer.safetensors", REMOVE).tensors)
+    return network.to(device).eval()
 
 
 def _damage(folder: Path, images: ImageSet) -> str | None:

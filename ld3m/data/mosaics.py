@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
-from ld3m.data import coresets, scorer
+from ld3m.data import coresets
 from ld3m.data.prepared import ImageSet
 from ld3m.errors import UserError
 from ld3m.files import ANOTHER_CACHE, cache_folder, cache_key, writable, write_folder, write_tensors
@@ -78,9 +78,7 @@ def _margins(size: int, resolution: int) -> tuple[int, int, int, int]:
 def by_scorer(images: ImageSet, recipe: ScorerRecipe, device: torch.device) -> Judge:
     """The network that scores real images for core-sets, trained if it was not before, as a judge of crops."""
     folder = coresets.score(images, recipe, device)
-    network = scorer.build(recipe.arch, recipe.width, images, recipe.seed)
-    network.load_state_dict(read_tensors(folder / "scorer.safetensors", REMOVE).tensors)
-    return Judge(network.to(device).eval(), images.normalise, folder.name, device)
+    return Judge(coresets.scoring_network(folder, images, recipe, device), images.normalise, folder.name, device)
 
 
 def factor_at(resolution: int, factor: int) -> int:

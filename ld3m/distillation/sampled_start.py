@@ -74,7 +74,12 @@ def _task(setup: Setup, label: int) -> ClassTask:
 
 def _state(setup: Setup, label: int, sampled: Sampled) -> dict[str, Tensor]:
     c = setup.embeddings[label].expand(len(sampled.z), *setup.prior.conditioning_shape).clone()
-    return unmoved(setup.recipe.distill, sampled.z.to(setup.processes.device), c)
+    state = unmoved(setup.recipe.distill, sampled.z.to(setup.processes.device), c)
+    return (
+        state
+        if sampled.weights is None
+        else state | {"weight": (sampled.weights / sampled.weights.mean()).to(c.device)}
+    )
 
 
 def _frames(setup: Setup) -> tuple[Sequence[int], int, int]:

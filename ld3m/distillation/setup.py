@@ -18,6 +18,7 @@ from ld3m.recipe import Recipe
 from ld3m.recipe.values import STARTS
 from ld3m.sampling import Schedule
 from ld3m.sampling.differentiated import Differentiated
+from ld3m.sampling.judged import needs_scores
 from ld3m.sampling.memory_budget import MemoryBudget
 from ld3m.sampling.noise import Noise
 from ld3m.sampling.synthetic import SyntheticImages
@@ -122,6 +123,8 @@ def load_prior_and_images(recipe: Recipe, processes: Processes) -> tuple[Prior, 
     embeddings = prior.class_embeddings(images.classes)  # names a class that it does not know
     _check(recipe, images, prior)
     starts = [recipe.distill.init, *([recipe.sample.start or ""] if recipe.samples else [])]
+    if recipe.samples and needs_scores(recipe.sample):
+        starts.append("easy")  # which looks at the scorer's losses
     kept = coresets.open_kept(images, recipe.data, recipe.seed, starts, processes.device)
     return prior, kept, embeddings
 

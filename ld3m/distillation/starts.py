@@ -12,6 +12,8 @@ from ld3m.priors import Prior
 from ld3m.randomness import generator
 from ld3m.recipe import Recipe
 from ld3m.recipe.values import STARTS
+from ld3m.runs import weights
+from ld3m.runs.folder import load_recipe
 from ld3m.runs.result import read_latents
 from ld3m.sampling.encodings import starting_latents
 
@@ -38,16 +40,18 @@ def initial_state(
     """
     init, count, micro_batch = recipe.distill.init, recipe.distill.latents_per_class, recipe.prior.images_at_a_time
     if init not in STARTS:
-        z, c = (tensor.to(device) for tensor in _published(init, images.classes[label], count, prior))
-        return unmoved(recipe.distill, z, c)
+        published = _published(init, images.classes[label], count, prior)
+        z, c = (tensor.to(device) for tensor in published[:2])
+        state, counted = unmoved(recipe.distill, z, c), published[2]
+        return state if counted is None else state | {"weight": counted.to(device)}
     draws = generator(recipe.seed, "init", label)
     z = starting_latents(init, images, prior, label, count, draws, micro_batch, device)
     c = embedding.expand(count, *prior.conditioning_shape).clone()
     return unmoved(recipe.distill, z, c)
 
 
-def _published(init: str, name: str, count: int, prior: Prior) -> tuple[Tensor, Tensor]:
-    """Z and c of the first images of a class in another run, which is here or on the Hub.
+def _published(init: str, name: str, count: int, prior: Prior) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Z and c of the first images of a class in another run, which is here or on the Hub; and their weights, if any.
 
     Raises:
         UserError: if it does not have as many images of the class, or has latents of another prior.
@@ -76,4 +80,6 @@ def _published(init: str, name: str, count: int, prior: Prior) -> tuple[Tensor, 
                 f"distill.init: {init} has {what} of shape {list(found.shape[1:])}, not {list(wanted)} as this prior; "
                 "give the prior that it was made with"
             )
-    return z, c
+    each = len(tensors["z"]) // len(classes)
+    counted = weights.read(folder, dict.fromkeys(classes, each)) if load_recipe(folder).distill.factor == 1 else None
+    return z, c, None if counted is None else torch.tensor(counted[name][:count], dtype=torch.float32)

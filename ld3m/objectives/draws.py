@@ -67,6 +67,13 @@ class Draws:
             built = networks.Half(built)
         return networks.without_dropout(built.to(self.device, non_blocking=self.device.type != "mps"))
 
+    def expert(self, number: int, epoch: int) -> Any:
+        """The `number`-th expert after so many epochs, its dropout switched off."""
+        assert self.experts is not None
+        built = self._random(generator(self.seed, "network", 0))
+        vector_to_parameters(self._trajectories(built, self.experts).weights(number, epoch), built.parameters())
+        return networks.without_dropout(built.to(self.device))
+
     def _random(self, draws: torch.Generator) -> Any:
         return networks.build(self.settings.arch, self.images.shape, self.settings, draws)
 

@@ -25,12 +25,64 @@ class CodaRecipe(Section):
     """The share of the steps, from the first, that is guided."""
 
 
+class D3hrRecipe(Section):
+    """Draws from the class's inverted latents (`sample.method=d3hr`)."""
+
+    groups: int = Field(1000, ge=1, le=10**6)
+    """Groups of latents that are drawn, of which the one with the nearest moments is denoised."""
+    images: int | None = Field(None, ge=2, le=10**7)
+    """Real images of each class that are inverted; left out: all."""
+    iterations: int = Field(30, ge=1, le=1000)
+    """Calls of the denoiser for each step backwards, at most; 1 is what the published code does, and less exact."""
+    source: str | None = None
+    """The folder of a run of d3hr whose means and deviations are taken, so that nothing is inverted."""
+
+
+class IgdRecipe(Section):
+    """Influence guidance (`sample.method=igd`)."""
+
+    scale: float = Field(5, ge=0, le=10**6)
+    """k, how strongly images are drawn to what the real images' gradients ask for."""
+    deviation: float = Field(120, ge=0, le=10**6)
+    """γ, how strongly an image is kept away from the nearest of those before it. With both 0 it is plain sampling."""
+    low: float = Field(0.6, ge=0, le=1)
+    """The share of the steps, at the end of the chain, that is left to the prior alone."""
+    high: float = Field(0.9, ge=0, le=1)
+    """The share of the steps before whose end none is guided, counted from the end of the chain, too."""
+    networks: Literal["experts", "scorer"] = "experts"
+    """Whose gradients are compared: snapshots of the first of `experts`, or `data.scorer`."""
+    snapshots: int = Field(4, ge=1, le=1000)
+    """Snapshots of the expert, at equal distances from before its training on."""
+    real: int = Field(200, ge=1, le=10**7)
+    """Real images of each class whose gradient is compared with."""
+
+
+class CgsRecipe(Section):
+    """Guidance of a class as a set (`sample.method=cgs`)."""
+
+    mean: float = Field(30, ge=0, le=10**6)
+    """η, how strongly the mean of the images is drawn to that of the real latents."""
+    diversity: float = Field(1, ge=0, le=10**6)
+    """How strongly images are driven apart, by the logarithm of the determinant of their cosines. With both 0 it is
+    plain sampling."""
+
+
+class SubgroupRecipe(Section):
+    """The best of several groups (`sample.choose=subgroup`)."""
+
+    closeness: float = Field(0.4, ge=0, le=10**6)
+    """α, the weight of being near to the real images of the class."""
+    separation: float = Field(0.9, ge=0, le=10**6)
+    """β, the weight of being far from those of other classes."""
+
+
 class SampleRecipe(Section):
     """How `ld3m sample` and `distill.init=sample` draw latents from the prior. No other run reads these keys."""
 
     method: str = "plain"
-    """plain (the prior's own samples), d4m (from prototypes of the class), mgd3 or coda (guided to modes of the class),
-    or one of an installed package."""
+    """plain (the prior's own samples), d4m (from prototypes of the class), ddoq (these, with weights), mgd3 or coda
+    (guided to modes of the class), d3hr (from draws in mid-chain), igd (guided by networks' gradients), cgs (guided as
+    a set), or one of an installed package."""
     start: Literal["noise", "real", "prototype", "herding", "k-center", "easy", "hard"] | None = None
     """Where the chains start: at noise, or at latents noised to `sample.strength`, with the words of `distill.init`;
     left out: prototype for d4m, noise for the others."""
@@ -45,10 +97,15 @@ class SampleRecipe(Section):
     draws: int = Field(1, ge=1, le=1000)
     """How many times as many images are drawn as are kept, by `sample.choose`."""
     choose: str | None = None
-    """Which of the images drawn are kept: those that cover all of them best (k-center), or as an installed package
-    says."""
+    """Which of the images drawn are kept: those that cover all of them best (k-center), that `data.scorer` gets right
+    and is surest or least sure of (confident, least-confident), the best of `sample.draws` groups by their place among
+    the classes (subgroup) or by their moments (moments), or as an installed package says."""
     mgd3: Mgd3Recipe = Mgd3Recipe()
     coda: CodaRecipe = CodaRecipe()
+    d3hr: D3hrRecipe = D3hrRecipe()
+    igd: IgdRecipe = IgdRecipe()
+    cgs: CgsRecipe = CgsRecipe()
+    subgroup: SubgroupRecipe = SubgroupRecipe()
     options: dict[str, Any] = Field(default_factory=dict)
     """Keys of a method or choice that another package provides, which reads them itself."""
 

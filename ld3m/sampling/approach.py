@@ -99,10 +99,16 @@ class ClassTask:
         From noise they go through all steps, from clean latents through the share of `sample.strength`, counted as
         diffusers' image-to-image pipelines do: the last ⌊strength · steps⌋, one at least.
         """
-        start, steps = self.settings.start or default, self.settings.steps
+        start = self.settings.start or default
         if start == "noise":
             return Approach()
-        return Approach(start=self.latents(start), first=steps - max(1, int(steps * self.settings.strength + 1e-9)))
+        return Approach(start=self.latents(start), first=self.first_step)
+
+    @property
+    def first_step(self) -> int:
+        """The step at which chains start that go through the share of `sample.strength`."""
+        steps = self.settings.steps
+        return steps - max(1, int(steps * self.settings.strength + 1e-9))
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:

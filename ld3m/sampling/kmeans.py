@@ -31,6 +31,11 @@ def kmeans(points: Tensor, count: int, draws: torch.Generator, iterations: int =
     return centres
 
 
+def cluster_sizes(points: Tensor, centres: Tensor) -> Tensor:
+    """How many of the points [n, d] are nearest to each of the centres [k, d]: int64 [k]."""
+    return _distances(points, centres).argmin(1).bincount(minlength=len(centres))
+
+
 def _plus_plus(points: Tensor, count: int, draws: torch.Generator) -> list[int]:
     """Indices of points to start from: each next one drawn with its squared distance to those before as weight."""
     chosen: list[int] = []

@@ -5,9 +5,18 @@ A choice is one function of a `ClassTask` and the drawn latents that returns `Ke
 
 from ld3m import registry
 from ld3m.sampling.approach import Choice
+from ld3m.sampling.choices.confident import confident, least_confident
 from ld3m.sampling.choices.k_center import k_center
+from ld3m.sampling.choices.moments import moments
+from ld3m.sampling.choices.subgroup import subgroup
 
-CHOICES: dict[str, Choice] = {"k-center": k_center}
+CHOICES: dict[str, Choice] = {
+    "k-center": k_center,
+    "confident": confident,
+    "least-confident": least_confident,
+    "subgroup": subgroup,
+    "moments": moments,
+}
 """By the name that `sample.choose` gives; other packages add theirs through entry points of the group
 `ld3m.sampling_choices`."""
 

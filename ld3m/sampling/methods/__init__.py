@@ -5,12 +5,25 @@ A method is one function of a `ClassTask` that returns an `Approach` (`ld3m/samp
 
 from ld3m import registry
 from ld3m.sampling.approach import Method
+from ld3m.sampling.methods.cgs import cgs
 from ld3m.sampling.methods.coda import coda
+from ld3m.sampling.methods.d3hr import d3hr
 from ld3m.sampling.methods.d4m import d4m
+from ld3m.sampling.methods.ddoq import ddoq
+from ld3m.sampling.methods.igd import igd
 from ld3m.sampling.methods.mgd3 import mgd3
 from ld3m.sampling.methods.plain import plain
 
-METHODS: dict[str, Method] = {"plain": plain, "d4m": d4m, "mgd3": mgd3, "coda": coda}
+METHODS: dict[str, Method] = {
+    "plain": plain,
+    "d4m": d4m,
+    "ddoq": ddoq,
+    "mgd3": mgd3,
+    "coda": coda,
+    "d3hr": d3hr,
+    "igd": igd,
+    "cgs": cgs,
+}
 """By the name that `sample.method` gives; other packages add theirs through entry points of the group
 `ld3m.sampling_methods`."""
 
