@@ -13,6 +13,7 @@ from conftest import CLASSES, Outcome
 from test_teachers import recipe_of
 from torch import Tensor
 
+from ld3m.data.mosaics import Judge, mosaics
 from ld3m.data.prepared import ImageSet, prepare
 from ld3m.errors import UserError
 from ld3m.evaluation.evaluate import matching_row
@@ -24,6 +25,7 @@ from ld3m.evaluation.tables import accuracy_table
 from ld3m.evaluation.together import Share
 from ld3m.evaluation.training import epoch_draws, shown_in_epoch, train
 from ld3m.evaluation.training_sets import stored_digest, stored_set
+from ld3m.files import cache_key
 from ld3m.images.transforms import CutMix
 from ld3m.machine.processes import Processes
 from ld3m.networks.training import divergence
@@ -261,6 +263,25 @@ def test_hard_and_soft_figures_stand_side_by_side(
     assert "all 2 networks are measured already" in again.err
     refused = ld3m("evaluate", run, "teacher.source=gone", "evaluate.epochs=2")
     assert refused.err.endswith("; or take those stored with the set: teacher.source=stored\n")
+
+
+def test_a_teacher_chooses_the_crops_of_mosaics_where_labels_are_soft(
+    run: Path, recipe: Recipe, images: ImageSet, ld3m: Callable[..., Outcome]
+) -> None:
+    """As in RDED: the crops of lowest cross-entropy by the teacher, which another judge would not choose."""
+    outcome = ld3m("evaluate", run, "--against", "rded", "evaluate.epochs=1", "--json")
+    assert outcome.code == 0, outcome.err
+    row = next(row for row in json.loads(outcome.out)["results"] if row["trained_on"] == "rded")
+    assert row["mosaics"] == {"images": 300, "crops": 5, "factor": 1, "judge": "shapes (convnet)"}
+    assert "scorer" not in row
+    assert "rded (crops chosen by shapes (convnet)), 9 images" in accuracy_table({"results": [row]})
+    assert outcome.err.count("teacher shapes (convnet): ") == 1, "it is loaded once"
+    teacher = load(recipe, images, CPU, say=False)
+    judge = Judge(teacher, images.normalise, f"teacher {teacher.classifier.digest}", CPU)
+    made = mosaics(images, [3, 3, 3], 1, judge, 0)
+    assert row["content"] == cache_key([0, 0, 0, 1, 1, 1, 2, 2, 2], torch.cat(made).numpy().data)
+    refused = ld3m("evaluate", run, "--against", "rded", "teacher.source=stored").err
+    assert refused.startswith("ld3m: evaluate.mosaics: stored labels say nothing of crops of real images; name their ")
 
 
 def test_a_set_is_pushed_with_its_labels(run: Path, recipe: Recipe) -> None:

@@ -138,7 +138,7 @@ def _evaluation(
     processes: Processes, folders: Mapping[str, Path | None], recipe: Recipe, images: ImageSet, split: str
 ) -> Evaluation:
     """Sets and baselines as networks are trained on them; accuracies are kept in the cache."""
-    sets = TrainingSets.of(recipe, folders, images, processes.device)
+    sets = TrainingSets.of(recipe, folders, images, processes.device, processes.is_main_process)
     wanted = [(name, augments(recipe.evaluate)) for name in folders]
     return Evaluation.of(cache_folder(), images, split, sets, wanted, recipe, processes)
 

@@ -125,7 +125,9 @@ def _block(
 def _label(row: Row, rows: Sequence[Row]) -> str:
     """The name of a set, told apart from other core-sets of that name by their scorer, and its own epochs."""
     name, scorer = str(row["trained_on"]), row.get("scorer") or {}
-    scorers = [each.get("scorer") or {} for each in rows if each["trained_on"] == name]
+    if judge := row.get("mosaics", {}).get("judge"):
+        name = f"{name} (crops chosen by {judge})"
+    scorers = [each.get("scorer") or {} for each in rows if each["trained_on"] == row["trained_on"]]
     if unlike := [key for key, value in scorer.items() if any(each.get(key) != value for each in scorers)]:
         name = f"{name} (scorer {', '.join(f'{key} {scorer[key]}' for key in unlike)})"
     usual = {each["protocol"].get("epochs") for each in rows if each["trained_on"] != "full"}

@@ -159,7 +159,8 @@ def _prepare(
         recipe = with_learnt_rate(recipe, folder)
     wanted = _wanted(recipe, others, with_scores)
     folders = {**others, "distilled": folder}
-    sets = TrainingSets.of(recipe, {name: folders.get(name) for name, _ in wanted}, images, processes.device)
+    of_runs = {name: folders.get(name) for name, _ in wanted}
+    sets = TrainingSets.of(recipe, of_runs, images, processes.device, processes.is_main_process)
     return Evaluation.of(place, images, split, sets, wanted, recipe, processes)
 
 

@@ -113,7 +113,7 @@ class Evaluation:
         protocols: dict[tuple[str, bool, str], Protocol] = {}
         digests: dict[str, str] = {}
         soft_labels: dict[tuple[str, bool, str], SoftLabels] = {}
-        labels = Labels(recipe, images, sets.folders, processes.device, processes.is_main_process)
+        labels = Labels(recipe, images, sets.folders, processes.device, processes.is_main_process, sets.teacher)
         for name, augment in wanted:
             digests[name] = sets.digest(name)
             for arch in dict.fromkeys(recipe.evaluate.arch):

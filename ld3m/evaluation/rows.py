@@ -116,7 +116,7 @@ class Result(TypedDict):
     weights: NotRequired[Annotated[list[float], Len(2, 2)]]
     """The least and the largest weight of its images, if they do not all count the same."""
     mosaics: NotRequired[dict[str, Any]]
-    """How RDED's mosaics were made: images and crops that were tried, and crops on a side of each."""
+    """How RDED's mosaics were made: images and crops that were tried, crops on a side, and whose choice."""
 
 
 class Normalisation(TypedDict):

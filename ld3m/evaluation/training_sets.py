@@ -11,6 +11,7 @@ from torch import Tensor
 from ld3m.data import coresets, mosaics
 from ld3m.data.prepared import ImageSet, Rows, buffers
 from ld3m.errors import UserError
+from ld3m.evaluation.protocols import Task, protocol
 from ld3m.evaluation.rows import FILE
 from ld3m.files import cache_key
 from ld3m.images.multi_formation import shown
@@ -20,9 +21,11 @@ from ld3m.recipe import Recipe
 from ld3m.runs import weights as image_weights
 from ld3m.runs.folder import classes, load_recipe
 from ld3m.runs.result import read_images
+from ld3m.teachers.loading import STORED, load
+from ld3m.teachers.teacher import Teacher
 
 SCORED = (*coresets.SELECTIONS, "rded")
-"""Baselines that are chosen by `data.scorer`."""
+"""Baselines that are chosen by `data.scorer`, mosaics unless a teacher chooses them."""
 BASELINES = ("random", *SCORED, "full")
 """Sets of real training images, or of mosaics of them (rded): as many of each class as the distilled set has, or all
 of them."""
@@ -49,10 +52,19 @@ class TrainingSets:
     """Of the runs."""
     weights: dict[str, Tensor] = field(default_factory=dict)
     """Of the images that networks are trained on, float32 [N], in the runs whose images do not all count the same."""
+    judge: str | None = None
+    """Who chose the crops of mosaics, if not `data.scorer`."""
+    teacher: Teacher | None = None
+    """The same, for soft labels."""
 
     @classmethod
     def of(
-        cls, recipe: Recipe, sets: Mapping[str, Path | None], images: ImageSet, device: torch.device
+        cls,
+        recipe: Recipe,
+        sets: Mapping[str, Path | None],
+        images: ImageSet,
+        device: torch.device,
+        say: bool = True,
     ) -> "TrainingSets":
         """Reads runs, and selects the real images that they are compared with.
 
@@ -60,7 +72,8 @@ class TrainingSets:
             recipe: of the data and protocol by which they are measured.
             sets: folders of runs by name, one or more; None for the baselines, of `BASELINES`.
             images: the real images.
-            device: for the network that scores real images, if a baseline needs scores.
+            device: for the network that scores real images, or the teacher, if a baseline needs one.
+            say: whether to print what a teacher is taken for.
         """
         folders = {name: folder for name, folder in sets.items() if folder}
         shape = images.classes, recipe.data.channels, recipe.data.resolution
@@ -78,8 +91,9 @@ class TrainingSets:
             else:
                 fixed[name] = real_images(name, real, labels, recipe, 0)
         factor = load_recipe(next(iter(folders.values()))).distill.factor
+        judge, teacher = None, None
         if "rded" in baselines:
-            judge = mosaics.by_scorer(images, recipe.data.scorer, device)
+            judge, teacher = _judge(recipe, images, device, say)
             counts = torch.bincount(labels, minlength=len(images.classes))
             tiles = mosaics.factor_at(images.resolution, factor)
             made = mosaics.mosaics(images, counts.tolist(), tiles, judge, recipe.seed)
@@ -88,7 +102,8 @@ class TrainingSets:
         weights = {
             name: own for name, path in folders.items() if (own := stored_weights(path, images.classes)) is not None
         }
-        return cls(stored, fixed, labels, real, recipe, factor, folders, weights)
+        chosen_by = judge.name if judge else None
+        return cls(stored, fixed, labels, real, recipe, factor, folders, weights, chosen_by, teacher)
 
     def seen(self, name: str, seed: int) -> tuple[Tensor | Rows, Tensor]:
         """Images and labels that a network of a seed is trained on; "random" ones differ from seed to seed."""
@@ -96,9 +111,10 @@ class TrainingSets:
 
     def chosen_by(self, name: str) -> dict[str, Any]:
         """How the images of a baseline were chosen, for its row; {} if nothing but the seed decided."""
-        by = {"scorer": self.recipe.data.scorer.model_dump()} if name in SCORED else {}
+        by_scorer = name in SCORED and (name != "rded" or self.judge is None)
+        by = {"scorer": self.recipe.data.scorer.model_dump()} if by_scorer else {}
         tiles = mosaics.factor_at(self.real.resolution, self.factor)
-        return by | ({"mosaics": mosaics.description(tiles)} if name == "rded" else {})
+        return by | ({"mosaics": mosaics.description(tiles, self.judge)} if name == "rded" else {})
 
     def weighted(self, name: str) -> dict[str, Any]:
         """What the row of a set says of its images' weights; {} if all count the same."""
@@ -113,6 +129,26 @@ class TrainingSets:
         """Number of images of a set; of a run, as they are stored."""
         sets: dict[str, tuple[Tensor | Rows, Tensor]] = {**self.fixed, **self.stored}
         return len(sets[name][0] if name in sets else self.labels)
+
+
+def _judge(recipe: Recipe, images: ImageSet, device: torch.device, say: bool) -> tuple[mosaics.Judge, Teacher | None]:
+    """Who chooses the crops of mosaics, and the teacher, if it is that.
+
+    Raises:
+        UserError: if it is to be the teacher, and there is none but its stored labels.
+    """
+    task = Task(recipe.evaluate.arch[0], len(images.classes), len(images.classes), images.resolution)
+    soft = protocol(recipe.evaluate.model_copy(update={"lr": None}), task).labels == "soft"
+    if (recipe.evaluate.mosaics or ("teacher" if soft else "scorer")) == "scorer":
+        return mosaics.by_scorer(images, recipe.data.scorer, device), None
+    if recipe.teacher.source == STORED:
+        raise UserError(
+            "evaluate.mosaics: stored labels say nothing of crops of real images; name their teacher, such as "
+            "teacher.source=teachers/NAME, or leave rded out of --against"
+        )
+    teacher = load(recipe, images, device, say)
+    name, digest = teacher.classifier.name, teacher.classifier.digest
+    return mosaics.Judge(teacher, images.normalise, f"teacher {digest}", device, name), teacher
 
 
 def check_content(place: Path, evaluation: Mapping[str, Any], digest: str, folder: Path) -> None:

@@ -82,12 +82,15 @@ class EvaluateRecipe(Section):
     together: bool = False
     """Whether all processes of a launch train each network, each on its share of every batch, which equals one process
     up to rounding; by default each process trains networks of its own. Dropout is drawn by share."""
+    mosaics: Literal["teacher", "scorer"] | None = None
+    """Who says which crops of real images are easiest, of which `--against rded` is made: the teacher of soft labels,
+    as in RDED, or `data.scorer`; left out: the teacher if labels are soft, else the scorer."""
     full_epochs: int | None = Field(None, ge=1, le=10**6)
     """Passes over all real images, for `--against full` and `--scores`; left out: as many as over the distilled set, or
     what the protocol has for so many images."""
 
 
-KEPT = {"protocol", "arch", "seeds", "best", "whitening", "together", "dtype"}
+KEPT = {"protocol", "arch", "seeds", "best", "whitening", "together", "dtype", "mosaics"}
 """Keys that say what is measured, or of what, and not how a protocol trains; or how fast."""
 
 

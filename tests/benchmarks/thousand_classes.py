@@ -2,7 +2,7 @@
 
     python tests/benchmarks/thousand_classes.py [ARCH [EPOCHS]]
 
-Synthetic images of 64 pixels, each class a pattern of its own under noise: three training images, two test images, and
+Synthetic images of 64 pixels, each class a pattern of its own under noise: two training images, a test image, and
 a set of one image of each class. The command is run once undisturbed; then it is killed twice in its own cache, while
 it prepares the images and while it trains, and run to its end. Memory is the resident set, looked at ten times a
 second.
@@ -34,7 +34,7 @@ def write_images(root: Path) -> None:
     numbers = np.random.default_rng(0)
     for label in range(CLASSES):
         pattern = np.kron(numbers.integers(0, 200, (8, 8, 3)), np.ones((8, 8, 1), dtype=int))
-        for part, count in (("real/train", 3), ("real/test", 2), ("set", 1)):
+        for part, count in (("real/train", 2), ("real/test", 1), ("set", 1)):
             folder = root / part / f"class{label:04d}"
             folder.mkdir(parents=True)
             for index in range(count):
