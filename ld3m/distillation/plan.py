@@ -19,6 +19,7 @@ import torch
 from ld3m import priors
 from ld3m.distillation.inputs import check_inputs
 from ld3m.distillation.plan_evaluation import evaluation_hours
+from ld3m.distillation.plan_sampling import sampling_seconds
 from ld3m.distillation.setup import load_prior_and_images
 from ld3m.distillation.starts import initial_state
 from ld3m.images import grids
@@ -62,6 +63,8 @@ class Plan:
     keep_graph_steps: int
     """Steps whose graph is kept, as the recipe says or "auto" finds."""
     denoiser_calls: dict[str, int]
+    sampling: dict[str, int]
+    """Denoiser calls that sample Z at the start, at most."""
     seconds: dict[str, float]
     """Wall-clock seconds of an iteration by part, of the start and of the end."""
     hours: float
@@ -162,6 +165,7 @@ def plan(recipe: Recipe, processes: int, device: str | None = None) -> Plan:
         micro_batch=min(cost.images, recipe.prior.images_at_a_time),
         keep_graph_steps=cost.kept,
         denoiser_calls=cost.denoiser_calls(),
+        sampling=cost.sampling_calls(),
         seconds={name: float(spent[0]) for name, spent in basis.parts.items()}
         | {"start": float(basis.start[0]), "end": float(basis.end[0])},
         hours=clock / 3600,
@@ -194,7 +198,8 @@ def _look_up(device: devices.Device, cost: RunCost, counts: Counts) -> Basis:
     }
     name = next(name for name, known in devices.DEVICES.items() if known is device)
     text = f"estimated for {name} from its data sheet and times measured on an H100; nothing was run"
-    return Basis(text, parts, np.zeros(2), parts["render"], round(device.gib * 2**30), "GPU")
+    sampling = device.seconds(*cost.sampling_operations(counts), cost.recipe.tf32)
+    return Basis(text, parts, np.full(2, sampling), parts["render"], round(device.gib * 2**30), "GPU")
 
 
 def _prepare(recipe: Recipe, processes: int) -> tuple[Bench, torch.Tensor, Seconds]:
@@ -221,8 +226,12 @@ def _measure(bench: Bench, embeddings: torch.Tensor, start: Seconds) -> Basis:
     """Seconds of a sample of an iteration, of the start and of the end, run here."""
     recipe, images, device = bench.recipe, bench.images, bench.device
     few = list(bench.own[:FEW])
+    if recipe.samples:
+        start = start + sampling_seconds(bench, embeddings[few[0]])
+    begun = recipe.model_copy(update={"distill": recipe.distill.model_copy(update={"init": "noise"})})
+    begun = begun if recipe.samples else recipe
     clock = np.array([time.perf_counter(), time.process_time()])
-    states = [initial_state(recipe, images, bench.prior, embeddings[label], label, device) for label in few]  # type: ignore[arg-type]
+    states = [initial_state(begun, images, bench.prior, embeddings[label], label, device) for label in few]  # type: ignore[arg-type]
     start = start + (now(device) - clock) * len(bench.own) / len(few)
     _say(f"timing an iteration, with {recipe.network.arch}: about {BUDGET:.0f} seconds of this processor alone")
     parts, sample = timed(bench)
@@ -338,7 +347,7 @@ def _experts(bench: Bench) -> int:
 
 def plan_text(plan: Plan) -> str:
     """The plan as aligned text."""
-    calls, gib = plan.denoiser_calls, 2**30
+    calls, sampling, gib = plan.denoiser_calls, plan.sampling, 2**30
     parts = {name: spent for name, spent in plan.seconds.items() if name not in ("start", "end") and spent}
     rows = [
         ("recipe", f"{plan.recipe}, {plan.basis}"),
@@ -348,6 +357,11 @@ def plan_text(plan: Plan) -> str:
         ("at a time", f"{_many(plan.micro_batch, 'image')}, the graphs of {_many(plan.keep_graph_steps, 'step')} kept"),
         ("denoiser", f"{calls['forwards']:,} calls forwards and {calls['backwards']:,} backwards per iteration,"),
         ("", f"of {calls['images']:,} images; {calls['forwards in all']:,} and {calls['backwards in all']:,} in all"),
+        *(
+            [("", f"and to sample Z at most {sampling['forwards']:,} calls forwards, of {sampling['images']:,} images")]
+            if sampling["forwards"]
+            else []
+        ),
         *(("seconds" * (not index), f"{spent:12,.3f}  {name}") for index, (name, spent) in enumerate(parts.items())),
         ("", f"{sum(parts.values()):12,.3f}  per iteration"),
         ("", f"{plan.seconds['start']:12,.3f}  the start"),

@@ -163,10 +163,7 @@ def _body(repo: str, section: Section) -> str:
         per_class=f"{each} each" + (f" of {factor} × {factor} smaller ones side by side" if factor > 1 else ""),
         resolution=recipe.data.resolution,
         colour="grey" if recipe.data.channels == 1 else "colour",
-        objective=recipe.distill.objective,
-        iterations=recipe.distill.iterations,
-        data=markdown.code(_without_folders(recipe.data.source)),
-        prior=markdown.code(_without_folders(recipe.prior.source)),
+        made=_made(recipe),
         accuracy=_accuracy(section),
         training=_training(repo, section),
         facts=markdown.table(["", ""], _facts(section).items()),
@@ -174,6 +171,16 @@ def _body(repo: str, section: Section) -> str:
         class_list=_classes(section),
         licence=_licence(section),
     )
+
+
+def _made(recipe: Recipe) -> str:
+    """How the images were made, as a clause."""
+    data, prior = (markdown.code(_without_folders(source)) for source in (recipe.data.source, recipe.prior.source))
+    if recipe.samples and not recipe.distill.iterations:
+        return f"sampled from\nthe prior {prior} ({markdown.text(recipe.sampling_text)}) for the classes of {data}"
+    start = f", from latents that it sampled ({markdown.text(recipe.sampling_text)})" if recipe.samples else ""
+    how = f"with the objective {markdown.code(recipe.distill.objective)} in {recipe.distill.iterations} iterations"
+    return f"distilled from {data} through\nthe prior {prior} {how}{start}"
 
 
 def _fill(template: str, **values: object) -> str:
@@ -276,6 +283,7 @@ def _facts(section: Section) -> dict[str, str]:
         "revision of the prior": markdown.code(prior.get("revision") or "none"),
         "SHA-256 of the prior": markdown.code(prior.get("sha256") or "not recorded"),
         "licence of the prior": markdown.text(prior.get("licence") or "not known"),
+        **({"sampled latents": markdown.text(recipe.sampling_text)} if recipe.samples else {}),
         **({"sampling": sampling} if recipe.prior.steps else {}),
         "noise": markdown.text(f"{about.noise}, of iteration {about.noise_iteration}"),
         "normalisation": _normalisation(section),

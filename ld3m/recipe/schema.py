@@ -354,6 +354,16 @@ class Recipe(Section):
         return self.prior.guidance if self.sample.guidance is None else self.sample.guidance
 
     @property
+    def sampling_text(self) -> str:
+        """How Z is sampled, in words; empty if it is not."""
+        if not self.samples:
+            return ""
+        each, steps = self.sample, {0.0: "DDIM", 1.0: "DDPM"}.get(self.sample.eta, f"η {self.sample.eta:g}")
+        start = f", from {each.start}" if each.start else ""
+        chosen = f", {each.draws} × as many drawn, kept by {each.choose}" if each.choose else ""
+        return f"{each.method}, {each.steps} steps of {steps}, guidance {self.sampling_guidance:g}{start}{chosen}"
+
+    @property
     def rendered_size(self) -> int:
         """Height and width of a rendered image."""
         return self.data.resolution // self.distill.factor

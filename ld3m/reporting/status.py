@@ -12,7 +12,7 @@ from ld3m.evaluation.rows import augmented, best_figures, has_learnt, results, s
 from ld3m.machine import lock
 from ld3m.reading import unless_unreadable
 from ld3m.runs import manifests, metrics
-from ld3m.runs.folder import iterations_done, iterations_saved, load_recipe, progress
+from ld3m.runs.folder import SAMPLING, document, iterations_done, iterations_saved, load_recipe, progress
 
 CHEAP = 2**28
 """Bytes of a checkpoint up to which all of it is looked at; of a larger one, whether the rest is there."""
@@ -69,6 +69,8 @@ class Status:
     unread: list[str]
     """What could not be read, a line each; all else is shown without it."""
     objective: str
+    sampling: str
+    """How Z was sampled; empty if it was not."""
     prior: str
     """Its source, the decaying skip and the steps."""
     evaluation: list[dict[str, Any]]
@@ -116,6 +118,7 @@ def read(folder: Path) -> Status:
         newest_is_damaged=checkpoint != saved,
         unread=list(dict.fromkeys(unread)),
         objective=recipe.distill.objective,
+        sampling=recipe.sampling_text + _took(folder, unread),
         prior=f"{recipe.prior.source}, skip {recipe.prior.skip}, {recipe.prior.steps_text}",
         evaluation=evaluation,
         look_at=[name for name in LOOK_AT if (folder / name).exists()],
@@ -129,6 +132,13 @@ def _checkpoints(folder: Path, unread: list[str], changing: bool) -> tuple[int |
         return saved, saved
     newest = manifests.newest(folder, unread.append, CHEAP)
     return saved, int(newest.name) if newest else None
+
+
+def _took(folder: Path, unread: list[str]) -> str:
+    """What the sampling of a run took; empty if nothing was sampled."""
+    if seconds := unless_unreadable(unread, {}, document, folder, SAMPLING).get("seconds"):
+        return f", {metrics.duration(seconds)}"
+    return ""
 
 
 def _evaluation(folder: Path) -> list[dict[str, Any]]:
@@ -173,7 +183,8 @@ def _lines(status: Status) -> dict[str, str]:
         "damaged lines": f"{status.damaged_lines} in {metrics.FILE}, skipped" if status.damaged_lines else "",
         "last logged": f"{metrics.duration(since)} ago" if since is not None else "",
         "checkpoint": f"iteration {status.checkpoint:,}" if status.checkpoint is not None else "",
-        "objective": status.objective,
+        "objective": status.objective if status.iterations else "",
+        "sampling": status.sampling,
         "prior": status.prior,
     }
     if status.newest_is_damaged:

@@ -39,6 +39,12 @@ class Bench:
         return Schedule.of(self.prior.noise_schedule, sampler.steps, sampler.skip, sampler.guidance, sampler.steps_made)
 
     @property
+    def sampling_schedule(self) -> Schedule:
+        """The steps by which Z is sampled; none if it is not."""
+        steps = self.recipe.sample.steps if self.recipe.samples else 0
+        return Schedule.of(self.prior.noise_schedule, steps, "none", self.recipe.sampling_guidance, "sample.steps")
+
+    @property
     def everyone(self) -> int:
         """Synthetic images of all processes."""
         return len(self.images.classes) * self.recipe.distill.latents_per_class

@@ -93,9 +93,21 @@ class RunCost:
             "forwards": own * (chain + self.again),
             "backwards": own * self.differentiated,
             "images": min(self.images, sampler.images_at_a_time) * (1 if sampler.guidance == 1 else 2),
-            "forwards in all": every * (iterations * (chain + self.again) + chain),
+            "forwards in all": every * (iterations * (chain + self.again) + chain)
+            + self.sampling_calls()["forwards in all"],
             "backwards in all": every * iterations * self.differentiated,
         }
+
+    def sampling_calls(self) -> dict[str, int]:
+        """Denoiser calls by which a process that has the most samples its start, at most, and images in each."""
+        sampler = self.recipe.prior
+        if not self.recipe.samples:
+            return {"forwards": 0, "images": 0, "forwards in all": 0}
+        drawn = self.recipe.distill.latents_per_class * self.recipe.sample.draws
+        each = self.recipe.sample.steps * -(-drawn // sampler.images_at_a_time)
+        null = 1 if self.recipe.sampling_guidance == 1 else 2
+        images = null * min(drawn, sampler.images_at_a_time)
+        return {"forwards": self.shards[0][1] * each, "images": images, "forwards in all": self.classes * each}
 
     @property
     def gathers(self) -> bool:
@@ -174,6 +186,11 @@ class RunCost:
             "rendered images and their gradient": 3 * images * self.image_bytes,
             "states of the chain": images * (steps + 2) * latent,
         }
+
+    def sampling_operations(self, counts: Counts) -> tuple[float, str]:
+        """Floating point operations by which a process samples its start, at most, with their precision."""
+        images = self.images * self.recipe.sample.draws if self.recipe.samples else 0
+        return images * self.recipe.sample.steps * counts.step.forward / counts.images, self.recipe.prior.dtype
 
     def operations(self, counts: Counts) -> dict[str, list[tuple[float, str]]]:
         """Floating point operations of an iteration's parts, each with its precision."""

@@ -115,7 +115,7 @@ class Counts:
         micro_batch = min(len(bench.own) * settings.latents_per_class, bench.recipe.prior.images_at_a_time)
         z = torch.empty(micro_batch, *prior.latent_shape, device="meta")
         c = torch.empty(micro_batch, *prior.conditioning_shape, device="meta")
-        schedule = bench.schedule
+        schedule = bench.schedule if bench.schedule.steps else bench.sampling_schedule
         step = Pass(0, 0, 0, 0)
         if schedule.steps:
             step = Pass.of(

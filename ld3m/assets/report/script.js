@@ -10,6 +10,7 @@
     const columns = Number(holder.dataset.columns);
     const rows = Number(holder.dataset.rows);
     const small = Number(holder.dataset.small);
+    const unit = holder.dataset.unit; // what frames are numbered by: iteration, or step of a sampling
     const slider = find("iteration");
     const play = find("play");
     const tiles = [...document.querySelectorAll(".tile canvas")];
@@ -31,12 +32,12 @@
     const show = async () => {
       const frame = now();
       find("at").textContent = iterationOf(frame);
-      slider.setAttribute("aria-valuetext", `iteration ${iterationOf(frame)}`);
+      slider.setAttribute("aria-valuetext", `${unit} ${iterationOf(frame)}`);
       await frame.decode();
       if (frame !== now()) return; // the slider has moved on meanwhile
       for (const canvas of tiles) {
         draw(canvas, frame, Number(canvas.dataset.index));
-        canvas.setAttribute("aria-label", `${canvas.dataset.name}, iteration ${iterationOf(frame)}`);
+        canvas.setAttribute("aria-label", `${canvas.dataset.name}, ${unit} ${iterationOf(frame)}`);
       }
       if (large.open) enlarge();
     };
@@ -80,15 +81,15 @@
       for (const [id, frame] of [["large-first", frames[0]], ["large-now", now()]]) {
         const canvas = find(id);
         draw(canvas, frame, Number(index));
-        canvas.setAttribute("aria-label", `${name}, iteration ${iterationOf(frame)}`);
-        canvas.nextElementSibling.textContent = `Iteration ${iterationOf(frame)}`;
+        canvas.setAttribute("aria-label", `${name}, ${unit} ${iterationOf(frame)}`);
+        canvas.nextElementSibling.textContent = `${unit[0].toUpperCase()}${unit.slice(1)} ${iterationOf(frame)}`;
       }
       if (real) {
         draw(find("large-real"), real, Number(index));
         find("large-real").setAttribute("aria-label", `${name}, a real image`);
       }
       find("large-first").parentElement.hidden = now() === frames[0];
-      find("announced").textContent = `${name}, iteration ${iterationOf(now())}`;
+      find("announced").textContent = `${name}, ${unit} ${iterationOf(now())}`;
     };
     const choose = (index) => {
       chosen = (index + tiles.length) % tiles.length;

@@ -1,0 +1,42 @@
+"""What sampling Z at the start takes (`distill.init=sample`): seconds, measured here on one class and two steps."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from ld3m.sampling.approach import ClassTask
+from ld3m.sampling.chains import follow
+from ld3m.sampling.methods import method
+from ld3m.sizing.bench import Bench
+from ld3m.sizing.timed import Seconds, now
+
+FEW = 2
+"""Steps that are timed."""
+
+
+def sampling_seconds(bench: Bench, embedding: torch.Tensor) -> Seconds:
+    """Seconds that a process samples: what the method takes of its first class, and two steps of its chains, scaled.
+
+    Args:
+        bench: of the process.
+        embedding: the prior's conditioning of its first class.
+    """
+    images = bench.images
+    task = ClassTask(bench.recipe, bench.prior, images, embedding, bench.own[0], bench.device)  # type: ignore[arg-type]
+    clock = now(bench.device)
+    approach = method(task.settings.method)(task)
+    prepared = now(bench.device) - clock
+    chain = len(task.schedule.steps) - approach.first
+    drawn = task.drawn if approach.drawn is None else approach.drawn
+    batch = range(min(approach.together or task.micro_batch, drawn))
+    settings = task.settings.model_copy(update={"steps": min(FEW, task.settings.steps)})
+    short = replace(task, recipe=task.recipe.model_copy(update={"sample": settings}))
+    earlier = torch.empty(0, *bench.prior.latent_shape)
+    spent = np.zeros(2)
+    for _ in range(2):  # the first warms up
+        clock = now(bench.device)
+        follow(short, replace(approach, first=0), batch, earlier)
+        spent = now(bench.device) - clock
+    batches = -(-drawn // len(batch))
+    return len(bench.own) * (prepared + batches * chain / settings.steps * spent)
