@@ -24,7 +24,7 @@ from ld3m.reporting import charts, svg, webp
 from ld3m.reporting.page import page
 from ld3m.reporting.pictures import Images
 from ld3m.runs import metrics, sources, weights
-from ld3m.runs.folder import classes, document, iterations_done, load_recipe, progress
+from ld3m.runs.folder import SAMPLING, classes, document, iterations_done, load_recipe, progress
 
 LARGEST = 5_000_000
 """Bytes that a page has at most."""
