@@ -42,7 +42,7 @@ class Bench:
     def sampling_schedule(self) -> Schedule:
         """The steps by which Z is sampled; none if it is not."""
         steps = self.recipe.sample.steps if self.recipe.samples else 0
-        return Schedule.of(self.prior.noise_schedule, steps, "none", self.recipe.sampling_guidance, "sample.steps")
+        return Schedule.of(self.prior.noise_schedule, steps, "none", self.recipe.sampling_guidance, key="sample.steps")
 
     @property
     def everyone(self) -> int:
