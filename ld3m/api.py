@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from ld3m.priors import Prior
     from ld3m.rehearsal.rehearse import Rehearsal
+    from ld3m.runs.imported import Reading
 
 
 def load_recipe(name: str | Path, *overrides: str) -> Recipe:
@@ -140,12 +141,12 @@ def evaluate(
     """
     from ld3m.evaluation.evaluate import evaluate
     from ld3m.recipe.evaluation import from_own_values
+    from ld3m.runs.imported import Reading
 
     names = [] if run is None else [str(run)]
-    order = None if class_order is None else str(class_order)
-    told = pixels, order, by_position
+    reading = Reading(pixels, class_order, by_position)
     changes = [*from_own_values(overrides, protocol), *(["evaluate.best=true"] if best else [])]
-    folder, measured_by = set_and_recipe(names, None if recipe is None else str(recipe), changes, *told)
+    folder, measured_by = set_and_recipe(names, None if recipe is None else str(recipe), changes, reading)
     place = None if output is None else Path(output)
     report, _ = evaluate(folder, measured_by, [str(name) for name in against], split, scores, again, place)
     return report
@@ -189,10 +190,11 @@ def compare(
     from ld3m.comparison.compare import compare
     from ld3m.comparison.published import read_figures
     from ld3m.comparison.sets import folder_of
+    from ld3m.runs.imported import Reading
 
-    order = None if class_order is None else str(class_order)
-    told = list(overrides), pixels, order, by_position
-    found, measured_by = sets_and_recipe(list(map(str, sets)), None if recipe is None else str(recipe), *told)
+    reading = Reading(pixels, class_order, by_position)
+    told = None if recipe is None else str(recipe), list(overrides), reading
+    found, measured_by = sets_and_recipe(list(map(str, sets)), *told)
     figures = read_figures(Path(published), found) if published else []
     place = Path(output) if output else folder_of(found)
     report, _ = compare(found, measured_by, place, against, figures, split, again)
@@ -203,9 +205,7 @@ def sets_and_recipe(
     names: Sequence[str],
     recipe: str | None,
     overrides: list[str],
-    pixels: str | None = None,
-    class_order: str | None = None,
-    by_position: bool = False,
+    reading: "Reading | None" = None,
 ) -> tuple[dict[str, tuple[str, Path]], Recipe]:
     """Several sets, by their names what the command line calls each and its folder; and the recipe that measures all.
 
@@ -213,9 +213,7 @@ def sets_and_recipe(
         names: sets, one or more.
         recipe: a file, or the name of a shipped recipe; None: that of the first run among them, or of the first.
         overrides: `KEY=VALUE`, of either recipe.
-        pixels: as `set_and_recipe` takes it.
-        class_order: as `set_and_recipe` takes it.
-        by_position: as `set_and_recipe` takes it.
+        reading: as `set_and_recipe` takes it.
 
     Raises:
         UserError: for an unknown set, or a mistake in the recipe.
@@ -225,13 +223,13 @@ def sets_and_recipe(
 
     if not names:
         raise UserError("SET: name two or more, such as ld3m compare runs/mine runs/other")
-    called, told = names_of(names), (pixels, class_order, by_position)
+    called = names_of(names)
     if recipe is None:
         first = next((name for name in names if is_run(Path(name))), names[0])
-        folder, _ = set_and_recipe([first], None, overrides, *told)
+        folder, _ = set_and_recipe([first], None, overrides, reading)
         recipe, overrides = str(folder / "recipe.yaml"), ["distill.factor=1", *overrides]  # its factor is its own
     measured_by = load(Recipe, recipe, overrides)
-    folders = [set_and_recipe([name], recipe, overrides, *told)[0] for name in names]
+    folders = [set_and_recipe([name], recipe, overrides, reading)[0] for name in names]
     return dict(zip(called, zip(names, folders, strict=True), strict=True)), measured_by
 
 
@@ -239,9 +237,7 @@ def set_and_recipe(
     names: Sequence[str],
     recipe: str | None,
     overrides: list[str],
-    pixels: str | None = None,
-    class_order: str | None = None,
-    by_position: bool = False,
+    reading: "Reading | None" = None,
 ) -> tuple[Path, Recipe]:
     """The folder of a distilled set, and the recipe by which it is measured: its own, unless one is named.
 
@@ -249,9 +245,7 @@ def set_and_recipe(
         names: one set, or none for the newest finished run in runs/.
         recipe: a file, or the name of a shipped recipe.
         overrides: `KEY=VALUE`, of either recipe.
-        pixels: what the floats of a .pt file mean, as `--pixels` has it.
-        class_order: as `--class-order` has it.
-        by_position: as `--by-position` has it.
+        reading: what is said of a set of somebody else that its files do not say; None: nothing.
 
     Raises:
         UserError: for an unknown set, or a mistake in the recipe.
@@ -259,7 +253,7 @@ def set_and_recipe(
     from ld3m.runs.folder import load_recipe
     from ld3m.runs.imported import Reading, find_set
 
-    folder = find_set(names, recipe, overrides, Reading(pixels, class_order, by_position))
+    folder = find_set(names, recipe, overrides, reading or Reading())
     if recipe:
         return folder, load(Recipe, recipe, overrides)
     own = load_recipe(folder, overrides)

@@ -61,7 +61,7 @@ def test_recipes_are_offered_by_name(offered: Callable[[str], list[str]], tmp_pa
         ("evaluate experts.ep", "experts.epochs= experts.epochs=15"),
         ("evaluate --split v", "validation"),
         ("render --skip ", "paper reference none"),
-        ("ablate quickstart --axis prior.st", "prior.steps= prior.steps=10"),
+        ("ablate quickstart --axis prior.ste", "prior.steps= prior.steps=10"),
         ("ablate quick", "quickstart"),
         ("evaluate --recipe quick", "quickstart"),
         ("distill --resu", "--resume"),

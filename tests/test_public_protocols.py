@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ld3m import networks
-from ld3m.cli.arguments import evaluation_overrides
+from ld3m.cli.arguments import HowMeasured
 from ld3m.data.prepared import ImageSet
 from ld3m.errors import UserError
 from ld3m.evaluation.blocks import blocks
@@ -165,7 +165,7 @@ def test_another_protocol_starts_from_its_own_values(recipe_file: Path) -> None:
         ((["evaluate.batch=7"], "minimax"), 2000, 7),
         ((["evaluate.protocol=minimax", "evaluate.epochs=5"], None), 5, 64),
     ):
-        overrides = evaluation_overrides(None, None, words[1], False, words[0])
+        overrides = HowMeasured(protocol=words[1]).overrides(words[0])
         recipe = load(Recipe, str(recipe_file), overrides)
         how = protocol(recipe.evaluate, Task("convnet", 3, 6, 16))
         assert (how.epochs, how.batch) == (epochs, batch)

@@ -284,6 +284,19 @@ def test_a_teacher_chooses_the_crops_of_mosaics_where_labels_are_soft(
     assert refused.startswith("ld3m: evaluate.mosaics: stored labels say nothing of crops of real images; name their ")
 
 
+def test_a_set_of_numbers_is_labelled_in_the_order_that_is_said(
+    run: Path, ld3m: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    for number, name in enumerate(reversed(CLASSES)):
+        shutil.copytree(run / "images" / name, tmp_path / "theirs" / f"new{number:03d}")
+    (tmp_path / "order.txt").write_text("\n".join(reversed(CLASSES)))
+    outcome = ld3m("label", "theirs", "--recipe", run / "recipe.yaml", "--class-order", "order.txt", "--top", 2)
+    assert outcome.code == 0, outcome.err
+    (folder,) = (tmp_path / "imported").glob("theirs-*")
+    assert stored_digest(folder) == stored_digest(run)
+    assert stored.read_note(folder).classes == CLASSES
+
+
 def test_a_set_is_pushed_with_its_labels(run: Path, recipe: Recipe) -> None:
     from ld3m.publishing.card import Section
     from ld3m.publishing.push import Destination, push

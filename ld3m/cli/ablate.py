@@ -10,18 +10,16 @@ import typer
 
 from ld3m.cli import completion
 from ld3m.cli.arguments import (
-    Arch,
     AsJson,
-    Best,
+    HowMeasured,
     Output,
-    ProtocolName,
-    Seeds,
     Split,
-    evaluation_overrides,
+    grouped,
     names_and_overrides,
 )
 
 
+@grouped
 def ablate(
     arguments: Annotated[
         list[str],
@@ -40,10 +38,8 @@ def ablate(
             autocompletion=completion.overrides,
         ),
     ] = None,
-    arch: Arch = None,
-    seeds: Seeds = None,
-    protocol: ProtocolName = None,
-    best: Best = False,
+    *,
+    measured: HowMeasured,
     against: Annotated[
         str,
         typer.Option(
@@ -75,7 +71,7 @@ def ablate(
     Several processes share the classes and the networks of each cell: ld3m launch ablate RECIPE …
     """
     recipes, overrides = names_and_overrides(arguments)
-    overrides = evaluation_overrides(arch, seeds, protocol, best, overrides)
+    overrides = measured.overrides(overrides)
     from ld3m.ablation.ablate import ablate as run_all
     from ld3m.ablation.cells import Ablation
     from ld3m.ablation.table import markdown

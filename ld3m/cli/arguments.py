@@ -1,8 +1,12 @@
 """Arguments that several commands take, and how they are read."""
 
+import functools
+import inspect
 import json
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
@@ -12,6 +16,7 @@ from ld3m.errors import UserError
 if TYPE_CHECKING:
     from ld3m.recipe import Recipe
     from ld3m.recipe.files import AnyRecipe
+    from ld3m.runs.imported import Reading
 
 # --- recipes and what is made of them ----------------------------------------------------------------------
 
@@ -242,12 +247,65 @@ def names_and_overrides(arguments: list[str] | None) -> tuple[list[str], list[st
     return names, [argument for argument in arguments or [] if argument not in names]
 
 
-def evaluation_overrides(
-    arch: str | None, seeds: int | None, protocol: str | None, best: bool, overrides: list[str]
-) -> list[str]:
-    """Overrides of a recipe with those for `--arch`, `--seeds`, `--protocol` and `--best`."""
-    from ld3m.recipe.evaluation import from_own_values
+# --- options that several commands have together -----------------------------------------------------------
 
-    chosen = [] if arch is None else [f"evaluate.arch=[{arch}]"]
-    chosen += [] if seeds is None else [f"evaluate.seeds={seeds}"]
-    return [*from_own_values(overrides, protocol), *chosen, *(["evaluate.best=true"] if best else [])]
+
+@dataclass(frozen=True)
+class HowRead:
+    """What is said of a set of somebody else that its files do not say."""
+
+    pixels: Pixels = None
+    class_order: ClassOrder = None
+    by_position: ByPosition = False
+
+    @property
+    def reading(self) -> "Reading":
+        """The same, checked."""
+        from ld3m.runs.imported import Reading
+
+        return Reading(self.pixels, self.class_order, self.by_position)
+
+
+@dataclass(frozen=True)
+class HowMeasured:
+    """Which networks are trained, and by which protocol."""
+
+    arch: Arch = None
+    seeds: Seeds = None
+    protocol: ProtocolName = None
+    best: Best = False
+
+    def overrides(self, others: list[str]) -> list[str]:
+        """Overrides of a recipe with those for these options."""
+        from ld3m.recipe.evaluation import from_own_values
+
+        chosen = [] if self.arch is None else [f"evaluate.arch=[{self.arch}]"]
+        chosen += [] if self.seeds is None else [f"evaluate.seeds={self.seeds}"]
+        return [*from_own_values(others, self.protocol), *chosen, *(["evaluate.best=true"] if self.best else [])]
+
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose parameters of the types above are options, one for each of their fields."""
+    hints = get_type_hints(command, include_extras=True)
+    groups = {name: kind for name, kind in hints.items() if is_dataclass(kind) and isinstance(kind, type)}
+
+    def expanded(name: str) -> list[inspect.Parameter]:
+        if name not in groups:
+            return [own[name].replace(annotation=hints[name])]
+        options = get_type_hints(groups[name], include_extras=True)
+        return [
+            inspect.Parameter(each.name, own[name].kind, default=each.default, annotation=options[each.name])
+            for each in fields(groups[name])
+        ]
+
+    @functools.wraps(command)
+    def with_options(**given: Any) -> None:
+        for name, kind in groups.items():
+            given[name] = kind(**{each.name: given.pop(each.name) for each in fields(kind)})
+        command(**given)
+
+    own = inspect.signature(command).parameters
+    options = [option for name in own for option in expanded(name)]
+    with_options.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
+    with_options.__annotations__ = {option.name: option.annotation for option in options}
+    return with_options

@@ -11,22 +11,18 @@ import typer
 from ld3m.cli import completion
 from ld3m.cli.arguments import (
     Again,
-    Arch,
     AsJson,
-    Best,
-    ByPosition,
-    ClassOrder,
+    HowMeasured,
+    HowRead,
     MeasuredBy,
     Output,
-    Pixels,
-    ProtocolName,
-    Seeds,
     Split,
-    evaluation_overrides,
+    grouped,
     names_and_overrides,
 )
 
 
+@grouped
 def compare(
     arguments: Annotated[
         list[str],
@@ -38,13 +34,9 @@ def compare(
         ),
     ],
     recipe: MeasuredBy = None,
-    pixels: Pixels = None,
-    class_order: ClassOrder = None,
-    by_position: ByPosition = False,
-    arch: Arch = None,
-    seeds: Seeds = None,
-    protocol: ProtocolName = None,
-    best: Best = False,
+    *,
+    read: HowRead,
+    measured: HowMeasured,
     against: Annotated[
         str,
         typer.Option(
@@ -83,14 +75,14 @@ def compare(
     only what is new. Several processes share the networks: ld3m launch compare SET …
     """
     names, overrides = names_and_overrides(arguments)
-    overrides = evaluation_overrides(arch, seeds, protocol, best, overrides)
+    overrides = measured.overrides(overrides)
     from ld3m.api import sets_and_recipe
     from ld3m.comparison.compare import compare
     from ld3m.comparison.published import read_figures
     from ld3m.comparison.sets import folder_of
     from ld3m.comparison.table import markdown
 
-    sets, measured_by = sets_and_recipe(names, recipe, overrides, pixels, class_order, by_position)
+    sets, measured_by = sets_and_recipe(names, recipe, overrides, read.reading)
     figures = read_figures(published, sets) if published else []
     folder = Path(output) if output else folder_of(sets)
     baselines = [name for name in against.split(",") if name]

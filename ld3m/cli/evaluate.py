@@ -8,19 +8,14 @@ import typer
 
 from ld3m.cli.arguments import (
     Again,
-    Arch,
     AsJson,
-    Best,
-    ByPosition,
-    ClassOrder,
+    HowMeasured,
+    HowRead,
     MeasuredBy,
-    Pixels,
-    ProtocolName,
-    Seeds,
     SetAndOverrides,
     Split,
     Whitening,
-    evaluation_overrides,
+    grouped,
     names_and_overrides,
 )
 
@@ -35,16 +30,13 @@ def _sets(listed: str) -> list[str]:
     return names
 
 
+@grouped
 def evaluate(
     arguments: SetAndOverrides = None,
     recipe: MeasuredBy = None,
-    pixels: Pixels = None,
-    class_order: ClassOrder = None,
-    by_position: ByPosition = False,
-    arch: Arch = None,
-    seeds: Seeds = None,
-    protocol: ProtocolName = None,
-    best: Best = False,
+    *,
+    read: HowRead,
+    measured: HowMeasured,
     whitening: Whitening = None,
     against: Annotated[
         str,
@@ -94,13 +86,13 @@ def evaluate(
     --recipe fashion-mnist; their classes are matched by name, id or number, which is printed (recipes/SETS.md)
     """
     names, overrides = names_and_overrides(arguments)
-    overrides = evaluation_overrides(arch, seeds, protocol, best, overrides)
+    overrides = measured.overrides(overrides)
     overrides += [f"evaluate.whitening={whitening}"] if whitening else []
     from ld3m.api import set_and_recipe
     from ld3m.evaluation.evaluate import evaluate
     from ld3m.evaluation.tables import accuracy_table
 
-    folder, measured_by = set_and_recipe(names, recipe, overrides, pixels, class_order, by_position)
+    folder, measured_by = set_and_recipe(names, recipe, overrides, read.reading)
     report, is_main = evaluate(folder, measured_by, _sets(against), split, scores, again, output)
     if is_main:
         typer.echo(json.dumps(report, indent=2) if as_json else accuracy_table(report))

@@ -4,12 +4,15 @@ from typing import Annotated
 
 import typer
 
-from ld3m.cli.arguments import MeasuredBy, SetAndOverrides, names_and_overrides
+from ld3m.cli.arguments import HowRead, MeasuredBy, SetAndOverrides, grouped, names_and_overrides
 
 
+@grouped
 def label(
     arguments: SetAndOverrides = None,
     recipe: MeasuredBy = None,
+    *,
+    read: HowRead,
     epochs: Annotated[
         int,
         typer.Option(
@@ -41,5 +44,5 @@ def label(
     from ld3m.api import set_and_recipe
     from ld3m.evaluation.label import Kept, label
 
-    folder, measured_by = set_and_recipe(names, recipe, overrides)
+    folder, measured_by = set_and_recipe(names, recipe, overrides, read.reading)
     label(folder, measured_by, Kept(epochs, top, dtype), again)

@@ -5,15 +5,15 @@ from typing import Annotated
 
 import typer
 
-from ld3m.cli.arguments import ByPosition, ClassOrder, MeasuredBy, Pixels, SetAndOverrides, names_and_overrides
+from ld3m.cli.arguments import HowRead, MeasuredBy, SetAndOverrides, grouped, names_and_overrides
 
 
+@grouped
 def report(
     arguments: SetAndOverrides = None,
     recipe: MeasuredBy = None,
-    pixels: Pixels = None,
-    class_order: ClassOrder = None,
-    by_position: ByPosition = False,
+    *,
+    read: HowRead,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -32,7 +32,7 @@ def report(
     """
     names, overrides = names_and_overrides(arguments)
     from ld3m.reporting.report import report
-    from ld3m.runs.imported import Reading, find_set
+    from ld3m.runs.imported import find_set
 
     run = Path(names[0]) if len(names) == 1 and (Path(names[0]) / "recipe.yaml").is_file() else None
-    typer.echo(report(run or find_set(names, recipe, overrides, Reading(pixels, class_order, by_position)), output))
+    typer.echo(report(run or find_set(names, recipe, overrides, read.reading), output))

@@ -38,7 +38,7 @@ class Reading:
     pixels: str | None = None
     """What the floats of a .pt file mean, of `pixel_values.PIXELS` or `NORMALISATIONS`; None to judge by their
     spread."""
-    class_order: str | None = None
+    class_order: str | Path | None = None
     """A file with a class per line, in the order of the set's numbers."""
     by_position: bool = False
     """Whether the set's numbers count the recipe's classes."""
