@@ -1,5 +1,8 @@
 """The objectives against the reference code's values, and their laws."""
 
+import copy
+from functools import partial
+
 import numpy as np
 import pytest
 import safetensors.torch
@@ -11,9 +14,12 @@ from torch import Tensor
 
 from ld3m import networks
 from ld3m.networks.flat import FlatNetwork, weights_of
+from ld3m.objectives.characteristic import CharacteristicFunction, characteristic_distance
 from ld3m.objectives.dc import match_gradients
 from ld3m.objectives.dm import match_features, mean, moments, real_features
+from ld3m.objectives.lgm import head_gradient, match_heads
 from ld3m.objectives.mtt import draw_batches, match_trajectory
+from ld3m.objectives.orthogonal import orthogonal_distance, orthogonalised
 
 
 @pytest.fixture(scope="module")
@@ -149,3 +155,142 @@ def test_a_flat_network_is_the_network(network: networks.ConvNet, oracle: dict[s
     assert weights.shape == (1227,), "the reference's count"
     images = oracle["in/syn"].double().flatten(0, 1)
     assert torch.equal(FlatNetwork(network)(weights, images), network(images))
+
+
+# --- characteristic functions ------------------------------------------------------------------------------
+
+
+def test_characteristic_functions_are_compared_as_the_authors_do(
+    network: networks.ConvNet, oracle: dict[str, Tensor]
+) -> None:
+    """By numpy's complex numbers; the two weights differ, so that they cannot be mistaken for each other."""
+    real, pixels = oracle["in/real"][0].double(), oracle["in/syn"][0].double()
+    statistics = CharacteristicFunction(50, torch.Generator().manual_seed(0))
+    distance = partial(characteristic_distance, amplitude=0.2, phase=0.7)
+    loss = match_features(network, statistics, statistics(real_features(network, real)), pixels, distance)
+    frequencies = torch.randn(50, network.classifier.in_features, generator=torch.Generator().manual_seed(0)).numpy()
+
+    def characteristic(images: Tensor) -> np.ndarray:
+        features = network.embed(images).detach().numpy()
+        features /= np.linalg.norm(features, axis=1, keepdims=True)
+        return np.exp(1j * features @ frequencies.T).mean(0)
+
+    one, other = characteristic(real), characteristic(pixels)
+    phase = 2 * (abs(one) * abs(other) - (one * other.conj()).real)
+    expected = 300 * np.sqrt(0.2 * (abs(one) - abs(other)) ** 2 + 0.7 * phase).mean()
+    assert loss.item() == pytest.approx(expected, rel=1e-9)
+    halves = characteristic_distance(
+        statistics(real_features(network, real)), statistics(network.embed(pixels)), 0.5, 0.5
+    )
+    assert halves.item() == pytest.approx(300 * np.sqrt(0.5) * abs(one - other).mean(), rel=1e-6)
+
+
+@pytest.mark.parametrize("match", ["characteristic", "orthogonal"])
+def test_gradients_are_the_slope(network: networks.ConvNet, oracle: dict[str, Tensor], match: str) -> None:
+    """Along a random direction, by central differences."""
+    network = copy.deepcopy(network).requires_grad_()
+    real, pixels = oracle["in/real"][0].double(), oracle["in/syn"][0].double()
+    direction = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    statistics = CharacteristicFunction(50, torch.Generator().manual_seed(0))
+    target = statistics(real_features(network, real))
+
+    def loss(pixels: Tensor) -> Tensor:
+        if match == "orthogonal":
+            return match_gradients(network, real, pixels, 0, orthogonal_distance)
+        distance = partial(characteristic_distance, amplitude=0.5, phase=0.5)
+        return match_features(network, statistics, target, pixels, distance)
+
+    gradient = torch.autograd.functional.vjp(loss, pixels)[1]
+    ahead, behind = (loss(pixels + sign * direction).item() for sign in (1e-6, -1e-6))
+    assert (gradient * direction).sum().item() == pytest.approx((ahead - behind) / 2e-6, rel=1e-4)
+
+
+def test_equal_characteristic_functions_have_a_finite_gradient() -> None:
+    """The root's slope is infinite at 0, where a phase of less than 1e-12 stands."""
+    features = torch.randn(4, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
+    statistics = CharacteristicFunction(20, torch.Generator().manual_seed(1))
+    loss = characteristic_distance(statistics(features).detach(), statistics(features), 0.5, 0.5)
+    assert loss.item() == pytest.approx(300 * np.sqrt(0.5e-12), rel=1e-3)
+    assert torch.autograd.grad(loss, features)[0].isfinite().all()
+
+
+# --- orthogonalised gradients ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("rows", "columns", "rank"), [(5, 9, 5), (9, 5, 5), (8, 8, 3), (10, 40, 1)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_singular_values_are_set_to_one(rows: int, columns: int, rank: int, dtype: torch.dtype) -> None:
+    """Against an SVD; values over two decades become 1, and those that are 0 stay."""
+    numbers = torch.Generator().manual_seed(0)
+    u, v = (torch.linalg.qr(torch.randn(size, rank, generator=numbers, dtype=dtype)).Q for size in (rows, columns))
+    values = torch.logspace(0, -2, rank, dtype=dtype)
+    found = orthogonalised(u * values @ v.T * 1e-3)
+    assert (found - u @ v.T).abs().max() <= 2e-3
+    assert torch.linalg.svdvals(found)[rank:].sum() <= 2e-3
+    assert not orthogonalised(torch.zeros(rows, columns)).any()
+
+
+def test_orthogonal_matching_is_that_of_an_svd(network: networks.ConvNet, oracle: dict[str, Tensor]) -> None:
+    """Value and gradient: through PyTorch's SVD, of gradients of full rank as 5 and 2 images give them here."""
+    network = copy.deepcopy(network).requires_grad_()
+    real = oracle["in/real"][0].double()
+    pixels = oracle["in/syn"][0].double().requires_grad_()
+    weights = [parameter for parameter in network.parameters() if parameter.dim() in (2, 4)][:2]
+
+    def polar(images: Tensor) -> list[Tensor]:
+        loss = torch.nn.functional.cross_entropy(network(images), torch.zeros(len(images), dtype=torch.long))
+        parts = [
+            torch.linalg.svd(each.flatten(1), full_matrices=False)
+            for each in torch.autograd.grad(loss, weights, create_graph=True)
+        ]
+        return [u @ vh for u, _, vh in parts]
+
+    expected = sum((one.detach() - other).square().sum() for one, other in zip(polar(real), polar(pixels), strict=True))
+    found = match_gradients(network, real, pixels, 0, lambda one, other: orthogonal_distance(one[:2], other[:2]))
+    assert found.item() == pytest.approx(expected.item(), rel=1e-3)
+    one, other = (torch.autograd.grad(loss, pixels)[0] for loss in (found, expected))
+    assert (one - other).norm() <= 2e-2 * other.norm()
+
+
+# --- linear heads ------------------------------------------------------------------------------------------
+
+
+def test_a_heads_gradient_is_that_of_autograd() -> None:
+    """Classes of 4, 1 and 3 images, each class of the same weight."""
+    numbers = torch.Generator().manual_seed(0)
+    features = [torch.randn(count, 6, generator=numbers, dtype=torch.float64) for count in (4, 1, 3)]
+    head = torch.nn.Linear(6, 3).double()
+    torch.nn.init.zeros_(head.bias)
+    losses = [
+        torch.nn.functional.cross_entropy(head(rows), torch.full((len(rows),), label))
+        for label, rows in enumerate(features)
+    ]
+    weight, bias = torch.autograd.grad(torch.stack(losses).mean(), [head.weight, head.bias])
+    found = head_gradient(features, head.weight.detach())
+    assert torch.allclose(found, torch.cat([weight, bias[:, None]], dim=1), rtol=1e-12, atol=1e-14)
+
+
+def test_linear_gradients_are_matched_as_by_differentiating_twice(
+    network: networks.ConvNet, oracle: dict[str, Tensor]
+) -> None:
+    real, pixels = oracle["in/real"].double(), oracle["in/syn"].double().requires_grad_()
+    head = torch.randn(
+        3, network.classifier.in_features, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
+
+    def gradient(images: Tensor) -> Tensor:
+        weight, bias = head.clone().requires_grad_(), torch.zeros(3, dtype=torch.float64, requires_grad=True)
+        labels = torch.arange(3).repeat_interleave(images.shape[1])
+        logits = network.embed(images.flatten(0, 1)) @ weight.T + bias
+        loss = torch.nn.functional.cross_entropy(logits, labels)
+        return torch.cat([each.flatten() for each in torch.autograd.grad(loss, [weight, bias], create_graph=True)])
+
+    one, other = gradient(real).detach(), gradient(pixels)
+    expected = 1 - one @ other / (one.norm() * other.norm())
+    (slope,) = torch.autograd.grad(expected, pixels)
+    features = network.embed(pixels.flatten(0, 1)).unflatten(0, pixels.shape[:2])
+    target = head_gradient([real_features(network, each) for each in real], head)
+    loss, slopes = match_heads(target, features, head)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-9)
+    found = torch.autograd.grad(features, pixels, slopes)[0]
+    assert (found - slope).norm() <= 1e-9 * slope.norm()

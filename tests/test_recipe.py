@@ -125,7 +125,7 @@ def test_the_resolved_recipe_writes_every_default_out(minimal: str) -> None:
     resolved = yaml.safe_load(to_yaml(load(Recipe, minimal)))
     assert set(resolved) == set(Recipe.model_fields)
     assert resolved["distill"]["momentum"] == 0.5
-    assert resolved["distill"]["dm"] == {"augment": True, "match": "mean", "pool": None}
+    assert resolved["distill"]["lgm"] == {"augment": True}
     assert resolved["prior"]["keep_graph_steps"] == "all"
     assert resolved["data"]["subset"] is None
 

@@ -17,6 +17,7 @@ from ld3m.data.sample import SampleRecipe, first_of
 from ld3m.data.sources import open_source
 from ld3m.errors import UserError, some, visible
 from ld3m.files import cache_folder, cache_key, write_json
+from ld3m.images.resample import resize
 from ld3m.machine.transfer import send
 from ld3m.networks import Shape
 from ld3m.reading import read_json
@@ -87,6 +88,23 @@ class ImageSet:
         """What `normalise` gave, [N, channels, H, W], back to pixels."""
         mean, std = self._levels(inputs)
         return inputs * std + mean
+
+    def seen_by(self, inputs: Tensor, mean: Tensor, std: Tensor, resolution: int, mode: str = "bilinear") -> Tensor:
+        """What `normalise` gave, as a network sees it that was trained on others, [N, channels of `mean`, …].
+
+        Args:
+            inputs: [N, channels, H, W]; a grey image has the same in each channel.
+            mean: [channels], what the network subtracts from pixels in [0, 1].
+            std: [channels], what it divides by then.
+            resolution: height and width of what it sees.
+            mode: of resizing, as for `images.resample.resize`.
+        """
+        pixels = self.denormalise(inputs)
+        if pixels.shape[-1] != resolution:
+            pixels = resize(pixels, resolution, mode)
+        pixels = pixels.expand(-1, len(mean), -1, -1)
+        mean, std = (send(each, pixels.device).view(1, -1, 1, 1) for each in (mean, std))
+        return (pixels - mean) / std
 
     def _levels(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and std, [1, channels, 1, 1] each, on the device of images and of their type."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from ld3m import networks, priors, registry
 from ld3m.data import sources
 from ld3m.errors import UserError
+from ld3m.networks.timm import check_pretrained
 from ld3m.priors import folder as prior_folder
 from ld3m.priors.known import KNOWN
 from ld3m.recipe import NetworkRecipe, Recipe
@@ -26,8 +27,8 @@ def check_inputs(recipe: Recipe, resumes: bool = False) -> None:
 
     Raises:
         UserError: with one line for each mistake: in data.source or data.root, prior.source, distill.init,
-            sample.method, sample.choose, distill.objective, network.arch, evaluate.arch, log_with, and in keys that
-            contradict a known prior.source or prior.steps=0.
+            sample.method, sample.choose, distill.objective, distill.networks, network.arch, evaluate.arch, log_with,
+            and in keys that contradict a known prior.source or prior.steps=0.
     """
     checks: list[Callable[[], None]] = [
         lambda: sources.check_source(recipe.data),
@@ -37,6 +38,7 @@ def check_inputs(recipe: Recipe, resumes: bool = False) -> None:
         lambda: _check_known_prior(recipe),
         lambda: _check_without_denoiser(recipe),
         lambda: _check_objective(recipe.distill.objective),
+        lambda: _check_backbone(recipe.distill.backbone),
         lambda: _check_network(recipe, recipe.network.arch, recipe.network, "network.arch"),
         *(partial(_check_network, recipe, arch, NetworkRecipe(), "evaluate.arch") for arch in recipe.evaluate.arch),
         lambda: _check_trackers(recipe.log_with),
@@ -92,6 +94,12 @@ def _check_sampling(recipe: Recipe) -> None:
 def _check_objective(name: str) -> None:
     """That an objective is known; ours are not imported for it."""
     registry.find("ld3m.objectives", dict.fromkeys(LEARNING_RATES), name, "distill.objective")
+
+
+def _check_backbone(name: str | None) -> None:
+    """That timm knows weights of a pre-trained model to match in."""
+    if name:
+        check_pretrained(name, "distill.networks")
 
 
 def _check_trackers(names: Sequence[str]) -> None:

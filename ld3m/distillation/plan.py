@@ -132,7 +132,8 @@ def plan(recipe: Recipe, processes: int, device: str | None = None) -> Plan:
         recipe = _with_auto(bench, processes, chosen.gib * 2**30 - devices.RESERVED - weights)
     _say(f"counting the operations and the memory of an iteration, with {recipe.network.arch}")
     counts = Counts.of(replace(bench, recipe=recipe), meta)
-    cost = RunCost(recipe, processes, len(images.classes), meta.latent_shape, meta.conditioning_shape)
+    features = bench.gathered_features
+    cost = RunCost(recipe, processes, len(images.classes), meta.latent_shape, meta.conditioning_shape, features)
     if chosen:
         basis = _look_up(chosen, cost, counts)
     assert basis
@@ -377,9 +378,9 @@ def plan_text(plan: Plan) -> str:
             for index, (name, size) in enumerate(plan.memory.items())
         ),
         ("", f"{plan.peak / gib:12,.3f}  together, of {plan.available / gib:,.1f}"),
-        (
-            "sent",
-            f"{plan.communication['images of all classes'] / 1e6:12,.1f}  MB per iteration, images of all classes",
+        *(
+            ("sent" * (not index), f"{size / 1e6:12,.1f}  MB per iteration, {name}")
+            for index, (name, size) in enumerate(plan.communication.items())
         ),
         ("read", f"{plan.real_bytes / 1e6:12,.1f}  MB per iteration, real images"),
         *([("disk", f"{plan.experts_bytes / 1e9:12,.1f}  GB for the experts")] if plan.experts_bytes else []),

@@ -41,25 +41,26 @@ def _beside(position: Tensor, size: int) -> list[tuple[Tensor, Tensor]]:
     ]
 
 
-def resize(images: Tensor, resolution: int) -> Tensor:
-    """Bilinear, antialiased when it shrinks, as `functional.interpolate` does it, but with a repeatable gradient.
+def resize(images: Tensor, resolution: int, mode: str = "bilinear") -> Tensor:
+    """Antialiased when it shrinks, as `functional.interpolate` does it, but with a repeatable gradient.
 
     Args:
         images: [N, channels, H, W].
         resolution: height and width of the result.
+        mode: bilinear or bicubic.
 
     Returns:
         [N, channels, resolution, resolution]
     """
-    rows, columns = (send(_resizing(size, resolution, images.dtype), images.device) for size in images.shape[2:])
+    rows, columns = (send(_resizing(size, resolution, images.dtype, mode), images.device) for size in images.shape[2:])
     return rows @ images @ columns.T
 
 
 @cache
-def _resizing(size: int, resolution: int, dtype: torch.dtype) -> Tensor:
+def _resizing(size: int, resolution: int, dtype: torch.dtype, mode: str) -> Tensor:
     """The matrix [resolution, size] that resizes a line, on the CPU."""
     lines = torch.eye(size, dtype=torch.float64, device="cpu").view(1, 1, size, size)
-    matrix = functional.interpolate(lines, size=(resolution, size), mode="bilinear", antialias=True)[0, 0]
+    matrix = functional.interpolate(lines, size=(resolution, size), mode=mode, antialias=True)[0, 0]
     return matrix.to(dtype)
 
 

@@ -14,6 +14,7 @@ from ld3m.objectives.dm import DistributionMatching
 from ld3m.objectives.draws import Draws
 from ld3m.objectives.enlarged import Enlarged
 from ld3m.objectives.experts import experts_of
+from ld3m.objectives.lgm import LinearGradientMatching
 from ld3m.objectives.mtt import TrajectoryMatching
 from ld3m.recipe import Recipe
 
@@ -23,7 +24,8 @@ __all__ = ["OBJECTIVES", "Enlarged", "Objective", "build", "draws_of"]
 def draws_of(recipe: Recipe, images: ImageSet, processes: Processes) -> Draws:
     """What an objective of this recipe draws."""
     experts = experts_of(recipe) if recipe.distill.networks == "experts" else None
-    return Draws(recipe.seed, images, recipe.network, recipe.distill.real_batch, processes.device, experts)
+    backbone = recipe.distill.backbone
+    return Draws(recipe.seed, images, recipe.network, recipe.distill.real_batch, processes.device, experts, backbone)
 
 
 def _dm(recipe: Recipe, images: ImageSet, own: Sequence[int], processes: Processes) -> Objective:
@@ -34,13 +36,18 @@ def _dc(recipe: Recipe, images: ImageSet, own: Sequence[int], processes: Process
     return GradientMatching(recipe.distill.dc, draws_of(recipe, images, processes), own, processes.gather_classes)
 
 
+def _lgm(recipe: Recipe, images: ImageSet, own: Sequence[int], processes: Processes) -> Objective:
+    draws = draws_of(recipe, images, processes)
+    return LinearGradientMatching(recipe.distill.lgm, draws, own, processes.gather_classes)
+
+
 def _mtt(recipe: Recipe, images: ImageSet, own: Sequence[int], processes: Processes) -> Objective:
     draws = draws_of(recipe, images, processes)
     settings = recipe.distill
     return TrajectoryMatching(settings.mtt, settings.momentum, draws, experts_of(recipe), own, processes.gather_classes)
 
 
-OBJECTIVES: dict[str, ObjectiveFactory] = {"dm": _dm, "dc": _dc, "mtt": _mtt}
+OBJECTIVES: dict[str, ObjectiveFactory] = {"dm": _dm, "dc": _dc, "mtt": _mtt, "lgm": _lgm}
 """Factories by the name that `distill.objective` gives; other packages add theirs through entry points of the group
 `ld3m.objectives`."""
 

@@ -1,6 +1,6 @@
 """Gradient matching (Zhao, Mopuri and Bilen, ICLR 2021; with augmentation Zhao and Bilen, ICML 2021)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,10 +11,13 @@ from ld3m import networks
 from ld3m.networks.training import siamese, train_epoch
 from ld3m.objectives.base import GatherClasses, Objective
 from ld3m.objectives.draws import REAL_CHUNK, Draws, RealBatches
+from ld3m.objectives.orthogonal import orthogonal_distance
 from ld3m.randomness import generator
 from ld3m.recipe.objectives import DcRecipe
 
 EPSILON = 1e-6
+Distance = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
+"""(gradients of the weights on real images, on synthetic ones) to a number."""
 
 
 class GradientMatching(Objective):
@@ -30,8 +33,9 @@ class GradientMatching(Objective):
         self.own = list(own)
         self.real = RealBatches(draws, own)
         self.gather_classes = gather_classes
+        self.distance = DISTANCES[settings.match]
         self.network: Any = None
-        draws.require_experts()
+        draws.check_networks()
 
     def match(self, iteration: int, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """As `Objective.match`; each class shares one augmentation between its real and synthetic images."""
@@ -51,7 +55,7 @@ class GradientMatching(Objective):
                 if self.settings.augment:
                     augmentation = self.draws.augmentation(iteration, label)
                     real, shown = augmentation(real), augmentation(shown)
-                loss = match_gradients(self.network, real, shown, label)
+                loss = match_gradients(self.network, real, shown, label, self.distance)
                 gradients += [gradient[None] for gradient in torch.autograd.grad(loss, synthetic)]
             losses.append(loss.detach()[None])
         return torch.cat(losses), torch.cat(gradients)
@@ -98,14 +102,17 @@ def train_inner_loop(
             train_epoch(network, optimiser, shown, len(inputs), settings.batch, numbers)
 
 
-def match_gradients(network: nn.Module, real: Tensor, synthetic: Tensor, label: int) -> Tensor:
-    """How far apart the gradients of the classification loss are, as `row_distance`, differentiable in `synthetic`.
+def match_gradients(
+    network: nn.Module, real: Tensor, synthetic: Tensor, label: int, distance: Distance | None = None
+) -> Tensor:
+    """How far apart the gradients of the classification loss are, differentiable in `synthetic`.
 
     Args:
         network: a classifier.
         real: images of one class as the network sees them, [n, channels, H, W].
         synthetic: images of the same class, [m, channels, H, W].
         label: the class.
+        distance: of the gradients; left out: `row_distance`.
     """
     parameters = [parameter for parameter in network.parameters() if parameter.dim() in (2, 4)]
     target = [torch.zeros_like(parameter) for parameter in parameters]
@@ -114,7 +121,7 @@ def match_gradients(network: nn.Module, real: Tensor, synthetic: Tensor, label: 
         for total, part in zip(target, torch.autograd.grad(loss, parameters), strict=True):
             total += part
     own = torch.autograd.grad(_loss(network, synthetic, label), parameters, create_graph=True)
-    return row_distance(target, own)
+    return (distance or row_distance)(target, own)
 
 
 def _loss(network: nn.Module, images: Tensor, label: int) -> Tensor:
@@ -133,3 +140,7 @@ def row_distance(real: Sequence[Tensor], synthetic: Sequence[Tensor]) -> Tensor:
         cosine = (one * other).sum(1) / (one.norm(dim=1) * other.norm(dim=1) + EPSILON)
         total = total + (1 - cosine).sum()
     return total
+
+
+DISTANCES: dict[str, Distance] = {"rows": row_distance, "orthogonal": orthogonal_distance}
+"""By what `distill.dc.match` says."""

@@ -1,23 +1,28 @@
 """Distribution matching (Zhao and Bilen, WACV 2023)."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ld3m.objectives.base import Objective
+from ld3m.objectives.characteristic import CharacteristicFunction, characteristic_distance
 from ld3m.objectives.draws import REAL_CHUNK, Draws, RealBatches
+from ld3m.randomness import generator
 from ld3m.recipe.objectives import DmRecipe
 
 Statistics = Callable[[Tensor], Tensor]
-"""Of features [n, features]; a vector."""
+"""Of features [n, features]; a tensor of any shape."""
+Distance = Callable[[Tensor, Tensor], Tensor]
+"""(statistics of real, of synthetic features) to a number."""
 SMALLEST_VARIANCE = 1e-6
 """Added to variances, so that a feature that is the same in all images has a finite gradient."""
 
 
 class DistributionMatching(Objective):
-    """Squared distance between statistics of real and synthetic images' features, each time in another network.
+    """Distance between statistics of real and synthetic images' features, each time in another network.
 
     A network of a pool comes with the same real images and augmentation whenever it is its turn, so that their
     statistics are computed once, by the process that owns the class.
@@ -28,10 +33,9 @@ class DistributionMatching(Objective):
         self.draws = draws
         self.own = list(own)
         self.real = RealBatches(draws, own, ahead=False if settings.pool else None)  # a pool's come once
-        self.statistics = STATISTICS[settings.match]
         self.targets: dict[tuple[int, int], Tensor] = {}
         """Statistics of real images' features, by number of the network in the pool and class."""
-        draws.require_experts()
+        draws.check_networks()
 
     def match(self, iteration: int, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """As `Objective.match`; each class shares one augmentation between its real and synthetic images."""
@@ -40,15 +44,16 @@ class DistributionMatching(Objective):
         number = iteration % self.settings.pool if self.settings.pool else iteration
         network = self.draws.network(number).requires_grad_(False)
         self.draws.freeze_norms(network, number)
+        statistics, distance = measure(self.settings, generator(self.draws.seed, "frequencies", number))
         losses, gradients = [], []
         # Class by class: what is summed together, and so rounded, is the same on any number of processes.
         for label, own in zip(self.own, pixels, strict=True):
             augmentation = self._augmentation(number, label)
-            target = self._target(network, number, label, augmentation)
+            target = self._target(network, statistics, number, label, augmentation)
             synthetic = own.detach().requires_grad_()
             with torch.enable_grad():
                 seen = augmentation(self.draws.images.normalise(synthetic))
-                loss = match_features(network, self.statistics, target, seen)
+                loss = match_features(network, statistics, target, seen, distance)
                 gradients += torch.autograd.grad(loss, synthetic)
             losses.append(loss.detach())
         return torch.stack(losses), torch.stack(gradients)
@@ -57,12 +62,19 @@ class DistributionMatching(Objective):
         """What a class's real and synthetic images share."""
         return self.draws.augmentation(number, label) if self.settings.augment else lambda images: images
 
-    def _target(self, network: Any, number: int, label: int, augmentation: Callable[[Tensor], Tensor]) -> Tensor:
+    def _target(
+        self,
+        network: Any,
+        statistics: Statistics,
+        number: int,
+        label: int,
+        augmentation: Callable[[Tensor], Tensor],
+    ) -> Tensor:
         """The statistics of a class's real images."""
         if (number, label) in self.targets:
             return self.targets[number, label]
         real = self.real.draw(number, label)
-        target = self.statistics(real_features(network, augmentation(real)))
+        target = statistics(real_features(network, augmentation(real)))
         if self.settings.pool:
             self.targets[number, label] = target
         return target
@@ -82,20 +94,41 @@ def moments(features: Tensor) -> Tensor:
     return torch.cat([features.mean(0), (features.var(0, correction=0) + SMALLEST_VARIANCE).sqrt()])
 
 
-STATISTICS: dict[str, Statistics] = {"mean": mean, "moments": moments}
-"""By what `distill.dm.match` says."""
+def squared_distance(real: Tensor, synthetic: Tensor) -> Tensor:
+    """‖real − synthetic‖²"""
+    return (real - synthetic).square().sum()
 
 
-def match_features(network: Any, statistics: Statistics, target: Tensor, synthetic: Tensor) -> Tensor:
-    """‖statistics of real − statistics of synthetic features‖² of one class, differentiable in `synthetic`.
+def measure(settings: DmRecipe, numbers: torch.Generator) -> tuple[Statistics, Distance]:
+    """The statistics of features and their distance, as `distill.dm.match` says.
+
+    Args:
+        settings: of the recipe.
+        numbers: decide the frequencies of the characteristic function.
+    """
+    match settings.match:
+        case "mean":
+            return mean, squared_distance
+        case "moments":
+            return moments, squared_distance
+        case "characteristic":
+            distance = partial(characteristic_distance, amplitude=settings.amplitude, phase=settings.phase)
+            return CharacteristicFunction(settings.frequencies, numbers), distance
+
+
+def match_features(
+    network: Any, statistics: Statistics, target: Tensor, synthetic: Tensor, distance: Distance = squared_distance
+) -> Tensor:
+    """The distance of real and synthetic features' statistics of one class, differentiable in `synthetic`.
 
     Args:
         network: has `embed`, [N, channels, H, W] to [N, features].
-        statistics: one of `STATISTICS`.
+        statistics: of features.
         target: the statistics of real images' features.
         synthetic: images as the network sees them [m, channels, H, W].
+        distance: of statistics.
     """
-    return (target - statistics(network.embed(synthetic))).square().sum()
+    return distance(target, statistics(network.embed(synthetic)))
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from ld3m.images import augment
 from ld3m.images.ranges import bytes_to_unit
 from ld3m.machine.timing import span
 from ld3m.machine.transfer import send
+from ld3m.objectives.backbone import Backbone
 from ld3m.objectives.experts import Experts, Trajectories
 from ld3m.randomness import generator
 from ld3m.recipe import NetworkRecipe
@@ -41,13 +43,17 @@ class Draws:
     device: torch.device
     experts: Experts | None = None
     """Trained networks to match in; None for fresh random ones."""
+    backbone: str | None = None
+    """A pre-trained model to match in, timm/<model>, in the place of these."""
 
-    def require_experts(self) -> None:
-        """Checks that the experts that `network` takes are there, if it takes any.
+    def check_networks(self) -> None:
+        """Checks that the experts or the backbone that `network` takes are there, if it takes any.
 
         Raises:
             UserError: naming what is missing or differs.
         """
+        if self.backbone is not None:
+            self._pretrained  # noqa: B018 – is loaded
         if self.experts is not None:
             built = self._random(generator(self.seed, "network", 0))
             self._trajectories(built, self.experts).require(
@@ -55,7 +61,9 @@ class Draws:
             )
 
     def network(self, number: int) -> Any:
-        """The `number`-th matching network, fresh and random or an expert's snapshot, its dropout switched off."""
+        """The `number`-th matching network, its dropout switched off: random, an expert's snapshot, or the backbone."""
+        if self.backbone is not None:
+            return self._pretrained
         draws = generator(self.seed, "network", number)
         built = self._random(draws)
         if self.experts is not None:
@@ -73,6 +81,11 @@ class Draws:
         built = self._random(generator(self.seed, "network", 0))
         vector_to_parameters(self._trajectories(built, self.experts).weights(number, epoch), built.parameters())
         return networks.without_dropout(built.to(self.device))
+
+    @cached_property
+    def _pretrained(self) -> Any:
+        backbone = Backbone(str(self.backbone), self.images, self.device)
+        return networks.Half(backbone) if self.settings.dtype != "float32" and self.device.type != "meta" else backbone
 
     def _random(self, draws: torch.Generator) -> Any:
         return networks.build(self.settings.arch, self.images.shape, self.settings, draws)
@@ -103,9 +116,9 @@ class Draws:
         """Gives batch norms the statistics of real images of all classes, for as long as the network is not trained.
 
         What a network makes of an image then depends neither on the other images of its batch nor on the processes
-        that share the classes.
+        that share the classes. A backbone keeps its own statistics.
         """
-        norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+        norms = [] if self.backbone else [module for module in network.modules() if isinstance(module, _BatchNorm)]
         if not norms:
             return
         batch = []

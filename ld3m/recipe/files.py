@@ -288,7 +288,7 @@ def _without_upkeep(recipe: Recipe | PriorRecipe) -> dict[str, Any]:
                 *(("pull_back", "differentiated") if exact else ()),
                 *(("start",) if whole else ()),
             },
-            "distill": path,
+            "distill": dict.fromkeys(path, True) | (recipe.distill.unread if isinstance(recipe, Recipe) else {}),
             "denoiser": {"flow"} if diffusion else set(),
         },
     )

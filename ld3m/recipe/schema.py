@@ -10,7 +10,7 @@ from ld3m.recipe import values
 from ld3m.recipe.data import DistilledDataRecipe
 from ld3m.recipe.evaluation import EvaluateRecipe
 from ld3m.recipe.networks import ExpertsRecipe, NetworkRecipe, TeacherRecipe
-from ld3m.recipe.objectives import DC_LOOPS, LEARNING_RATES, DcRecipe, DmRecipe, MttRecipe
+from ld3m.recipe.objectives import DC_LOOPS, LEARNING_RATES, DcRecipe, DmRecipe, LgmRecipe, MttRecipe
 from ld3m.recipe.sampling import SampleRecipe
 from ld3m.recipe.values import Section
 
@@ -128,8 +128,8 @@ class DistillRecipe(Section):
     """What is learnt, and how."""
 
     objective: str = "dm"
-    """The matching loss: dm (distribution matching), dc (gradient matching), mtt (trajectory matching), or one of an
-    installed package."""
+    """The matching loss: dm (distribution matching), dc (gradient matching), mtt (trajectory matching), lgm (linear
+    gradient matching), or one of an installed package; `recipes/OBJECTIVES.md` has them all."""
     images_per_class: int = Field(1, ge=1, le=10**5)
     """Synthetic images of each class (IPC)."""
     factor: int = Field(1, ge=1, le=1024)
@@ -146,11 +146,11 @@ class DistillRecipe(Section):
     """Whether Z and c are learnt, Z alone (latents), or c alone (conditioning). Left out with `prior.source=pixels` or
     `prior.steps=0`: latents. A prior without classes needs latents too."""
     lr_latents: float = Field(1.0, gt=0, le=1e38)
-    """Learning rate of Z; left out: 1 for dm, 0.1 for dc, 1000 for mtt, which are the authors'. Their gradient of mtt
-    is half the true one, which is taken here, so that 500 makes their steps."""
+    """Learning rate of Z; left out: 1 for dm, 0.1 for dc, 1000 for mtt, which are the authors', and 1000 for lgm. Their
+    gradient of mtt is half the true one, which is taken here, so that 500 makes their steps."""
     lr_conditioning: float = Field(1.0, gt=0, le=1e38)
-    """Learning rate of c; left out: 1 for dm, 0.1 for dc, 1000 for mtt, which are the authors'. Their gradient of mtt
-    is half the true one, which is taken here, so that 500 makes their steps."""
+    """Learning rate of c; left out: 1 for dm, 0.1 for dc, 1000 for mtt, which are the authors', and 1000 for lgm. Their
+    gradient of mtt is half the true one, which is taken here, so that 500 makes their steps."""
     optimiser: Literal["sgd", "adam"] = "sgd"
     """The optimiser of Z and c. Adam's steps are as large as the learning rate, whatever the gradient is: rates of 0.01
     to 0.1 suit it."""
@@ -159,9 +159,10 @@ class DistillRecipe(Section):
     schedule: Literal["constant", "cosine"] = "constant"
     """Whether the learning rates stay, or fall to 0 at the last iteration; then `distill.iterations` cannot be raised
     later."""
-    networks: Literal["random", "experts"] = "random"
-    """Which networks dm and dc match in: fresh random ones, as published, or the experts after a randomly drawn epoch,
-    which are the trained networks of IDM (Zhao et al., CVPR 2023)."""
+    networks: Annotated[str, AfterValidator(values.matching_networks)] = "random"
+    """Which networks dm, dc and lgm match in: fresh random ones; the experts after a randomly drawn epoch, which are
+    the trained networks of IDM (Zhao et al., CVPR 2023); or, for dm and lgm, `timm/<model>`, the features of a
+    pre-trained model of the timm library (`timm/<model>.<tag>`: others of its weights)."""
     real_batch: int = Field(256, ge=1, le=10**6)
     """Real images of each class in an iteration."""
     checkpoint_every: int = Field(100, ge=1, le=10**9)
@@ -173,8 +174,23 @@ class DistillRecipe(Section):
     dm: DmRecipe = DmRecipe()
     dc: DcRecipe = DcRecipe()
     mtt: MttRecipe = MttRecipe()
+    lgm: LgmRecipe = LgmRecipe()
     options: dict[str, Any] = Field(default_factory=dict)
     """Keys of an objective that another package provides, which reads them itself."""
+
+    @property
+    def backbone(self) -> str | None:
+        """The pre-trained model of `networks`, if it names one."""
+        return self.networks if self.networks.startswith(values.BACKBONE) else None
+
+    @property
+    def unread(self) -> dict[str, Any]:
+        """Keys of objectives that have no part and came later than digests of recipes, which are as they were before."""
+        return {
+            "dm": set() if self.dm.match == "characteristic" else {"frequencies", "amplitude", "phase"},
+            "dc": {"match"} if self.dc.match == "rows" else set(),
+            "lgm": self.objective != "lgm",
+        }
 
     @property
     def latents_per_class(self) -> int:
@@ -325,10 +341,17 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _mtt_has_experts_anyway(self) -> "Recipe":
-        if self.distill.objective == "mtt" and self.distill.networks == "experts":
+    def _networks_fit_the_objective(self) -> "Recipe":
+        objective, networks = self.distill.objective, self.distill.networks
+        if objective == "mtt" and networks == "experts":
             raise ValueError(
-                "distill.networks: experts is for dm and dc, as mtt matches experts anyway; give no distill.networks"
+                "distill.networks: experts is for dm, dc and lgm, as mtt matches experts anyway; "
+                "give no distill.networks"
+            )
+        if objective in ("dc", "mtt") and self.distill.backbone:
+            raise ValueError(
+                f"distill.networks: {networks} has features alone, and {objective} compares the weights of whole "
+                "networks; give random or, for dc, experts, or distill.objective=lgm or dm"
             )
         return self
 

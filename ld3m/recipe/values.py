@@ -66,6 +66,10 @@ def class_list(subset: Any) -> Any:
     return [str(entry) for entry in subset]
 
 
+BACKBONE = "timm/"
+"""What precedes the name of a pre-trained model in `distill.networks`."""
+
+
 def prompt_with_class(prompt: str) -> str:
     """`prior.prompt`: a text with one {} for the name of the class."""
     try:
@@ -75,6 +79,13 @@ def prompt_with_class(prompt: str) -> str:
     if fields not in ([("", "", None)], [("0", "", None)]):  # a width, such as {:>1000000000}, would fill memory
         raise ValueError(f"{prompt!r} has not one {{}} for the name of the class, as in 'a photo of a {{}}'")
     return prompt
+
+
+def matching_networks(value: str) -> str:
+    """`distill.networks`: random, experts, or a pre-trained model of timm."""
+    if value in ("random", "experts") or (value.startswith(BACKBONE) and len(value) > len(BACKBONE)):
+        return value
+    raise ValueError(f"{value!r} is invalid: give random, experts, or {BACKBONE}<model>, as in timm/resnet18")
 
 
 def steps_or_all(value: Any) -> Any:

@@ -51,9 +51,8 @@ def solve_auto(bench: Bench, processes: int, images: int, available: float, shar
 def _fitting(bench: Bench, processes: int, images: int, available: float, sharded: bool) -> tuple[int, int]:
     """Images at a time and steps whose graph is kept."""
     recipe, sampler = bench.recipe, bench.recipe.prior
-    cost = RunCost(
-        recipe, processes, len(bench.images.classes), bench.prior.latent_shape, bench.prior.conditioning_shape
-    )
+    latent, conditioning = bench.prior.latent_shape, bench.prior.conditioning_shape
+    cost = RunCost(recipe, processes, len(bench.images.classes), latent, conditioning, bench.gathered_features)
     usable = SHARE * available - sum(cost.lasting(images, sampler.steps_made).values())
     if bench.device.type == "cuda":
         peak_bytes(bench, 1)  # what the first call alone takes, such as a library's working space

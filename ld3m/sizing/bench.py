@@ -70,8 +70,18 @@ class Bench:
         return settings.dc.inner * -(-self.everyone // settings.dc.batch) if inner else 0
 
     @property
+    def gathered_features(self) -> int:
+        """Features of an image in the matching network, if the objective is "lgm", which gathers them; else 0."""
+        if self.recipe.distill.objective != "lgm":
+            return 0
+        seen = self.images.normalise(self.pixels(1))
+        return int(self.draws.network(0).embed(seen).shape[1])
+
+    @property
     def without_experts(self) -> Recipe:
-        """The recipe with random matching networks, which cost what trained ones do and need no files."""
+        """The recipe with random matching networks for experts, which cost what trained ones do and need no files."""
+        if self.recipe.distill.networks != "experts":
+            return self.recipe
         return self.recipe.model_copy(update={"distill": self.recipe.distill.model_copy(update={"networks": "random"})})
 
     @property
@@ -84,7 +94,7 @@ class Bench:
 
     @property
     def draws(self) -> Draws:
-        """What the objective draws, with random networks."""
+        """What the objective draws, with random networks for experts."""
         return objectives.draws_of(self.without_experts, self.images, Processes(self.device))
 
     @property
@@ -147,9 +157,8 @@ def real_images(recipe: DistillRecipe) -> int:
 
 
 def _without_augmentation(recipe: Recipe) -> Recipe:
-    off = {"augment": False}
     distill = recipe.distill
-    parts = {"dm": distill.dm.model_copy(update=off), "dc": distill.dc.model_copy(update=off)}
+    parts = {name: getattr(distill, name).model_copy(update={"augment": False}) for name in ("dm", "dc", "lgm")}
     return recipe.model_copy(update={"distill": distill.model_copy(update=parts)})
 
 

@@ -23,6 +23,8 @@ class RunCost:
     classes: int
     latent: tuple[int, ...]
     conditioning: tuple[int, ...]
+    features: int = 0
+    """Features of an image in the matching network, if processes tell each other theirs (`Bench.gathered_features`)."""
 
     @property
     def shards(self) -> list[tuple[int, int]]:
@@ -117,8 +119,17 @@ class RunCost:
 
     @property
     def gathered_bytes(self) -> int:
-        """Bytes of the images of all classes: as rendered, normalised, and their gradient."""
-        return 3 * self.everyone * self.image_bytes if self.gathers else 0
+        """Bytes of the images of all classes: as rendered, normalised, and their gradient; or of other processes'
+        features, those of a process's own classes being counted with these.
+        """
+        if self.gathers:
+            return 3 * self.everyone * self.image_bytes
+        return self._feature_bytes * (self.classes - self.shards[0][1])
+
+    @property
+    def _feature_bytes(self) -> int:
+        """Bytes of the features that are gathered of a class: of its synthetic and its real images."""
+        return FLOAT * self.features * (self.recipe.distill.latents_per_class + self.recipe.distill.real_batch)
 
     @property
     def share(self) -> float:
@@ -148,7 +159,8 @@ class RunCost:
         settings = self.recipe.distill
         pictures = self.everyone * self.image_bytes if self.processes > 1 else 0
         share = {"mtt": 1.0, "dc": (settings.dc.outer - 1) / settings.dc.outer}.get(settings.objective, 0.0)
-        return {"images of all classes": share * pictures}
+        features = self.classes * self._feature_bytes if self.processes > 1 else 0
+        return {"images of all classes": share * pictures} | ({"features of all classes": features} if features else {})
 
     def memory(self, counts: Counts, sample: Sample | None = None) -> tuple[dict[str, float], str]:
         """Bytes by part at the worst moment, without weights, and the name of the part that is temporary then.
@@ -168,7 +180,7 @@ class RunCost:
         objective: float = classes * unit + rest
         if settings.objective == "mtt":
             objective = (unit + rest) * min(settings.mtt.batch_syn or self.everyone, mtt.CHUNK) / counts.shown
-        if self.gathers and not sample:
+        if not sample:
             objective = max(objective, counts.inner_bytes) + self.gathered_bytes
         moments: dict[str, float] = {
             "a denoiser step": share * (step.peak if self.again else step.peak - step.graph),

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from ld3m.data.known import imagenet
 from ld3m.errors import UserError, one_line
 from ld3m.files import tensors_digest
-from ld3m.machine.hub import ask, explained
+from ld3m.networks import timm
 from ld3m.teachers.teacher import Classifier
 
-TORCHVISION, TIMM = "torchvision/", "timm/"
+TORCHVISION, TIMM = "torchvision/", timm.PREFIX
 """What precedes a model's name."""
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's training pixels, as nearly all its networks have it."""
@@ -33,7 +33,7 @@ def torchvision_classifier(source: str) -> Classifier:
     """
     models = _torchvision(source, "teacher.source")
     name, _, wanted = source.removeprefix(TORCHVISION).partition("@")
-    _check_name(name, models.list_models(module=models), TORCHVISION, "teacher.source")
+    _check_name(name, models.list_models(module=models), "teacher.source")
     known = models.get_model_weights(name)
     if wanted and wanted not in known.__members__:
         raise UserError(f"teacher.source: {name} has no weights {wanted!r}; it has {', '.join(known.__members__)}")
@@ -62,17 +62,11 @@ def timm_classifier(source: str, classes: Sequence[str] | None) -> Classifier:
         UserError: if timm is missing, has no such model or weights, they cannot be fetched, or it does not say its
             classes and the user does not either.
     """
-    timm = _timm(source, "teacher.source")
-    name = source.removeprefix(TIMM)
-    _check_name(name.partition(".")[0], timm.list_models(), TIMM, "teacher.source")
-    known = timm.list_pretrained(f"{name.partition('.')[0]}.*")
-    if name not in known and not any(each.startswith(f"{name}.") for each in known):
-        raise UserError(f"teacher.source: timm has no such weights of {name!r}; it has {', '.join(known) or 'none'}")
-    network = _fetched(source, lambda: timm.create_model(name, pretrained=True))
+    network = timm.pretrained(source, "teacher.source")
     config: Any = network.pretrained_cfg
     return Classifier(
         name=source,
-        network=network.eval(),
+        network=network,
         classes=classes or _timm_classes(network, source),
         mean=torch.tensor(config["mean"]),
         std=torch.tensor(config["std"]),
@@ -105,12 +99,11 @@ def untrained(arch: str, channels: int, classes: int, key: str) -> nn.Module:
         key: of the recipe, for errors.
     """
     if arch.startswith(TIMM):
-        timm, name = _timm(arch, key), arch.removeprefix(TIMM)
-        _check_name(name.partition(".")[0], timm.list_models(), TIMM, key)
-        network: nn.Module = timm.create_model(name, pretrained=False, num_classes=classes, in_chans=channels)
+        create = timm.library(arch, key).create_model
+        network: nn.Module = create(arch.removeprefix(TIMM), pretrained=False, num_classes=classes, in_chans=channels)
         return network
     models, name = _torchvision(arch, key), arch.removeprefix(TORCHVISION)
-    _check_name(name, models.list_models(module=models), TORCHVISION, key)
+    _check_name(name, models.list_models(module=models), key)
     extra = {"aux_logits": True, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
     network = models.get_model(name, weights=None, num_classes=classes, **extra)
     assert isinstance(network, nn.Module)
@@ -144,28 +137,21 @@ def _torchvision(arch: str, key: str) -> Any:
     return models
 
 
-def _timm(arch: str, key: str) -> Any:
-    try:
-        import timm
-    except (ImportError, RuntimeError) as error:
-        raise UserError(f"{key}: {arch!r} needs the extra timm: pip install 'ld3m[timm]' ({one_line(error)})") from None
-    return timm
-
-
-def _check_name(name: str, known: Sequence[str], prefix: str, key: str) -> None:
+def _check_name(name: str, known: Sequence[str], key: str) -> None:
     if name not in known:
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-        hint = f"near are {', '.join(prefix + each for each in near)}" if near else f"it has {len(known)} others"
-        raise UserError(f"{key}: {prefix.removesuffix('/')} has no classifier {name!r}; {hint}")
+        hint = f"near are {', '.join(TORCHVISION + each for each in near)}" if near else f"it has {len(known)} others"
+        raise UserError(f"{key}: torchvision has no classifier {name!r}; {hint}")
 
 
 def _fetched(source: str, create: Callable[[], nn.Module]) -> nn.Module:
-    """A model with its weights, which are fetched unless they are in the library's cache."""
-    of_the_hub = source.startswith(TIMM)
+    """A model of torchvision with its weights, which are fetched unless they are in the library's cache."""
     try:
-        return ask(create) if of_the_hub else create()
-    except Exception as error:  # the libraries and their clients have no kind of their own
-        reason, way = explained(error) if of_the_hub else str(getattr(error, "reason", "") or one_line(error)), ""
-        if not of_the_hub:
-            way = f"; put them into {Path(torch.hub.get_dir()) / 'checkpoints'}, or repeat it with a network"
-        raise UserError(f"teacher.source: the weights of {source} cannot be fetched ({reason}){way}") from None
+        return create()
+    except Exception as error:  # torch.hub raises what urllib does
+        reason = str(getattr(error, "reason", "") or one_line(error))
+        folder = Path(torch.hub.get_dir()) / "checkpoints"
+        raise UserError(
+            f"teacher.source: the weights of {source} cannot be fetched ({reason}); put them into {folder}, or repeat "
+            "it with a network"
+        ) from None

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from ld3m.data.prepared import ImageSet
-from ld3m.images.resample import resize
 from ld3m.machine.transfer import send
 
 
@@ -60,12 +59,7 @@ class Teacher:
         """
         seen, own = inputs, self.classifier
         if not self._sees_them_as_they_are(inputs):
-            pixels = self.images.denormalise(inputs)
-            if pixels.shape[-1] != own.resolution:
-                pixels = resize(pixels, own.resolution)
-            pixels = pixels.expand(-1, len(own.mean), -1, -1)  # a grey image has the same in each channel
-            mean, std = (send(each, pixels.device).view(1, -1, 1, 1) for each in (own.mean, own.std))
-            seen = (pixels - mean) / std
+            seen = self.images.seen_by(inputs, own.mean, own.std, own.resolution)
         logits: Tensor = own.network(seen)
         return logits.float().index_select(1, send(self.columns, logits.device))
 
