@@ -473,6 +473,20 @@ def test_the_digests_of_runs_in_pixel_space_and_of_the_autoencoder_stay() -> Non
     """As they were when recipes had to state these keys."""
     assert digest_with_paths(load(Recipe, "baselines/pixels")) == "6514871fcdedb178"
     assert digest_with_paths(load(Recipe, "baselines/autoencoder")) == "c08a33f3609593ff"
+    found = [
+        digest_with_paths(load(Recipe, "baselines/pixels", overrides))
+        for overrides in (
+            [],
+            ["distill.dm.phase=0.1", "distill.lgm.augment=false"],  # neither is read
+            ["distill.dc.match=orthogonal"],
+            ["distill.dm.match=characteristic"],
+            ["distill.dm.match=characteristic", "distill.dm.phase=0.1"],
+            ["distill.objective=lgm"],
+            ["distill.objective=lgm", "distill.lgm.augment=false"],
+        )
+    ]
+    assert found[0] == found[1]
+    assert len(set(found)) == 6
 
 
 # --- keys that went ----------------------------------------------------------------------------------------

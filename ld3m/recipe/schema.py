@@ -185,12 +185,10 @@ class DistillRecipe(Section):
 
     @property
     def unread(self) -> dict[str, Any]:
-        """Keys of objectives that have no part and came later than digests of recipes, which are as they were before."""
-        return {
-            "dm": set() if self.dm.match == "characteristic" else {"frequencies", "amplitude", "phase"},
-            "dc": {"match"} if self.dc.match == "rows" else set(),
-            "lgm": self.objective != "lgm",
-        }
+        """Keys that have no part and are younger than digests of recipes, which stay as they were without them."""
+        unread: dict[str, Any] = {} if self.objective == "lgm" else {"lgm": True}
+        unread |= {} if self.dm.match == "characteristic" else {"dm": {"frequencies", "amplitude", "phase"}}
+        return unread | ({"dc": {"match"}} if self.dc.match == "rows" else {})
 
     @property
     def latents_per_class(self) -> int:
