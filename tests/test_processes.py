@@ -66,6 +66,7 @@ OBJECTIVES = {
         "distill.lr_latents=100",
         "distill.lr_conditioning=100",
     ],
+    "lgm": ["distill.objective=lgm"],
 }
 
 
@@ -74,7 +75,7 @@ def run(count: int, *arguments: object) -> None:
 
 
 @pytest.mark.parametrize("counts", [(3,), pytest.param((2, 4), marks=pytest.mark.slow)], ids=str)
-@pytest.mark.parametrize("objective", ["dm", *(pytest.param(name, marks=pytest.mark.slow) for name in ("dc", "mtt"))])
+@pytest.mark.parametrize("objective", ["dm", *(pytest.param(name, marks=pytest.mark.slow) for name in ("dc", "mtt", "lgm"))])
 def test_any_number_of_processes_gives_the_result_of_one(
     objective: str, counts: tuple[int, ...], ten_classes: Path, tmp_path: Path
 ) -> None:
