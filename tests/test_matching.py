@@ -417,7 +417,7 @@ def test_experts_that_do_not_fit_are_refused(
     [
         (["experts.folder=nowhere"], ["nowhere has 0 of experts.count = 3 experts", "ld3m experts"]),
         (["experts.epochs=6"], ["have 5 epochs, but experts.epochs is 6"]),
-        (["distill.objective=mtt"], ["distill.networks", "for dm and dc"]),
+        (["distill.objective=mtt"], ["distill.networks", "for dm, dc and lgm"]),
     ],
 )
 def test_experts_to_match_in_that_are_not_there(
