@@ -75,7 +75,9 @@ def run(count: int, *arguments: object) -> None:
 
 
 @pytest.mark.parametrize("counts", [(3,), pytest.param((2, 4), marks=pytest.mark.slow)], ids=str)
-@pytest.mark.parametrize("objective", ["dm", *(pytest.param(name, marks=pytest.mark.slow) for name in ("dc", "mtt", "lgm"))])
+@pytest.mark.parametrize(
+    "objective", ["dm", *(pytest.param(name, marks=pytest.mark.slow) for name in ("dc", "mtt", "lgm"))]
+)
 def test_any_number_of_processes_gives_the_result_of_one(
     objective: str, counts: tuple[int, ...], ten_classes: Path, tmp_path: Path
 ) -> None:
