@@ -441,7 +441,7 @@ def test_influence_of_experts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         igd,
         "Draws",
         lambda *_: SimpleNamespace(
-            require_experts=lambda: None,
+            check_networks=lambda: None,
             expert=lambda number, epoch: asked.append((number, epoch)),
             freeze_norms=lambda network, number: None,
         ),

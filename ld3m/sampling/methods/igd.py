@@ -65,7 +65,7 @@ def networks_of(task: ClassTask) -> list[nn.Module]:
     if settings.networks == "scorer":
         return [without_dropout(scoring_network(task))]
     draws = Draws(recipe.seed, task.images, recipe.network, recipe.distill.real_batch, task.device, experts_of(recipe))
-    draws.require_experts()
+    draws.check_networks()
     last = recipe.experts.epochs
     epochs = sorted({round(i * last / settings.snapshots) for i in range(settings.snapshots)})
     found = [draws.expert(0, epoch) for epoch in epochs]
