@@ -1,6 +1,7 @@
 """Flows, consistency models, few steps, several text encoders, autoencoders alone: small ones that diffusers saves."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ from torch import Tensor, nn
 from ld3m import priors
 from ld3m.priors.folder import read_files
 from ld3m.priors.noise_schedule import ConsistencySchedule, FlowSchedule, Level, NoiseSchedule
+from ld3m.priors.random_copy import random_copy
 from ld3m.recipe import Recipe, SamplerRecipe
 from ld3m.recipe.files import load
+from ld3m.rehearsal import stand_in
 from ld3m.sampling import Schedule, render
 from ld3m.sampling.differentiated import passed_on
 from ld3m.sizing.meta_models import MetaPrior
@@ -245,6 +248,23 @@ def test_it_is_sampled_and_distilled(kind: tuple[str, Path], recipe_file: Path, 
     answer = outline.denoise(noise, 3.0, torch.empty(2, *shapes[1], device="meta"))
     assert (answer.shape, outline.decode(noise).shape) == (noise.shape, (2, 1, 16, 16))
     assert sum(map(torch.numel, prior.weights)) == sum(map(torch.numel, outline.weights)) > 0
+
+
+@pytest.mark.parametrize("save", [save_sd3, save_sana])
+def test_a_random_copy_has_the_shapes_of_its_prior(save: Callable[[Path], Path], tmp_path: Path) -> None:
+    """As a rehearsal makes it of configurations; a tokenizer of CLIP is made too, which has 514 words."""
+    (tmp_path / "own").mkdir()
+    folder = save(tmp_path / "own")
+    prior = priors.load(SamplerRecipe(source=str(folder)))
+    wanted = prior.latent_shape, prior.class_embeddings(CLASSES).shape
+    for path in folder.rglob("*.safetensors"):
+        path.unlink()
+    if save is save_sd3:
+        shutil.rmtree(folder / "tokenizer")
+        change(folder / "text_encoder" / "config.json", vocab_size=514, bos_token_id=512, eos_token_id=513)
+    random_copy(str(folder), tmp_path / "copy")
+    copy = priors.load(SamplerRecipe(source=str(tmp_path / "copy")))
+    assert (copy.latent_shape, copy.class_embeddings(CLASSES).shape) == wanted
 
 
 def test_gradients_agree_with_finite_differences(
@@ -515,6 +535,17 @@ def test_what_is_no_autoencoder_of_images_is_told(prior_folder: Path, tmp_path: 
     (tmp_path / "video" / "config.json").write_text('{"_class_name": "AutoencoderKLWan"}')
     assert "AutoencoderKLWan does not encode and decode images" in refusal(load(tmp_path / "video"))
     assert "prior.denoiser: random, but" in refusal(load(folder, denoiser="random"))
+
+
+def test_an_autoencoder_alone_can_be_rehearsed(tmp_path: Path) -> None:
+    """With its own weights if they are here, or with random ones."""
+    folder = save_autoencoder("AutoencoderTiny", tmp_path / "own")
+    assert stand_in.own(str(folder)) == folder
+    (folder / "diffusion_pytorch_model.safetensors").unlink()
+    assert stand_in.own(str(folder)) is None
+    assert "configurations alone" in stand_in.draw(str(folder), tmp_path / "copy")
+    recipe = SamplerRecipe(source=str(tmp_path / "copy"), steps=0)
+    assert priors.for_images(recipe, 1, 16).latent_shape == (4, 8, 8)
 
 
 def test_of_an_autoencoder_alone_the_top_folder_is_read() -> None:

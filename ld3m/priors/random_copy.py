@@ -10,7 +10,7 @@ from torch import nn
 from ld3m.errors import UserError
 from ld3m.files import write_tensors, write_text
 from ld3m.priors import whole
-from ld3m.priors.folder import outline, read_index
+from ld3m.priors.folder import UNUSED, is_whole, outline, read_index
 from ld3m.priors.ldm import read_class_table
 from ld3m.priors.loading import Parts
 from ld3m.recipe import SamplerRecipe
@@ -35,12 +35,17 @@ def random_copy(source: str, folder: Path) -> None:
     here = outline(source)
     kind = read_index(here).kind
     parts = Parts(here, "cpu", SamplerRecipe(source=str(here)))
-    for path in sorted(here.rglob("*.json")):
+    for path in sorted(path for path in here.rglob("*") if path.suffix in (".json", ".txt")):
         if not path.name.endswith(".index.json"):  # of weights in several files
             write_text(folder / path.relative_to(here), path.read_text(encoding="utf-8"))
     with whole(here, kind), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
+        if not is_whole(here):
+            _network(parts, ".").half().save_pretrained(folder)
+            return
         for part in sorted(path.parent.name for path in here.glob("*/config.json")):
+            if part in UNUSED:
+                continue
             if part != "class_embedder":
                 _network(parts, part).half().save_pretrained(folder / part)
                 continue
@@ -48,21 +53,28 @@ def random_copy(source: str, folder: Path) -> None:
             width = parts.json("unet/config.json", dict[str, Any])["cross_attention_dim"]
             rows = torch.randn(len(table.classes) + table.null_class, width)
             write_tensors(folder / part / "model.safetensors", {"weight": rows.half()})
-    if kind == "StableDiffusionPipeline" and not (here / "tokenizer").is_dir():
-        _write_tokenizer(folder / "tokenizer", parts.json("text_encoder/config.json", dict[str, Any]))
+    for part in sorted(path.parent.name for path in here.glob("text_encoder*/config.json")):
+        tokenizer, config = part.replace("text_encoder", "tokenizer"), parts.json(f"{part}/config.json", dict[str, Any])
+        if _architecture(config).startswith("CLIP") and not (here / tokenizer).is_dir():
+            _write_tokenizer(folder / tokenizer, config)
 
 
 def _network(parts: Parts, part: str) -> Any:
     """The network of a part's configuration, with the weights it would have before training."""
     config = parts.json(f"{part}/config.json", dict[str, Any])
-    if part == "text_encoder":
+    if part.startswith("text_encoder"):
         try:
-            from transformers import CLIPTextConfig, CLIPTextModel
+            import transformers
         except ImportError:
             raise UserError(
-                "prior.source: Stable Diffusion needs the package transformers: pip install 'ld3m[text]'"
+                f"prior.source: a {parts.kind()} needs the package transformers: pip install 'ld3m[text]'"
             ) from None
-        return CLIPTextModel(CLIPTextConfig.from_dict(config))
+        encoder = getattr(transformers, _architecture(config), None)
+        if encoder is None:
+            raise UserError(
+                f"prior.source: {parts.folder / part} is a {_architecture(config)}, which transformers does not know"
+            )
+        return encoder(encoder.config_class.from_dict(config))
     import diffusers
 
     kind = getattr(diffusers, str(config.get("_class_name")), None)
@@ -71,10 +83,16 @@ def _network(parts: Parts, part: str) -> Any:
             f"prior.source: {parts.folder / part} is a {config.get('_class_name')}, which diffusers does not know"
         )
     network = parts.read(part, lambda _: kind.from_config(config))
-    for block in getattr(network, "transformer_blocks", []):  # a Diffusion Transformer's share one table of classes
+    blocks = getattr(network, "transformer_blocks", []) if parts.kind() == "DiTPipeline" else []
+    for block in blocks:  # share one table of classes
         first = network.transformer_blocks[0].norm1.emb.class_embedder.embedding_table.weight
         block.norm1.emb.class_embedder.embedding_table.weight.data.copy_(first)
     return network
+
+
+def _architecture(config: dict[str, Any]) -> str:
+    """The class of transformers that a text encoder's configuration names."""
+    return str((config.get("architectures") or ["CLIPTextModel"])[0])
 
 
 def _write_tokenizer(folder: Path, encoder: dict[str, Any]) -> None:

@@ -107,7 +107,8 @@ class SeveralEncoders(LatentDiffusion, ABC):
             models[part] = self.parts.model(getattr(transformers, kind), part, dtype).eval()
             reader = transformers.CLIPTokenizer if kind.startswith("CLIP") else transformers.AutoTokenizer
             models[tokenizer] = self.parts.read(tokenizer, reader.from_pretrained)
-        return getattr(diffusers, self.kind)(**models, **self.options(self.parts))
+        kind = self.parts.read(self.part, lambda _: getattr(diffusers, self.kind))  # whose import warns of torchvision
+        return kind(**models, **self.options(self.parts))
 
     @classmethod
     def options(cls, parts: Parts) -> dict[str, Any]:

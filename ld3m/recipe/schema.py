@@ -20,9 +20,9 @@ class SamplerRecipe(Section):
 
     source: str
     """A known name: cin256-v2, ffhq256, celebahq256, dit-xl-2-256, dit-xl-2-512, sd-1.5, sd-2.1, which the first run
-    fetches (`ld3m priors` lists them), or of the package digits, fashion-mnist; a folder in diffusers' layout;
-    `hub:<id>` or `hub:<id>/<folder>@<revision>`; or pixels: none, images are learnt pixel by pixel, which implies
-    `prior.steps=0`, `prior.guidance=1`, `distill.learn=latents`."""
+    fetches (`ld3m priors` lists them), or of the package digits, fashion-mnist; a folder in diffusers' layout, also of
+    an autoencoder alone with `prior.steps=0`; `hub:<id>` or `hub:<id>/<folder>@<revision>`; or pixels: none, images are
+    learnt pixel by pixel, which implies `prior.steps=0`, `prior.guidance=1`, `distill.learn=latents`."""
     denoiser: Literal["trained", "random"] = "trained"
     """Whether the denoiser has its own weights or random ones, the paper's ablation of what the prior knows."""
     skip: Literal["paper", "reference", "none"] = "reference"

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ld3m.priors import stored
-from ld3m.priors.folder import PACKAGED_PRIORS, UNUSED, HubFolder, choose_weights, copy_of
+from ld3m.priors.folder import PACKAGED_PRIORS, UNUSED, HubFolder, choose_weights, copy_of, is_whole
 from ld3m.priors.known import KNOWN
 from ld3m.priors.random_copy import random_copy
 
@@ -25,6 +25,8 @@ def own(source: str) -> Path | None:
 
 def _has_weights(folder: Path) -> list[bool]:
     """Of each part of a prior's folder, whether it has weights."""
+    if not is_whole(folder):
+        return [bool(choose_weights(path.name for path in folder.iterdir()).files)] if folder.is_dir() else []
     parts = [path.parent for path in folder.glob("*/config.json") if path.parent.name not in UNUSED]
     return [bool(choose_weights(f"{part.name}/{path.name}" for path in part.iterdir()).files) for part in parts]
 
