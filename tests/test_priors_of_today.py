@@ -614,6 +614,9 @@ def test_a_consistency_model_has_no_null_class_and_knows_its_own(tmp_path: Path)
     assert "does not know the class 'star'" in refusal(lambda: priors.check_classes(source, ["star"]))
     assert "has one size" in refusal(lambda: priors.load(SamplerRecipe(source=source, guidance=1, resolution=32)))
     assert priors.load(SamplerRecipe(source=source, guidance=1, steps=0)).conditioning_shape == (64,)
+    plain = priors.load(SamplerRecipe(source=str(save_consistency(tmp_path, None)), guidance=1))
+    c = plain.class_embeddings(CLASSES[:2])
+    assert plain.denoise(torch.zeros(2, 1, 16, 16), 3, c).shape == (2, 1, 16, 16)
 
 
 def test_a_trained_flow_is_a_prior_of_flow(shapes: Path, tmp_path: Path, ld3m: Callable[..., Outcome]) -> None:

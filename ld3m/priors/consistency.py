@@ -37,7 +37,9 @@ class ConsistencyModel:
     named_in = "model_index.json, as id2label"
     """The file that has the names of classes."""
 
-    def __init__(self, denoiser: Any, names: Sequence[Sequence[str]], scheduler: Any) -> None:
+    def __init__(
+        self, denoiser: Any, names: Sequence[Sequence[str]], scheduler: Any, device: torch.device | str = "cpu"
+    ) -> None:
         config = denoiser.config
         check_inputs(config, ("num_class_embeds",))
         if config.in_channels != config.out_channels:
@@ -52,9 +54,9 @@ class ConsistencyModel:
         self.sigma_min = self.levels.sigmas[0]
         self.names = names
         self.denoiser: nn.Module | None = freeze(denoiser)
-        self.table = torch.empty(0, 0, device=next(denoiser.parameters()).device)
+        self.table = torch.empty(0, 0, device=device)
         if denoiser.class_embedding is not None:
-            self.table = denoiser.class_embedding.weight.detach().float()
+            self.table = denoiser.class_embedding.weight.detach().float().to(device)  # the UNet may be elsewhere
             denoiser.class_embedding = nn.Identity()  # the UNet is given c itself instead of class numbers
         self.conditioning_shape: tuple[int, ...] = tuple(self.table.shape[1:])
         self.null_embedding: Tensor | None = None if len(self.table) else self.table.new_empty(1, 0)
@@ -116,4 +118,4 @@ class ConsistencyModel:
         from diffusers import UNet2DModel
 
         names = cls.class_names(parts)
-        return cls(parts.denoiser(UNet2DModel, outline=outline), names, parts.scheduler())
+        return cls(parts.denoiser(UNet2DModel, outline=outline), names, parts.scheduler(), parts.device)

@@ -257,7 +257,7 @@ def _hub_files(hub: HubFolder) -> dict[str, int]:
     entries = ask(lambda: list(HfApi().list_repo_tree(hub.name, recursive=True, revision=hub.revision)))
     every = {each.path: each.size for each in entries if isinstance(each, RepoFile)}
     sizes = {path.removeprefix(hub.part): size for path, size in every.items() if path.startswith(hub.part)}
-    if not any(name in sizes for name in INDEXES):
+    if INDEXES[0] not in sizes and not (INDEXES[1] in sizes and choose_weights(read_files(sizes)).files):
         priors = sorted(path.rpartition("/")[0] for path in every if path.endswith("/model_index.json"))
         elsewhere = f"it has priors in {some(priors)}" if priors else "it holds no prior in diffusers' layout"
         raise UserError(f"prior.source: hub:{hub.name} has no {hub.part}model_index.json; {elsewhere}")
