@@ -12,11 +12,13 @@ from torch.nn import functional
 
 from ld3m import networks
 from ld3m.cli.arguments import HowMeasured
+from ld3m.data import mosaics
 from ld3m.data.prepared import ImageSet
 from ld3m.errors import UserError
 from ld3m.evaluation.blocks import blocks
 from ld3m.evaluation.protocols import PROTOCOLS, Task, protocol
 from ld3m.evaluation.protocols.details import SCHEDULES, TESTS
+from ld3m.evaluation.protocols.rded import LARGEST_WHOLE
 from ld3m.evaluation.rows import merged, protocol_text
 from ld3m.evaluation.soft_labels import Online
 from ld3m.evaluation.tables import accuracy_table
@@ -85,6 +87,9 @@ def test_what_the_protocols_share_and_where_they_differ() -> None:
     assert [how.test_resize for how in (rded, hard)] == [256, 256]
     at_64 = protocol(EvaluateRecipe(protocol="rded"), Task("convnet", 10, 100, 64))
     assert at_64.test_resize == 72
+    assert at_64.augment == (("flip", (0.5,)),), "factor 1 of RDED's scripts: ShufflePatches(1), crops of 1/1 to 1"
+    assert protocol(EvaluateRecipe(protocol="rd3"), Task("convnet", 10, 100, 64)).augment == rded.augment
+    assert all((mosaics.factor_at(size, 1) == 1) == (size <= LARGEST_WHOLE) for size in (32, 64, 65, 128))
     assert named("minimax").test_resize is None
 
 
@@ -304,7 +309,7 @@ def test_the_best_is_shown_beside_the_last_and_said_to_be_chosen() -> None:
     assert (
         "best: each network's highest accuracy of those after each hundredth of the epochs, chosen by the test" in text
     )
-    assert "networks: minimax: {" in text
+    assert "networks: minimax; 2000 epochs, batch 64, sgd, rate 0.01, step; all details are in evaluation.json" in text
     assert "best" not in accuracy_table({"results": [row([60.0, 62.0])]})
 
 

@@ -37,7 +37,7 @@ from ld3m.teachers.loading import load
 from ld3m.teachers.train import train_teacher
 
 CPU = torch.device("cpu")
-EVALUATE = {"protocol": "rded", "epochs": 3, "arch": ["convnet"], "seeds": 1, "batch": 4}
+EVALUATE = {"protocol": "rd3", "epochs": 3, "arch": ["convnet"], "seeds": 1, "batch": 4}
 
 
 @pytest.fixture(scope="module")

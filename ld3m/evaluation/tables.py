@@ -49,8 +49,32 @@ def _table(block: Block) -> str:
     if block.scores:
         lines.append("DD-Ranking's scores, mean ± std; from 0 to 1, higher is better")
     lines += [f"{label:<{left}}{score_text(row)}" for label, row in zip(scored, block.scores, strict=True)]
-    named = f"{name}: " if (name := protocol_text(block.protocol)) else ""
-    return "\n".join([*lines, *block.notes, f"networks: {named}{json.dumps(block.protocol)}"])
+    return "\n".join([*lines, *block.notes, f"networks: {training_text(block.protocol)}"])
+
+
+MAIN = {
+    "epochs": "{} epochs",
+    "batch": "batch {}",
+    "optimiser": "{}",
+    "lr": "rate {}",
+    "schedule": "{}",
+    "seed": "seed {}",
+}
+"""What most readers need of how networks were trained, and how it is said."""
+
+
+def training_text(how: Mapping[str, Any]) -> str:
+    """How networks were trained, in a line: the protocol's name, what the user changed, and the main details.
+
+    Of glad it is all, which is little; evaluation.json has the rest of others.
+
+    Args:
+        how: `protocol` of a block.
+    """
+    if "name" not in how:
+        return json.dumps(how)
+    main = [text.format(json.dumps(how[key]).strip('"')) for key, text in MAIN.items() if key in how]
+    return f"{protocol_text(how)}; {', '.join(main)}; all details are in evaluation.json"
 
 
 def accuracy_text(row: Row | None) -> str:

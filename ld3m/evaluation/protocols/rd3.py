@@ -10,7 +10,7 @@ By it, published ImageNet-1k figures of ten images per class differ by 6.7 point
 from dataclasses import replace
 
 from ld3m.evaluation.protocols.details import Protocol, Task
-from ld3m.evaluation.protocols.rded import rded
+from ld3m.evaluation.protocols.rded import PATCHES, rded
 
 EPOCHS = 400
 BATCH = 50
@@ -20,9 +20,9 @@ def rd3(task: Task) -> Protocol:
     """RD³'s protocol, the same for any number of images and classes.
 
     Its batch does not grow with the images, as RDED's does: 50 is what the tables have for all sets. Sets with fewer
-    images than that are one batch.
+    images than that are one batch. Its augmentation is that of 2 × 2 patches at every resolution: one for all sets.
 
     Args:
         task: its architecture and resolution count.
     """
-    return replace(rded(task), name="rd3", epochs=EPOCHS, batch=min(BATCH, task.images))
+    return replace(rded(task), name="rd3", epochs=EPOCHS, batch=min(BATCH, task.images), augment=PATCHES)
