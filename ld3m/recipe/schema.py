@@ -397,7 +397,8 @@ class Recipe(Section):
     @property
     def needs_experts(self) -> bool:
         """Whether a run takes the experts that `ld3m experts` trains."""
-        return self.distill.objective == "mtt" or self.distill.networks == "experts"
+        guided = self.samples and self.sample.method == "igd" and self.sample.igd.networks == "experts"
+        return guided or self.distill.objective == "mtt" or self.distill.networks == "experts"
 
     @property
     def experts_folder(self) -> Path:
