@@ -199,9 +199,11 @@ def test_d3hr_draws_what_inverted_latents_look_like(tmp_path: Path) -> None:
 
 def test_what_is_kept_redraws_any_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = task(tmp_path, "sample.method=d3hr", "sample.d3hr.groups=2")
-    kept = d3hr.statistics(first)
+    d3hr.statistics(first)
+    assert not first.recipe.folder.exists(), "nothing is left where there is no run"
     note_classes(first.recipe.folder, {"a": 0, "b": 1})
     (first.recipe.folder / "recipe.yaml").touch()
+    kept = d3hr.statistics(first)
     monkeypatch.setattr(d3hr, "inverted", None)  # is not called again
     source = f"sample.d3hr.source={first.recipe.folder}"
     for count in (1, 9):

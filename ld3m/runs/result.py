@@ -126,7 +126,8 @@ def _weights(
         return None
     each = recipe.distill.factor**2
     of_images = [state["weight"].double().view(-1, each).mean(1).tolist() for state in states]
-    return dict(zip(classes, of_images, strict=True))
+    rounded = [[round(value, 6) for value in of_class] for of_class in of_images]
+    return dict(zip(classes, rounded, strict=True))
 
 
 def read_latents(folder: Path) -> tuple[dict[str, Tensor], Metadata]:

@@ -19,7 +19,7 @@ from ld3m.errors import UserError, user_error_if_damaged
 from ld3m.files import write_tensors
 from ld3m.reading import TensorSpec, parse_json, read_tensors
 from ld3m.runs import sources
-from ld3m.runs.folder import METADATA_KEY, classes
+from ld3m.runs.folder import METADATA_KEY, classes, is_run
 from ld3m.sampling.approach import Approach, ClassTask
 from ld3m.sampling.inversion import inverted
 from ld3m.sampling.moments import distances, of_latents
@@ -85,7 +85,8 @@ def statistics(task: ClassTask) -> tuple[Tensor, Tensor]:
             file=sys.stderr,
         )
     mean, std = of_latents(z)
-    write_tensors(own, {"mean": mean, "std": std}, {METADATA_KEY: json.dumps(about)})
+    if is_run(task.recipe.folder):  # not if a plan only looks how long it takes
+        write_tensors(own, {"mean": mean, "std": std}, {METADATA_KEY: json.dumps(about)})
     return mean, std
 
 
