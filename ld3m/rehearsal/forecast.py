@@ -16,7 +16,7 @@ from ld3m.images.ranges import bytes_to_unit
 from ld3m.machine.processes import Processes
 from ld3m.recipe import Recipe
 from ld3m.runs import checkpoints, metrics
-from ld3m.runs.folder import checkpoint_folders, classes
+from ld3m.runs.folder import SAMPLING, checkpoint_folders, classes, document
 from ld3m.runs.metrics import duration
 from ld3m.runs.result import read_images
 from ld3m.sizing.cost import RunCost
@@ -51,6 +51,13 @@ def distilling(recipe: Recipe, rows: Sequence[metrics.Row], last: float, save: f
         f"{left:,}{of_it} iteration{'s' * (left != 1)} of {each:.3g} s, {duration(around)} for the start and the end, "
         f"{duration(saving)} for checkpoints",
     )
+
+
+def sampling(recipe: Recipe, rehearsed: Recipe) -> Part:
+    """What sampling Z at the start will take, in proportion to its steps; of the real images the rehearsal has few."""
+    took, steps = document(rehearsed.folder, SAMPLING), recipe.sample.steps
+    seconds = took["seconds"] / took["processes"] * steps / rehearsed.sample.steps
+    return Part(seconds, f"{took['images']:,} images through {steps:,} steps by {recipe.sample.method}")
 
 
 def saving(rehearsed: Recipe, processes: Processes) -> float:

@@ -44,6 +44,8 @@ FEW = 8
 """Images of each class, of both splits, with which evaluation is rehearsed."""
 EPOCHS = 2
 """Of its networks."""
+SAMPLED = 2
+"""Steps of the chains, if Z is sampled."""
 
 
 @dataclass(frozen=True)
@@ -165,6 +167,7 @@ class _Rehearsing:
             update={
                 "output": str(self.folder / "run"),
                 "log_with": [],
+                "sample": _with(recipe.sample, {"steps": min(recipe.sample.steps, SAMPLED)}),
                 "distill": _with(recipe.distill, fewest),
                 "evaluate": _with(recipe.evaluate, {"arch": self.archs or ["convnet"]}),
             }
@@ -320,6 +323,9 @@ class _Rehearsing:
         iterations = self.rehearsed.distill.iterations
         distill(self.rehearsed, until=1 if iterations else None)
         self.seconds = time.perf_counter() - began
+        if self.recipe.samples:
+            self.whole["sample"] = sampling = forecast.sampling(self.recipe, self.rehearsed)
+            self.seconds = max(0.0, self.seconds - sampling.seconds * SAMPLED / self.recipe.sample.steps)
         if not iterations:
             self.whole["distil"] = forecast.Part(self.seconds, "no iterations")
         return f"iteration 1 of {self.recipe.distill.iterations:,}, and a checkpoint"

@@ -12,7 +12,15 @@ from ld3m.evaluation.rows import augmented, best_figures, has_learnt, results, s
 from ld3m.machine import lock
 from ld3m.reading import unless_unreadable
 from ld3m.runs import manifests, metrics
-from ld3m.runs.folder import SAMPLING, document, iterations_done, iterations_saved, load_recipe, progress
+from ld3m.runs.folder import (
+    SAMPLING,
+    SAMPLING_PARTS,
+    document,
+    iterations_done,
+    iterations_saved,
+    load_recipe,
+    progress,
+)
 
 CHEAP = 2**28
 """Bytes of a checkpoint up to which all of it is looked at; of a larger one, whether the rest is there."""
@@ -135,10 +143,11 @@ def _checkpoints(folder: Path, unread: list[str], changing: bool) -> tuple[int |
 
 
 def _took(folder: Path, unread: list[str]) -> str:
-    """What the sampling of a run took; empty if nothing was sampled."""
+    """What the sampling of a run took, or how far it is; empty if nothing was sampled."""
     if seconds := unless_unreadable(unread, {}, document, folder, SAMPLING).get("seconds"):
         return f", {metrics.duration(seconds)}"
-    return ""
+    begun = {path.name.rpartition("-")[0] for path in (folder / SAMPLING_PARTS).glob("*.safetensors")}
+    return f"; images of {len(begun)} class{'es' * (len(begun) > 1)} are kept so far" if begun else ""
 
 
 def _evaluation(folder: Path) -> list[dict[str, Any]]:

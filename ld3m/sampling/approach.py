@@ -16,7 +16,7 @@ from ld3m.priors import Prior
 from ld3m.randomness import generator
 from ld3m.recipe import Recipe, SampleRecipe
 from ld3m.sampling.algorithm import Schedule, Step, decoded
-from ld3m.sampling.encodings import encode, starting_latents
+from ld3m.sampling.encodings import encode, prototypes, starting_latents
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,8 @@ class ClassTask:
                 "images; set fewer, or sample.method=plain"
             )
         draws = generator(self.recipe.seed, "init", self.label)
+        if start == "prototype":  # of encodings that a method may look at, too
+            return prototypes(self.encodings(), self.count, draws).to(self.device)
         return starting_latents(
             start, self.images, self.prior, self.label, self.count, draws, self.micro_batch, self.device
         )

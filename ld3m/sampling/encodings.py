@@ -39,10 +39,14 @@ def starting_latents(
     if start == "noise":
         return torch.randn(count, *prior.latent_shape, generator=draws).to(device)
     if start == "prototype":
-        encodings = encode(images.images("train", label), prior, micro_batch, device)
-        return kmeans(encodings.flatten(1), count, draws).view(count, *prior.latent_shape).to(device)
+        return prototypes(encode(images.images("train", label), prior, micro_batch, device), count, draws).to(device)
     chosen = images.select("random" if start == "real" else start, label, count, draws)
     return encode(images.images("train", label)[chosen], prior, micro_batch, device).to(device)
+
+
+def prototypes(encodings: Tensor, count: int, draws: torch.Generator) -> Tensor:
+    """k-means centres [count, *latent_shape] of a class's encodings [n, *latent_shape], on the CPU."""
+    return kmeans(encodings.flatten(1), count, draws).view(count, *encodings.shape[1:])
 
 
 @torch.no_grad()
