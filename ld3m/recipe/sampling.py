@@ -128,3 +128,10 @@ class SampleRecipe(Section):
         """The names of sections that neither the method nor the choice reads, as they are named after both."""
         fields = type(self).model_fields
         return {name for name in fields if isinstance(getattr(self, name), Section)} - {self.method, self.choose}
+
+    def text(self, guidance: float) -> str:
+        """How latents are sampled, in words, under so much classifier-free guidance."""
+        steps = {0.0: "DDIM", 1.0: "DDPM"}.get(self.eta, f"η {self.eta:g}")
+        start = f", from {self.start}" if self.start else ""
+        chosen = f", {self.draws} × as many drawn, kept by {self.choose}" if self.choose else ""
+        return f"{self.method}, {self.steps} steps of {steps}, guidance {guidance:g}{start}{chosen}"

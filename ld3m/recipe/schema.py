@@ -377,12 +377,7 @@ class Recipe(Section):
     @property
     def sampling_text(self) -> str:
         """How Z is sampled, in words; empty if it is not."""
-        if not self.samples:
-            return ""
-        each, steps = self.sample, {0.0: "DDIM", 1.0: "DDPM"}.get(self.sample.eta, f"η {self.sample.eta:g}")
-        start = f", from {each.start}" if each.start else ""
-        chosen = f", {each.draws} × as many drawn, kept by {each.choose}" if each.choose else ""
-        return f"{each.method}, {each.steps} steps of {steps}, guidance {self.sampling_guidance:g}{start}{chosen}"
+        return self.sample.text(self.sampling_guidance) if self.samples else ""
 
     @property
     def rendered_size(self) -> int:
