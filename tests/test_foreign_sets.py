@@ -238,7 +238,12 @@ def test_mtt_with_zca(pixels: torch.Tensor, real: ImageSet, recipe_file: Path, t
 
 
 def test_datm_has_logits_for_labels(
-    pixels: torch.Tensor, real: ImageSet, recipe_file: Path, tmp_path: Path, ld3m: object
+    pixels: torch.Tensor,
+    real: ImageSet,
+    recipe_file: Path,
+    tmp_path: Path,
+    ld3m: object,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """distill/DATM.py: learnt logits, saved as leaves, beside the learnt rate of each iteration."""
     normalised = real.normalise(pixels / 255)
@@ -251,6 +256,7 @@ def test_datm_has_logits_for_labels(
         found, labels = brought(str(tmp_path / given), recipe_file)
         assert labels == [0, 0, 1, 1, 2, 2]
         assert torch.allclose(real.normalise(bytes_to_unit(found)), normalised, atol=1e-4)
+        assert "not trained with its soft label, which its authors do" in capsys.readouterr().err
 
 
 def test_dc_keeps_experiments_and_numpy_scores(

@@ -238,7 +238,10 @@ def _hard(path: Path, labels: Tensor, count: int) -> tuple[Tensor, str]:
     """A class number per image, int64 [N], and what was made of soft labels, if they are that."""
     said = ""
     if labels.dim() == 2 and labels.shape[1] > 1 and len(labels) == count:
-        said = f"soft labels of {labels.shape[1]} classes; each image counts as of the class of its largest value"
+        said = (
+            f"soft labels of {labels.shape[1]} classes; each image counts as of the class of its largest value, and is "
+            "not trained with its soft label, which its authors do: expect less than they published"
+        )
         labels = labels.argmax(1)
     labels = labels.flatten() if labels.shape == (count, 1) else labels
     if labels.is_floating_point() and torch.equal(labels, labels.round()):
