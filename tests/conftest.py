@@ -183,6 +183,7 @@ LONG = {
     ),
     "test_profiling": EVERY,
     "test_gradient_norms": EVERY,
+    "test_sampling_choice": ("test_a_run_is_sampled", "test_real_latents_come_back"),
     "test_sampler": (
         "test_pull_back_is_autograd",
         "test_kept_graphs_change",
