@@ -6,8 +6,9 @@ Validation is pure, and nothing here opens data, a prior or a run: whoever needs
 from ld3m.recipe.data import DataRecipe, DistilledDataRecipe, ScorerRecipe
 from ld3m.recipe.evaluation import EvaluateRecipe
 from ld3m.recipe.networks import ExpertsRecipe, NetworkRecipe, TeacherRecipe
+from ld3m.recipe.rendering import SamplerRecipe
 from ld3m.recipe.sampling import SampleRecipe
-from ld3m.recipe.schema import DistillRecipe, HubRecipe, Recipe, SamplerRecipe
+from ld3m.recipe.schema import DistillRecipe, HubRecipe, Recipe
 
 __all__ = [
     "DataRecipe",
