@@ -10,8 +10,7 @@ core, as `ld3m launch` does; wall time, which needs a machine with nothing else 
 ConvNet, 100 images, two epochs extended to all, beside ten busy processes on two cores of an AMD EPYC: ratios of CPU
 seconds, with one test after the last epoch, and with --best against as many tests in the plain loop: minimax 0.50 and
 0.65, rded 0.54 and 0.58, rd3 0.68 and 0.73, rethinkdc 0.63 and 0.70, custom 0.64; once each, they vary by a tenth.
-Of rd3's plain time a tenth is tests, the rest training, a quarter of which is the teacher that both ways have in common:
-what is left to gain is in the teacher.
+Of rd3's plain time a tenth is tests; of the rest a quarter is the teacher, which both ways have in common.
 """
 
 import math
