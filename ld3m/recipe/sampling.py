@@ -125,6 +125,11 @@ class SampleRecipe(Section):
         return self
 
     @property
+    def takes_experts(self) -> bool:
+        """Whether the method compares gradients in experts."""
+        return self.method == "igd" and self.igd.networks == "experts"
+
+    @property
     def unread(self) -> set[str]:
         """The names of sections that neither the method nor the choice reads, as they are named after both."""
         fields = type(self).model_fields

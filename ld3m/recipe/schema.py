@@ -283,8 +283,8 @@ class Recipe(Section):
     @property
     def needs_experts(self) -> bool:
         """Whether a run takes the experts that `ld3m experts` trains."""
-        guided = self.samples and self.sample.method == "igd" and self.sample.igd.networks == "experts"
-        return guided or self.distill.objective == "mtt" or self.distill.networks == "experts"
+        matched = self.distill.objective == "mtt" or self.distill.networks == "experts"
+        return matched or (self.samples and self.sample.takes_experts)
 
     @property
     def experts_folder(self) -> Path:
