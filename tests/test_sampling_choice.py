@@ -226,7 +226,7 @@ def test_what_is_kept_redraws_any_number(tmp_path: Path, monkeypatch: pytest.Mon
 def test_latents_that_do_not_lead_back_are_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    own = task(tmp_path, "sample.method=d3hr", "sample.d3hr.iterations=2", "sample.d3hr.images=6")
+    own = task(tmp_path, "sample.method=d3hr", "sample.d3hr.calls=2", "sample.d3hr.images=6")
     monkeypatch.setattr(d3hr, "MISSED", 0.0)
     d3hr.statistics(own)
     assert "d3hr: 6 of 6 latents of class 'b' do not lead back" in capsys.readouterr().err

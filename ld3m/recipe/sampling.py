@@ -32,7 +32,7 @@ class D3hrRecipe(Section):
     """Groups of latents that are drawn, of which the one with the nearest moments is denoised."""
     images: int | None = Field(None, ge=2, le=10**7)
     """Real images of each class that are inverted; left out: all."""
-    iterations: int = Field(30, ge=1, le=1000)
+    calls: int = Field(30, ge=1, le=1000)
     """Calls of the denoiser for each step backwards, at most; 1 is what the published code does, and less exact."""
     source: str | None = None
     """The folder of a run of d3hr whose means and deviations are taken, so that nothing is inverted."""

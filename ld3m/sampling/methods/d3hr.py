@@ -74,10 +74,10 @@ def statistics(task: ClassTask) -> tuple[Tensor, Tensor]:
         encodings = encodings[chosen.sort().values]
     z, missed = inverted(
         task.prior, task.schedule, encodings, task.embedding, task.first_step, task.micro_batch, task.device,
-        task.settings.d3hr.iterations,
+        task.settings.d3hr.calls,
     )  # fmt: skip
     count = int((missed > MISSED).sum())
-    if count and task.settings.d3hr.iterations > 1:
+    if count and task.settings.d3hr.calls > 1:
         print(
             f"d3hr: {count} of {len(z)} latents of class {task.images.classes[task.label]!r} do not lead back to where "
             f"they came from (by up to {float(missed.max()):.2g} in a step); sample.steps or a lower sample.guidance "
@@ -100,7 +100,7 @@ def _about(task: ClassTask) -> dict[str, Any]:
         "sample.guidance": task.schedule.guidance,
         "sample.strength": task.settings.strength,
         "sample.d3hr.images": task.settings.d3hr.images,
-        "sample.d3hr.iterations": task.settings.d3hr.iterations,
+        "sample.d3hr.calls": task.settings.d3hr.calls,
     }
 
 
