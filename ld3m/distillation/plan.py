@@ -130,7 +130,9 @@ def plan(recipe: Recipe, processes: int, device: str | None = None) -> Plan:
         recipe = here[0].recipe
     elif chosen:
         recipe = _with_auto(bench, processes, chosen.gib * 2**30 - devices.RESERVED - weights)
-    _say(f"counting the operations and the memory of an iteration, with {recipe.network.arch}")
+    _say(
+        f"counting the operations and the memory of an iteration, with {recipe.distill.backbone or recipe.network.arch}"
+    )
     counts = Counts.of(replace(bench, recipe=recipe), meta)
     features = bench.gathered_features
     cost = RunCost(recipe, processes, len(images.classes), meta.latent_shape, meta.conditioning_shape, features)
@@ -234,7 +236,8 @@ def _measure(bench: Bench, embeddings: torch.Tensor, start: Seconds) -> Basis:
     clock = np.array([time.perf_counter(), time.process_time()])
     states = [initial_state(begun, images, bench.prior, embeddings[label], label, device) for label in few]  # type: ignore[arg-type]
     start = start + (now(device) - clock) * len(bench.own) / len(few)
-    _say(f"timing an iteration, with {recipe.network.arch}: about {BUDGET:.0f} seconds of this processor alone")
+    network = recipe.distill.backbone or recipe.network.arch
+    _say(f"timing an iteration, with {network}: about {BUDGET:.0f} seconds of this processor alone")
     parts, sample = timed(bench)
     with tempfile.TemporaryDirectory() as folder:
         elsewhere = recipe.model_copy(update={"output": folder})
