@@ -16,8 +16,8 @@ import torch
 from conftest import Outcome, command, latents, launcher
 
 import ld3m
+from ld3m.data.first_images import FirstImagesRecipe
 from ld3m.data.prepared import prepare
-from ld3m.data.sample import SampleRecipe
 from ld3m.distillation.loop import distill
 from ld3m.errors import UserError
 from ld3m.machine import lock
@@ -123,7 +123,7 @@ def test_no_iterations_are_no_resume(recipe_file: Path, tmp_path: Path) -> None:
 
 def test_the_first_of_each_class(shapes: Path, recipe_file: Path, tmp_path: Path) -> None:
     recipe = load(Recipe, str(recipe_file))
-    sample = SampleRecipe(**recipe.data.model_dump(), first={"train": 3, "test": 2}, cache=tmp_path / "sample")
+    sample = FirstImagesRecipe(**recipe.data.model_dump(), first={"train": 3, "test": 2}, cache=tmp_path / "sample")
     few, every = prepare(sample, progress=False), prepare(recipe.data, progress=False)
     assert few.counts == {"train": [3] * 3, "test": [2] * 3}
     assert few.classes == every.classes

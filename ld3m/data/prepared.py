@@ -12,8 +12,8 @@ from torch import Tensor
 from ld3m.data import preparation
 from ld3m.data.class_choice import choose_from
 from ld3m.data.depth import FoundRange, found_ranges
+from ld3m.data.first_images import FirstImagesRecipe, first_of
 from ld3m.data.preparation import ClassNote, Preparation
-from ld3m.data.sample import SampleRecipe, first_of
 from ld3m.data.sources import open_source
 from ld3m.errors import UserError, some, visible
 from ld3m.files import cache_folder, cache_key, write_json
@@ -210,7 +210,7 @@ def preparation_of(recipe: DataRecipe, progress: bool = True, workers: int | Non
     """
     source, cache = open_source(recipe), cache_folder() / "data"
     chosen = choose_from(source, recipe.subset)
-    if isinstance(recipe, SampleRecipe):
+    if isinstance(recipe, FirstImagesRecipe):
         source, cache = first_of(source, chosen, recipe.first), recipe.cache
     settings = recipe.model_dump(exclude=NOT_CONTENT)
     key = cache_key([LAYOUT, source.identity, list(source.classes), chosen, settings])

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ld3m import networks, priors
+from ld3m.data.first_images import FirstImagesRecipe
 from ld3m.data.preparation import Outlook
 from ld3m.data.prepared import preparation_of, prepare
-from ld3m.data.sample import SampleRecipe
 from ld3m.distillation.inputs import check_inputs
 from ld3m.distillation.loop import distill
 from ld3m.distillation.setup import schedule_of
@@ -313,9 +313,9 @@ class _Rehearsing:
         kept = data.keep * (1 - data.validation_share) * (1 - data.test_share * self.holds_out)
         return math.ceil(max(settings.real_batch, settings.latents_per_class) / kept) + 2
 
-    def _sample(self, **first: int) -> SampleRecipe:
+    def _sample(self, **first: int) -> FirstImagesRecipe:
         data = self.recipe.data.model_dump() | {"scorer": self.recipe.data.scorer}
-        return SampleRecipe(**data, first=first, cache=self.folder / "images")
+        return FirstImagesRecipe(**data, first=first, cache=self.folder / "images")
 
     def _begin(self) -> str:
         """The first iteration and its checkpoint; all if there are no iterations."""
@@ -357,7 +357,7 @@ class _Rehearsing:
         networks = "a network" if processes.num_processes == 1 else f"{processes.num_processes} networks"
         return f"{networks} of {EPOCHS} epochs, tested on {row['tested_on']:,} images"
 
-    def _few(self) -> SampleRecipe:
+    def _few(self) -> FirstImagesRecipe:
         """A few images of each class to test on, of which some are held out if none of the source's are."""
         sample = self._sample(train=FEW, test=FEW)
         return sample.model_copy(update={"test_share": 0.5, "validation_share": 0.0})

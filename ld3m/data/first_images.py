@@ -10,7 +10,7 @@ from ld3m.data.examples import Example, Examples, Source
 from ld3m.recipe import DistilledDataRecipe
 
 
-class SampleRecipe(DistilledDataRecipe):
+class FirstImagesRecipe(DistilledDataRecipe):
     """The real images of a recipe, of which only the first of each class are prepared; no file can say so."""
 
     first: dict[str, int]
