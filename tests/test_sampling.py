@@ -17,6 +17,7 @@ from torch import Tensor
 from ld3m import priors
 from ld3m.data.coresets import open_kept
 from ld3m.data.prepared import prepare
+from ld3m.distillation.plan_sampling import not_counted
 from ld3m.errors import UserError
 from ld3m.images import grids
 from ld3m.machine.processes import Processes
@@ -434,6 +435,16 @@ def test_a_plan_counts_the_calls_of_sampling() -> None:
     assert calls == {"forwards": 4 * 2 * 7, "images": 8, "forwards in all": 10 * 2 * 7}
     none = load(Recipe, "quickstart", ["distill.iterations=0"])
     assert RunCost(none, 3, 10, SHAPE, (1,)).sampling_calls()["forwards in all"] == 0
+
+
+def test_a_plan_for_another_device_says_what_of_sampling_it_leaves_out() -> None:
+    """By the plain method, for which it counts all, it says nothing."""
+    by_method = {
+        name: not_counted(load(Recipe, "quickstart", ["distill.init=sample", f"sample.method={name}"]))
+        for name in ("plain", "d3hr")
+    }
+    assert by_method["plain"] == not_counted(load(Recipe, "quickstart", ["sample.method=d3hr"])) == []
+    assert by_method["d3hr"][0].startswith("sample.method: d3hr; the hours leave out the inversion of real images")
 
 
 def test_the_method_of_the_page_is_one() -> None:

@@ -19,7 +19,7 @@ import torch
 from ld3m import priors
 from ld3m.distillation.inputs import check_inputs
 from ld3m.distillation.plan_evaluation import evaluation_hours
-from ld3m.distillation.plan_sampling import sampling_seconds
+from ld3m.distillation.plan_sampling import not_counted, sampling_seconds
 from ld3m.distillation.setup import load_prior_and_images
 from ld3m.distillation.starts import initial_state
 from ld3m.images import grids
@@ -141,7 +141,7 @@ def plan(recipe: Recipe, processes: int, device: str | None = None) -> Plan:
     assert basis
     real = images.counts["train"]
     parts = _memory(cost, counts, weights, basis, real)
-    warnings = []
+    warnings = not_counted(recipe) if chosen else []
     if processes > cost.classes:
         idle = processes - cost.classes
         warnings.append(f"{idle} of {processes} processes would be idle; give --processes {cost.classes} or fewer")

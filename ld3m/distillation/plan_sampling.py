@@ -1,10 +1,11 @@
-"""What sampling Z at the start takes (`distill.init=sample`): seconds, measured here on one class and two steps."""
+"""What sampling Z at the start takes (`distill.init=sample`): measured here on one class and two steps, or counted."""
 
 from dataclasses import replace
 
 import numpy as np
 import torch
 
+from ld3m.recipe import Recipe
 from ld3m.sampling.approach import ClassTask
 from ld3m.sampling.chains import follow
 from ld3m.sampling.methods import method
@@ -13,6 +14,17 @@ from ld3m.sizing.timed import Seconds, now
 
 FEW = 2
 """Steps that are timed."""
+NOT_COUNTED = {
+    "d3hr": "the inversion of real images, four to six calls of the denoiser in each step",
+    "igd": "the gradients through decoder and denoiser in its guided steps, and those of real images",
+}
+"""What a method does besides its chains, which no table counts."""
+
+
+def not_counted(recipe: Recipe) -> list[str]:
+    """What the hours of a plan for another device leave out of sampling, a line each."""
+    left_out = NOT_COUNTED.get(recipe.sample.method) if recipe.samples else None
+    return [f"sample.method: {recipe.sample.method}; the hours leave out {left_out}"] if left_out else []
 
 
 def sampling_seconds(bench: Bench, embedding: torch.Tensor) -> Seconds:
