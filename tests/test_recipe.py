@@ -443,6 +443,10 @@ def test_without_a_denoiser_only_one_value_fits_and_is_written_out(minimal: str)
                 "distill.learn: 'conditioning', but prior.source=pixels leaves the denoiser out",
             ],
         ),
+        (
+            ["prior.source=pixels", "prior.scaling_factor=2"],
+            ["prior.scaling_factor: 2, but prior.source=pixels encodes nothing"],
+        ),
     ],
 )
 def test_what_contradicts_is_refused_before_anything_is_opened(

@@ -139,7 +139,7 @@ def _check_known_prior(recipe: Recipe) -> None:
 
 
 def _check_without_denoiser(recipe: Recipe) -> None:
-    """That nothing is asked of a denoiser if there is none: the recipe derives the keys that are left out."""
+    """That nothing is asked of a denoiser or an autoencoder if there is none: the recipe derives keys left out."""
     sampler, learn, mistakes = recipe.prior, recipe.distill.learn, []
     if sampler.source == "pixels" and sampler.guidance != 1:
         mistakes.append(
@@ -155,5 +155,10 @@ def _check_without_denoiser(recipe: Recipe) -> None:
     if sampler.source == "pixels" and (sampler.compiles or sampler.denoiser == "random"):
         key = "prior.compile: on" if sampler.compiles else "prior.denoiser: random"
         mistakes.append(f"{key}, but prior.source=pixels has no denoiser; leave the key out")
+    if sampler.source == "pixels" and sampler.scaling_factor is not None:
+        mistakes.append(
+            f"prior.scaling_factor: {sampler.scaling_factor:g}, but prior.source=pixels encodes nothing; "
+            "leave the key out"
+        )
     if mistakes:
         raise UserError(*mistakes)

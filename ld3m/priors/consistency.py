@@ -117,5 +117,10 @@ class ConsistencyModel:
         """Reads a folder of diffusers' ConsistencyModelPipeline, or its configurations alone on the meta device."""
         from diffusers import UNet2DModel
 
+        if parts.recipe.scaling_factor is not None:
+            raise UserError(
+                f"prior.scaling_factor: {parts.recipe.scaling_factor:g}, but {parts.folder} is in pixel space and "
+                "encodes nothing; leave the key out"
+            )
         names = cls.class_names(parts)
         return cls(parts.denoiser(UNet2DModel, outline=outline), names, parts.scheduler(), parts.device)

@@ -185,10 +185,11 @@ def _apply(content: dict[str, Any], override: str) -> KeyPath:
 
 
 def _leave_to_pixels(content: dict[str, Any], applied: Mapping[KeyPath, str]) -> None:
-    """Removes what a file says of the denoiser if an override does without: `prior.source=pixels` implies one value."""
+    """Removes what a file says of the prior if an override does without: `prior.source=pixels` implies one value."""
     if ("prior", "source") not in applied or content["prior"]["source"] != "pixels":
         return
-    for section, key in (("prior", "steps"), ("prior", "guidance"), ("prior", "resolution"), ("distill", "learn")):
+    of_prior = [("prior", key) for key in ("steps", "guidance", "resolution", "scaling_factor")]
+    for section, key in (*of_prior, ("distill", "learn")):
         if (section, key) not in applied and isinstance(content.get(section), dict):
             content[section].pop(key, None)
 
