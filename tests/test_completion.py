@@ -48,7 +48,7 @@ def test_recipes_are_offered_by_name(offered: Callable[[str], list[str]], tmp_pa
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("distill quickstart distill.dm.", "distill.dm.augment= distill.dm.match= distill.dm.pool="),
+        ("distill quickstart distill.dm.p", "distill.dm.phase= distill.dm.pool="),
         ("distill quickstart distill.iter", "distill.iterations= distill.iterations=1000"),
         ("distill quickstart seed=1 prior.sk", "prior.skip= prior.skip=paper prior.skip=reference prior.skip=none"),
         ("distill quickstart prior.skip=p", "prior.skip=paper"),  # zsh and fish

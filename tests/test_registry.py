@@ -168,5 +168,6 @@ def test_a_prior_of_an_unknown_kind_is_told(ld3m: Callable[..., tuple[int, str, 
     assert code == 2
     assert err == (
         "ld3m: prior.source: the kind of prior: 'KandinskyPipeline' is not known; known are ClassConditionalLDM, "
-        "LDMPipeline, DiTPipeline, StableDiffusionPipeline\n"
+        "LDMPipeline, DiTPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline, StableDiffusion3Pipeline, "
+        "SanaPipeline, ConsistencyModelPipeline\n"
     )
