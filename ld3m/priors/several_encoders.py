@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ld3m.data.known import imagenet
 from ld3m.errors import UserError
@@ -203,6 +204,9 @@ class StableDiffusion3(SeveralEncoders):
         options = {"device": self.parts.device, "max_sequence_length": T5_TOKENS}
         found = pipeline.encode_prompt(prompts, prompts, prompts, **options)
         states, no_states, pooled, no_pooled = found
+        if pipeline.text_encoder_3 is None:  # for which older versions of diffusers have fewer zeros
+            absent = (0, 0, 0, self.shapes[0][0] - states.shape[1])
+            states, no_states = (functional.pad(each, absent) for each in (states, no_states))
         return (states, pooled), (no_states, no_pooled)
 
     def answer(self, z: Tensor, times: Tensor, *embeddings: Tensor) -> Tensor:
