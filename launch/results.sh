@@ -22,6 +22,13 @@ ablate() {
   ${RUN:-ld3m} ablate "$@" --output "ablations/$name" >/dev/null
   cp "ablations/$name/ablation.json" "recipes/results/$name.json"
 }
+# Likewise a comparison of sets by one protocol.
+compare() {
+  local name=$1
+  shift
+  ${RUN:-ld3m} compare "$@" --output "comparisons/$name" >/dev/null
+  cp "comparisons/$name/comparison.json" "recipes/results/$name.json"
+}
 chart() { cp "ablations/$1/ablation.svg" "recipes/results/$1.svg"; }
 # The images of several runs as one picture, one row per run: stack NAME RUN…
 stack() {
@@ -82,9 +89,10 @@ ten() {
     evaluate.batch=64 evaluate.epochs=300 evaluate.ema=0.985 "${seeds[@]}" --seeds 5 --against random
 }
 several() { ablate several baselines/{random,autoencoder} distill.factor=2 distill.lr_latents=1 "${five[@]}" --seeds 5; }
+cifar10-images() { [ -f data/cifar10/test.parquet ] || python launch/cifar10.py; }
 # Fetches CIFAR-10 and trains a prior on it, unless that is done.
 cifar10-parts() {
-  [ -f data/cifar10/test.parquet ] || python launch/cifar10.py
+  cifar10-images
   [ -d priors/cifar10 ] || ${RUN:-ld3m} train-prior prior-cifar10 data.source=data/cifar10
 }
 cifar10() {
@@ -119,6 +127,28 @@ digits() {
   chart digits
   ablate digits-pixels baselines/pixels "${digits[@]}" "${five[@]}" --seeds 5
 }
+# One distilled set and real images beside it by several protocols, with hard labels and with a teacher's.
+by_protocol() {
+  local name=$1 set=$2
+  shift 2
+  local teach=(teacher.arch=convnet teacher.width=32 teacher.epochs=4 "teacher.source=teachers/$name")
+  ${RUN:-ld3m} train-teacher baselines/base "$@" "${teach[@]}" >/dev/null
+  local how=(--recipe baselines/base "$@" --against random,herding,rded --arch convnet --seeds 3)
+  local soft=("evaluate.labels=soft" "teacher.source=teachers/$name")
+  compare "$name-glad" "$set" "${how[@]}" --protocol glad evaluate.epochs=300
+  compare "$name-minimax" "$set" "${how[@]}" --protocol minimax evaluate.epochs=300
+  compare "$name-minimax-soft" "$set" "${how[@]}" --protocol minimax evaluate.epochs=300 "${soft[@]}"
+  compare "$name-rd3" "$set" "${how[@]}" --protocol rd3 evaluate.labels=hard
+  compare "$name-rd3-soft" "$set" "${how[@]}" --protocol rd3 "${soft[@]}"
+}
+protocols() {
+  local cifar10=(data.source=data/cifar10 data.channels=3)
+  cifar10-images
+  ${RUN:-ld3m} distill quickstart >/dev/null
+  ${RUN:-ld3m} distill baselines/pixels "${cifar10[@]}" -o runs/cifar10-pixels >/dev/null
+  by_protocol fashion runs/quickstart
+  by_protocol cifar10 runs/cifar10-pixels "${cifar10[@]}"
+}
 scores() {
   local evaluate="ld3m evaluate runs/scores --arch convnet --seeds 2 --scores evaluate.full_epochs=3"
   ${RUN:-ld3m} distill quickstart -o runs/scores >/dev/null
@@ -144,6 +174,6 @@ precision() {
 gradient-norms() { python tests/benchmarks/gradient_norms.py recipes/results/gradient-norms.json; }
 
 (($#)) || set -- quickstart baselines steps starts sampling architectures several one transfer whole moments ten digits \
-  cifar10 cifar10-mtt scores precision gradient-norms
+  cifar10 cifar10-mtt protocols scores precision gradient-norms
 for name; do $name; done
 python tests/results.py

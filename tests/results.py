@@ -5,7 +5,8 @@
 Between `<!-- recipes/results/NAME.json -->` and `<!-- end -->` stands the table that `ld3m ablate` or `ld3m evaluate`
 prints for that file, or a table of the norms of tests/benchmarks/gradient_norms.py; for `*`, the summary. Command,
 machine and protocol are folded below each table; captions are left to the page, which has each of them once.
-Several files of ablations become one table, with differences from the first row of the first file. With arguments,
+Several files of ablations become one table, with differences from the first row of the first file; several of
+`ld3m compare` one table of a column for each protocol, with differences of the first set from the others. With arguments,
 the evaluation in the run folder RUN first becomes recipes/results/NAME.json, with the COMMAND that made it.
 """
 
@@ -16,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from ld3m.ablation.table import accuracy_cell, markdown, row_label
-from ld3m.evaluation.tables import accuracy_table
+from ld3m.evaluation.rows import labels_text, protocol_text
+from ld3m.evaluation.tables import accuracy_table, accuracy_text
 from ld3m.machine.environment import machine
 
 ROOT = Path(__file__).parent.parent
@@ -50,7 +52,10 @@ def filled(text: str) -> str:
     def generate(block: re.Match[str]) -> str:
         if "*" in block[2]:
             return f"{block[1]}\n{summary()}\n{block[3]}"
-        report = joined([json.loads((ROOT / name).read_text(encoding="utf-8")) for name in block[2].split()])
+        reports = [json.loads((ROOT / name).read_text(encoding="utf-8")) for name in block[2].split()]
+        if "sets" in reports[0]:
+            return f"{block[1]}\n{comparisons(reports)}\n{block[3]}"
+        report = joined(reports)
         show = norms if "norms" in report else ablation if "rows" in report else evaluation
         return f"{block[1]}\n{show(report)}\n{block[3]}"
 
@@ -120,6 +125,29 @@ def evaluation(report: dict[str, Any]) -> str:
     networks = [f"Networks: `{line.split(': ', 1)[1]}`" for line in lines if line.startswith("networks: ")]
     shown = [line for line in lines if not line.startswith("networks: ")]
     return "\n".join(["```", *shown, "```", "", folded(report["command"], [*networks, made_on(report)])]) + "\n"
+
+
+def comparisons(reports: list[dict[str, Any]]) -> str:
+    """Comparisons of the same sets as one table, a column for each protocol; bold differences hold."""
+    heads = [f"{report['protocol']['name']}, {labels_text(report['protocol'], short=True)}" for report in reports]
+    names = [each["name"] for each in reports[0]["sets"]]
+    measured = [{each["name"]: each["accuracies"]["convnet"] for each in report["sets"]} for report in reports]
+    differences = [{row["against"]: row for row in report["differences"] if row["set"] == names[0]} for report in reports]
+    lines = [f"| set | {' | '.join(heads)} |", f"| --- |{' --: |' * len(heads)}"]
+    lines += [f"| {name} | {' | '.join(accuracy_text(column[name]) for column in measured)} |" for name in names]
+    lines += ["", f"| {names[0]}, against | {' | '.join(heads)} |", f"| --- |{' --: |' * len(heads)}"]
+    for name in names[1:]:
+        lines.append(f"| {name} | {' | '.join(map(difference, (column[name] for column in differences)))} |")
+    notes = [f"{head}: {protocol_text(report['protocol'])}; {labels_text(report['protocol'])}." for head, report in zip(heads, reports, strict=True)]
+    notes += dict.fromkeys(note for report in reports for note in report["notes"])
+    notes += dict.fromkeys(map(made_on, reports))
+    return "\n".join([*lines, "", folded("; ".join(report["command"] for report in reports), notes)]) + "\n"
+
+
+def difference(measured: dict[str, Any]) -> str:
+    """A difference of a comparison with its corrected interval; bold if it holds."""
+    text = f"{measured['mean']:+.1f} [{measured['low']:+.1f}, {measured['high']:+.1f}]"
+    return f"**{text}**" if measured["holds"] else text
 
 
 def made_on(report: dict[str, Any]) -> str:

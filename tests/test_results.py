@@ -21,14 +21,17 @@ MARKDOWN = sorted(
 SCRIPT = ROOT / "launch" / "results.sh"
 ONLY_SAYS = """
 ablate() { echo "$1 ld3m ablate ${*:2} --output ablations/$1"; }
+compare() { echo "$1 ld3m compare ${*:2} --output comparisons/$1"; }
 ld3m() { :; }
 chart() { :; }
 stack() { :; }
+cifar10-images() { :; }
 cifar10-parts() { :; }
 """
 """Replaces the script's own functions."""
 REPORTS = sorted(RESULTS.glob("*.json"))
 ABLATIONS = [path for path in REPORTS if "rows" in json.loads(path.read_text(encoding="utf-8"))]
+COMPARISONS = [path for path in REPORTS if "sets" in json.loads(path.read_text(encoding="utf-8"))]
 
 
 def name(page: Path) -> str:
@@ -125,7 +128,7 @@ def test_the_recipes_of_the_best_sets_are_what_was_measured(recipe: str, name: s
     assert shipped.evaluate.model_dump(exclude=how) == measured.evaluate.model_dump(exclude=how)
 
 
-def test_the_script_makes_every_ablation_by_its_command() -> None:
+def test_the_script_makes_every_ablation_and_comparison_by_its_command() -> None:
     """All that launch/results.sh would run, word by word, though overrides may stand in another order."""
     text = SCRIPT.read_text(encoding="utf-8")
     defined, _, end = text[text.index("seeds=(") :].partition("(($#))")
@@ -136,7 +139,7 @@ def test_the_script_makes_every_ablation_by_its_command() -> None:
         ["bash", "-euc", defined + ONLY_SAYS + calls], capture_output=True, text=True, check=True
     ).stdout
     made = dict(line.split(" ", 1) for line in printed.splitlines())
-    commands = {path.stem: json.loads(path.read_text(encoding="utf-8"))["command"] for path in ABLATIONS}
+    commands = {path.stem: json.loads(path.read_text(encoding="utf-8"))["command"] for path in [*ABLATIONS, *COMPARISONS]}
     assert {name: sorted(made[name].split()) for name in made} == {
         name: sorted(command.split()) for name, command in commands.items()
     }
