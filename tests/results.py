@@ -6,8 +6,8 @@ Between `<!-- recipes/results/NAME.json -->` and `<!-- end -->` stands the table
 prints for that file, or a table of the norms of tests/benchmarks/gradient_norms.py; for `*`, the summary. Command,
 machine and protocol are folded below each table; captions are left to the page, which has each of them once.
 Several files of ablations become one table, with differences from the first row of the first file; several of
-`ld3m compare` one table of a column for each protocol, with differences of the first set from the others. With arguments,
-the evaluation in the run folder RUN first becomes recipes/results/NAME.json, with the COMMAND that made it.
+`ld3m compare` become one of a column for each protocol, with differences of the first set from the others. With
+arguments, the evaluation in the run folder RUN first becomes recipes/results/NAME.json, with the COMMAND that made it.
 """
 
 import json
@@ -129,16 +129,20 @@ def evaluation(report: dict[str, Any]) -> str:
 
 def comparisons(reports: list[dict[str, Any]]) -> str:
     """Comparisons of the same sets as one table, a column for each protocol; bold differences hold."""
-    heads = [f"{report['protocol']['name']}, {labels_text(report['protocol'], short=True)}" for report in reports]
+    hows = [{"name": "glad", **report["protocol"]} for report in reports]
+    heads = [f"{how['name']}, {labels_text(how, short=True)}" for how in hows]
     names = [each["name"] for each in reports[0]["sets"]]
     measured = [{each["name"]: each["accuracies"]["convnet"] for each in report["sets"]} for report in reports]
-    differences = [{row["against"]: row for row in report["differences"] if row["set"] == names[0]} for report in reports]
+    differences = [
+        {row["against"]: row for row in report["differences"] if row["set"] == names[0]} for report in reports
+    ]
     lines = [f"| set | {' | '.join(heads)} |", f"| --- |{' --: |' * len(heads)}"]
     lines += [f"| {name} | {' | '.join(accuracy_text(column[name]) for column in measured)} |" for name in names]
     lines += ["", f"| {names[0]}, against | {' | '.join(heads)} |", f"| --- |{' --: |' * len(heads)}"]
     for name in names[1:]:
         lines.append(f"| {name} | {' | '.join(map(difference, (column[name] for column in differences)))} |")
-    notes = [f"{head}: {protocol_text(report['protocol'])}; {labels_text(report['protocol'])}." for head, report in zip(heads, reports, strict=True)]
+    told = [protocol_text(how) if "changed" in how else f"{how['name']}, {how['epochs']} epochs" for how in hows]
+    notes = [f"{head}: {text}; {labels_text(how)}." for head, text, how in zip(heads, told, hows, strict=True)]
     notes += dict.fromkeys(note for report in reports for note in report["notes"])
     notes += dict.fromkeys(map(made_on, reports))
     return "\n".join([*lines, "", folded("; ".join(report["command"] for report in reports), notes)]) + "\n"

@@ -139,7 +139,9 @@ def test_the_script_makes_every_ablation_and_comparison_by_its_command() -> None
         ["bash", "-euc", defined + ONLY_SAYS + calls], capture_output=True, text=True, check=True
     ).stdout
     made = dict(line.split(" ", 1) for line in printed.splitlines())
-    commands = {path.stem: json.loads(path.read_text(encoding="utf-8"))["command"] for path in [*ABLATIONS, *COMPARISONS]}
+    commands = {
+        path.stem: json.loads(path.read_text(encoding="utf-8"))["command"] for path in [*ABLATIONS, *COMPARISONS]
+    }
     assert {name: sorted(made[name].split()) for name in made} == {
         name: sorted(command.split()) for name, command in commands.items()
     }
