@@ -90,6 +90,8 @@ LONG = {
         "test_trackers_end_with_a_signal",
         "test_the_terminal_tells",
         "test_a_run_begun_anew",
+        "test_tensorboard_has",
+        "test_a_tracker_that_fails",
     ),
     "test_status": (
         "test_a_running_run",
@@ -112,12 +114,16 @@ LONG = {
         "test_a_run_with_a_pool",
         "test_runs_that_match_in_experts",
         "test_a_run_by_moments",
+        "test_the_learnt_step",
+        "test_a_learnt_rate",
     ),
     "test_evaluate": (
         "test_an_interrupted_evaluation",
         "test_two_evaluations",
         "test_networks_learn",
         "test_the_cross_architecture_mean",
+        "test_nothing_is_chosen",
+        "test_evaluations_add_up",
     ),
     "test_scores": (
         "test_scores_through_the_command_line",
@@ -142,6 +148,7 @@ LONG = {
         "test_two_at_once",
         "test_outlines_have",
         "test_a_file_of_the_same",
+        "test_a_cut_download",
     ),
     "test_plan": (
         "test_an_h100_is_estimated",
@@ -152,6 +159,8 @@ LONG = {
         "test_experts_take_disk",
         "test_idle_processes",
         "test_the_hours_of",
+        "test_the_published_cost",
+        "test_calls_are_those",
     ),
     "test_convert": (
         "test_a_converted_prior",
@@ -198,7 +207,7 @@ LONG = {
         "test_a_run_keeps_where",
         "test_a_dry_run_tells",
     ),
-    "test_priors_of_today": ("test_it_is_sampled", "test_gradients_agree"),
+    "test_priors_of_today": ("test_it_is_sampled", "test_gradients_agree", "test_a_trained_flow", "test_a_random_copy"),
     "test_waiting": (
         "test_an_iteration_that_is_not_logged",
         "test_what_waits",
@@ -234,7 +243,7 @@ LONG = {
         "test_every_norm",
     ),
     "test_pull_back": ("test_a_run_goes_through",),
-    "test_formation": ("test_each_image_holds",),
+    "test_formation": ("test_each_image_holds", "test_networks_are_trained"),
 }
 """What `launch/test.sh fast` leaves out, by file and how names begin: what takes many seconds, most with processes of
 its own. The files that take longest come first, and run first, so that no core is left with one alone at the end."""
