@@ -35,7 +35,7 @@ from ld3m.recipe import Recipe
 from ld3m.runs.metrics import duration
 
 Advance = Callable[[Literal["train", "test"], int], None]
-"""Is told how many images were seen since it was told last, in training or in testing."""
+"""Called with the number of images seen since the last call, in training or in testing."""
 LAYOUT = 2
 """Version of how networks are trained and tested; part of the key under which accuracies are kept."""
 

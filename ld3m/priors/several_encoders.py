@@ -113,7 +113,7 @@ class SeveralEncoders(LatentDiffusion, ABC):
 
     @classmethod
     def options(cls, parts: Parts) -> dict[str, Any]:
-        """What the pipeline is told besides."""
+        """Further arguments of the pipeline."""
         return {}
 
     @classmethod
