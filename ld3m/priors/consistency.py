@@ -14,6 +14,7 @@ from ld3m.priors.folder import read_index
 from ld3m.priors.lean_layers import freeze
 from ld3m.priors.loading import Parts
 from ld3m.priors.noise_schedule import ConsistencySchedule, NoiseSchedule
+from ld3m.priors.pixels import PixelSpace
 
 
 class Classes(BaseModel):
@@ -22,7 +23,7 @@ class Classes(BaseModel):
     num_class_embeds: int | None = Field(None, ge=1, le=10**6)
 
 
-class ConsistencyModel:
+class ConsistencyModel(PixelSpace):
     """`unet/` (UNet2DModel) in pixel space and `scheduler/` (CMStochasticIterativeScheduler); one step is enough.
 
     Z is the images themselves. The model takes x + σ ε, which is scaled to unit variance everywhere else, and answers
@@ -60,18 +61,6 @@ class ConsistencyModel:
             denoiser.class_embedding = nn.Identity()  # the UNet is given c itself instead of class numbers
         self.conditioning_shape: tuple[int, ...] = tuple(self.table.shape[1:])
         self.null_embedding: Tensor | None = None if len(self.table) else self.table.new_empty(1, 0)
-
-    def encode(self, images: Tensor) -> Tensor:
-        """The images."""
-        return images
-
-    def quantise(self, z: Tensor) -> Tensor:
-        """Z: there are no codes."""
-        return z
-
-    def decode(self, z: Tensor) -> Tensor:
-        """Z clamped to [-1, 1]; its gradient passes straight through, or a pixel outside would never return."""
-        return z.detach().clamp(-1, 1) + (z - z.detach())
 
     def denoise(self, z: Tensor, t: float, c: Tensor) -> Tensor:
         """The clean image at level t: c_skip x + c_out F(c_in x), by the scalings of the paper's Appendix C."""

@@ -8,17 +8,8 @@ from torch import Tensor, nn
 from ld3m.priors.noise_schedule import NoiseSchedule
 
 
-class Pixels:
-    """Z is the images themselves, in [-1, 1]; there is no denoiser, so that `prior.steps` is 0."""
-
-    def __init__(self, channels: int, size: int, device: torch.device | str = "cpu") -> None:
-        self.image_channels = channels
-        self.image_size = size
-        self.latent_shape = (channels, size, size)
-        self.conditioning_shape: tuple[int, ...] = (0,)
-        self.noise_schedule = NoiseSchedule(torch.ones(1, dtype=torch.float64), offset=0)
-        self.denoiser: nn.Module | None = None
-        self.null_embedding = torch.empty(1, 0, device=device)
+class PixelSpace:
+    """What priors have in common whose Z is the images themselves."""
 
     def encode(self, images: Tensor) -> Tensor:
         """The images."""
@@ -31,6 +22,19 @@ class Pixels:
     def decode(self, z: Tensor) -> Tensor:
         """Z clamped to [-1, 1]; its gradient passes straight through, or a pixel outside would never return."""
         return z.detach().clamp(-1, 1) + (z - z.detach())
+
+
+class Pixels(PixelSpace):
+    """Z is the images themselves, in [-1, 1]; there is no denoiser, so that `prior.steps` is 0."""
+
+    def __init__(self, channels: int, size: int, device: torch.device | str = "cpu") -> None:
+        self.image_channels = channels
+        self.image_size = size
+        self.latent_shape = (channels, size, size)
+        self.conditioning_shape: tuple[int, ...] = (0,)
+        self.noise_schedule = NoiseSchedule(torch.ones(1, dtype=torch.float64), offset=0)
+        self.denoiser: nn.Module | None = None
+        self.null_embedding = torch.empty(1, 0, device=device)
 
     def denoise(self, z: Tensor, t: float, c: Tensor) -> Tensor:
         """Never called: with no steps, an image is D(Z)."""
