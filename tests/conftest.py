@@ -24,7 +24,8 @@ from ld3m.__main__ import main
 from ld3m.distillation.loop import distill
 from ld3m.priors import ClassConditionalLDM
 from ld3m.recipe import Recipe
-from ld3m.recipe.files import load
+from ld3m.recipe.files import load, to_yaml
+from ld3m.runs.folder import note_classes
 
 # How long an example takes says something of the machine alone: it may be busy.
 settings.register_profile("ld3m", deadline=None)
@@ -457,3 +458,18 @@ def launch(*arguments: object, config: str = "cpu2") -> None:
 def relative(a: torch.Tensor, b: torch.Tensor) -> float:
     """The largest difference in units of the largest value."""
     return float((a - b).abs().max() / b.abs().max())
+
+
+@pytest.fixture
+def random_images(recipe_file: Path, tmp_path: Path) -> Path:
+    """What a run leaves, as far as its images go: random ones, two of each class."""
+    folder = tmp_path / "runs" / "mine"
+    values = np.random.default_rng(0).integers(0, 256, (3, 2, 16, 16), dtype=np.uint8)
+    for label, name in enumerate(CLASSES):
+        (folder / "images" / name).mkdir(parents=True)
+        for index in range(2):
+            Image.fromarray(values[label, index]).save(folder / "images" / name / f"{index}.png")
+    recipe = load(Recipe, str(recipe_file), ["distill.images_per_class=2", f"output={folder}"])
+    (folder / "recipe.yaml").write_text(to_yaml(recipe))
+    note_classes(folder, {name: label for label, name in enumerate(CLASSES)})
+    return folder

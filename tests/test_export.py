@@ -12,26 +12,14 @@ from PIL import Image
 from ld3m.data.known import imagenet
 from ld3m.errors import UserError
 from ld3m.publishing.export import LAYOUTS, export
-from ld3m.recipe import Recipe
-from ld3m.recipe.files import load, to_yaml
 from ld3m.runs.folder import note_classes
 from ld3m.runs.imported import find_set
 from ld3m.runs.result import read_images
 
 
 @pytest.fixture
-def run(recipe_file: Path, tmp_path: Path) -> Path:
-    """What a run leaves, as far as its images go: random ones, two of each class."""
-    folder = tmp_path / "runs" / "mine"
-    values = np.random.default_rng(0).integers(0, 256, (3, 2, 16, 16), dtype=np.uint8)
-    for label, name in enumerate(CLASSES):
-        (folder / "images" / name).mkdir(parents=True)
-        for index in range(2):
-            Image.fromarray(values[label, index]).save(folder / "images" / name / f"{index}.png")
-    recipe = load(Recipe, str(recipe_file), ["distill.images_per_class=2", f"output={folder}"])
-    (folder / "recipe.yaml").write_text(to_yaml(recipe))
-    note_classes(folder, {name: label for label, name in enumerate(CLASSES)})
-    return folder
+def run(random_images: Path) -> Path:
+    return random_images
 
 
 def pixels(folder: Path) -> torch.Tensor:

@@ -6,11 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from conftest import CLASSES, Outcome
-from PIL import Image
 from test_together import CPU, MIXED, few, how
 from torch import Tensor, nn
 from torch.nn import functional
@@ -29,7 +27,6 @@ from ld3m.recipe import DataRecipe, Recipe
 from ld3m.recipe.files import load, to_yaml
 from ld3m.reporting.report import report
 from ld3m.runs import weights
-from ld3m.runs.folder import note_classes
 from ld3m.runs.imported import find_set
 from ld3m.runs.result import read_images
 
@@ -43,18 +40,8 @@ def images(shapes: Path) -> ImageSet:
 
 
 @pytest.fixture
-def run(recipe_file: Path, tmp_path: Path) -> Path:
-    """What a run leaves, as far as its images go: random ones, two of each class."""
-    folder = tmp_path / "runs" / "mine"
-    values = np.random.default_rng(0).integers(0, 256, (3, 2, 16, 16), dtype=np.uint8)
-    for label, name in enumerate(CLASSES):
-        (folder / "images" / name).mkdir(parents=True)
-        for index in range(2):
-            Image.fromarray(values[label, index]).save(folder / "images" / name / f"{index}.png")
-    recipe = load(Recipe, str(recipe_file), ["distill.images_per_class=2", f"output={folder}"])
-    (folder / "recipe.yaml").write_text(to_yaml(recipe))
-    note_classes(folder, {name: label for label, name in enumerate(CLASSES)})
-    return folder
+def run(random_images: Path) -> Path:
+    return random_images
 
 
 class Teacher:
