@@ -20,6 +20,7 @@ from ld3m.data.prepared import prepare
 from ld3m.distillation.plan_sampling import not_counted
 from ld3m.errors import UserError
 from ld3m.images import grids
+from ld3m.images.ranges import bytes_to_signed
 from ld3m.machine.processes import Processes
 from ld3m.priors.noise_schedule import FlowSchedule, Level, NoiseSchedule
 from ld3m.priors.pixels import Pixels
@@ -31,6 +32,7 @@ from ld3m.sampling.algorithm import Schedule, Step, images_of
 from ld3m.sampling.approach import Approach, ClassTask, Correction, Kept, Moment
 from ld3m.sampling.chains import added_noise, follow
 from ld3m.sampling.choices import CHOICES
+from ld3m.sampling.encodings import class_encodings
 from ld3m.sampling.methods import METHODS
 from ld3m.sampling.sampled import sample_class
 from ld3m.sizing.cost import RunCost
@@ -210,6 +212,45 @@ def test_mgd3_moves_against_the_gradient_of_the_distance_to_the_mode() -> None:
             torch.testing.assert_close(correction.shift, -0.1 * 0.25 * gradient)
         else:
             torch.testing.assert_close(correction.noise, now.noise + 0.1 * now.step.level.noise * gradient)
+
+
+class Doubling(Gaussian):
+    """An autoencoder that counts the images it encodes, as two times what they are and a little more."""
+
+    def __init__(self, more: float) -> None:
+        super().__init__()
+        self.more, self.encoded = more, 0
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        self.encoded += len(pixels)
+        return 2 * pixels + self.more
+
+
+def test_a_class_is_encoded_once_for_all_seeds_and_methods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Later only the first few images are, whose latents tell whether it is the same autoencoder."""
+    monkeypatch.setenv("LD3M_CACHE", str(tmp_path))
+    pixels = torch.arange(10 * 4, dtype=torch.uint8).view(10, 1, 2, 2)
+    images: Any = SimpleNamespace(images=lambda split, label: pixels + label, counts={"train": [10, 10]})
+
+    def encoded(prior: Doubling, label: int = 0, micro_batch: int = 4) -> tuple[Tensor, float]:
+        found = class_encodings(images, prior, label, micro_batch, CPU)
+        return found.latents, found.earlier_seconds
+
+    first, again, other = Doubling(0), Doubling(0), Doubling(0.25)
+    latents, seconds = encoded(first)
+    assert (first.encoded, seconds) == (10, 0)
+    torch.testing.assert_close(latents, 2 * (pixels / 127.5 - 1))
+    same, seconds = encoded(again)
+    assert again.encoded == 4
+    assert seconds > 0
+    assert torch.equal(same, latents)
+    (kept,) = (tmp_path / "encodings").iterdir()
+    assert torch.equal(encoded(other)[0], 2 * bytes_to_signed(pixels) + 0.25)
+    encoded(again, label=1)
+    assert (other.encoded, again.encoded) == (10, 14), "another autoencoder, other pixels"
+    kept.write_bytes(kept.read_bytes()[:-3])
+    assert torch.equal(encoded(again)[0], latents)
+    assert again.encoded == 24, "a damaged file is made again"
 
 
 def test_a_corrected_answer_moves_both_parts_of_the_step() -> None:

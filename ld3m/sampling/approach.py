@@ -16,7 +16,7 @@ from ld3m.priors import Prior
 from ld3m.randomness import generator
 from ld3m.recipe import Recipe, SampleRecipe
 from ld3m.sampling.algorithm import Schedule, Step, decoded
-from ld3m.sampling.encodings import encode, prototypes, starting_latents
+from ld3m.sampling.encodings import ClassEncodings, class_encodings, prototypes, starting_latents
 
 
 @dataclass(frozen=True)
@@ -67,13 +67,18 @@ class ClassTask:
     def encodings(self, label: int | None = None) -> Tensor:
         """Latents [n, *latent_shape], on the CPU, of all real training images of a class; by default of this one."""
         if label in (None, self.label):
-            return self._encodings
+            return self._encodings.latents
         assert label is not None
-        return encode(self.images.images("train", label), self.prior, self.micro_batch, self.device)
+        return class_encodings(self.images, self.prior, label, self.micro_batch, self.device).latents
 
     @cached_property
-    def _encodings(self) -> Tensor:
-        return encode(self.images.images("train", self.label), self.prior, self.micro_batch, self.device)
+    def _encodings(self) -> ClassEncodings:
+        return class_encodings(self.images, self.prior, self.label, self.micro_batch, self.device)
+
+    @property
+    def earlier_seconds(self) -> float:
+        """What encoding the class took, if it was encoded by an earlier run and is used here."""
+        return self._encodings.earlier_seconds if "_encodings" in vars(self) else 0.0
 
     def latents(self, start: str) -> Tensor:
         """Clean latents [count, *latent_shape] by a word of `distill.init`, which are those of the same word there.

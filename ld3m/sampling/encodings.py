@@ -1,14 +1,26 @@
 """Real images as latents: all of a class, those that a core-set chooses, and the class's prototypes."""
 
+import math
+import time
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from ld3m.data.coresets import Coreset
+from ld3m.errors import UserError
+from ld3m.files import ANOTHER_CACHE, cache_folder, cache_key, writable, write_tensors
 from ld3m.images.ranges import bytes_to_signed
 from ld3m.machine.out_of_memory import in_parts
 from ld3m.priors import Prior
+from ld3m.reading import TensorSpec, read_tensors
 from ld3m.sampling.kmeans import kmeans
+
+MOST_KEPT = 2**30
+"""Bytes of a data set's encodings up to which they are kept in the cache: an ImageNet subset's, not ImageNet-1k's."""
+SECONDS = "seconds"
+"""Key of their metadata: what encoding took."""
 
 
 @torch.no_grad()
@@ -39,7 +51,8 @@ def starting_latents(
     if start == "noise":
         return torch.randn(count, *prior.latent_shape, generator=draws).to(device)
     if start == "prototype":
-        return prototypes(encode(images.images("train", label), prior, micro_batch, device), count, draws).to(device)
+        encoded = class_encodings(images, prior, label, micro_batch, device)
+        return prototypes(encoded.latents, count, draws).to(device)
     chosen = images.select("random" if start == "real" else start, label, count, draws)
     return encode(images.images("train", label)[chosen], prior, micro_batch, device).to(device)
 
@@ -47,6 +60,49 @@ def starting_latents(
 def prototypes(encodings: Tensor, count: int, draws: torch.Generator) -> Tensor:
     """k-means centres [count, *latent_shape] of a class's encodings [n, *latent_shape], on the CPU."""
     return kmeans(encodings.flatten(1), count, draws).view(count, *encodings.shape[1:])
+
+
+@dataclass(frozen=True)
+class ClassEncodings:
+    """All real training images of a class as latents."""
+
+    latents: Tensor
+    """[n, *latent_shape], on the CPU."""
+    earlier_seconds: float = 0.0
+    """What encoding took, if an earlier run has done it; 0 if it was done now."""
+
+
+def class_encodings(
+    images: Coreset, prior: Prior, label: int, micro_batch: int, device: torch.device
+) -> ClassEncodings:
+    """Encodes a class, or takes its encodings from the cache, where they are kept for other seeds and methods.
+
+    They are found by the pixels and by the latents of the first few images, which are encoded each time: they change
+    with the autoencoder, its precision and the device.
+
+    Raises:
+        UserError: if memory runs out with one image at a time, or the cache cannot be written to.
+    """
+    pixels = images.images("train", label)
+    bytes_of_all = sum(images.counts["train"]) * math.prod(prior.latent_shape) * 4
+    if len(pixels) <= micro_batch or bytes_of_all > MOST_KEPT:
+        return ClassEncodings(encode(pixels, prior, micro_batch, device))
+    first = encode(pixels[:micro_batch], prior, micro_batch, device)
+    content = (pixels.contiguous(), first.view(torch.uint8))
+    key = cache_key([micro_batch, list(first.shape), str(first.dtype)], *(each.numpy() for each in content))
+    path = cache_folder() / "encodings" / f"{key}.safetensors"
+    if path.exists():
+        try:
+            expected = {"latents": TensorSpec(first.dtype, (len(pixels), *first.shape[1:]))}
+            tensors, about = read_tensors(path, "its images are encoded again", expected)
+            return ClassEncodings(tensors["latents"], float(about[SECONDS]))
+        except (UserError, LookupError, ValueError) as error:
+            print(f"ld3m: {error if isinstance(error, UserError) else f'{path} is damaged; it is made again'}")
+    began = time.perf_counter()
+    latents = torch.cat([first, encode(pixels[micro_batch:], prior, micro_batch, device)])
+    writable(path.parent, ANOTHER_CACHE)
+    write_tensors(path, {"latents": latents}, {SECONDS: str(time.perf_counter() - began)})
+    return ClassEncodings(latents)
 
 
 @torch.no_grad()

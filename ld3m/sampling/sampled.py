@@ -36,7 +36,7 @@ class Sampled:
     drawn: int
     """Images that were drawn."""
     seconds: float
-    """What the class took, also in processes that were stopped."""
+    """What the class took, also in processes that were stopped, or by the run that encoded its real images."""
 
 
 def sample_class(
@@ -82,7 +82,7 @@ def sample_class(
     weights = kept.weights
     if weights is None and approach.weights is not None:
         weights = approach.weights[kept.images]
-    taken = parts.seconds + time.perf_counter() - began
+    taken = parts.seconds + time.perf_counter() - began + task.earlier_seconds
     return Sampled(z[kept.images], weights, way[kept.images], drawn, taken)
 
 
