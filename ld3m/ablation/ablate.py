@@ -26,7 +26,7 @@ from ld3m.machine.processes import Processes, watched_command
 from ld3m.reading import read_json
 from ld3m.recipe import Recipe
 from ld3m.runs import metrics
-from ld3m.runs.folder import classes, iterations_done
+from ld3m.runs.folder import SAMPLING, classes, document, iterations_done
 
 CROSSED = "cross-architecture"
 """The column of the mean over all networks but the matching one, beside those of architectures."""
@@ -208,16 +208,18 @@ def _cost(cell: Cell) -> dict[str, Any]:
 
     Returns:
         iterations, the last logged loss, `seconds_per_iteration` (the median of those logged), `seconds` (their mean
-        times the iterations, without what happens between iterations), and `peak_memory` of the process in bytes, which
-        on CPUs includes the cells before it.
+        times the iterations, without what happens between iterations, and what sampling took before, over all
+        processes), and `peak_memory` of the process in bytes, which on CPUs includes the cells before it.
     """
-    rows, iterations = metrics.read(cell.recipe.folder).rows, cell.recipe.distill.iterations
+    folder, iterations = cell.recipe.folder, cell.recipe.distill.iterations
+    rows = metrics.read(folder).rows
     seconds = [metrics.seconds(row) for row in rows]
+    sampling = document(folder, SAMPLING).get("seconds", 0.0)
     return {
         "iterations": iterations,
         "loss": rows[-1]["loss"] if rows else None,
         "seconds_per_iteration": round(statistics.median(seconds), 5) if seconds else None,
-        "seconds": round(statistics.fmean(seconds) * iterations, 2) if seconds else 0.0,
+        "seconds": round(sampling + (statistics.fmean(seconds) * iterations if seconds else 0.0), 2),
         "peak_memory": max((row["peak_memory"] for row in rows if row.get("peak_memory")), default=None),
     }
 
