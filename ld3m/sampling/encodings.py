@@ -89,7 +89,7 @@ def class_encodings(
         return ClassEncodings(encode(pixels, prior, micro_batch, device))
     first = encode(pixels[:micro_batch], prior, micro_batch, device)
     content = (pixels.contiguous(), first.view(torch.uint8))
-    key = cache_key([micro_batch, list(first.shape), str(first.dtype)], *(each.numpy() for each in content))
+    key = cache_key([micro_batch, list(first.shape), str(first.dtype)], *(each.numpy().data for each in content))
     path = cache_folder() / "encodings" / f"{key}.safetensors"
     if path.exists():
         try:
