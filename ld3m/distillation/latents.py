@@ -55,27 +55,30 @@ class LearntLatents:
             share = (1 + math.cos(math.pi * iteration / settings.iterations)) / 2
         moved = self
         if settings.learn != "conditioning":
-            direction, momentum, square = _direction(
-                grad_z, self.z_momentum, self.z_square, iteration, settings.momentum
-            )
+            state = self.z_momentum, self.z_square
+            direction, momentum, square = _direction(self.z, grad_z, state, iteration, settings)
             z = self.z - share * settings.lr_latents * direction
             moved = replace(moved, z=z, z_momentum=momentum, z_square=square)
         if settings.learn != "latents":
-            direction, momentum, square = _direction(
-                grad_c, self.c_momentum, self.c_square, iteration, settings.momentum
-            )
+            state = self.c_momentum, self.c_square
+            direction, momentum, square = _direction(self.c, grad_c, state, iteration, settings)
             c = self.c - share * settings.lr_conditioning * direction
             moved = replace(moved, c=c, c_momentum=momentum, c_square=square)
         return moved
 
 
 def _direction(
-    grad: Tensor, momentum: Tensor, square: Tensor | None, iteration: int, decay: float
+    moved: Tensor, grad: Tensor, state: tuple[Tensor, Tensor | None], iteration: int, settings: DistillRecipe
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """What a rate is multiplied with, and the new state: SGD's momentum, or with a second moment Adam's quotient.
+    """What a rate is multiplied with, and the new state: the momentum of SGD or of LARS, or Adam's quotient.
 
-    Adam as Kingma and Ba (ICLR 2015) have it, with β1 = `decay`.
+    Adam as Kingma and Ba (ICLR 2015) have it, with β1 = `momentum`. LARS (You et al., arXiv:1708.03888, Algorithm 1
+    without weight decay) scales the gradient g of each latent w by |w| / |g| before it enters the momentum; here what
+    the paper calls a layer is the latent of one image, so that a step depends on no other image or process.
     """
+    (momentum, square), decay = state, settings.momentum
+    if settings.optimiser == "lars":
+        grad = _as_long_as(moved, grad)
     if square is None:
         momentum = decay * momentum + grad
         return momentum, momentum, None
@@ -83,6 +86,21 @@ def _direction(
     square = SQUARE_DECAY * square + (1 - SQUARE_DECAY) * grad.square()
     mean, spread = momentum / (1 - decay ** (iteration + 1)), square / (1 - SQUARE_DECAY ** (iteration + 1))
     return mean / (spread.sqrt() + 1e-8), momentum, square
+
+
+def _as_long_as(moved: Tensor, grad: Tensor) -> Tensor:
+    """Each latent's gradient at the latent's norm; a gradient of 0 stays 0, a latent of 0 counts as one of rms 1.
+
+    Class by class, because a sum over other classes' memory may be added up in another order.
+    """
+    scaled = []
+    for latents, grads in zip(moved.flatten(2), grad.flatten(2), strict=True):
+        largest = grads.abs().amax(1, keepdim=True)
+        grads = grads / largest.where(largest > 0, 1)  # squares of a small gradient would vanish
+        length, wanted = (torch.linalg.vector_norm(rows, dim=1, keepdim=True) for rows in (grads, latents))
+        wanted = wanted.where(wanted > 0, math.sqrt(latents.shape[1]))
+        scaled.append(grads * (wanted / length.where(length > 0, 1)))
+    return torch.stack(scaled).view_as(grad) if scaled else grad
 
 
 def unmoved(settings: DistillRecipe, z: Tensor, c: Tensor) -> dict[str, Tensor]:

@@ -76,5 +76,8 @@ class MttRecipe(Section):
 LEARNING_RATES = {"dm": 1.0, "dc": 0.1, "mtt": 1000.0, "lgm": 1000.0}
 """Learning rates of Z and c by objective: the authors', but for lgm, whose authors use Adam."""
 
+LARS_RATE = 0.1
+"""Learning rate of Z and c with LARS, whatever the objective: about the share that tuned SGD moves Z by in a step."""
+
 DC_LOOPS = ((50, 50, 10), (40, 40, 15), (30, 30, 20), (20, 20, 25), (10, 10, 50), (1, 1, 1))
 """(fewest images per class, outer loop, inner loop), from the code of Zhao et al."""

@@ -9,7 +9,7 @@ from ld3m.recipe import values
 from ld3m.recipe.data import DistilledDataRecipe
 from ld3m.recipe.evaluation import EvaluateRecipe
 from ld3m.recipe.networks import ExpertsRecipe, NetworkRecipe, TeacherRecipe
-from ld3m.recipe.objectives import DC_LOOPS, LEARNING_RATES, DcRecipe, DmRecipe, LgmRecipe, MttRecipe
+from ld3m.recipe.objectives import DC_LOOPS, LARS_RATE, LEARNING_RATES, DcRecipe, DmRecipe, LgmRecipe, MttRecipe
 from ld3m.recipe.rendering import SamplerRecipe
 from ld3m.recipe.sampling import SampleRecipe
 from ld3m.recipe.values import Section
@@ -38,15 +38,17 @@ class DistillRecipe(Section):
     `prior.steps=0`: latents. A prior without classes needs latents too."""
     lr_latents: float = Field(1.0, gt=0, le=1e38)
     """Learning rate of Z; left out: 1 for dm, 0.1 for dc, 1000 for mtt, which are the authors', and 1000 for lgm. Their
-    gradient of mtt is half the true one, which is taken here, so that 500 makes their steps."""
+    gradient of mtt is half the true one, which is taken here, so that 500 makes their steps. With
+    `distill.optimiser=lars` 0.1 for all."""
     lr_conditioning: float = Field(1.0, gt=0, le=1e38)
-    """Learning rate of c; left out: 1 for dm, 0.1 for dc, 1000 for mtt, which are the authors', and 1000 for lgm. Their
-    gradient of mtt is half the true one, which is taken here, so that 500 makes their steps."""
-    optimiser: Literal["sgd", "adam"] = "sgd"
+    """Learning rate of c; left out: what is taken for a left out `lr_latents`."""
+    optimiser: Literal["sgd", "adam", "lars"] = "sgd"
     """The optimiser of Z and c. Adam's steps are as large as the learning rate, whatever the gradient is: rates of 0.01
-    to 0.1 suit it."""
+    to 0.1 suit it. lars is SGD whose rates are shares of the norm of what they move: the gradient of each latent, and
+    of each c, is scaled to its norm first, so that neither the skip nor the images per class change how far a step
+    goes. Use it with `distill.schedule=cosine`, as its steps do not shrink with the gradient."""
     momentum: float = Field(0.5, ge=0, lt=1)
-    """Momentum of SGD, or the first of Adam's two decay rates."""
+    """Momentum of SGD and LARS, or the first of Adam's two decay rates."""
     schedule: Literal["constant", "cosine"] = "constant"
     """Whether the learning rates stay, or fall to 0 at the last iteration; then `distill.iterations` cannot be raised
     later."""
@@ -98,10 +100,11 @@ class DistillRecipe(Section):
     @model_validator(mode="before")
     @classmethod
     def _defaults_that_depend(cls, content: Any) -> Any:
-        """Writes out the learning rates of the objective, and gradient matching's loops for the images per class."""
+        """Writes out the learning rates, and gradient matching's loops for the images per class."""
         if not isinstance(content, dict):
             return content
-        rate = LEARNING_RATES.get(str(content.get("objective")), 1.0)
+        by_objective = LEARNING_RATES.get(str(content.get("objective")), 1.0)
+        rate = LARS_RATE if content.get("optimiser") == "lars" else by_objective
         filled = {"lr_latents": rate, "lr_conditioning": rate, **content}
         count, dc = content.get("images_per_class", 1), content.get("dc") or {}
         if isinstance(count, int) and isinstance(dc, dict):
