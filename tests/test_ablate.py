@@ -25,6 +25,7 @@ from scipy.stats import ttest_rel
 from ld3m.ablation.ablate import ablate
 from ld3m.ablation.cells import Ablation
 from ld3m.ablation.chart import draw
+from ld3m.ablation.pareto import Point, frontier
 from ld3m.ablation.table import markdown, pooled, seed_difference
 from ld3m.evaluation import measure
 from ld3m.files import cache_folder
@@ -537,3 +538,44 @@ def test_a_dot_a_row_without_a_numeric_axis(made: Path) -> None:
 def test_published_charts_are_those_of_their_json(path: Path) -> None:
     report = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     assert draw(report) == path.read_text(encoding="utf-8")
+
+
+costs_and_accuracies = st.lists(st.tuples(st.integers(1, 9), st.integers(0, 9)), min_size=1, max_size=12)
+
+
+@given(costs_and_accuracies)
+def test_the_frontier_is_what_nothing_beats(pairs: list[tuple[int, int]]) -> None:
+    """A point is on it if none is as cheap and as good, and cheaper or better; equal points are there once."""
+    points = [Point(str(index), cost, accuracy, 0, "") for index, (cost, accuracy) in enumerate(pairs)]
+    expected = {
+        (cost, accuracy)
+        for cost, accuracy in pairs
+        if not any(c <= cost and a >= accuracy and (c, a) != (cost, accuracy) for c, a in pairs)
+    }
+    found = [(point.seconds, point.accuracy) for point in frontier(points)]
+    assert found == sorted(expected)
+
+
+def test_sets_that_were_sampled_stand_by_what_they_took_in_all() -> None:
+    """Seconds per iteration say nothing of a set without iterations; random images cost nothing and lie across."""
+    how = {"epochs": 5}
+    took = {"plain": (31.0, None, 70.0), "guided": (90.0, None, 69.0), "learnt": (400.0, 5.0, 80.0)}
+    runs = []
+    for name, (seconds, each, accuracy) in took.items():
+        run = one_run({}, how, [accuracy])
+        run["recipe"] = name
+        run["run"] |= {"seconds": seconds, "seconds_per_iteration": each}
+        runs.append(run)
+    report = report_of([*runs, one_run({}, how, [60.0], trained_on="random")])
+    head, _, *lines = markdown(report).splitlines()
+    assert head == "| set | convnet | median s / iteration | s in all |"
+    assert [line.split(" | ")[2:] for line in lines[:3]] == [["", "31 |"], ["", "90 |"], ["5", "400 |"]]
+    root = ET.fromstring(draw(report))
+    titles = {
+        part.find(f"{SVG}title").text for part in root.iter(f"{SVG}circle") if part.find(f"{SVG}title") is not None
+    }
+    assert {"plain: 70.0 (1), 31 s", "guided: 69.0 (1), 1 min 30 s", "learnt: 80.0 (1), 6 min 40 s"} <= titles
+    (line,) = root.iter(f"{SVG}polyline")
+    assert len(str(line.get("points")).split()) == 2, "the guided set is dearer and worse than the plain one"
+    learnt = report_of([run for run in runs if run["recipe"] == "learnt"])
+    assert "| s in all |" not in markdown(learnt)

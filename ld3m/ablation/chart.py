@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ld3m.ablation.table import Rows, accuracy_cell, columns, row_label, value_text
+from ld3m.ablation import pareto
+from ld3m.ablation.table import Rows, accuracy_cell, columns, costs_differ_in_kind, row_label, value_text
 from ld3m.reporting import dots, svg
 from ld3m.reporting.dots import LINE, Dot
 from ld3m.reporting.svg import Axis, number
@@ -21,7 +22,8 @@ def draw(report: Row) -> str:
     """Accuracies, one panel per column of the table; over a numeric axis also the seconds per iteration.
 
     If an axis is numeric, its rows are points of lines, one line for each combination of the other settings, and
-    baselines that do not depend on the axis are lines across. If none is, each row is a dot. Error bars and bands are
+    baselines that do not depend on the axis are lines across. If none is, each row is a dot; if some sets were made
+    without iterations, a panel below has accuracies over the time that sets took. Error bars and bands are
     ± one standard deviation over all networks. Pointed at, a mark says its figure.
 
     Args:
@@ -150,7 +152,7 @@ def _panel(title: str, up: Axis) -> list[str]:
 
 def _dots(rows: Rows) -> tuple[list[str], tuple[int, int]]:
     """A panel per column of the table, one below the other: a dot per row, baselines as lines from top to bottom."""
-    return dots.dots(
+    parts, (width, height) = dots.dots(
         {
             f"{arch}, accuracy in %": [
                 Dot(
@@ -166,3 +168,20 @@ def _dots(rows: Rows) -> tuple[list[str], tuple[int, int]]:
             for arch in columns(rows)
         }
     )
+    if costs_differ_in_kind(rows):
+        for arch in columns(rows):
+            parts.append(f'<g transform="translate(0 {height})">{"".join(_cost_panel(rows, arch))}</g>')
+            height += pareto.HEIGHT
+    return parts, (width, height)
+
+
+def _cost_panel(rows: Rows, arch: str) -> list[str]:
+    """Accuracies of a column over the seconds that the sets took."""
+    measured = [(row, row["accuracies"][arch]) for row in rows if arch in row["accuracies"]]
+    points = [
+        pareto.Point(_name(row, rows), row["seconds"], each["mean"], each["std"], accuracy_cell(each))
+        for row, each in measured
+        if row["trained_on"] == "distilled" and row["seconds"]
+    ]
+    baselines = {_name(row, rows): each for row, each in measured if row["trained_on"] != "distilled"}
+    return pareto.panel(f"{arch}, accuracy in % over the time that a set took", points, baselines) if points else []

@@ -161,6 +161,12 @@ def _by_seed(row: Mapping[str, Any], arch: str) -> dict[int, float]:
     return {run["seed"]: statistics.fmean(accuracies) for run, accuracies in runs}
 
 
+def costs_differ_in_kind(rows: Rows) -> bool:
+    """Whether some sets were made without iterations, so that seconds per iteration do not compare."""
+    made = [row for row in rows if row["trained_on"] == "distilled" and row.get("seconds")]
+    return len(made) > 1 and any(row["seconds_per_iteration"] is None for row in made)
+
+
 def columns(rows: Rows) -> list[str]:
     """The headings under which rows have accuracies: architectures, or ways to measure one."""
     return list(dict.fromkeys(arch for row in rows for arch in row["accuracies"]))
@@ -186,16 +192,19 @@ def markdown(report: Mapping[str, Any]) -> str:
         for row in rows
     ]
     figures = []
+    some_sampled = costs_differ_in_kind(rows)
     for row in rows:
-        took = row.get("seconds_per_iteration")
+        took, whole = row.get("seconds_per_iteration"), row.get("seconds")
         figures.append(
             [
                 *([str(len(row["runs"]))] if has_seeds else []),
                 *(accuracy_cell(row["accuracies"].get(arch)) for arch in archs),
                 f"{took:.3g}" if took is not None else "",
+                *([f"{whole:.3g}" if whole else ""] if some_sampled else []),
             ]
         )
     numbers = [*(["distillation seeds"] if has_seeds else []), *archs, "median s / iteration"]
+    numbers += ["s in all"] if some_sampled else []
     paragraphs = [
         _table(["set", *axes], numbers, names, figures),
         f"Accuracy in % on the {report['split']} split, mean ± standard deviation over all networks (their number).",
