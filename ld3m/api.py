@@ -62,6 +62,57 @@ def distill(
     return distill(_loaded(recipe, overrides, output), resume is not False, start)
 
 
+SAMPLING: dict[str, str | int] = {
+    "distill.init": "sample", "distill.iterations": 0, "distill.learn": "latents", "prior.steps": 0
+}  # fmt: skip
+"""What makes a distillation of a sampling: nothing is learnt, and the autoencoder alone renders what was sampled."""
+
+
+def sample(recipe: str | Path, *overrides: str, output: str | Path | None = None, resume: bool = True) -> Path:
+    """Samples images from the prior instead of learning them, as `ld3m sample` does.
+
+    Args:
+        recipe: a YAML file, or the name of a shipped recipe, such as "sampling/mgd3".
+        overrides: `KEY=VALUE` as on the command line, such as "sample.method=d4m".
+        output: the run folder; by default the recipe's, or one that is named after the recipe and the method.
+        resume: whether an unfinished run in that folder is resumed or replaced.
+
+    Returns:
+        The run folder, which `evaluate` and all others take.
+
+    Raises:
+        UserError: for a mistake in the recipe, or a key that makes it learn.
+        SystemExit: after an interrupt; the same call resumes after the last images that are done.
+    """
+    implied = sampling_overrides(recipe, overrides, output is not None)
+    return distill(recipe, *overrides, *implied, output=output, resume=resume)
+
+
+def sampling_overrides(recipe: str | Path, overrides: Sequence[str], has_output: bool) -> list[str]:
+    """What a recipe lacks to be a sampling, as `KEY=VALUE`; also a name of its own, if nothing says where it goes.
+
+    Raises:
+        UserError: for a mistake in the recipe, or an override that makes it learn.
+    """
+    for key, value in SAMPLING.items():
+        if other := [each for each in overrides if each.startswith(f"{key}=") and each != f"{key}={value}"]:
+            raise UserError(
+                f"{other[0]}: ld3m sample learns nothing and sets {key}={value}; leave it out, or give ld3m distill "
+                "RECIPE distill.init=sample"
+            )
+    own = load_recipe(recipe, *overrides)
+    values = own.model_dump()
+    implied = [f"{key}={value}" for key, value in SAMPLING.items() if _value_at(values, key) != value]
+    if implied and not has_output and own.output is None:
+        implied.append(f"name={own.name}-{own.sample.method}")
+    return implied
+
+
+def _value_at(values: dict[str, Any], key: str) -> object:
+    section, _, last = key.partition(".")
+    return values[section][last]
+
+
 def rehearse(
     recipe: Recipe | str | Path, *overrides: str, output: str | Path | None = None, resume: bool = True
 ) -> "Rehearsal":
@@ -298,7 +349,7 @@ def load_prior(source: Recipe | str | Path, device: "str | torch.device" = "cpu"
 
     Args:
         source: a recipe, for the prior it names with its settings; or, as `prior.source`, a folder, `hub:<id>`, or the
-            name of a packaged prior.
+            name of a packaged prior. An autoencoder alone has no size of its own: give a recipe with `prior.steps=0`.
         device: where it goes.
 
     Raises:

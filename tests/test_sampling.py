@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from conftest import Outcome, latents, launch
 from torch import Tensor
 
 from ld3m import priors
+from ld3m.api import sample
 from ld3m.data.coresets import open_kept
 from ld3m.data.prepared import prepare
 from ld3m.distillation.plan_sampling import not_counted
@@ -28,6 +30,7 @@ from ld3m.publishing import card
 from ld3m.randomness import generator
 from ld3m.recipe import Recipe
 from ld3m.recipe.files import digest, load, to_yaml
+from ld3m.runs.folder import iterations_done
 from ld3m.sampling.algorithm import Schedule, Step, images_of
 from ld3m.sampling.approach import Approach, ClassTask, Correction, Kept, Moment
 from ld3m.sampling.chains import added_noise, follow
@@ -458,7 +461,13 @@ def test_a_finished_sampling_is_refined_by_more_iterations(
     folder, recipe = sampled
     settings = recipe.distill.model_copy(update={"init": str(folder), "iterations": 1})
     other = recipe.model_copy(update={"distill": settings, "output": str(tmp_path / "refined")})
-    assert latents(distill(other))["z"].shape == latents(folder)["z"].shape
+    refined = latents(distill(other))["z"]
+    longer = shutil.copytree(folder, tmp_path / "longer")
+    settings = recipe.distill.model_copy(update={"iterations": 1})
+    distill(recipe.model_copy(update={"distill": settings, "output": str(longer)}))
+    assert iterations_done(longer) == 1
+    assert torch.equal(latents(longer)["z"], refined)
+    assert not torch.equal(refined, latents(folder)["z"])
 
 
 def test_the_command_says_what_it_sets(recipe_file: Path, ld3m: Callable[..., Outcome]) -> None:
@@ -466,6 +475,18 @@ def test_the_command_says_what_it_sets(recipe_file: Path, ld3m: Callable[..., Ou
     assert "init: sample" in shown
     assert "iterations: 0" in shown
     assert "name: shapes-plain" in shown
+
+
+def test_the_function_samples_what_the_command_does(
+    sampled: tuple[Path, Recipe], recipe_file: Path, tmp_path: Path
+) -> None:
+    folder, _ = sampled
+    method = ["sample.method=mgd3", "sample.steps=4", "sample.draws=2", "sample.choose=k-center"]
+    again = sample(recipe_file, *method, output=tmp_path / "again")
+    for name, tensor in latents(folder).items():
+        assert torch.equal(tensor, latents(again)[name])
+    with pytest.raises(UserError, match=r"^distill\.iterations=5: ld3m sample learns nothing"):
+        sample(recipe_file, "distill.iterations=5")
 
 
 def test_a_plan_counts_the_calls_of_sampling() -> None:
