@@ -4,6 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export OMP_NUM_THREADS=1
+unset PYTHONDONTWRITEBYTECODE # uv compiles nothing: each of the tests' processes would compile all that it imports
 pytest -n auto --dist loadfile --no-loadscope-reorder "$@" && exit
 status=$?
 [ "$status" = 1 ] || exit "$status"

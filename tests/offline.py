@@ -1,4 +1,4 @@
-"""What must be set before the libraries are imported: threads, no GPU, and a Hub that is nobody else's.
+"""What must be set before the libraries are imported: threads, no GPU, a Hub that is nobody else's, and a fast disk.
 
 No test reaches the real Hub: its address is a port of this machine, where hub_server listens if a test asks for it. Nor
 are the user's login and cache seen.
@@ -18,3 +18,4 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # two busy processes with two thr
 os.environ |= {"HF_ENDPOINT": HUB, "HF_HOME": HOME.name, "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 os.environ["NO_PROXY"] = "127.0.0.1"
 os.environ.pop("HF_TOKEN", None)
+os.fsync = lambda _: None  # what tests write need not outlive the machine, and a run waits for the disk sixty times

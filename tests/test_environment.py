@@ -84,18 +84,33 @@ def test_a_token_in_a_file_is_found_and_not_told(tmp_path: Path) -> None:
     left_out = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH")
     environ = {key: value for key, value in os.environ.items() if key not in left_out} | {"HF_HOME": str(tmp_path)}
 
-    def env() -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "ld3m", "env"], check=True, capture_output=True, text=True, env=environ
-        )
-        return done.stdout
-
-    assert "Hub token found: no\n" in env()
-    (tmp_path / "token").write_text(TOKEN)
-    (tmp_path / "accelerate").mkdir()
     config = tmp_path / "accelerate" / "default_config.yaml"
-    config.write_text(f"distributed_type: MULTI_GPU\nnum_processes: 4\nsome_secret: {TOKEN}\n")
-    said = env()
+    wanted = {tmp_path / "token": TOKEN}
+    wanted[config] = f"distributed_type: MULTI_GPU\nnum_processes: 4\nsome_secret: {TOKEN}\n"
+    files = {str(path): text for path, text in wanted.items()}
+    program = f"""
+import sys
+from pathlib import Path
+from ld3m.__main__ import main
+
+def env():
+    sys.argv = ["ld3m", "env"]
+    try:
+        main()
+    except SystemExit as stop:
+        assert not stop.code
+
+env()
+for name, text in {files!r}.items():
+    Path(name).parent.mkdir(exist_ok=True)
+    Path(name).write_text(text)
+print("BETWEEN")
+env()
+"""
+    arguments = [sys.executable, "-c", program]
+    done = subprocess.run(arguments, check=True, capture_output=True, text=True, env=environ)
+    before, said = done.stdout.split("BETWEEN\n")
+    assert "Hub token found: no\n" in before
     assert "Hub token found: yes\n" in said
     assert TOKEN not in said
     assert f"Accelerate configuration: {config}, distributed_type=MULTI_GPU, num_processes=4, some_secret=set" in said

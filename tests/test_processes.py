@@ -233,13 +233,13 @@ def test_processes_wait_for_one_that_has_hours_more_to_do(tmp_path: Path) -> Non
 
 
 def with_little_patience(command: Callable[[Processes], None]) -> None:
-    heartbeat.INTERVAL, heartbeat.SILENCE, heartbeat.PATIENCE = 0.05, 3, 0.1
+    heartbeat.INTERVAL, heartbeat.SILENCE, heartbeat.PATIENCE = 0.05, 1.5, 0.1
     watched_command(command)()
     print("ended")
 
 
 def one_ends_late(processes: Processes, late: int) -> None:
-    time.sleep(5 * (processes.process_index == late))
+    time.sleep(2.5 * (processes.process_index == late))
 
 
 @pytest.mark.parametrize("late", [pytest.param(0, marks=pytest.mark.slow), 1])

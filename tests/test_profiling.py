@@ -44,7 +44,8 @@ def test_a_trace_by_hand(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("iterations", [3, pytest.param(40, marks=pytest.mark.slow)])
 def test_a_profile(recipe_file: Path, ld3m: Callable[..., Outcome], iterations: int) -> None:
-    outcome = ld3m("distill", recipe_file, f"distill.iterations={iterations}", "-o", "runs/mine", "--profile")
+    few = (f"distill.iterations={iterations}", "distill.images_per_class=1", "prior.steps=1")
+    outcome = ld3m("distill", recipe_file, *few, "-o", "runs/mine", "--profile")
     assert outcome.code == 0, outcome.err
     assert sorted(Path().rglob("*")) == [Path("runs"), Path("runs/mine.trace.json.gz")]
     head, columns, *rows, place = outcome.out.splitlines()

@@ -41,11 +41,11 @@ def finished(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture
 def running(recipe_file: Path, tmp_path: Path) -> Iterator[tuple[Path, Any]]:
-    """A run in a process of its own that has logged a dozen iterations, and goes on."""
+    """A run in a process of its own that has logged six iterations, and goes on."""
     folder = tmp_path / "runs" / "busy"
     (process,) = processes = spawn(1, command_line, "distill", recipe_file, *LONG, "-o", folder)
     try:
-        wait_for_rows(folder, 12)
+        wait_for_rows(folder, 6)
         yield folder, process
     finally:
         process.kill()

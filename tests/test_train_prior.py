@@ -1,5 +1,6 @@
 """Training a prior through the command line, on shapes."""
 
+import io
 import json
 import shutil
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ import torch
 from conftest import Outcome
 
 from ld3m import priors
+from ld3m.__main__ import main
 from ld3m.recipe import SamplerRecipe
 
 
@@ -41,8 +44,11 @@ def command(recipe: Path, folder: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def trained(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("priors") / "whole"
-    done = subprocess.run(command(recipe, folder), check=True, stderr=subprocess.PIPE, text=True)
-    (folder.parent / "stderr.txt").write_text(done.stderr)
+    with pytest.MonkeyPatch.context() as patch, redirect_stderr(io.StringIO()) as said, redirect_stdout(io.StringIO()):
+        patch.setattr(sys, "argv", ["ld3m", "train-prior", str(recipe), "--output", str(folder)])
+        with suppress(SystemExit):
+            main()
+    (folder.parent / "stderr.txt").write_text(said.getvalue())
     return folder
 
 
@@ -111,11 +117,10 @@ def test_a_folder_of_somebody_elses_is_left_as_it_is(recipe: Path, tmp_path: Pat
     assert mine.read_bytes() == b"dear"
 
 
-def test_another_recipe_is_refused(recipe: Path, trained: Path) -> None:
-    arguments = [*command(recipe, trained), "denoiser.steps=31"]
-    done = subprocess.run(arguments, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "another recipe" in done.stderr
+def test_another_recipe_is_refused(recipe: Path, trained: Path, ld3m: Callable[..., Outcome]) -> None:
+    done = ld3m("train-prior", recipe, "--output", trained, "denoiser.steps=31")
+    assert done.code == 2
+    assert "another recipe" in done.err
 
 
 def test_a_prior_without_a_null_class_and_images_that_change(

@@ -70,7 +70,7 @@ def iterations(recipe: Recipe, count: int) -> Blocking:
 @pytest.mark.parametrize(
     "objective",
     [
-        ["dm", "prior.skip=paper", "prior.keep_graph_steps=1"],
+        ["dm", "prior.skip=paper", "prior.keep_graph_steps=1", "prior.steps=2"],
         *(
             pytest.param(objective, marks=pytest.mark.slow)
             for objective in (
