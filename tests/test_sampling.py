@@ -222,17 +222,18 @@ class Doubling(Gaussian):
 
     def __init__(self, more: float) -> None:
         super().__init__()
+        self.latent_shape = (3, 2, 2)
         self.more, self.encoded = more, 0
 
     def encode(self, pixels: Tensor) -> Tensor:
         self.encoded += len(pixels)
-        return 2 * pixels + self.more
+        return (2 * pixels + self.more).to(memory_format=torch.channels_last)  # as convolutions may leave it
 
 
 def test_a_class_is_encoded_once_for_all_seeds_and_methods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Later only the first few images are, whose latents tell whether it is the same autoencoder."""
     monkeypatch.setenv("LD3M_CACHE", str(tmp_path))
-    pixels = torch.arange(10 * 4, dtype=torch.uint8).view(10, 1, 2, 2)
+    pixels = torch.arange(10 * 12, dtype=torch.uint8).view(10, 3, 2, 2)
     images: Any = SimpleNamespace(images=lambda split, label: pixels + label, counts={"train": [10, 10]})
 
     def encoded(prior: Doubling, label: int = 0, micro_batch: int = 4) -> tuple[Tensor, float]:

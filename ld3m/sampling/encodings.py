@@ -67,7 +67,7 @@ class ClassEncodings:
     """All real training images of a class as latents."""
 
     latents: Tensor
-    """[n, *latent_shape], on the CPU."""
+    """[n, *latent_shape], on the CPU, in one memory layout, whether encoded now or read."""
     earlier_seconds: float = 0.0
     """What encoding took, if an earlier run has done it; 0 if it was done now."""
 
@@ -86,8 +86,8 @@ def class_encodings(
     pixels = images.images("train", label)
     bytes_of_all = sum(images.counts["train"]) * math.prod(prior.latent_shape) * 4
     if len(pixels) <= micro_batch or bytes_of_all > MOST_KEPT:
-        return ClassEncodings(encode(pixels, prior, micro_batch, device))
-    first = encode(pixels[:micro_batch], prior, micro_batch, device)
+        return ClassEncodings(encode(pixels, prior, micro_batch, device).contiguous())
+    first = encode(pixels[:micro_batch], prior, micro_batch, device).contiguous()
     content = (pixels.contiguous(), first.view(torch.uint8))
     key = cache_key([micro_batch, list(first.shape), str(first.dtype)], *(each.numpy().data for each in content))
     path = cache_folder() / "encodings" / f"{key}.safetensors"
@@ -99,7 +99,7 @@ def class_encodings(
         except (UserError, LookupError, ValueError) as error:
             print(f"ld3m: {error if isinstance(error, UserError) else f'{path} is damaged; it is made again'}")
     began = time.perf_counter()
-    latents = torch.cat([first, encode(pixels[micro_batch:], prior, micro_batch, device)])
+    latents = torch.cat([first, encode(pixels[micro_batch:], prior, micro_batch, device).contiguous()])
     writable(path.parent, ANOTHER_CACHE)
     write_tensors(path, {"latents": latents}, {SECONDS: str(time.perf_counter() - began)})
     return ClassEncodings(latents)
