@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ld3m import sampling
-    from ld3m.api import compare, distill, evaluate, load_latents, load_prior, load_recipe, rehearse, sample
+    from ld3m.api import compare, distill, evaluate, load_latents, load_prior, load_recipe, rehearse, sample, tune
     from ld3m.errors import UserError
     from ld3m.recipe import Recipe
 
@@ -32,6 +32,7 @@ __all__ = [
     "rehearse",
     "sample",
     "sampling",
+    "tune",
 ]
 
 _MODULES = {"Recipe": "ld3m.recipe", "UserError": "ld3m.errors", "sampling": ""}

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ld3m.priors import Prior
     from ld3m.rehearsal.rehearse import Rehearsal
     from ld3m.runs.imported import Reading
+    from ld3m.tuning.results import Outcome
 
 
 def load_recipe(name: str | Path, *overrides: str) -> Recipe:
@@ -250,6 +251,52 @@ def compare(
     place = Path(output) if output else folder_of(found)
     report, _ = compare(found, measured_by, place, against, figures, split, again)
     return report
+
+
+def tune(
+    recipe: str | Path,
+    *overrides: str,
+    axis: Sequence[str] = (),
+    axes: str | None = None,
+    output: str | Path | None = None,
+    trials: int | None = None,
+    minutes: float | None = None,
+    rungs: int = 3,
+    eta: int = 3,
+    close: float = 1.0,
+    distillations: int = 3,
+    final: bool = False,
+) -> "Outcome":
+    """Searches the settings that make the best set, as `ld3m tune` does; the same call resumes.
+
+    Args:
+        recipe: a YAML file, or the name of a shipped recipe.
+        overrides: `KEY=VALUE`.
+        axis: keys to search, such as "distill.lr_latents=0.03..3", as `ld3m.tuning.axes` describes them.
+        axes: ready ones: "rates" or "all".
+        output: the folder; by default one in tunings/.
+        trials: candidates; by default 20, or as many as the minutes are enough for.
+        minutes: of this call.
+        rungs: lengths of runs.
+        eta: how many times longer they are from rung to rung, and one of how many trials is promoted.
+        close: points of accuracy within which candidates get more distillations.
+        distillations: distillation seeds of these.
+        final: whether the best is distilled five times and measured on test images.
+
+    Returns:
+        `best` and `ranked`, with `settings`, `overrides` and `mean` accuracy in %; the `report` that tune.json holds.
+
+    Raises:
+        UserError: with a line for each mistake.
+        SystemExit: after an interrupt.
+    """
+    from ld3m.tuning.search import Search
+    from ld3m.tuning.tune import tune
+
+    place = None if output is None else Path(output)
+    budget = {"trials": trials, "minutes": minutes, "rungs": rungs, "eta": eta}
+    ending = {"close": close, "distillations": distillations, "final": final}
+    return tune(Search.of(str(recipe), overrides, axis, axes, place, **budget, **ending))  # type: ignore[arg-type]
 
 
 def sets_and_recipe(

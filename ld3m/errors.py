@@ -18,6 +18,10 @@ class UserError(Exception):
         self.lines = lines
 
 
+class DivergedError(UserError):
+    """A loss that is not finite, which other settings would mend."""
+
+
 @contextmanager
 def user_error_if_damaged(file: object, advice: str) -> Iterator[None]:
     """Turns whatever goes wrong while a file is read inside it into a UserError: "FILE is damaged (…); ADVICE".

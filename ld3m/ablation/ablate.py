@@ -1,7 +1,6 @@
 """Ablations: every cell distilled and evaluated as a run of its own, and all their accuracies in one table."""
 
 import json
-import statistics
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, redirect_stdout
@@ -12,21 +11,19 @@ from typing_extensions import TypedDict  # pydantic wants this one before Python
 
 from ld3m.ablation import chart, table
 from ld3m.ablation.cells import Ablation, Cell
-from ld3m.distillation.loop import distill
+from ld3m.cells.measured import cost, is_distilled, is_measured, make, result
 from ld3m.errors import UserError
 from ld3m.evaluation.cross_architecture import cross_architecture
-from ld3m.evaluation.evaluate import evaluate, matching_row, with_learnt_rate
-from ld3m.evaluation.protocols import Protocol, Task, protocol
+from ld3m.evaluation.protocols import Task, protocol
 from ld3m.evaluation.protocols.glad import LEARNING_RATES
-from ld3m.evaluation.rows import Row, results
+from ld3m.evaluation.rows import Row
 from ld3m.files import write_json, write_text
 from ld3m.machine import environment, lock, signals
 from ld3m.machine.memory import keep_freed_memory
 from ld3m.machine.processes import Processes, watched_command
 from ld3m.reading import read_json
 from ld3m.recipe import Recipe
-from ld3m.runs import metrics
-from ld3m.runs.folder import SAMPLING, classes, document, iterations_done
+from ld3m.runs.folder import classes
 
 CROSSED = "cross-architecture"
 """The column of the mean over all networks but the matching one, beside those of architectures."""
@@ -66,18 +63,20 @@ def ablate(processes: Processes, ablation: Ablation, command: str) -> tuple[dict
         measurements = {  # the table has what was done before from the start
             number: _measurements(ablation, cell, ["distilled"], machines[cell.subfolder])
             for number, cell in enumerate(ablation.cells)
-            if cell.subfolder in machines and _is_distilled(cell) and not _missing(cell, ["distilled"], ablation.split)
+            if cell.subfolder in machines
+            and is_distilled(cell.recipe)
+            and is_measured(cell.recipe, ["distilled"], ablation.split)
         }
         for number, cell in enumerate(ablation.cells):
             if main:
                 print(f"cell {number + 1} of {len(ablation.cells)}: {cell.name}", file=sys.stderr, flush=True)
             baselines = {name: _baseline_key(cell, name) for name in ablation.against}
             against = [name for name, key in baselines.items() if key not in measured]
-            if not _is_distilled(cell) or cell.subfolder not in machines:
+            if not is_distilled(cell.recipe) or cell.subfolder not in machines:
                 machines[cell.subfolder] = here
             try:
                 with redirect_stdout(sys.stderr):  # standard output is for the table
-                    _measure(cell, against, ablation.split)
+                    make(cell.recipe, ["distilled", *against], ablation.split)
             except UserError as error:
                 if not alone:  # other processes may not have failed
                     raise
@@ -104,43 +103,6 @@ def ablate(processes: Processes, ablation: Ablation, command: str) -> tuple[dict
     return report, main
 
 
-def _measure(cell: Cell, against: Sequence[str], split: str) -> None:
-    """Distils and evaluates a cell as far as that has not been done."""
-    recipe = cell.recipe
-    if not _is_distilled(cell):
-        distill(recipe)
-    if _missing(cell, ["distilled", *against], split):
-        evaluate(recipe.folder, recipe, against, split)
-
-
-def _is_distilled(cell: Cell) -> bool:
-    return iterations_done(cell.recipe.folder) == cell.recipe.distill.iterations
-
-
-def _missing(cell: Cell, sets: Sequence[str], split: str) -> bool:
-    """Whether an accuracy of a cell's architectures on these training sets is still to be measured."""
-    return not all(_result(cell, name, arch, split) for name in sets for arch in cell.recipe.evaluate.arch)
-
-
-def _result(cell: Cell, trained_on: str, arch: str, split: str) -> Row | None:
-    """The row of a run's evaluation.json, if it was measured as the cell asks."""
-    recipe, rows = cell.recipe, results(cell.recipe.folder)
-    if rows and recipe.evaluate.lr == "learnt":
-        recipe = with_learnt_rate(recipe, recipe.folder)
-    for row in rows:
-        how = _protocol(recipe, row, trained_on, arch)
-        if found := matching_row([row], recipe, how, trained_on, arch, split):
-            return found
-    return None
-
-
-def _protocol(recipe: Recipe, row: Row, trained_on: str, arch: str) -> Protocol:
-    """How a cell wants networks trained on a set of which a row says how many images it has."""
-    seen = row["images"] * (recipe.distill.factor**2 if trained_on == "distilled" else 1)
-    task = Task(arch, len(classes(recipe.folder)), seen, recipe.data.resolution)
-    return protocol(recipe.evaluate, task, trained_on)
-
-
 def _baseline_key(cell: Cell, name: str) -> str:
     """All that a baseline's accuracies depend on besides the seed: cells with the same key share them."""
     recipe = cell.recipe
@@ -157,10 +119,10 @@ def _baseline_key(cell: Cell, name: str) -> str:
 def _measurements(ablation: Ablation, cell: Cell, sets: Sequence[str], machine: Any) -> list[dict[str, Any]]:
     """What was measured in a finished cell for each of these training sets, as `table.pooled` takes it."""
     recipe = cell.recipe
-    run = {"folder": cell.subfolder, "seed": recipe.seed, **_cost(cell), "machine": machine}
+    run = {"folder": cell.subfolder, "seed": recipe.seed, **cost(recipe), "machine": machine}
     measurements = []
     for trained_on in sets:
-        expected = [_result(cell, trained_on, arch, ablation.split) for arch in dict.fromkeys(recipe.evaluate.arch)]
+        expected = [result(recipe, trained_on, arch, ablation.split) for arch in dict.fromkeys(recipe.evaluate.arch)]
         rows = [row for row in expected if row]
         rows += [{**row, "arch": CROSSED} for row in cross_architecture(rows, recipe.network.arch)]
         settings = {key: value for key, value in cell.settings.items() if key != "seed"}
@@ -201,27 +163,6 @@ def _changes_baseline(key: str, baseline: str) -> bool:
     if key == "distill.images_per_class":
         return baseline != "full"
     return key.startswith(("data.", "evaluate.")) and key.removeprefix("data.") not in NOT_OF_BASELINES
-
-
-def _cost(cell: Cell) -> dict[str, Any]:
-    """What a finished distillation took, from its metrics.jsonl.
-
-    Returns:
-        iterations, the last logged loss, `seconds_per_iteration` (the median of those logged), `seconds` (their mean
-        times the iterations, without what happens between iterations, and what sampling took before, over all
-        processes), and `peak_memory` of the process in bytes, which on CPUs includes the cells before it.
-    """
-    folder, iterations = cell.recipe.folder, cell.recipe.distill.iterations
-    rows = metrics.read(folder).rows
-    seconds = [metrics.seconds(row) for row in rows]
-    sampling = document(folder, SAMPLING).get("seconds", 0.0)
-    return {
-        "iterations": iterations,
-        "loss": rows[-1]["loss"] if rows else None,
-        "seconds_per_iteration": round(statistics.median(seconds), 5) if seconds else None,
-        "seconds": round(sampling + (statistics.fmean(seconds) * iterations if seconds else 0.0), 2),
-        "peak_memory": max((row["peak_memory"] for row in rows if row.get("peak_memory")), default=None),
-    }
 
 
 class _Run(TypedDict):

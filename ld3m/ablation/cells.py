@@ -3,12 +3,12 @@
 import hashlib
 import itertools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ld3m.ablation.table import value_text
+from ld3m.cells.settings import blaming_axes, split_values, value_of, value_text
 from ld3m.distillation.inputs import check_inputs
 from ld3m.errors import UserError
 from ld3m.evaluation.training_sets import BASELINES
@@ -95,7 +95,7 @@ class Ablation:
                     check_inputs(recipe)
                     resolved.append((find_recipe(name).stem, recipe))
                 except UserError as error:
-                    mistakes += [_blaming_axes(line, values, chosen) for line in error.lines]
+                    mistakes += [blaming_axes(line, zip(values, chosen, strict=True)) for line in error.lines]
         if mistakes:
             raise UserError(*dict.fromkeys(mistakes))
         folder = folder or Path("ablations") / resolved[0][1].name
@@ -131,38 +131,15 @@ class Ablation:
 def _axis(option: str) -> tuple[str, list[str]]:
     """KEY=V1,V2,… as a key and values; commas in brackets or braces do not separate."""
     key, equals, listed = option.partition("=")
-    values, depth = [""], 0
-    for letter in listed:
-        depth += (letter in "[{") - (letter in "]}")
-        if letter == "," and not depth:
-            values.append("")
-        else:
-            values[-1] += letter
-    values = [value.strip() for value in values]
+    values = split_values(listed)
     if not key or not equals or not all(values):
         raise UserError(f"--axis: {option!r} is invalid: give KEY=VALUE,VALUE,… such as prior.steps=5,10,20")
     return key, values
 
 
-def _blaming_axes(line: str, axes: Iterable[str], chosen: Iterable[str]) -> str:
-    """A mistake of a cell; what it says of an override that is an axis's, it says of the axis."""
-    for key, value in zip(axes, chosen, strict=True):
-        override = f"override {key}={value}: "
-        if line.startswith(override):
-            text = line.removeprefix(override)
-            return f"--axis {key}: {text}" if text.startswith("unknown key") else f"--axis {key}={value}: {text}"
-    return line
-
-
 def _cell(folder: Path, stem: str, recipe: Recipe, axes: Sequence[str]) -> Cell:
     """A cell; its folder's name depends only on the recipe's file and the axes' values."""
-    resolved = recipe.model_dump(mode="json")
-    settings = {}
-    for key in axes:
-        value: Any = resolved
-        for name in key.split("."):
-            value = value[name]
-        settings[key] = value
+    settings = {key: value_of(recipe, key) for key in axes}
     name = ",".join(f"{key}={_in_folder_name(settings[key])}" for key in sorted(settings)) or "default"
     if len(name) > LONGEST:
         name = f"{name[:LONGEST]}-{_digest(name)}"

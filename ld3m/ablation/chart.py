@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ld3m.ablation import pareto
-from ld3m.ablation.table import Rows, accuracy_cell, columns, costs_differ_in_kind, row_label, value_text
+from ld3m.ablation.table import Rows, accuracy_cell, columns, costs_differ_in_kind, row_label
+from ld3m.cells.settings import value_text
 from ld3m.reporting import dots, svg
 from ld3m.reporting.dots import LINE, Dot
 from ld3m.reporting.svg import Axis, number

@@ -9,6 +9,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ld3m.cells.settings import value_text
 from ld3m.evaluation.blocks import bests, few_images
 from ld3m.evaluation.comparison import TOO_FEW_PAIRS, paired
 from ld3m.markdown import code, table, text
@@ -106,11 +107,6 @@ def _figures(results: Rows) -> dict[str, Any]:
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return float(f"{statistics.fmean(known):.6g}") if known else None
-
-
-def value_text(value: Any) -> str:
-    """A value of an axis for people: strings without quotes, all else as JSON."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def row_label(row: Mapping[str, Any], rows: Rows) -> str:

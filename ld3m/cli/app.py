@@ -27,10 +27,11 @@ from ld3m.cli.sample import sample
 from ld3m.cli.status import status
 from ld3m.cli.train_prior import train_prior
 from ld3m.cli.train_teacher import train_teacher
+from ld3m.cli.tune import tune
 
 PANELS = {
     "Make": (distill, sample, plan, train_prior, train_teacher, experts, convert_prior, launch),
-    "Measure": (evaluate, compare, ablate),
+    "Measure": (evaluate, compare, ablate, tune),
     "Share": (report, render, label, export, push_to_hub),
     "Inspect": (status, recipes, keys, env),
 }
@@ -45,6 +46,7 @@ SHARED = (
     "evaluate",
     "compare",
     "ablate",
+    "tune",
     "render",
 )
 """Commands whose work the processes of a launch share; the first of them alone does others, and dry runs."""

@@ -78,6 +78,8 @@ class Preparation:
     """Whether bars and notes are shown."""
     workers: int
     """Threads that read."""
+    holds_out_test: bool
+    """Whether the source has no test split, and test images are held out of the training images."""
 
     def __post_init__(self) -> None:
         find = partial(depth.find, self.source, self._open, self.workers, self.progress)
@@ -228,7 +230,8 @@ class Preparation:
             UserError: if a split would have none.
         """
         sizes = dict(read)
-        for split, share in (("test", self.recipe.test_share), ("validation", self.recipe.validation_share)):
+        test_share = self.recipe.test_share if self.holds_out_test else 0
+        for split, share in (("test", test_share), ("validation", self.recipe.validation_share)):
             if share and split not in sizes:
                 sizes[split] = max(1, round(share * sizes["train"]))
                 sizes["train"] -= sizes[split]

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,11 @@ from ld3m.images.resample import resize
 from ld3m.machine.transfer import send
 from ld3m.networks import Shape
 from ld3m.reading import read_json
-from ld3m.recipe import DataRecipe
+from ld3m.recipe import DataRecipe, DistilledDataRecipe
 
 LAYOUT = 4
 """Version of the cache's layout; part of its key."""
-NOT_CONTENT = {"source", "root", "subset", "on_corrupt", "keep", "keep_order", "scorer", "cache"}
+NOT_CONTENT = {"source", "root", "subset", "on_corrupt", "keep", "keep_order", "scorer", "cache", "read_test"}
 """Keys of a data recipe that say where images are, how they are read, and which core-set is taken of them; the cache's
 key has the chosen classes instead."""
 FEW_LEVELS = 25
@@ -60,6 +60,11 @@ class ImageSet:
     def shape(self) -> Shape:
         """What a network for these images and classes must fit."""
         return Shape(len(self.mean), self.resolution, len(self.classes))
+
+    @property
+    def judging(self) -> str:
+        """The split that networks are judged by: "test", or "validation" if the test images are not read."""
+        return "test" if "test" in self.counts else "validation"
 
     def images(self, split: str, label: int) -> Tensor:
         """The images of one class, uint8 [n, channels, H, W]; memory-mapped, so only what is used is read.
@@ -159,8 +164,9 @@ def buffers(pixels: "Tensor | Rows") -> list[memoryview]:
 def prepare(recipe: DataRecipe, progress: bool = True, workers: int | None = None) -> ImageSet:
     """The recipe's images, from the cache or prepared into it.
 
-    Splits are "train", "test" and, if `validation_share` asks for one, "validation". Interrupt it at any time; the next
-    call resumes with the class it was at. Processes that call it at the same time share the classes.
+    Splits are "train", "test" (unless `read_test` is false) and, if `validation_share` asks for one, "validation".
+    Interrupt it at any time; the next call resumes with the class it was at. Processes that call it at the same time
+    share the classes.
 
     Args:
         recipe: which images, and how they are prepared.
@@ -210,12 +216,17 @@ def preparation_of(recipe: DataRecipe, progress: bool = True, workers: int | Non
     """
     source, cache = open_source(recipe), cache_folder() / "data"
     chosen = choose_from(source, recipe.subset)
+    holds_out_test = "test" not in source.splits
+    unread = isinstance(recipe, DistilledDataRecipe) and not recipe.read_test
+    if unread:
+        source = replace(source, splits={name: each for name, each in source.splits.items() if name != "test"})
     if isinstance(recipe, FirstImagesRecipe):
         source, cache = first_of(source, chosen, recipe.first), recipe.cache
     settings = recipe.model_dump(exclude=NOT_CONTENT)
-    key = cache_key([LAYOUT, source.identity, list(source.classes), chosen, settings])
+    without = ["without test images"] if unread and not holds_out_test else []
+    key = cache_key([LAYOUT, source.identity, list(source.classes), chosen, settings, *without])
     threads = workers or min(preparation.MOST_WORKERS, preparation.cores())
-    return Preparation(cache / key, source, chosen, recipe, progress, threads)
+    return Preparation(cache / key, source, chosen, recipe, progress, threads, holds_out_test)
 
 
 def _write_if_it_differs(path: Path, index: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from ld3m.data.prepared import ImageSet
 from ld3m.distillation.latents import LearntLatents
 from ld3m.distillation.setup import Setup
 from ld3m.distillation.trackers import Trackers
-from ld3m.errors import UserError
+from ld3m.errors import DivergedError
 from ld3m.images import grids
 from ld3m.images.multi_formation import stored
 from ld3m.machine import memory
@@ -80,7 +80,7 @@ class Bookkeeping:
             The signal that some process has got, or 0.
 
         Raises:
-            UserError: if the loss or its gradient is not finite.
+            DivergedError: if the loss or its gradient is not finite.
         """
         settings = self.setup.recipe.distill
         clock.begin("logging")
@@ -192,7 +192,7 @@ class Bookkeeping:
         sound = all(bool(tensor.isfinite().all()) for tensor in tensors) and not self.setup.objective.state()
         if all(self.setup.processes.gather([sound])):
             self.save(i, before)
-        raise UserError(
+        raise DivergedError(
             f"the loss or its gradient is not finite at iteration {i}; the last good state is in "
             f"{self.setup.recipe.folder / 'checkpoints'}. Try a lower distill.lr_latents and distill.lr_conditioning "
             "(and prior.dtype=float32) with another --output"

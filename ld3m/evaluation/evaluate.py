@@ -25,7 +25,7 @@ from ld3m.runs import sources
 from ld3m.runs.folder import document, is_run, learnt, load_recipe
 from ld3m.teachers.loading import is_named
 
-NOT_THE_SPLIT = {"source", "root", "on_corrupt", "keep", "keep_order", "scorer"}
+NOT_THE_SPLIT = {"source", "root", "on_corrupt", "keep", "keep_order", "scorer", "read_test"}
 """Keys of a data recipe in which two runs may differ and still have the same training and test images; `data.source`
 is compared by content."""
 
@@ -171,6 +171,8 @@ def prepare_to_test(recipe: Recipe, split: str, progress: bool) -> ImageSet:
         UserError: if they have no such split, or as `prepare` does.
     """
     images = prepare(recipe.data, progress=progress)
+    if split == "test" and split not in images.counts:
+        raise UserError("--split: test images are left alone by data.read_test=false; give data.read_test=true")
     if split not in images.counts:
         raise UserError(
             f"--split: there is no {split!r}, only {', '.join(images.counts)}; "

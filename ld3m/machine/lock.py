@@ -75,14 +75,15 @@ def check_kind(folder: Path, mark: str, kind: str, key: str = "output", instead:
 
 
 @contextmanager
-def hold(path: Path, wait: bool = True, doing: str | None = None) -> Iterator[bool]:
-    """Holds the lock of something in the cache until the context ends; yields whether it does.
+def hold(path: Path, wait: bool = True, doing: str | None = None, instead: str = CACHE_WITH_LOCKS) -> Iterator[bool]:
+    """Holds the lock of something that is shared until the context ends; yields whether it does.
 
     Args:
         path: the lock's file, in a folder that is there; empty, and left behind.
         wait: for another process that holds it, and say so; if not, False is yielded instead.
         doing: what the process that holds it does: "fetches cin256-v2". If given, who waits says so after a second, as
             it takes long, and otherwise after ten.
+        instead: what to do if the disk has no locks; by default, what to do about the cache.
 
     Raises:
         UserError: if the disk has no locks, or does not let us lock.
@@ -96,7 +97,7 @@ def hold(path: Path, wait: bool = True, doing: str | None = None) -> Iterator[bo
                 print(f"waiting for another process, which {doing or f'holds {path}'}", file=sys.stderr, flush=True)
                 lock.acquire()
     except LOCKLESS as error:
-        raise UserError(f"cannot lock {path} ({_reason(error)}); {CACHE_WITH_LOCKS}") from None
+        raise UserError(f"cannot lock {path} ({_reason(error)}); {instead}") from None
     try:
         yield lock.is_locked
     finally:

@@ -6,7 +6,8 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Concatenate, ParamSpec, TypeVar
@@ -107,14 +108,19 @@ class Processes:
         return average
 
 
+_apart: ContextVar[Processes | None] = ContextVar("apart", default=None)
+
+
 def watched_command(command: Callable[Concatenate[Processes, P], T]) -> Callable[P, T]:
     """Starts a command as one of the processes of its launch, which it gets as its first argument.
 
-    They all stop if one of them dies or fails.
+    They all stop if one of them dies or fails. Within `apart` it is this process's alone.
     """
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        if own := _apart.get():
+            return command(own, *args, **kwargs)
         processes = start()
         if processes.num_processes == 1:
             return command(processes, *args, **kwargs)
@@ -122,6 +128,16 @@ def watched_command(command: Callable[Concatenate[Processes, P], T]) -> Callable
             return command(processes, *args, **kwargs)
 
     return run
+
+
+@contextmanager
+def apart(processes: Processes) -> Iterator[None]:
+    """Commands that are called inside are each process's own; the others of its launch have no part in them."""
+    token = _apart.set(Processes(processes.device))
+    try:
+        yield
+    finally:
+        _apart.reset(token)
 
 
 def start() -> Processes:

@@ -94,9 +94,18 @@ class ScorerRecipe(Section):
 class DistilledDataRecipe(DataRecipe):
     """The real images, how they are prepared, and which share of them is distilled ("prune first, distil after")."""
 
+    read_test: bool = True
+    """Whether the source's test images are read; false leaves them alone, as `ld3m tune` does until its end. Those that
+    are held out of the training images, if the source has no test split, are prepared with these, and not used."""
     keep: float = Field(1, gt=0, le=1)
     """The share of each class's training images that is distilled; test and validation images are all kept."""
     keep_order: Literal["easy", "hard", "random", "herding", "k-center"] = "easy"
     """Which of them: those of lowest loss (easy) or highest (hard), random ones, or those that herding or k-center
     chooses to cover the features of the class."""
     scorer: ScorerRecipe = ScorerRecipe()
+
+    @model_validator(mode="after")
+    def _something_is_left_to_measure_on(self) -> "DistilledDataRecipe":
+        if not self.read_test and not self.validation_share:
+            raise ValueError("read_test: false leaves nothing to measure on; give data.validation_share=0.1 beside it")
+        return self

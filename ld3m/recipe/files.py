@@ -267,7 +267,12 @@ def _without_upkeep(recipe: Recipe | PriorRecipe) -> dict[str, Any]:
     exact = isinstance(recipe, Recipe) and recipe.prior.pull_back == "exact"
     whole = isinstance(recipe, Recipe) and recipe.prior.start == 1
     diffusion = isinstance(recipe, PriorRecipe) and not recipe.denoiser.flow
-    data = {"root", "max_pixels", *({"range"} if recipe.data.range is None else ())}  # found, as it was before
+    data = {
+        "root",
+        "max_pixels",
+        "read_test",
+        *({"range"} if recipe.data.range is None else ()),
+    }  # found, as it was before
     return recipe.model_dump(
         mode="json",
         exclude={

@@ -74,8 +74,8 @@ def load(recipe: Recipe, images: ImageSet, device: torch.device, say: bool = Tru
         notes = [*teacher.classifier.notes, matched]
         if images.resolution != found.resolution:
             notes.append(f"images of {images.resolution} pixels are resized to {found.resolution}")
-        count = sum(images.counts["test"])
-        notes.append(f"{teacher.accuracy:.1f} % of {count:,} test images are classified correctly")
+        count = sum(images.counts[images.judging])
+        notes.append(f"{teacher.accuracy:.1f} % of {count:,} {images.judging} images are classified correctly")
         print(f"teacher {found.name}: {'; '.join(notes)}", file=sys.stderr)
     return teacher
 
@@ -334,14 +334,14 @@ def _tested(teacher: Teacher, device: torch.device) -> Teacher:
     with hold(path.with_suffix(".lock"), doing="tests the same teacher"):
         known = _kept(path)
         if known is None:
-            measured = tested(teacher, images, "test", device)
+            measured = tested(teacher, images, images.judging, device)
             renamed = round(measured.reassigned or 0.0, 2)
             known = Accuracy(accuracy=round(measured.accuracy, 2), at_chance=measured.at_chance, reassigned=renamed)
             write_json(path, known.model_dump())
     if known.at_chance:
         raise UserError(
-            f"teacher.source: {own.name} classifies {known.accuracy:.1f} % of the test images of {len(images.classes)} "
-            f"classes correctly, no better than guessing; {known.hint or LOOK_AT}"
+            f"teacher.source: {own.name} classifies {known.accuracy:.1f} % of the {images.judging} images of "
+            f"{len(images.classes)} classes correctly, no better than guessing; {known.hint or LOOK_AT}"
         )
     hint = [known.hint] if known.hint else []
     return replace(teacher, accuracy=known.accuracy, classifier=replace(own, notes=[*own.notes, *hint]))

@@ -132,7 +132,7 @@ def _train(recipe: Recipe, images: ImageSet, folder: Path, processes: Processes)
     trained, seconds = fit(how, network, loss_of, len(real), processes)
     note: list[Note] = []
     if main:
-        measured = tested(trained.eval(), images, "test", device)
+        measured = tested(trained.eval(), images, images.judging, device)
         note.append(
             Note(
                 format=FORMAT,
@@ -145,7 +145,7 @@ def _train(recipe: Recipe, images: ImageSet, folder: Path, processes: Processes)
                 seed=recipe.seed,
                 images=fingerprints(images.classes, images.fingerprints),
                 accuracy=round(measured.accuracy, 2),
-                tested_on=sum(images.counts["test"]),
+                tested_on=sum(images.counts[images.judging]),
                 seconds=seconds,
                 processes=processes.num_processes,
                 sha256=tensors_digest(trained.state_dict()),

@@ -1,0 +1,1 @@
+"""One run of several that are compared: its settings as words, made and measured. Which ones: `ablation`, `tuning`."""

@@ -1,0 +1,115 @@
+"""`ld3m tune`."""
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ld3m.cli import completion
+from ld3m.cli.arguments import AsJson, HowMeasured, Output, Overrides, RecipeArgument, grouped
+
+
+@grouped
+def tune(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    axis: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=…",
+            help="A key to search: a list `KEY=A,B`, or a range `KEY=0.03..3`, by its logarithm from a factor of ten "
+            "on (`…:log`, `…:linear` say otherwise). After a condition, `prior.skip=paper:distill.lr_latents=5..500`. "
+            "May be repeated.",
+            autocompletion=completion.overrides,
+        ),
+    ] = None,
+    axes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="rates|all",
+            help="Axes that come ready for the recipe's objective, skip, prior and images per class: its learning "
+            "rates, or all that matters.",
+        ),
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Candidates; by default 20, or as --minutes allows.")
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(metavar="M", help="The time of this command; no run begins that would not end in it."),
+    ] = None,
+    rungs: Annotated[
+        int, typer.Option(metavar="N", min=1, max=10, help="Lengths of runs; 1: all are of full length.")
+    ] = 3,
+    eta: Annotated[
+        int,
+        typer.Option(metavar="N", min=2, help="One of so many trials goes on to runs that are so many times longer."),
+    ] = 3,
+    close: Annotated[
+        float,
+        typer.Option(metavar="POINTS", min=0, help="How near to the best a candidate gets more distillations."),
+    ] = 1.0,
+    distillations: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Distillation seeds of candidates that are close.")
+    ] = 3,
+    final: Annotated[
+        bool,
+        typer.Option(
+            "--final",
+            help="At the end distil the best five times from all training images, and measure it once on test images.",
+        ),
+    ] = False,
+    *,
+    measured: HowMeasured,
+    output: Output = None,
+    as_json: AsJson = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print axes and rungs, and exit.")] = False,
+) -> None:
+    """Search the settings that make the best set, on held-out training images.
+
+    For example: ld3m tune fashion-mnist --axes rates --axis prior.skip=none,reference,paper --trials 30 --seeds 2
+
+    Optuna draws candidates (the first is the recipe as it is). Each is distilled and evaluated in a short run, and the
+    best third go on to runs three times as long, up to the recipe's own iterations and epochs. Candidates that end
+    within a point of the best get three distillations. Images to measure on are held out of the training images
+    (`data.validation_share`, 0.1 if the recipe has none); test images are not read before --final.
+
+    DIR/best.yaml is a recipe: ld3m distill DIR/best.yaml. DIR/tune.md, .json and .svg have all candidates, and what
+    mattered. DIR is --output, by default `tunings/<name of the recipe>`. Interrupt it at any time: the same command
+    resumes, and more --trials or --minutes go on.
+
+    The processes of a launch take trials of their own, and so do commands on other machines that share DIR: ld3m launch
+    tune RECIPE …
+    """
+    own = measured.overrides(list(overrides or []))
+    from ld3m.tuning.search import Search
+    from ld3m.tuning.table import beginning, markdown
+
+    search = Search.of(
+        recipe,
+        own,
+        axis or [],
+        axes,
+        Path(output) if output else None,
+        trials=trials,
+        minutes=minutes,
+        rungs=rungs,
+        eta=eta,
+        close=close,
+        distillations=distillations,
+        final=final,
+    )
+    if dry_run:
+        typer.echo("\n".join(beginning(search, [])))
+        raise typer.Exit
+    from ld3m.tuning.tune import tune as run
+
+    outcome = run(search, f"ld3m {shlex.join(sys.argv[1:])}")
+    if outcome.is_main:
+        report = outcome.report
+        typer.echo(json.dumps(report, indent=2, ensure_ascii=False) if as_json else markdown(report), nl=as_json)
+        best = shlex.quote(str(search.folder / "best.yaml"))
+        print(f"next: ld3m distill {best}" if outcome.ranked else outcome.decision, file=sys.stderr)

@@ -1,0 +1,154 @@
+"""What came of a search: candidates from best to worst, how the best was told from the next, and by what."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ld3m.errors import UserError
+from ld3m.evaluation.comparison import paired
+from ld3m.tuning.axes import Axis
+from ld3m.tuning.trials import Figure, Note, Trials
+
+MOST_CLOSE = 4
+"""Candidates that get more distillations at a time."""
+FEWEST = 10
+"""Trials with a value of an axis, below which nothing is said of it."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Settings that were measured."""
+
+    number: int
+    """Of its trial; 0 is the recipe as it is."""
+    settings: dict[str, str]
+    """Values of keys, as a command line has them."""
+    rung: int
+    """The longest run that it had, from 0."""
+    figures: Sequence[Figure]
+    """Of runs of that length, one per distillation seed."""
+    seconds: float
+    """Of all its runs."""
+
+    @property
+    def by_seed(self) -> list[float]:
+        """Accuracy in % on held-out images of each distillation, the mean over its networks."""
+        return [float(figure["mean"]) for figure in self.figures]
+
+    @property
+    def mean(self) -> float:
+        """Accuracy in % on held-out images, over distillations."""
+        return statistics.fmean(self.by_seed)
+
+    @property
+    def overrides(self) -> list[str]:
+        """The settings, as a command line takes them."""
+        return [f"{key}={value}" for key, value in self.settings.items()]
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"trial {self.number} ({' '.join(self.overrides) or 'the recipe as it is'})"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What `tune` returns."""
+
+    ranked: list[Candidate]
+    """The best first."""
+    decision: str
+    """How the best was told from the next."""
+    report: Mapping[str, Any]
+    """What tune.json holds."""
+    is_main: bool
+    """Whether this process is the one to print."""
+
+    @property
+    def best(self) -> Candidate:
+        """The best.
+
+        Raises:
+            UserError: if nothing was measured.
+        """
+        if not self.ranked:
+            raise UserError("--minutes: no run ended in time; give more, or fewer iterations and epochs")
+        return self.ranked[0]
+
+
+def ranked(trials: Trials) -> list[Candidate]:
+    """All that was measured, the best first: those of longer runs before others, then by accuracy."""
+    candidates = []
+    for note in trials.notes():
+        if note.state == "failed" or not note.figures:
+            continue
+        rung = max(note.figures)
+        more, seed = list[Figure](), 1
+        while figure := trials.figure(job(note.number, rung, seed)):
+            more, seed = [*more, figure], seed + 1
+        seconds = sum(figure["seconds"] for figure in (*note.figures.values(), *more))
+        candidates.append(Candidate(note.number, note.settings, rung, [note.figures[rung], *more], seconds))
+    return sorted(candidates, key=lambda candidate: (-candidate.rung, -candidate.mean, candidate.number))
+
+
+def job(number: int, rung: int, seed: int) -> str:
+    """The name of a candidate's run with another seed."""
+    return f"{number}-rung{rung}-seed{seed}"
+
+
+def close(candidates: Sequence[Candidate], points: float) -> list[Candidate]:
+    """The best and those within so many points of it, after runs of the same length; none if it is alone."""
+    if not candidates:
+        return []
+    best = candidates[0]
+    near = [each for each in candidates if each.rung == best.rung and best.mean - each.mean <= points]
+    return near[:MOST_CLOSE] if len(near) > 1 else []
+
+
+def decision(candidates: Sequence[Candidate], points: float) -> str:
+    """How the best was told from the next, in a sentence."""
+    if not candidates:
+        return "nothing was measured"
+    best, *others = candidates
+    if not others or others[0].rung < best.rung:
+        return f"{best.name} is the only one that had so long a run"
+    second = others[0]
+    seeds = min(len(best.figures), len(second.figures))
+    test = paired(best.by_seed[:seeds], second.by_seed[:seeds])
+    lead = f"{best.name} is {best.mean - second.mean:.2f} points ahead of {second.name}"
+    if seeds == 1:
+        if best.mean - second.mean > points:
+            return f"{lead}, more than the {points:g} within which candidates get more distillations"
+        return f"{lead}, by one distillation; they are not told apart"
+    if test.low is None or test.high is None:
+        return f"{lead}, over {seeds} distillations, too few for an interval; they are not told apart"
+    verdict = "they are told apart" if test.low > 0 else "they are not told apart, and the higher mean is taken"
+    return f"{lead}, 95 % interval [{test.low:+.2f}, {test.high:+.2f}] over {seeds} distillations: {verdict}"
+
+
+def importances(axes: Sequence[Axis], notes: Sequence[Note]) -> dict[str, float]:
+    """The share of each axis, by its name, from the accuracies of the first rung, which all trials have.
+
+    Optuna's PED-ANOVA (Watanabe et al., IJCAI 2023) compares the values of the best tenth of the trials with those of
+    all. An axis with conditions is judged by the trials that have it. Empty with fewer than `FEWEST` of them.
+    """
+    import optuna
+    from optuna.importance import PedAnovaImportanceEvaluator
+    from optuna.trial import create_trial
+
+    found = {}
+    for axis in axes:
+        having = [note for note in notes if axis.name in note.parameters and 0 in note.figures]
+        if len(having) < FEWEST or len({note.parameters[axis.name] for note in having}) < 2:
+            continue
+        study = optuna.create_study(direction="maximize")
+        for note in having:
+            drawn, distribution = {axis.name: note.parameters[axis.name]}, {axis.name: axis.distribution}
+            study.add_trial(create_trial(params=drawn, distributions=distribution, value=note.figures[0]["mean"]))
+        found[axis.name] = PedAnovaImportanceEvaluator().evaluate(study, params=[axis.name])[axis.name]
+    total = sum(found.values())
+    if not total or not math.isfinite(total):
+        return {}
+    return {name: round(value / total, 4) for name, value in sorted(found.items(), key=lambda each: -each[1])}

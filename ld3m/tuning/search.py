@@ -1,0 +1,244 @@
+"""What is searched: a recipe, axes, a budget, and the runs that a search makes; checked before anything is run."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ld3m.cells.settings import blaming_axes, value_of
+from ld3m.data.prepared import preparation_of
+from ld3m.distillation.inputs import check_inputs
+from ld3m.errors import UserError
+from ld3m.evaluation.protocols import Task, full_ema, protocol
+from ld3m.recipe import Recipe
+from ld3m.recipe.files import load
+from ld3m.tuning.axes import Axis, ordered, parse_axis
+from ld3m.tuning.ready import ready_axes
+
+HELD_OUT = 0.1
+"""The share of the training images that is held out if the recipe holds out none."""
+TRIALS = 20
+"""Trials if neither their number nor minutes are given."""
+NOT_THE_SEARCH = {"name", "output", "log_with", "hub"}
+"""Sections and keys of a recipe that change no figure."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search; `Search.of` makes and checks one."""
+
+    recipe: str
+    """A file, or the name of a shipped recipe."""
+    overrides: list[str]
+    axes: list[Axis]
+    folder: Path
+    trials: int | None
+    """Candidates; None: as many as the minutes are enough for."""
+    minutes: float | None
+    """Of a command; None: as many as the trials take."""
+    rungs: int
+    """Lengths of runs: the longest has the recipe's iterations and epochs, each other 1/eta of the next."""
+    eta: int
+    close: float
+    """Points of accuracy within which candidates get more distillations."""
+    distillations: int
+    """Distillation seeds of these."""
+    final: bool
+    """Whether the best is measured on test images at the end."""
+    held_out: list[str]
+    """Overrides by which candidates are measured on held-out training images, and test images are left alone."""
+    base: Recipe
+    """The recipe as it is, with its own overrides and these."""
+
+    @classmethod
+    def of(
+        cls,
+        recipe: str,
+        overrides: Sequence[str] = (),
+        axes: Sequence[str] = (),
+        ready: str | None = None,
+        folder: Path | None = None,
+        trials: int | None = None,
+        minutes: float | None = None,
+        rungs: int = 3,
+        eta: int = 3,
+        close: float = 1.0,
+        distillations: int = 3,
+        final: bool = False,
+    ) -> "Search":
+        """A search, with all mistakes that can be found without the data; writes nothing.
+
+        Args:
+            recipe: a file, or the name of a shipped recipe.
+            overrides: `KEY=VALUE`.
+            axes: as `axes.parse_axis` takes them.
+            ready: axes that come ready, "rates" or "all", beside these; None: no others.
+            folder: for everything; None: `tunings/<name of the recipe>`.
+            trials: candidates; None: `TRIALS`, or as many as the minutes are enough for.
+            minutes: of time for trials and further distillations, not for the final ones; None: no limit.
+            rungs: lengths of runs; 1: every run is of full length.
+            eta: how many times longer the runs of a rung are than those of the one below, and one of how many trials is
+                promoted to it.
+            close: points of accuracy within which candidates get more distillations.
+            distillations: distillation seeds of these.
+            final: whether the best is distilled from all training images and measured on test images at the end.
+
+        Raises:
+            UserError: a line for each mistake.
+        """
+        own = load(Recipe, recipe, list(overrides))
+        parsed = [parse_axis(option) for option in axes]
+        if ready:
+            more = ready_axes(ready, own, {axis.key for axis in parsed})
+            parsed += [parse_axis(option) for option in more]
+        if not parsed:
+            raise UserError("--axis: give one or more, such as distill.lr_latents=0.03..3, or --axes rates")
+        bounds = {"--trials": trials, "--rungs": rungs, "--distillations": distillations}
+        if wrong := [f"{name}: {number} is too few; give 1 or more" for name, number in bounds.items() if number == 0]:
+            raise UserError(*wrong)
+        if eta < 2:
+            raise UserError(f"--eta: {eta} is invalid; give 2 or more, or --rungs 1 for full runs alone")
+        if minutes is not None and not 0 < minutes < float("inf"):
+            raise UserError(f"--minutes: {minutes:g} is invalid; give more than 0")
+        given = [override.partition("=")[0] for override in overrides]
+        if twice := [axis.key for axis in parsed if axis.key in given]:
+            raise UserError(f"--axis: {twice[0]} is an override too; leave one of them out")
+        if "output" in given:
+            raise UserError("output: each run has a folder of its own; give --output DIR for the folder of them all")
+        if "data.read_test" in given:
+            raise UserError("data.read_test: is false until the end, whatever is given; leave it out")
+        held_out = [
+            *([] if own.data.validation_share else [f"data.validation_share={HELD_OUT}"]),
+            "data.read_test=false",
+        ]
+        wanted = TRIALS if trials is None and minutes is None else trials
+        search = cls(
+            recipe=recipe,
+            overrides=list(overrides),
+            axes=ordered(parsed),
+            folder=folder or Path("tunings") / own.name,
+            trials=wanted,
+            minutes=minutes,
+            rungs=rungs,
+            eta=eta,
+            close=close,
+            distillations=distillations,
+            final=final,
+            held_out=held_out,
+            base=load(Recipe, recipe, [*overrides, *held_out]),
+        )
+        search.check()
+        return search
+
+    def check(self) -> None:
+        """Checks the recipe, and each value of each axis, ends of ranges for all in them."""
+        mistakes: list[str] = []
+        check_inputs(self.base)
+        for axis in self.axes:
+            conditions = [(key, values[0]) for key, values in axis.when]
+            for end in axis.ends:
+                chosen = [*conditions, (axis.key, end)]
+                try:
+                    recipe = load(Recipe, self.recipe, [*self.overrides, *self.held_out, *map("=".join, chosen)])
+                    check_inputs(recipe)
+                except UserError as error:
+                    mistakes += [blaming_axes(line, chosen) for line in error.lines]
+        if mistakes:
+            raise UserError(*dict.fromkeys(mistakes))
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What a search in the same folder must have in common to be resumed."""
+        return {
+            "recipe": self.base.model_dump(mode="json", exclude=NOT_THE_SEARCH),
+            "axes": [f"{axis.name}={axis.values}" for axis in self.axes],
+            "rungs": [self.rungs, self.eta],
+        }
+
+    def base_value(self, key: str) -> Any:
+        """The value of a key of the recipe as it is; None if it has no such key."""
+        try:
+            return value_of(self.base, key)
+        except (KeyError, TypeError):
+            return None
+
+    def share(self, rung: int) -> float:
+        """The part of the iterations and epochs that runs of a rung have."""
+        return float(self.eta) ** (rung - self.rungs + 1)
+
+    # --- runs ----------------------------------------------------------------------------------------------
+
+    def identify(self, settings: Mapping[str, str]) -> str:
+        """The same for settings that make the same run.
+
+        Raises:
+            UserError: if they make none, since they do not fit each other.
+        """
+        recipe = self._resolved(settings, self.held_out)
+        check_inputs(recipe)
+        content = recipe.model_dump(mode="json", exclude=NOT_THE_SEARCH)
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+    def run(self, number: int, settings: Mapping[str, str], rung: int, seed: int) -> Recipe:
+        """A candidate's run of a rung, on held-out images.
+
+        Args:
+            number: of its trial.
+            settings: of the candidate.
+            rung: from 0.
+            seed: distillation seed, counted from the recipe's.
+        """
+        recipe = self._resolved(settings, self.held_out)
+        folder = self.folder / "trials" / f"{number:04}" / f"rung-{rung + 1}-seed-{recipe.seed + seed}"
+        return self._shortened(_in_folder(recipe, folder, seed), self.share(rung))
+
+    def full_run(self, number: int, settings: Mapping[str, str], seed: int) -> Recipe:
+        """A candidate's run on all training images of the recipe, to be measured on test images."""
+        recipe = self._resolved(settings, [])
+        return _in_folder(recipe, self.folder / "final" / f"{number:04}" / f"seed-{recipe.seed + seed}", seed)
+
+    def best_recipe(self, settings: Mapping[str, str]) -> Recipe:
+        """A recipe of its own, as best.yaml has it."""
+        recipe = self._resolved(settings, [])
+        return recipe.model_copy(update={"name": f"{recipe.name[:94]}-tuned", "output": None})
+
+    def _resolved(self, settings: Mapping[str, str], more: Sequence[str]) -> Recipe:
+        try:
+            return load(Recipe, self.recipe, [*self.overrides, *more, *map("=".join, settings.items())])
+        except UserError as error:
+            raise UserError(*(blaming_axes(line, settings.items()) for line in error.lines)) from None
+
+    def _shortened(self, recipe: Recipe, share: float) -> Recipe:
+        """A run with a part of the iterations and epochs; averages of weights cover the same part of a training."""
+        if share == 1:
+            return recipe
+        settings, iterations = recipe.evaluate, recipe.distill.iterations
+        asked = settings.model_copy(update={"lr": None})
+        seen = self._classes * recipe.distill.latents_per_class
+        hows = [protocol(asked, Task(arch, self._classes, seen, recipe.data.resolution)) for arch in settings.arch]
+        longest = max(hows, key=lambda how: how.epochs)
+        epochs = max(1, round(share * longest.epochs))
+        evaluate = {"epochs": epochs, "ema": full_ema(longest.ema, longest.epochs, epochs)}
+        distill = {"iterations": min(iterations, max(1, round(share * iterations)))}
+        return recipe.model_copy(
+            update={
+                "evaluate": settings.model_copy(update=evaluate),
+                "distill": recipe.distill.model_copy(update=distill),
+            }
+        )
+
+    @cached_property
+    def _classes(self) -> int:
+        """How many there are; no image is read."""
+        return len(preparation_of(self.base.data, progress=False).chosen)
+
+
+def _in_folder(recipe: Recipe, folder: Path, seed: int) -> Recipe:
+    """A run in a folder, with another distillation seed, without pictures and trackers."""
+    distill = recipe.distill.model_copy(update={"pictures": 0})
+    return recipe.model_copy(
+        update={"output": str(folder), "seed": recipe.seed + seed, "log_with": [], "distill": distill}
+    )

@@ -1,0 +1,176 @@
+"""What people read of a search: lines at its beginning, the table of its candidates, and how they were measured."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ld3m.markdown import code, table, text
+from ld3m.runs.metrics import duration
+from ld3m.tuning.axes import Axis, Range
+from ld3m.tuning.results import MOST_CLOSE, Candidate, decision, importances
+from ld3m.tuning.search import Search
+from ld3m.tuning.trials import Note, Trials
+
+STATES = {
+    "complete": "",
+    "pruned": "stopped early",
+    "running": "not finished",
+}
+
+
+def beginning(search: Search, before: Sequence[Note]) -> list[str]:
+    """What will be done, in lines."""
+    data = search.base.data
+    count = f"{search.trials} trials" if search.trials else f"trials for {search.minutes:g} minutes"
+    share = f"{100 * data.validation_share:g} % of the training images"
+    chosen = "; set by tune, as the recipe has none" if any("share" in each for each in search.held_out) else ""
+    lines = [
+        f"tune {search.base.name}: {count}, measured on {share} (data.validation_share{chosen}); no test image is read",
+        *(f"axis {axis_text(axis)}" for axis in search.axes),
+        f"{rungs_text(search)}",
+    ]
+    if search.distillations > 1:
+        lines.append(
+            f"then candidates within {search.close:g} points of the best get {search.distillations} distillations "
+            f"each, {MOST_CLOSE} at a time; the highest mean is the best"
+        )
+    if before:
+        runs = sum(len(note.figures) for note in before)
+        lines.append(f"resumed: {len(before)} trials with {runs} runs are in {search.folder}")
+    return lines
+
+
+def axis_text(axis: Axis) -> str:
+    """An axis for people, with how its range is searched."""
+    if not isinstance(axis.values, Range):
+        return f"{axis.name}={','.join(axis.values)}"
+    scale = "logarithmic" if axis.values.log else "linear"
+    return f"{axis.name}={'..'.join(axis.ends)} ({'integers, ' if axis.values.integer else ''}{scale})"
+
+
+def rungs_text(search: Search) -> str:
+    """How long the runs of each rung are, and how many trials get them."""
+    if search.rungs == 1:
+        return "every run has all iterations and epochs"
+    lengths = []
+    for rung in range(search.rungs):
+        recipe = search.run(0, {}, rung, 0)
+        lengths.append(f"{recipe.distill.iterations:,} iterations and {recipe.evaluate.epochs or 'all'} epochs")
+    return f"rungs: {'; '.join(lengths)}; the best 1/{search.eta} of a rung go on to the next, in a run of its own"
+
+
+def forecast(search: Search, seconds: float, processes: int) -> str:
+    """What the search will take, by its first and shortest run."""
+    assert search.trials
+    whole = seconds * search.eta ** (search.rungs - 1)
+    trials = search.trials * seconds * search.rungs / processes  # 1/eta of the trials, in runs eta times as long
+    most = search.trials * sum(seconds * search.eta**rung for rung in range(search.rungs)) / processes
+    further = MOST_CLOSE * (search.distillations - 1) * whole / processes
+    line = f"by this run {search.trials} trials take about {duration(trials)} ({duration(most)} if all went to the end)"
+    line += f", further distillations up to {duration(further)}" if further else ""
+    line += f"; no more than {search.minutes:g} minutes of it in this command" if search.minutes else ""
+    return line + (f"; then {duration(5 * whole / processes)} for the final five" if search.final else "")
+
+
+def report(
+    search: Search, trials: Trials, ranked: Sequence[Candidate], command: str, machine: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What tune.json holds."""
+    notes = trials.notes()
+    best = ranked[0].number if ranked else None
+    final = [figure for seed in range(5) if (figure := trials.figure(f"final-{best}-seed{seed}"))]
+    return {
+        "command": command,
+        "recipe": search.recipe,
+        "overrides": search.overrides,
+        "held_out": search.held_out,
+        "axes": [
+            {
+                "name": axis.name,
+                "key": axis.key,
+                "log": isinstance(axis.values, Range) and axis.values.log,
+                "range": isinstance(axis.values, Range),
+                "text": axis_text(axis),
+            }
+            for axis in search.axes
+        ],
+        "rungs": [search.share(rung) for rung in range(search.rungs)],
+        "ranked": [
+            {
+                "trial": each.number,
+                "settings": each.settings,
+                "rung": each.rung + 1,
+                "mean": round(each.mean, 2),
+                "by_seed": [round(mean, 2) for mean in each.by_seed],
+                "seconds": round(each.seconds, 2),
+            }
+            for each in ranked
+        ],
+        "trials": [
+            {
+                "trial": note.number,
+                "settings": note.settings,
+                "parameters": note.parameters,
+                "state": note.state,
+                **({"why": note.reason} if note.reason else {}),
+                "runs": [{"rung": rung + 1, **figure} for rung, figure in sorted(note.figures.items())],
+            }
+            for note in notes
+        ],
+        "importance": importances(search.axes, notes),
+        "decision": decision(ranked, search.close),
+        "best": best,
+        "final": final,
+        "machine": dict(machine),
+    }
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """The table of candidates, the best first, and below it what it rests on."""
+    keys = list(dict.fromkeys(axis["key"] for axis in report["axes"]))
+    rungs, trials = len(report["rungs"]), {trial["trial"]: trial for trial in report["trials"]}
+    heads = ["trial", *(code(key) for key in keys), *(f"rung {rung}" for rung in range(1, rungs + 1))]
+    rows = []
+    for each in report["ranked"]:
+        trial = trials[each["trial"]]
+        by_rung = {run["rung"]: f"{run['mean']:.1f}" if "failed" not in run else "diverged" for run in trial["runs"]}
+        settings = [text(each["settings"].get(key, "")) for key in keys]
+        several = f"{each['mean']:.1f} ({len(each['by_seed'])})" if len(each["by_seed"]) > 1 else ""
+        name = str(each["trial"]) if each["settings"] else f"{each['trial']}, the recipe as it is"
+        cells = [by_rung.get(rung, "") for rung in range(1, rungs + 1)]
+        rows.append([name, *settings, *cells, several, STATES[trial["state"]]])
+    paragraphs = [
+        table([*heads, "mean of distillations", "state"], rows),
+        "Accuracy in % on held-out training images, the mean over networks; a rung's runs have "
+        f"{', '.join(f'{share:.3g}' for share in report['rungs'])} of the iterations and epochs, and their figures "
+        "compare only with those of the same rung.",
+    ]
+    if report["ranked"]:
+        decided = report["decision"]
+        paragraphs.append(f"{text(decided[0].upper() + decided[1:])}.")
+    paragraphs += _final(report["final"])
+    if report["importance"]:
+        shares = ", ".join(f"{code(name)} {100 * share:.0f} %" for name, share in report["importance"].items())
+        paragraphs.append(f"What mattered in runs of the first rung (PED-ANOVA, as shares): {shares}.")
+    failed = [trial for trial in report["trials"] if trial["state"] == "failed"]
+    paragraphs += [f"Failed: trial {trial['trial']}: {text(trial['why'])}" for trial in failed]
+    seconds = sum(each["seconds"] for each in report["ranked"])
+    paragraphs.append(f"All runs together took {duration(seconds)}.")
+    if report["command"]:
+        paragraphs.append(f"Command: {code(report['command'])}")
+    return "\n\n".join(paragraphs) + "\n"
+
+
+def _final(figures: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the best got on test images."""
+    paragraphs = []
+    archs = list(dict.fromkeys(arch for figure in figures for arch in figure.get("accuracies", ())))
+    for arch in archs:
+        networks = [each for figure in figures if "accuracies" in figure for each in figure["accuracies"][arch]]
+        spread = f"{statistics.fmean(networks):.1f} ± {statistics.pstdev(networks):.1f} ({len(networks)})"
+        paragraphs.append(
+            f"On test images, {len(figures)} distillations of the best from all training images: {text(arch)} {spread}."
+        )
+    if diverged := sum("failed" in figure for figure in figures):
+        paragraphs.append(f"{diverged} of these distillations diverged, and are not in the mean.")
+    return paragraphs

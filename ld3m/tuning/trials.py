@@ -1,0 +1,365 @@
+"""The trials of a search, in a journal that its workers share: drawn, taken by one of them, measured, finished.
+
+The journal is Optuna's, a file that needs no database and no more of a disk than that files can be created exclusively.
+Who is at a trial holds a lock of its number, which the system releases if that process dies; another takes it up then.
+"""
+
+import importlib.util
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ld3m.errors import UserError, user_error_if_damaged
+from ld3m.machine.lock import hold
+from ld3m.randomness import generator
+from ld3m.tuning.axes import Axis, Settings, combinations, draw
+
+if TYPE_CHECKING:
+    from optuna.study import Study
+    from optuna.trial import FrozenTrial, Trial
+
+JOURNAL = "journal.jsonl"
+"""The file of the trials; its folder is a search's."""
+ADVICE = "give another --output, or remove that folder to begin again"
+STARTUP = 8
+"""Trials that are drawn at random, before their figures say where to look."""
+ATTEMPTS = 30
+"""Draws before all combinations are gone through, if they can be counted: many are known, or not allowed."""
+
+Figure = dict[str, Any]
+"""What a run got: `mean`, the accuracy in %, `accuracies` by architecture, `seconds`, `iterations`, `epochs`, `seed`,
+`folder`; or `mean` 0 and why it `failed`."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A trial that this worker is at."""
+
+    trial: "Trial"
+    number: int
+    settings: dict[str, str]
+    figures: dict[int, Figure]
+    """By rung, as far as another worker got that died."""
+
+
+@dataclass(frozen=True)
+class Note:
+    """What the journal says of a trial."""
+
+    number: int
+    settings: dict[str, str]
+    parameters: dict[str, Any]
+    figures: dict[int, Figure]
+    """By rung."""
+    state: str
+    """complete, pruned (until it is promoted, if ever), running, or failed."""
+    reason: str = ""
+    """Why it failed."""
+
+
+@dataclass(frozen=True)
+class Halving:
+    """Asynchronous successive halving (Li et al., 2020): the best 1/eta of the runs of a rung get longer ones."""
+
+    rungs: int
+    eta: int
+    highest: int
+    """The highest rung, from 0, for which there is time."""
+    least: int
+    """Trials that go on from each rung at least: 0 as long as there are more to come, 1 at the end."""
+
+    def promoted(self, notes: Sequence[Note]) -> int | None:
+        """The trial to promote, from the highest rung that has one; the recipe as it is has all rungs anyway."""
+        for rung in range(min(self.rungs - 1, self.highest) - 1, -1, -1):
+            measured = [note for note in notes if rung in note.figures and "failed" not in note.figures[rung]]
+            measured.sort(key=lambda note: -note.figures[rung]["mean"])
+            best = measured[: max(self.least, len(measured) // self.eta)]
+            for note in [*(note for note in measured if note.number == 0), *best]:
+                if note.state == "pruned" and rung + 1 not in note.figures:
+                    return note.number
+        return None
+
+
+class Trials:
+    """The trials of a search.
+
+    Args:
+        folder: of the search; made if it is missing.
+        axes: as `ordered` gives them.
+        base: the values of keys of the recipe, for conditions and for the first trial.
+        identify: what is the same for settings that make the same run; raises a UserError for those that make none.
+        seed: of the draws, which depend on it and on what has been measured, not on who draws.
+        about: what the search is; a journal of another one is refused.
+        say: prints a line.
+
+    Raises:
+        UserError: if the journal is damaged or another search's, or Optuna is missing.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        axes: Sequence[Axis],
+        base: Callable[[str], Any],
+        identify: Callable[[Settings], str],
+        seed: int,
+        about: dict[str, Any],
+        say: Callable[[str], None],
+    ) -> None:
+        if importlib.util.find_spec("optuna") is None:
+            raise UserError("ld3m tune needs the package optuna: pip install 'ld3m[tune]'")
+        import optuna
+        from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+
+        self.folder, self.axes, self.base, self.identify, self.seed, self.say = folder, axes, base, identify, seed, say
+        self.exhausted = False
+        """Whether every combination has been tried."""
+        self.refused: set[str] = set()
+        path = folder / JOURNAL
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        with hold(folder / ".asking"), user_error_if_damaged(path, ADVICE):
+            lock = JournalFileOpenLock(str(path))
+            _cut_to_whole_lines(path, lock)
+            self.study = optuna.create_study(
+                storage=optuna.storages.JournalStorage(JournalFileBackend(str(path), lock_obj=lock)),
+                sampler=optuna.samplers.RandomSampler(seed=0),  # never asked: `_draw` draws
+                study_name="tune",
+                direction="maximize",
+                load_if_exists=True,
+            )
+            before = self.study.user_attrs.get("about")
+            if before is None:
+                self.study.set_user_attr("about", about)
+        if before not in (None, about):
+            unlike = next(key for key in about if before.get(key) != about[key])
+            raise UserError(f"output: {folder} holds a search with other {unlike}; {ADVICE}")
+
+    # --- what is known -------------------------------------------------------------------------------------
+
+    def notes(self) -> list[Note]:
+        """All trials in their order, each once, also if it was taken up by another worker."""
+        from optuna.trial import TrialState
+
+        names = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+        found = {}
+        for trial in self.study.get_trials(deepcopy=False):
+            attrs = trial.user_attrs
+            if trial.state == TrialState.FAIL and "failed" not in attrs:
+                continue  # its worker died; the trial was enqueued again
+            note = Note(
+                attrs["number"],
+                attrs["settings"],
+                attrs["parameters"],
+                _figures(attrs),
+                names.get(trial.state, "running"),
+                attrs.get("failed", ""),
+            )
+            found[note.number] = note
+        return [found[number] for number in sorted(found)]
+
+    def figure(self, job: str) -> Figure | None:
+        """What a run got that is no trial's: another seed of a candidate, say."""
+        found: Figure | None = self.study.user_attrs.get(f"run {job}")
+        return found
+
+    def keep(self, job: str, figure: Figure) -> None:
+        """Notes what such a run got."""
+        self.study.set_user_attr(f"run {job}", figure)
+
+    # --- a trial's course ----------------------------------------------------------------------------------
+
+    @contextmanager
+    def take(self, limit: int | None, halving: "Halving") -> Iterator[Taken | None]:
+        """A trial for this worker alone, until the context ends; or None.
+
+        It is one whose worker died, else one that is to be promoted, else a new one.
+
+        Args:
+            limit: the trials to make in all, those that failed not counted; None: as many as one likes.
+            halving: which trials are promoted.
+        """
+        with ExitStack() as held:
+            with hold(self.folder / ".asking"):  # so that nobody draws what another is drawing
+                self._enqueue_of_the_dead()
+                if not self._waiting() and not self._enqueue_promoted(halving):
+                    self._enqueue_new(limit)
+                taken = self._start(held)
+            yield taken
+
+    def others_are_at_work(self) -> bool:
+        """Whether a trial is running in another worker that lives."""
+        running = [note.number for note in self.notes() if note.state == "running"]
+        return any(not self._is_free(number) for number in running)
+
+    def record(self, taken: Taken, rung: int, figure: Figure) -> None:
+        """Notes what a trial got in one of its runs."""
+        taken.figures[rung] = figure
+        taken.trial.set_user_attr(f"rung {rung}", figure)
+        taken.trial.report(figure["mean"], rung)
+
+    def complete(self, taken: Taken) -> None:
+        """Ends a trial that has run on all rungs."""
+        self.study.tell(taken.trial, taken.figures[max(taken.figures)]["mean"])
+
+    def pause(self, taken: Taken) -> None:
+        """Ends a trial for now: it is promoted later, or never."""
+        from optuna.trial import TrialState
+
+        self.study.tell(taken.trial, state=TrialState.PRUNED)
+
+    def fail(self, taken: Taken, reason: str) -> None:
+        """Ends a trial that could not be measured, through no fault of its settings as far as one knows."""
+        from optuna.trial import TrialState
+
+        taken.trial.set_user_attr("failed", reason)
+        self.study.tell(taken.trial, state=TrialState.FAIL)
+
+    # --- how a trial comes about ---------------------------------------------------------------------------
+
+    def lock(self, job: object) -> Path:
+        """The lock of whoever is at a trial or another run."""
+        return self.folder / "locks" / str(job)
+
+    def _is_free(self, number: int) -> bool:
+        with hold(self.lock(number), wait=False) as ours:
+            return ours
+
+    def _waiting(self) -> "list[FrozenTrial]":
+        from optuna.trial import TrialState
+
+        return self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+
+    def _enqueue_of_the_dead(self) -> None:
+        """Enqueues trials again whose workers died."""
+        from optuna.trial import TrialState
+
+        again = {trial.user_attrs["number"] for trial in self._waiting()}
+        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            number = trial.user_attrs["number"]
+            if not self._is_free(number):
+                continue
+            if number not in again:
+                self.study.enqueue_trial(trial.user_attrs["parameters"], user_attrs=trial.user_attrs)
+            self.study.tell(trial.number, state=TrialState.FAIL)
+
+    def _enqueue_promoted(self, halving: "Halving") -> bool:
+        """Enqueues a trial again that is worth a longer run, if there is one."""
+        if (number := halving.promoted(self.notes())) is None:
+            return False
+        trials = [each for each in self.study.get_trials(deepcopy=False) if each.user_attrs["number"] == number]
+        attrs = trials[-1].user_attrs
+        self.study.enqueue_trial(attrs["parameters"], user_attrs=attrs)
+        return True
+
+    def _enqueue_new(self, limit: int | None) -> None:
+        """Enqueues a candidate that is unlike all others, if there is one and it is wanted."""
+        notes = self.notes()
+        if limit is not None and sum(note.state != "failed" for note in notes) >= limit:
+            return
+        number = len(notes)
+        known = {trial.user_attrs["fingerprint"] for trial in self.study.get_trials(deepcopy=False)}
+        for settings, parameters in self._candidates(number):
+            if (fingerprint := self._fingerprint(settings)) is not None and fingerprint not in known:
+                attrs = {"number": number, "settings": settings, "parameters": parameters, "fingerprint": fingerprint}
+                self.study.enqueue_trial(parameters, user_attrs=attrs)
+                return
+        self.exhausted = True
+
+    def _candidates(self, number: int) -> Iterator[tuple[dict[str, str], dict[str, Any]]]:
+        """Candidates for a trial, the best guess first: the recipe as it is, draws, then all that there are."""
+        if number == 0:
+            yield {}, self._parameters_as_it_is()
+        known = self._known()
+        for attempt in range(ATTEMPTS):
+            yield draw(self.axes, self.base, partial(self._draw, known, (number, attempt)))
+        yield from combinations(self.axes, self.base)
+
+    def _known(self) -> "Study":
+        """What the estimator goes by: each trial once, with what it got in its longest run."""
+        import optuna
+        from optuna.trial import TrialState, create_trial
+
+        states = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "running": TrialState.RUNNING}
+        known = optuna.create_study(direction="maximize")
+        for note in self.notes():
+            if note.state in states:
+                means = {rung: figure["mean"] for rung, figure in note.figures.items()}
+                trial = create_trial(
+                    state=states[note.state],
+                    params=note.parameters,
+                    distributions={axis.name: axis.distribution for axis in self.axes if axis.name in note.parameters},
+                    intermediate_values=means,
+                    value=means[max(means)] if note.state == "complete" else None,
+                )
+                known.add_trial(trial)
+        return known
+
+    def _parameters_as_it_is(self) -> dict[str, Any]:
+        """What would have to be drawn for the recipe as it is; what cannot be is left out."""
+        axes = [axis for axis in self.axes if axis.applies(self.base)]
+        drawn = {axis.name: axis.parameter(self.base(axis.key)) for axis in axes}
+        return {name: value for name, value in drawn.items() if value is not None}
+
+    def _draw(self, known: "Study", key: tuple[int, int], axis: Axis) -> Any:
+        """A value of an axis by Optuna's estimator, from a stream of its own: the same trials make the same draw.
+
+        Args:
+            known: as `_known` gives it.
+            key: of the draw: the trial and the attempt.
+            axis: to draw a value of.
+        """
+        from optuna.samplers import TPESampler
+        from optuna.trial import create_trial
+
+        seed = int(torch.randint(2**31, (), generator=generator(self.seed, f"tune {axis.name}", *key)))
+        unborn = create_trial(value=0.0)
+        unborn.number = len(known.trials)
+        sampler = TPESampler(n_startup_trials=STARTUP, seed=seed)
+        return sampler.sample_independent(known, unborn, axis.name, axis.distribution)
+
+    def _fingerprint(self, settings: Settings) -> str | None:
+        """What is the same for settings that make the same run; None for those that make none, which is said once."""
+        try:
+            return self.identify(settings)
+        except UserError as error:
+            if (line := error.lines[0]) not in self.refused:
+                self.refused.add(line)
+                self.say(f"not tried: {line}")
+            return None
+
+    def _start(self, held: ExitStack) -> Taken | None:
+        """The trial that waits longest, started and locked."""
+        waiting = self._waiting()
+        if not waiting:
+            return None
+        attrs = waiting[0].user_attrs
+        held.enter_context(hold(self.lock(attrs["number"])))
+        distributions = {axis.name: axis.distribution for axis in self.axes if axis.name in attrs["parameters"]}
+        trial = self.study.ask(distributions)
+        taken = Taken(trial, attrs["number"], attrs["settings"], {})
+        for rung, figure in _figures(attrs).items():
+            self.record(taken, rung, figure)
+        return taken
+
+
+def _figures(attrs: dict[str, Any]) -> dict[int, Figure]:
+    """By rung, from a trial's attributes."""
+    return {int(name.removeprefix("rung ")): each for name, each in attrs.items() if name.startswith("rung ")}
+
+
+def _cut_to_whole_lines(path: Path, lock: Any) -> None:
+    """Removes a line at the end of a journal of which a process that was killed wrote a part only."""
+    if not path.exists():
+        return
+    lock.acquire()
+    try:
+        content = path.read_bytes()
+        if content and not content.endswith(b"\n"):
+            path.write_bytes(content[: content.rfind(b"\n") + 1])
+    finally:
+        lock.release()

@@ -1,0 +1,198 @@
+"""The search itself: candidates distilled and measured by all workers, the best as a recipe, table and chart."""
+
+import io
+import statistics
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import redirect_stdout
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ld3m.cells.measured import cost, make, result
+from ld3m.errors import UserError
+from ld3m.files import writable, write_json, write_text
+from ld3m.machine import environment, lock, signals
+from ld3m.machine.memory import keep_freed_memory
+from ld3m.machine.processes import Processes, apart, watched_command
+from ld3m.recipe import Recipe
+from ld3m.recipe.files import to_yaml
+from ld3m.runs.metrics import duration
+from ld3m.tuning import chart, table
+from ld3m.tuning.halving import Worker
+from ld3m.tuning.results import Outcome, close, decision, job, ranked
+from ld3m.tuning.search import Search
+from ld3m.tuning.trials import JOURNAL, Figure, Trials
+
+SEARCHED = 0.7
+"""The part of the minutes in which new trials are made; the rest is for long runs and distillations of the best."""
+FINAL = 5
+"""Distillations of the best that are measured on test images."""
+
+
+@watched_command
+def tune(processes: Processes, search: Search, command: str = "") -> Outcome:
+    """Searches, and writes best.yaml, tune.json, tune.md and tune.svg into the folder.
+
+    Every process of a launch is a worker of its own, as are commands on other machines that share the folder. A worker
+    that dies leaves its trial to the others, or to the next command; finished runs are not made again.
+
+    Args:
+        processes: of the launch; given by the decorator.
+        search: a checked one.
+        command: the command line, which is recorded with the results.
+
+    Returns:
+        Candidates from best to worst.
+
+    Raises:
+        UserError: if the folder is another search's, or several trials in a row cannot be measured.
+        SystemExit: with 128 + the signal's number after SIGINT, SIGTERM or SIGUSR1; the same command resumes.
+    """
+    keep_freed_memory()
+    with signals.exiting(), apart(processes):
+        tuning = Tuning(processes, search, command)
+        tuning.search_all()
+        if search.final:
+            tuning.measure_best()
+        return tuning.write()
+
+
+class Tuning:
+    """A search under way, as one of its workers sees it."""
+
+    def __init__(self, processes: Processes, search: Search, command: str) -> None:
+        self.processes, self.search, self.command = processes, search, command
+        began, folder = time.monotonic(), writable(search.folder, "give another --output")
+        lock.check_kind(folder, JOURNAL, "a search of ld3m tune")
+        writable(folder / "locks", "give another --output")
+        self.trials = Trials(
+            folder, search.axes, search.base_value, search.identify, search.base.seed, search.about, self.say
+        )
+        end = began + 60 * search.minutes if search.minutes else float("inf")
+        self.worker = Worker(self.trials, self.measure, search.rungs, search.eta, self.say, end)
+
+    def say(self, line: str) -> None:
+        """Prints a line to standard error, which is for what happens meanwhile."""
+        print(f"{self.processes.label}{line}", file=sys.stderr, flush=True)
+
+    # --- steps ---------------------------------------------------------------------------------------------
+
+    def search_all(self) -> None:
+        """Makes trials, then further distillations of candidates that are close, within the budget."""
+        search, worker = self.search, self.worker
+        if self.processes.is_main_process:
+            for line in table.beginning(search, self.trials.notes()):
+                self.say(line)
+        end, began = worker.until, time.monotonic()
+        if search.minutes:
+            worker.until = began + SEARCHED * (end - began)
+        worker.search(search.trials)
+        if self.trials.exhausted:
+            self.say("every combination of the axes has been tried")
+        worker.until = end
+        worker.end()
+        while not worker.stopped and (jobs := self.further_distillations()):
+            self.say(f"{len(jobs)} more distillations of candidates within {search.close:g} points of the best")
+            worker.share(jobs, ranked(self.trials)[0].rung)
+        self.say(decision(ranked(self.trials), search.close))
+        if worker.stopped:
+            self.say(f"{search.minutes:g} minutes are spent; the same command goes on for as many more")
+
+    def further_distillations(self) -> dict[str, Any]:
+        """What is left to distil of candidates that are close, by the names of the jobs."""
+        return {
+            name: partial(self.measure, candidate.number, candidate.settings, candidate.rung, seed)
+            for candidate in close(ranked(self.trials), self.search.close)
+            for seed in range(1, self.search.distillations)
+            if self.trials.figure(name := job(candidate.number, candidate.rung, seed)) is None
+        }
+
+    def measure_best(self) -> None:
+        """Distils the best from all training images, `FINAL` times, and measures that on test images."""
+        best = self.write().best
+        jobs = {
+            _final(best.number, seed): partial(self.measure_on_test, best.number, best.settings, seed)
+            for seed in range(FINAL)
+        }
+        self.worker.until, self.worker.stopped = float("inf"), False
+        self.say(f"{best.name}: {FINAL} distillations from all training images, measured on test images")
+        self.worker.share(jobs, self.search.rungs - 1)
+
+    # --- runs ----------------------------------------------------------------------------------------------
+
+    def measure(self, number: int, settings: Mapping[str, str], rung: int, seed: int) -> Figure:
+        """What a candidate gets in a run on held-out images; said, and written."""
+        which = f"trial {number}, rung {rung + 1} of {self.search.rungs}"
+        which += f", distillation {seed + 1}" if seed else ""
+        figure = self._made(self.search.run(number, settings, rung, seed), "validation", which, settings)
+        first = number == 0 and not (rung or seed) and self.processes.is_main_process
+        if first and self.search.trials:
+            self.say(table.forecast(self.search, figure["seconds"], self.processes.num_processes))
+        return figure
+
+    def measure_on_test(self, number: int, settings: Mapping[str, str], seed: int) -> Figure:
+        """What the best gets in a whole run on test images."""
+        which = f"best, distillation {seed + 1} of {FINAL}, test images"
+        return self._made(self.search.full_run(number, settings, seed), "test", which, settings)
+
+    def _made(self, recipe: Recipe, split: str, which: str, settings: Mapping[str, str]) -> Figure:
+        """Makes a run as far as it is not made, and reads what it got."""
+        said, began = " ".join(map("=".join, settings.items())) or "the recipe as it is", time.monotonic()
+        iterations, epochs = recipe.distill.iterations, recipe.evaluate.epochs
+        self.say(f"{which}: {said}")
+        printed = io.StringIO()
+        try:
+            with redirect_stdout(printed):  # what each run prints of itself would bury the lines of the search
+                make(recipe, ["distilled"], split)
+        except UserError:
+            self.say(printed.getvalue().rstrip())
+            raise
+        rows = {arch: result(recipe, "distilled", arch, split) for arch in dict.fromkeys(recipe.evaluate.arch)}
+        accuracies = {arch: list(row["accuracies"]) for arch, row in rows.items() if row}
+        means = {arch: statistics.fmean(each) for arch, each in accuracies.items()}
+        seconds = round(max(time.monotonic() - began, cost(recipe)["seconds"]), 2)
+        figure = {
+            "mean": round(statistics.fmean(means.values()), 4),
+            "accuracies": accuracies,
+            "seconds": seconds,
+            "iterations": iterations,
+            "epochs": epochs,
+            "seed": recipe.seed,
+            "folder": str(recipe.folder.relative_to(self.search.folder)),
+        }
+        got = ", ".join(f"{arch} {mean:.1f} %" for arch, mean in means.items())
+        self.say(f"{which}: {got} after {iterations:,} iterations, in {duration(seconds)}")
+        return figure
+
+    # --- what is written -----------------------------------------------------------------------------------
+
+    def write(self) -> Outcome:
+        """Writes what is known, and returns it."""
+        search, folder, found = self.search, self.search.folder, ranked(self.trials)
+        report = table.report(search, self.trials, found, self.command, environment.machine())
+        write_json(folder / "tune.json", report)
+        write_text(folder / "tune.md", table.markdown(report))
+        write_text(folder / "tune.svg", chart.draw(report))
+        outcome = Outcome(found, report["decision"], report, self.processes.is_main_process)
+        if found:
+            write_text(folder / "best.yaml", _best(search, outcome, self.command))
+        return outcome
+
+
+def _final(number: int, seed: int) -> str:
+    """The name of a run of the best on test images."""
+    return f"final-{number}-seed{seed}"
+
+
+def _best(search: Search, outcome: Outcome, command: str) -> str:
+    """best.yaml: the recipe with the best settings, every default written out, and where it comes from."""
+    best, path = outcome.best, Path(search.folder) / "best.yaml"
+    lines = [
+        f"The best of {len(outcome.ranked)} candidates, by ld3m tune on held-out training images: {best.name}.",
+        f"{outcome.decision[0].upper()}{outcome.decision[1:]}.",
+        *([f"Made by: {command}"] if command else []),
+        f"ld3m distill {path}",
+    ]
+    return "".join(f"# {line}\n" for line in lines) + to_yaml(search.best_recipe(best.settings))
