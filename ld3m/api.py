@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from ld3m.priors import Prior
     from ld3m.rehearsal.rehearse import Rehearsal
-    from ld3m.runs.imported import Reading
     from ld3m.tuning.results import Outcome
 
 
@@ -191,6 +190,7 @@ def evaluate(
     Raises:
         UserError: for an unknown run, baseline, architecture or split.
     """
+    from ld3m.comparison.named_sets import set_and_recipe
     from ld3m.evaluation.evaluate import evaluate
     from ld3m.recipe.evaluation import from_own_values
     from ld3m.runs.imported import Reading
@@ -240,6 +240,7 @@ def compare(
         UserError: for sets that cannot be compared, an unknown baseline, architecture or split.
     """
     from ld3m.comparison.compare import compare
+    from ld3m.comparison.named_sets import sets_and_recipe
     from ld3m.comparison.published import read_figures
     from ld3m.comparison.sets import folder_of
     from ld3m.runs.imported import Reading
@@ -297,87 +298,6 @@ def tune(
     budget = {"trials": trials, "minutes": minutes, "rungs": rungs, "eta": eta}
     ending = {"close": close, "distillations": distillations, "final": final}
     return tune(Search.of(str(recipe), overrides, axis, axes, place, **budget, **ending))  # type: ignore[arg-type]
-
-
-def sets_and_recipe(
-    names: Sequence[str],
-    recipe: str | None,
-    overrides: list[str],
-    reading: "Reading | None" = None,
-) -> tuple[dict[str, tuple[str, Path]], Recipe]:
-    """Several sets, by their names what the command line calls each and its folder; and the recipe that measures all.
-
-    Args:
-        names: sets, one or more.
-        recipe: a file, or the name of a shipped recipe; None: that of the first run among them, or of the first.
-        overrides: `KEY=VALUE`, of either recipe.
-        reading: as `set_and_recipe` takes it.
-
-    Raises:
-        UserError: for an unknown set, or a mistake in the recipe.
-    """
-    from ld3m.comparison.sets import names_of
-    from ld3m.runs.folder import is_run
-
-    if not names:
-        raise UserError("SET: name two or more, such as ld3m compare runs/mine runs/other")
-    called = names_of(names)
-    if recipe is None:
-        first = next((name for name in names if is_run(Path(name))), names[0])
-        folder, _ = set_and_recipe([first], None, overrides, reading)
-        recipe, overrides = str(folder / "recipe.yaml"), ["distill.factor=1", *overrides]  # its factor is its own
-    measured_by = load(Recipe, recipe, overrides)
-    folders = [set_and_recipe([name], recipe, overrides, reading)[0] for name in names]
-    return dict(zip(called, zip(names, folders, strict=True), strict=True)), measured_by
-
-
-def set_and_recipe(
-    names: Sequence[str],
-    recipe: str | None,
-    overrides: list[str],
-    reading: "Reading | None" = None,
-) -> tuple[Path, Recipe]:
-    """The folder of a distilled set, and the recipe by which it is measured: its own, unless one is named.
-
-    Args:
-        names: one set, or none for the newest finished run in runs/.
-        recipe: a file, or the name of a shipped recipe.
-        overrides: `KEY=VALUE`, of either recipe.
-        reading: what is said of a set of somebody else that its files do not say; None: nothing.
-
-    Raises:
-        UserError: for an unknown set, or a mistake in the recipe.
-    """
-    from ld3m.runs.folder import load_recipe
-    from ld3m.runs.imported import Reading, find_set
-
-    folder = find_set(names, recipe, overrides, reading or Reading())
-    if recipe:
-        return folder, load(Recipe, recipe, overrides)
-    own = load_recipe(folder, overrides)
-    _check_makers_data(own, overrides)
-    return folder, own
-
-
-def _check_makers_data(recipe: Recipe, overrides: Sequence[str]) -> None:
-    """That what a set's own recipe names is here: folders of whoever made it may be another machine's.
-
-    Raises:
-        UserError: naming the key to give.
-    """
-    from ld3m.data.sources import check_source
-
-    try:
-        check_source(recipe.data)
-    except UserError as error:
-        key = str(error).partition(": ")[0]
-        missing = recipe.data.root if key == "data.root" else recipe.data.source
-        if any(override.startswith(f"{key}=") for override in overrides):
-            raise
-        raise UserError(
-            f"{key}: '{missing}' is not there: it was a folder of whoever made this set; "
-            f"give {key}=YOUR FOLDER of the same images"
-        ) from None
 
 
 def load_latents(run: str | Path) -> "dict[str, Tensor]":

@@ -76,8 +76,8 @@ def compare(
     """
     names, overrides = names_and_overrides(arguments)
     overrides = measured.overrides(overrides)
-    from ld3m.api import sets_and_recipe
     from ld3m.comparison.compare import compare
+    from ld3m.comparison.named_sets import sets_and_recipe
     from ld3m.comparison.published import read_figures
     from ld3m.comparison.sets import folder_of
     from ld3m.comparison.table import markdown

@@ -88,7 +88,7 @@ def evaluate(
     names, overrides = names_and_overrides(arguments)
     overrides = measured.overrides(overrides)
     overrides += [f"evaluate.whitening={whitening}"] if whitening else []
-    from ld3m.api import set_and_recipe
+    from ld3m.comparison.named_sets import set_and_recipe
     from ld3m.evaluation.evaluate import evaluate
     from ld3m.evaluation.tables import accuracy_table
 

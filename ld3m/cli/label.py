@@ -41,7 +41,7 @@ def label(
     resumes.
     """
     names, overrides = names_and_overrides(arguments)
-    from ld3m.api import set_and_recipe
+    from ld3m.comparison.named_sets import set_and_recipe
     from ld3m.evaluation.label import Kept, label
 
     folder, measured_by = set_and_recipe(names, recipe, overrides, read.reading)

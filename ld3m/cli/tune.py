@@ -20,8 +20,8 @@ def tune(
         list[str] | None,
         typer.Option(
             metavar="KEY=…",
-            help="A key to search: a list `KEY=A,B`, or a range `KEY=0.03..3`, by its logarithm from a factor of ten "
-            "on (`…:log`, `…:linear` say otherwise). After a condition, `prior.skip=paper:distill.lr_latents=5..500`. "
+            help="A key to search: a list `KEY=A,B`, or a range `KEY=0.03..3`, logarithmic if it spans a factor of ten "
+            "(`:log` or `:linear` at its end decide). After a condition, `prior.skip=paper:distill.lr_latents=5..500`. "
             "May be repeated.",
             autocompletion=completion.overrides,
         ),
@@ -46,7 +46,7 @@ def tune(
     ] = 3,
     eta: Annotated[
         int,
-        typer.Option(metavar="N", min=2, help="One of so many trials goes on to runs that are so many times longer."),
+        typer.Option(metavar="N", min=2, help="One of N trials is promoted to runs that are N times as long."),
     ] = 3,
     close: Annotated[
         float,
@@ -68,18 +68,18 @@ def tune(
     as_json: AsJson = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print axes and rungs, and exit.")] = False,
 ) -> None:
-    """Search the settings that make the best set, on held-out training images.
+    """Search the best settings on held-out training images.
 
     For example: ld3m tune fashion-mnist --axes rates --axis prior.skip=none,reference,paper --trials 30 --seeds 2
 
     Optuna draws candidates (the first is the recipe as it is). Each is distilled and evaluated in a short run, and the
-    best third go on to runs three times as long, up to the recipe's own iterations and epochs. Candidates that end
-    within a point of the best get three distillations. Images to measure on are held out of the training images
+    best third are promoted to runs three times as long, up to the recipe's own iterations and epochs. Candidates that
+    end within a point of the best get three distillations. Images to measure on are held out of the training images
     (`data.validation_share`, 0.1 if the recipe has none); test images are not read before --final.
 
     DIR/best.yaml is a recipe: ld3m distill DIR/best.yaml. DIR/tune.md, .json and .svg have all candidates, and what
     mattered. DIR is --output, by default `tunings/<name of the recipe>`. Interrupt it at any time: the same command
-    resumes, and more --trials or --minutes go on.
+    resumes, and one with more --trials or --minutes continues the search.
 
     The processes of a launch take trials of their own, and so do commands on other machines that share DIR: ld3m launch
     tune RECIPE …
