@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ld3m import sampling
-    from ld3m.api import compare, distill, evaluate, load_latents, load_prior, load_recipe, rehearse, sample, tune
+    from ld3m.api import auto, compare, distill, evaluate, load_latents, load_prior, load_recipe, rehearse, sample, tune
     from ld3m.errors import UserError
     from ld3m.recipe import Recipe
 
@@ -23,6 +23,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Recipe",
     "UserError",
+    "auto",
     "compare",
     "distill",
     "evaluate",

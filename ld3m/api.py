@@ -113,6 +113,38 @@ def _value_at(values: dict[str, Any], key: str) -> object:
     return values[section][last]
 
 
+def auto(
+    source: str | Path,
+    *overrides: str,
+    images_per_class: int = 1,
+    minutes: float = 15,
+    output: str | Path | None = None,
+) -> Path:
+    """Makes the best set of own images that a given time allows, as `ld3m auto` does.
+
+    Args:
+        source: the images, as `data.source` of a recipe.
+        overrides: `KEY=VALUE` of the recipe that stand; "prior.source=…" is a prior to try too.
+        images_per_class: of the set.
+        minutes: for pilots, distillation and evaluation together.
+        output: the run folder; by default `runs/auto-<name of the source>`.
+
+    Returns:
+        The run folder, with images, evaluation.json, report.html, and auto.yaml, which is the set's recipe.
+
+    Raises:
+        UserError: for images that cannot be used, too little time, or a folder that holds something else.
+        SystemExit: after an interrupt; the same call resumes.
+    """
+    from ld3m.automatic.answer import answer
+    from ld3m.automatic.question import Question
+
+    place = None if output is None else str(output)
+    question = Question(str(source), images_per_class, minutes, overrides, place)
+    answer(question)
+    return question.folder
+
+
 def rehearse(
     recipe: Recipe | str | Path, *overrides: str, output: str | Path | None = None, resume: bool = True
 ) -> "Rehearsal":

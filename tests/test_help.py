@@ -14,7 +14,7 @@ from ld3m.cli import app
 
 COMMANDS = typer.main.get_command(app).commands
 PANELS = {
-    "Make": ["distill", "sample", "plan", "train-prior", "train-teacher", "experts", "convert-prior", "launch"],
+    "Make": ["distill", "auto", "sample", "plan", "train-prior", "train-teacher", "experts", "convert-prior", "launch"],
     "Measure": ["evaluate", "compare", "ablate", "tune"],
     "Share": ["report", "render", "label", "export", "push-to-hub"],
     "Inspect": ["status", "recipes", "keys", "env", "priors"],

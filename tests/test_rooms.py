@@ -15,7 +15,7 @@ FLOORS = [
     {"cli"},
     {"__init__"},
     {"api"},
-    {"ablation", "comparison", "rehearsal", "tuning"},
+    {"ablation", "automatic", "comparison", "rehearsal", "tuning"},
     {"cells"},
     {"distillation"},
     {"sizing", "prior_training", "reporting", "publishing"},

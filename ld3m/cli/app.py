@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from ld3m.cli.ablate import ablate
+from ld3m.cli.auto import auto
 from ld3m.cli.compare import compare
 from ld3m.cli.convert_prior import convert_prior
 from ld3m.cli.distill import distill
@@ -30,7 +31,7 @@ from ld3m.cli.train_teacher import train_teacher
 from ld3m.cli.tune import tune
 
 PANELS = {
-    "Make": (distill, sample, plan, train_prior, train_teacher, experts, convert_prior, launch),
+    "Make": (distill, auto, sample, plan, train_prior, train_teacher, experts, convert_prior, launch),
     "Measure": (evaluate, compare, ablate, tune),
     "Share": (report, render, label, export, push_to_hub),
     "Inspect": (status, recipes, keys, env),
@@ -38,6 +39,7 @@ PANELS = {
 """The commands by panel, both in the order of a user's day; underscores in a name become dashes."""
 SHARED = (
     "distill",
+    "auto",
     "sample",
     "train-prior",
     "train-teacher",

@@ -31,7 +31,12 @@ from ld3m.sampling.memory_budget import RetryingPullBack
 
 @watched_command
 def distill(
-    processes: Processes, recipe: Recipe, resume: bool = True, start: Path | None = None, until: int | None = None
+    processes: Processes,
+    recipe: Recipe,
+    resume: bool = True,
+    start: Path | None = None,
+    until: int | None = None,
+    seconds: float | None = None,
 ) -> Path:
     """Distils a recipe into its run folder, resuming an unfinished run of it.
 
@@ -43,6 +48,7 @@ def distill(
         resume: whether a run that is in the folder is resumed, or replaced.
         start: a run's folder, or one of its checkpoints, to resume from; its recipe must be the same.
         until: the iteration before which a rehearsal leaves the run unfinished, to resume it; it must be a saved one.
+        seconds: of iterations, after which the run is saved and left unfinished too; at least one is made.
 
     Returns:
         The run folder.
@@ -70,26 +76,38 @@ def distill(
                 write_real(recipe.folder, setup.images, recipe.distill.images_per_class)
         first, latents = checkpoint_or_start(setup)
         with trackers.started(recipe, first, main) as tracked, Bookkeeping.opened(setup, tracked, first) as books:
-            latents = optimise(setup, first, latents, books, until)
-            if until is None:
+            done, latents = optimise(setup, first, latents, books, until, seconds)
+            if until is None and done == recipe.distill.iterations:
                 books.finish(latents)
     return recipe.folder
 
 
 def optimise(
-    setup: Setup, first: int, latents: LearntLatents, books: Bookkeeping, until: int | None = None
-) -> LearntLatents:
-    """The latents after the iterations from `first` on, up to the last or to that before `until`.
+    setup: Setup,
+    first: int,
+    latents: LearntLatents,
+    books: Bookkeeping,
+    until: int | None = None,
+    seconds: float | None = None,
+) -> tuple[int, LearntLatents]:
+    """The iterations from `first` on, up to the last, or that before `until`, or that in which the seconds are over.
+
+    Returns:
+        The iterations done, and the latents after them.
 
     Raises:
         SystemExit: after a signal, once the state is saved.
     """
-    with signals.collected() as received:
+    done = first
+    with signals.collected(seconds) as received:
         for i in range(first, setup.recipe.distill.iterations if until is None else until):
             latents, stop = timed_iteration(setup, i, latents, books, received)
+            done = i + 1
+            if stop == signals.TIME:
+                break
             if stop:
-                books.leave(i + 1, stop)
-    return latents
+                books.leave(done, stop)
+    return done, latents
 
 
 def timed_iteration(

@@ -7,14 +7,27 @@ from contextlib import contextmanager
 
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 """Ctrl-C, a batch system's end, and its warning before the end."""
+TIME = 1
+"""What `collected` has once its time is over: less than any of these, which come first."""
 
 
 @contextmanager
-def collected() -> Iterator[list[int]]:
-    """Collects the numbers of signals, for a command that stops at a moment of its own; a second of a kind kills."""
+def collected(seconds: float | None = None) -> Iterator[list[int]]:
+    """Collects the numbers of signals, for a command that stops at a moment of its own; a second of a kind kills.
+
+    Args:
+        seconds: after which `TIME` is collected too.
+    """
     received: list[int] = []
+    timer = threading.Timer(max(0.0, seconds or 0.0), received.append, [TIME])
+    timer.daemon = True
     with _handled(received.append):
-        yield received
+        if seconds is not None:
+            timer.start()
+        try:
+            yield received
+        finally:
+            timer.cancel()
 
 
 @contextmanager

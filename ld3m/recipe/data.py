@@ -103,9 +103,3 @@ class DistilledDataRecipe(DataRecipe):
     """Which of them: those of lowest loss (easy) or highest (hard), random ones, or those that herding or k-center
     chooses to cover the features of the class."""
     scorer: ScorerRecipe = ScorerRecipe()
-
-    @model_validator(mode="after")
-    def _something_is_left_to_measure_on(self) -> "DistilledDataRecipe":
-        if not self.read_test and not self.validation_share:
-            raise ValueError("read_test: false leaves nothing to measure on; give data.validation_share=0.1 beside it")
-        return self

@@ -1,0 +1,294 @@
+"""`ld3m auto`: the look at own images, what is worth a pilot, how the time is split, and an answer from end to end."""
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from conftest import CLASSES, Outcome
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from ld3m.automatic import budget
+from ld3m.automatic.answer import answer, look, plan_lines, worth_trying
+from ld3m.automatic.budget import bracket, ends, full_epochs, measurement, pilot_units, second_round
+from ld3m.automatic.candidates import candidates
+from ld3m.automatic.look import Look
+from ld3m.automatic.question import Kept, Pilot, Question, State
+from ld3m.data.examples import Example, Source
+from ld3m.data.sources import SOURCES
+from ld3m.errors import UserError
+from ld3m.evaluation.effort import Cost
+
+SECONDS = st.floats(0, 1e5, allow_nan=False)
+COSTS = st.builds(Cost, st.floats(1e-7, 1), st.floats(1e-7, 1))
+SIZES = st.lists(st.integers(1, 10**4), min_size=1, max_size=3)
+
+
+def write_images(folder: Path, mode: str, size: tuple[int, int], count: int, classes: int = 2) -> Path:
+    """Images of random pixels, by class, without splits."""
+    rng = np.random.default_rng(0)
+    for label in range(classes):
+        (folder / f"class{label}").mkdir(parents=True)
+        for index in range(count):
+            pixels = rng.integers(0, 256, (size[1], size[0], 4), dtype=np.uint8)
+            Image.fromarray(pixels, "RGBA").convert(mode).save(folder / f"class{label}" / f"{index}.png")
+    return folder
+
+
+# --- the time ----------------------------------------------------------------------------------------------
+
+
+@given(SECONDS, st.floats(1e-3, 1e4), st.integers(1, 20), st.floats(0, 10))
+def test_pilots_fit_into_their_time(seconds: float, least: float, count: int, loading: float) -> None:
+    chosen = bracket(seconds, least, count, loading)
+    assert 1 <= chosen.tried <= count
+    if chosen.tried > 1:
+        rounds = [chosen.seconds] * chosen.tried + [budget.LONGER * chosen.seconds] * chosen.again
+        assert sum(rounds) + loading * len(rounds) <= seconds * (1 + 1e-9)
+        assert chosen.seconds >= least
+    else:
+        assert count == 1 or (seconds - 2 * loading) / 2 < least  # two would not fit either
+
+
+@given(SECONDS, SECONDS, st.floats(1e-3, 1e4), st.integers(1, 20))
+def test_more_time_never_tries_fewer(seconds: float, more: float, least: float, count: int) -> None:
+    assert bracket(seconds, least, count).tried <= bracket(seconds + more, least, count).tried
+
+
+def test_the_second_round_is_a_third_of_the_first() -> None:
+    assert [second_round(count) for count in (1, 2, 3, 6, 7, 9)] == [0, 0, 2, 2, 3, 3]
+    assert [pilot_units(count) for count in (1, 2, 3, 6, 9)] == [0, 2, 9, 12, 18]
+
+
+def test_stages_follow_each_other_and_end_with_the_time() -> None:
+    assert ends(900) == pytest.approx({"pilots": 270, "distilling": 576, "measuring": 900})
+
+
+@given(
+    SECONDS, COSTS, st.lists(st.integers(1, 10**4), min_size=1, max_size=3), st.integers(1, 10**5), st.integers(1, 4)
+)
+def test_networks_fit_into_their_time(
+    seconds: float, cost: Cost, sizes: list[int], tested: int, processes: int
+) -> None:
+    """Dealt like cards, the process that has most takes no longer, unless not even one epoch of the result fits."""
+    planned = measurement(seconds, cost, sizes, tested, processes)
+    networks = [
+        cost.seconds(size, planned.epochs, tested) for _ in range(planned.seeds) for size in sizes[: planned.sets]
+    ]
+    longest = max(sum(networks[first::processes]) for first in range(processes))
+    assert longest <= seconds * (1 + 1e-6) or (planned.sets, planned.epochs, planned.seeds) == (1, 1, 1)
+    assert planned.epochs <= budget.MOST_EPOCHS
+    assert planned.epochs >= budget.FEWEST_EPOCHS or planned.sets == 1
+
+
+@given(SECONDS, SECONDS, COSTS, st.integers(1, 10**4), st.integers(1, 10**5))
+def test_more_time_never_measures_less(seconds: float, more: float, cost: Cost, size: int, tested: int) -> None:
+    less, longer = (measurement(each, cost, [size, size], tested) for each in (seconds, seconds + more))
+    assert less.sets <= longer.sets
+    if less.sets == longer.sets:
+        assert less.epochs <= longer.epochs
+
+
+@given(SECONDS, COSTS, st.integers(1, 10**6), st.integers(1, 10**5))
+def test_all_real_images_fit_or_are_left_out(seconds: float, cost: Cost, images: int, tested: int) -> None:
+    epochs = full_epochs(seconds, cost, images, tested)
+    assert epochs == 0 or budget.FEWEST_FULL <= epochs <= budget.MOST_FULL
+    assert epochs == 0 or cost.seconds(images, epochs, tested) <= seconds * (1 + 1e-9)
+
+
+# --- the look ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("mode", "size", "channels", "resolution", "said"),
+    [
+        ("L", (8, 8), 1, 8, "grey (L)"),
+        ("RGB", (28, 28), 3, 32, "colour (RGB)"),
+        ("RGBA", (40, 24), 3, 24, "transparency is ignored"),
+        ("LA", (5, 9), 1, 8, "grey (LA)"),
+        ("1", (300, 200), 1, 64, "data.resolution=128 is finer"),
+    ],
+)
+def test_size_and_colour_are_seen(
+    tmp_path: Path, mode: str, size: tuple[int, int], channels: int, resolution: int, said: str
+) -> None:
+    question = Question(str(write_images(tmp_path / "photos", mode, size, 6)), 1)
+    found = look(question, "cpu")
+    assert (found.channels, found.resolution, found.counts, found.tested) == (channels, resolution, [5, 5], 2)
+    lines = " ".join(plan_lines(question, found, worth_trying(question, found)))
+    assert said in lines
+    assert "no test split: 10% of each class is held out" in lines
+    assert ("the centre is cropped" in lines) == (size[0] != size[1])
+
+
+def test_grey_images_stored_in_colour_are_grey(tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "photos", "L", (16, 16), 6)
+    for path in folder.rglob("*.png"):
+        Image.open(path).convert("RGB").save(path)
+    assert look(Question(str(folder), 1), "cpu").channels == 1
+    assert look(Question(str(folder), 1, overrides=("data.channels=3", "data.resolution=24")), "cpu").channels == 3
+
+
+@pytest.mark.parametrize(
+    ("classes", "count", "wanted", "message"),
+    [
+        (1, 6, 1, "one class only"),
+        (2, 2, 1, r"--images-per-class: 1, but class 'class0' has 0 training images .* give it more images"),
+        (2, 6, 9, r"--images-per-class: 9, but class 'class0' has 4 training images .* give 4 or fewer"),
+    ],
+)
+def test_too_few_images_are_named(tmp_path: Path, classes: int, count: int, wanted: int, message: str) -> None:
+    folder = write_images(tmp_path / "photos", "L", (8, 8), count, classes)
+    with pytest.raises(UserError, match=message):
+        look(Question(str(folder), wanted), "cpu")
+
+
+# --- what is worth a pilot ---------------------------------------------------------------------------------
+
+
+def seen(resolution: int, channels: int, each: int = 1000) -> Look:
+    return Look(["a", "b"], [each, each], resolution, channels, 200, [])
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted", "source", "first", "priors"),
+    [
+        (seen(32, 1), 10, "fashion-mnist", ("distill.factor=2", "distill.lr_latents=3"), {"fashion-mnist"}),
+        (seen(32, 1), 1, "fashion-mnist-small", ("distill.factor=4", "distill.lr_latents=1.2"), {"fashion-mnist"}),
+        (seen(64, 3), 10, "fashion-mnist", ("distill.factor=2", "distill.lr_latents=3"), set()),
+        (seen(8, 1), 1, "digits", ("distill.factor=1", "distill.lr_latents=0.075"), {"digits"}),
+        (seen(64, 3), 10, "photos", ("distill.factor=2", "distill.lr_latents=3"), set()),
+        (seen(64, 3, each=30), 10, "photos", ("distill.factor=1", "distill.lr_latents=0.75"), set()),
+    ],
+)
+def test_the_most_promising_comes_first(
+    found: Look, wanted: int, source: str, first: tuple[str, str], priors: set[str]
+) -> None:
+    """Factor and rate of recipes/fashion-mnist-ipc10.yaml where they fit; a packaged prior for its own images alone."""
+    options = candidates(found, wanted, source)
+    assert set(first) <= set(options[0].overrides)
+    named = {each.removeprefix("prior.source=") for option in options for each in option.overrides if "source" in each}
+    assert named == {"pixels", *priors}
+    assert all(option.why for option in options)
+    assert len({option.name for option in options}) == len(options)
+
+
+def test_what_the_user_sets_stands(shapes: Path, prior_folder: Path) -> None:
+    """Rates are not varied if one is given; a prior that is named is tried, and must be there."""
+    own = ("distill.lr_latents=0.5", "distill.factor=1", f"prior.source={prior_folder}")
+    question = Question(str(shapes), 2, overrides=own)
+    found = look(question, "cpu")
+    options = worth_trying(question, found)
+    recipes = [question.recipe(option.overrides) for option in options]
+    assert {recipe.distill.lr_latents for recipe in recipes} == {0.5}
+    assert [(recipe.prior.source, recipe.prior.steps) for recipe in recipes] == [
+        ("pixels", 0),
+        (str(prior_folder), 0),
+        (str(prior_folder), 5),
+    ]
+    with pytest.raises(UserError, match=r"prior\.source"):
+        worth_trying(Question(str(shapes), 2, overrides=("prior.source=nowhere",)), found)
+
+
+def test_what_the_command_decides_is_not_set_twice() -> None:
+    with pytest.raises(UserError, match=r"override distill\.images_per_class: give it as --images-per-class"):
+        Question("photos", 1, overrides=("distill.images_per_class=2",))
+    with pytest.raises(UserError, match=r"override distill\.iterations: ld3m auto decides it by --minutes"):
+        Question("photos", 1, overrides=("distill.iterations=2",))
+    with pytest.raises(UserError, match=r"--minutes: -1 is invalid"):
+        Question("photos", 1, minutes=-1)
+
+
+def test_longer_pilots_go_before_others() -> None:
+    pilots = [
+        Pilot(candidate=number, longer=longer, accuracy=accuracy)
+        for number, longer, accuracy in ((0, False, 70), (1, False, 90), (2, False, None), (0, True, 80))
+    ]
+    state = State(asked={}, pilots=pilots)
+    assert [(each.candidate, each.longer) for each in state.best()] == [(0, True), (1, False), (0, False)]
+    assert [each.candidate for each in state.best(longer=False)] == [1, 0]
+
+
+def test_a_folder_keeps_one_question(tmp_path: Path) -> None:
+    Kept.of(Question("photos", 1, output=str(tmp_path)), True).save()
+    assert Kept.of(Question("photos", 1, 30, output=str(tmp_path)), True).state.asked["images_per_class"] == 1
+    with pytest.raises(UserError, match=r"answers another question \(images_per_class differ\); give another --output"):
+        Kept.of(Question("photos", 2, output=str(tmp_path)), True)
+
+
+# --- from end to end ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def counting(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A source called "counting", and the names of the images that were read of it, in order."""
+    rng, reads = np.random.default_rng(0), list[str]()
+
+    def read(name: str, pixels: np.ndarray) -> Image.Image:
+        reads.append(name)
+        return Image.fromarray(pixels)
+
+    def examples(split: str, count: int) -> list[Example]:
+        made = []
+        for index in range(count):
+            pixels = rng.integers(0, 100, (8, 8), dtype=np.uint8) + 100 * np.uint8(index % 2)
+            made.append(Example(f"{split}/{index}", index % 2, partial(read, f"{split}/{index}", pixels)))
+        return made
+
+    splits = {"train": examples("train", 24), "test": examples("test", 8)}
+    monkeypatch.setitem(SOURCES, "counting", lambda recipe: Source(["dark", "light"], splits, "counting"))
+    return reads
+
+
+def test_no_test_image_is_read_before_the_end(
+    counting: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A whole answer, small by its limits and not by its time; it is stopped before it measures, and resumed."""
+    question = Question("counting", 1, 60, ("network.width=8",), str(tmp_path / "mine"))
+    for name, limit in {
+        "pilots.MOST_ITERATIONS": 2,
+        "pilots.MOST_EPOCHS": 1,
+        "answer.LIMIT": 3,
+        "budget.MOST_EPOCHS": 20,
+        "budget.MOST_SEEDS": 2,
+        "budget.MOST_FULL": 3,
+    }.items():
+        monkeypatch.setattr(f"ld3m.automatic.{name}", limit)
+
+    def stop(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("ld3m.automatic.answer._measure", stop)
+        with pytest.raises(KeyboardInterrupt):
+            answer(question)
+    assert {name.partition("/")[0] for name in counting} == {"train"}
+    state = json.loads((tmp_path / "mine/auto.json").read_text())
+    assert all(pilot["accuracy"] is not None for pilot in state["pilots"])
+    assert sum(pilot["longer"] for pilot in state["pilots"]) == 2
+    capsys.readouterr()
+
+    evaluation, is_main = answer(question)
+    assert is_main
+    assert "pilot of" not in capsys.readouterr().err
+    assert any(name.startswith("test") for name in counting)
+    counts = {row["trained_on"]: len(row["accuracies"]) for row in evaluation["results"]}
+    assert counts == {"distilled": 2, "random": 2, "herding": 2, "full": 1}
+    assert {row["split"] for row in evaluation["results"]} == {"test"}
+    for name in ("images", "recipe.yaml", "auto.yaml", "latents.safetensors", "report.html", "hub/README.md"):
+        assert (tmp_path / "mine" / name).exists()
+    recipe = yaml.safe_load((tmp_path / "mine/auto.yaml").read_text())
+    assert recipe["distill"]["iterations"] == 3
+    assert set(counting[: counting.index("test/0")]) == {f"train/{index}" for index in range(24)}
+
+
+def test_the_command_says_what_it_would_try(ld3m: Callable[..., Outcome], shapes: Path) -> None:
+    said = ld3m("auto", shapes, "--images-per-class", 2, "--minutes", 10, "--dry-run").out
+    assert f"{shapes}: 3 classes ({', '.join(CLASSES)}), 36 training images, 12 in each" in said
+    assert "time: 10 min 0 s in all: at most 3 min 0 s for pilots" in said
+    assert not Path("runs").exists()
