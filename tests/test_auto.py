@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
-from conftest import CLASSES, Outcome
+from conftest import CLASSES, Outcome, distilled, latents
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -21,8 +22,12 @@ from ld3m.automatic.look import Look
 from ld3m.automatic.question import Kept, Pilot, Question, State
 from ld3m.data.examples import Example, Source
 from ld3m.data.sources import SOURCES
+from ld3m.distillation.loop import distill
 from ld3m.errors import UserError
 from ld3m.evaluation.effort import Cost
+from ld3m.recipe import Recipe
+from ld3m.recipe.files import load
+from ld3m.runs.folder import iterations_saved
 
 SECONDS = st.floats(0, 1e5, allow_nan=False)
 COSTS = st.builds(Cost, st.floats(1e-7, 1), st.floats(1e-7, 1))
@@ -176,6 +181,7 @@ def test_the_most_promising_comes_first(
     assert named == {"pixels", *priors}
     assert all(option.why for option in options)
     assert len({option.name for option in options}) == len(options)
+    assert any("distill.objective=dc" in option.overrides for option in options) == (wanted == 1)
 
 
 def test_what_the_user_sets_stands(shapes: Path, prior_folder: Path) -> None:
@@ -219,6 +225,17 @@ def test_a_folder_keeps_one_question(tmp_path: Path) -> None:
     assert Kept.of(Question("photos", 1, 30, output=str(tmp_path)), True).state.asked["images_per_class"] == 1
     with pytest.raises(UserError, match=r"answers another question \(images_per_class differ\); give another --output"):
         Kept.of(Question("photos", 2, output=str(tmp_path)), True)
+
+
+def test_a_run_ends_by_its_time_and_resumes(recipe_file: Path, tmp_path: Path) -> None:
+    """At least one iteration is made; the rest gives what a run at once gives."""
+    recipe = load(Recipe, str(recipe_file), [f"output={tmp_path / 'parts'}"])
+    distill(recipe, seconds=0.0)
+    assert 1 <= (iterations_saved(recipe.folder) or 0) < recipe.distill.iterations
+    assert not (recipe.folder / "latents.safetensors").exists()
+    distill(recipe, seconds=600.0)
+    whole = distilled(recipe_file, tmp_path / "whole")
+    assert all(torch.equal(value, latents(whole)[name]) for name, value in latents(recipe.folder).items())
 
 
 # --- from end to end ---------------------------------------------------------------------------------------
@@ -282,6 +299,9 @@ def test_no_test_image_is_read_before_the_end(
     assert {row["split"] for row in evaluation["results"]} == {"test"}
     for name in ("images", "recipe.yaml", "auto.yaml", "latents.safetensors", "report.html", "hub/README.md"):
         assert (tmp_path / "mine" / name).exists()
+    again, _ = answer(question)
+    assert again == evaluation
+    assert "is finished; give another --output" in capsys.readouterr().err
     recipe = yaml.safe_load((tmp_path / "mine/auto.yaml").read_text())
     assert recipe["distill"]["iterations"] == 3
     assert set(counting[: counting.index("test/0")]) == {f"train/{index}" for index in range(24)}

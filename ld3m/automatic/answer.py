@@ -71,15 +71,29 @@ def answer(processes: Processes, question: Question) -> tuple[dict[str, Any], bo
             entered.enter_context(lock.claim(question.folder / PILOTS))
         processes.wait_for_everyone()
         work = Work(processes, question, found, options, Kept.of(question, processes.is_main_process))
-        for line in plan_lines(question, found, options):
-            work.say(line)
-        try:
-            if work.state.chosen is None:
-                choose(work)
-            evaluation = _measure(work, _distil(work))
-        finally:
-            work.save()
-    return evaluation, processes.is_main_process
+        if work.state.finished:
+            work.say(f"{question.folder} is finished; give another --output to begin again")
+        else:
+            _work_on(work)
+    return document(question.folder, "evaluation.json"), processes.is_main_process
+
+
+def _work_on(work: Work) -> None:
+    """All stages, as far as they are left."""
+    for line in plan_lines(work.question, work.found, work.options):
+        work.say(line)
+    if work.state.spent:
+        work.say(f"resumes after {duration(work.state.spent)}")
+    try:
+        if work.state.chosen is None:
+            choose(work)
+        _measure(work, _distil(work))
+        work.state.finished = True
+    except SystemExit:
+        work.say("interrupted; the same command resumes")
+        raise
+    finally:
+        work.save()
 
 
 def look(question: Question, device: str) -> Look:
@@ -187,7 +201,7 @@ def _planned(work: Work, recipe: Recipe, cost: Cost, tested: int) -> Measurement
     return measurement(left, cost, sizes[:-1], tested, work.processes.num_processes)  # herding alone needs the scorer
 
 
-def _measure(work: Work, recipe: Recipe) -> dict[str, Any]:
+def _measure(work: Work, recipe: Recipe) -> None:
     """Measures the result on test images, against random, herded and, if there is time, all real ones."""
     state, main = work.state, work.processes.is_main_process
     images = prepare(recipe.data, progress=main)
@@ -224,5 +238,4 @@ def _measure(work: Work, recipe: Recipe) -> dict[str, Any]:
         with work.quiet():
             report(recipe.folder)
             push(recipe.folder, Destination(), dry_run=True)
-        work.say(f"{recipe.folder}: images/, report.html, hub/ with the card, {RECIPE}; {duration(seconds)} in all")
-    return document(recipe.folder, "evaluation.json")
+        work.say(f"{recipe.folder}: images/, report.html, the card in hub/, {RECIPE}; {duration(seconds)} in all")

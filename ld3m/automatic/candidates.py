@@ -21,6 +21,8 @@ RECOGNISABLE = 8
 """Pixels from which they were tried, and helped."""
 PACKAGED = {"digits": "digits", "fashion-mnist": "fashion-mnist", "fashion-mnist-small": "fashion-mnist"}
 """Priors that come with the package, by the data that they know."""
+GRADIENT_BATCH = 64
+"""Real images of each class in an iteration that matches gradients."""
 CHAIN_STEPS = 5
 """Of the chain: not significantly worse than ten, in half the time."""
 
@@ -48,6 +50,8 @@ def candidates(found: Look, images_per_class: int, source: str, own_priors: Sequ
     priors = [*own_priors, *([name] if (name := _packaged(found, source)) and name not in own_priors else [])]
     chosen = [_pixels(best, images_per_class, 1, _why(best, found))]
     chosen.append(_pixels(best, images_per_class, 3, "the rate matters more than most else, so a larger one"))
+    if images_per_class == 1:
+        chosen.append(_gradients())
     chosen += [_pixels(factor, images_per_class, 1, _why(factor, found)) for factor in others[:1]]
     for prior in priors:
         chosen += [_autoencoder(prior, best, images_per_class), _chain(prior, images_per_class)]
@@ -85,6 +89,13 @@ def _pixels(factor: int, images_per_class: int, times: float, why: str) -> Candi
     own = rate(images_per_class * factor**2, times)
     name = f"pixels, {_several(factor)}, rate {own:g}"
     return Candidate(name, why, ("prior.source=pixels", *_shared(factor, images_per_class, own)))
+
+
+def _gradients() -> Candidate:
+    why = "matches gradients in place of features: ahead on digits with one image per class, behind on garments"
+    overrides = ("prior.source=pixels", "distill.objective=dc", "distill.factor=1", "distill.init=prototype")
+    batch = f"distill.real_batch={GRADIENT_BATCH}"  # in each iteration, as no network comes twice
+    return Candidate("pixels by gradients, whole images, rate 0.1", why, (*overrides, "distill.lr_latents=0.1", batch))
 
 
 def _autoencoder(prior: str, factor: int, images_per_class: int) -> Candidate:

@@ -14,8 +14,12 @@ from ld3m.evaluation.evaluate import evaluate
 from ld3m.recipe import Recipe
 from ld3m.runs.metrics import duration
 
-FEWEST_ITERATIONS, FEWEST_EPOCHS, MOST_EPOCHS = 40, 20, 300
-"""Of a pilot that says anything, and of its network."""
+FEWEST_ITERATIONS, FEWEST_IMAGES = 40, 4000
+"""Of a pilot that says anything, and that its network sees in training."""
+FEWEST_EPOCHS, MOST_EPOCHS = 5, 300
+"""Of its networks."""
+MOST_NETWORKS = 5
+"""That measure a pilot, if there is time for more than one."""
 DISTILLING, TRAINING = 0.6, 0.3
 """Shares of a pilot's time, of which the rest is for testing."""
 LOADING = 3.0
@@ -42,8 +46,8 @@ def choose(work: Work) -> None:
         work.save()
     planned = Bracket(*state.bracket)
     if planned.tried < len(work.options):
-        left_out = ", ".join(each.name for each in work.options[planned.tried :])
-        work.say(f"no time for pilots of {left_out if planned.tried > 1 else 'any'}; more --minutes would try them")
+        left_out = "; ".join(each.name for each in work.options[planned.tried :])
+        work.say(f"no time for pilots of {left_out if planned.tried > 1 else 'any'} (more --minutes would try them)")
     for number in range(planned.tried if planned.tried > 1 else 0):
         _try(work, number, planned.seconds, longer=False)
     for best in state.best(longer=False)[: planned.again]:
@@ -83,8 +87,8 @@ def _prepared(work: Work) -> ImageSet:
 
 def _least(work: Work, cost: Cost) -> float:
     """Seconds of a pilot of the first candidate below which it says nothing."""
-    each = work.seen(_recipe(work, 0)) * cost.train
-    return max(FEWEST_ITERATIONS / NARROWER * each / DISTILLING, FEWEST_EPOCHS * each / TRAINING)
+    iteration = work.seen(_recipe(work, 0)) * cost.train / NARROWER
+    return max(FEWEST_ITERATIONS * iteration / DISTILLING, FEWEST_IMAGES * cost.train / TRAINING)
 
 
 def _recipe(work: Work, number: int) -> Recipe:
@@ -108,10 +112,10 @@ def _try(work: Work, number: int, seconds: float, longer: bool) -> None:
     why = "one of the best, so it gets a longer pilot" if longer else candidate.why
     work.say(f"pilot of {candidate.name}, {duration(seconds)}: {why}")
     recipe = _recipe(work, number)
-    epochs = _epochs(work, recipe, seconds)
+    epochs, seeds = _networks(work, recipe, seconds)
     try:
         with work.quiet():
-            made = measured(work.distil(recipe, DISTILLING * seconds), epochs, seeds=1)
+            made = measured(work.distil(recipe, DISTILLING * seconds), epochs, seeds)
             report, _ = evaluate(made.folder, without_test(made), split="validation")
     except UserError as error:
         if work.processes.num_processes > 1:  # others may not have failed
@@ -129,7 +133,9 @@ def _try(work: Work, number: int, seconds: float, longer: bool) -> None:
     work.save()
 
 
-def _epochs(work: Work, recipe: Recipe, seconds: float) -> int:
-    """Epochs of a pilot's network, by the time that was measured when pilots were planned."""
+def _networks(work: Work, recipe: Recipe, seconds: float) -> tuple[int, int]:
+    """Epochs and number of a pilot's networks, by the time that was measured when pilots were planned."""
     cost = Cost(*(work.state.cost or (0.0, 0.0)))
-    return round(min(MOST_EPOCHS, max(FEWEST_EPOCHS, TRAINING * seconds / (cost.train * work.seen(recipe)))))
+    affordable = TRAINING * seconds / (cost.train * work.seen(recipe))
+    epochs = round(min(MOST_EPOCHS, max(FEWEST_EPOCHS, affordable)))
+    return epochs, int(min(MOST_NETWORKS, max(1, affordable / epochs)))

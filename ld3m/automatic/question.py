@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
+from ld3m.data.listing import exists
 from ld3m.errors import UserError
 from ld3m.files import write_json
 from ld3m.reading import read_json
@@ -58,7 +59,8 @@ class Question:
     @property
     def name(self) -> str:
         """The name of the run."""
-        last = re.split(r"[/\\:]", self.source.rstrip("/\\"))[-1]
+        path = Path(self.source)
+        last = path.resolve().name if exists(self.source) else re.split(r"[/\\:]", self.source)[-1]
         return f"auto-{re.sub(r'[^A-Za-z0-9._-]+', '-', last)}"[:100]
 
     @property
@@ -131,6 +133,7 @@ class State(BaseModel):
     """Sets, epochs and networks of each, which measure the result."""
     full_epochs: int | None = None
     """Over all real images; 0 if there is no time for that."""
+    finished: bool = False
 
     def best(self, longer: bool | None = None) -> list[Pilot]:
         """The pilots that succeeded, the best first; candidates with a longer one go before the others."""

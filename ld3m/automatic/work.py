@@ -31,6 +31,8 @@ LARGEST_BATCH, SMALLEST_BATCH = 500, 16
 """Real images of each class that a matching network is shown."""
 EMA = 0.985, 300
 """Decay of the average of a network's weights, and the epochs that it is for."""
+TRIES = 5
+"""By whose median an image's cost is known: other programs may be busy during one."""
 Value = TypeVar("Value")
 
 
@@ -108,10 +110,10 @@ class Work:
         changes = [
             *data_overrides(found),
             *given,
-            *self.options[number].overrides,
             f"distill.iterations={iterations}",
             f"distill.dm.pool={pool}",
             f"distill.real_batch={batch}",
+            *self.options[number].overrides,
         ]
         return self.question.recipe(changes, folder)
 
@@ -128,12 +130,13 @@ class Work:
         return made
 
     def cost(self, images: ImageSet, recipe: Recipe) -> Cost:
-        """What an image takes in training and in testing a network of a recipe's `evaluate`, by a short try."""
+        """What an image takes in training and in testing a network of a recipe's `evaluate`, by some short tries."""
         arch, count = recipe.evaluate.arch[0], min(MOST, self.seen(recipe))
         how = protocol(recipe.evaluate, Task(arch, len(images.classes), count, images.resolution))
         pixels = torch.zeros(count, len(images.mean), images.resolution, images.resolution, dtype=torch.uint8)
         labels = torch.zeros(count, dtype=torch.long)
-        return self.agreed(costs({arch: (pixels, labels, how)}, images, self.processes.device)[arch])
+        tries = [costs({arch: (pixels, labels, how)}, images, self.processes.device)[arch] for _ in range(TRIES)]
+        return self.agreed(Cost(*map(median, zip(*tries, strict=True))))
 
     def seen(self, recipe: Recipe) -> int:
         """Images of a recipe's set, as networks see them."""
