@@ -272,7 +272,10 @@ def test_a_teacher_chooses_the_crops_of_mosaics_where_labels_are_soft(
     outcome = ld3m("evaluate", run, "--against", "rded", "evaluate.epochs=1", "--json")
     assert outcome.code == 0, outcome.err
     row = next(row for row in json.loads(outcome.out)["results"] if row["trained_on"] == "rded")
-    assert row["mosaics"] == {"images": 300, "crops": 5, "factor": 1, "judge": "shapes (convnet)"}
+    weights = row["protocol"]["teacher"]["weights"]
+    assert row["mosaics"] == {
+        "images": 300, "crops": 5, "factor": 1, "judge": "shapes (convnet)", "weights": weights
+    }  # fmt: skip
     assert "scorer" not in row
     assert "rded (crops chosen by shapes (convnet)), 9 images" in accuracy_table({"results": [row]})
     assert outcome.err.count("teacher shapes (convnet): ") == 1, "it is loaded once"
@@ -347,3 +350,31 @@ def test_what_was_measured_is_found_again_without_the_teacher(recipe: Recipe, ru
     assert not found(online, "stored")
     assert found(online | {"teacher": "torchvision/resnet18@IMAGENET1K_V1"}, "torchvision/resnet18")
     assert not found(online | {"teacher": "torchvision/resnet34@IMAGENET1K_V1"}, "torchvision/resnet18")
+
+
+def test_mosaics_of_another_judge_are_not_taken_for_those_asked_for(recipe: Recipe) -> None:
+    """As an ablation finds rows: who judged, what weights it had and how many crops an image holds must be the same."""
+    weights = json.loads((Path(str(recipe.teacher.source)) / "teacher.json").read_text())["sha256"][:16]
+    by_scorer = {"images": 300, "crops": 5, "factor": 1}
+    judged = by_scorer | {"judge": "shapes (convnet)", "weights": weights}
+
+    def found(made: dict[str, object], **changes: object) -> bool:
+        settings = recipe.evaluate.model_copy(update=changes)
+        asked = recipe.model_copy(update={"evaluate": settings})
+        task = Task("convnet", 3, 6, recipe.data.resolution)
+        protocol_asked = protocol(settings, task, "rded")
+        row = {
+            "trained_on": "rded", "arch": "convnet", "split": "test", "accuracies": [50.0], "seed": 0, "mosaics": made,
+            "protocol": protocol_asked.row(),
+        }  # fmt: skip
+        return matching_row([row], asked, protocol_asked, "rded", "convnet", "test") is not None
+
+    assert found(judged)
+    assert not found(by_scorer), "labels are soft, so that the teacher judges"
+    assert not found(judged | {"weights": "0123456789abcdef"}), "it was trained again since"
+    assert not found(by_scorer | {"judge": "shapes (convnet)"}), "an older version did not say which weights"
+    assert not found(judged | {"factor": 2})
+    assert found(by_scorer, labels="hard")
+    assert not found(judged, labels="hard")
+    assert found(judged, labels="hard", mosaics="teacher")
+    assert found(by_scorer, mosaics="scorer")

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 import safetensors.torch
 import torch
-from conftest import CLASSES, Outcome
+from conftest import CLASSES, Outcome, relative
 from torch import Tensor, nn
 
 from ld3m import networks
@@ -94,7 +94,7 @@ def test_it_labels_as_its_network_does(
 ) -> None:
     teacher = load(recipe_of(shapes, trained), images, CPU)
     batch = torch.randn(5, 1, 16, 16)
-    assert torch.equal(teacher(batch), network_of(trained)(batch))
+    assert relative(teacher(batch), network_of(trained)(batch).detach()) < 1e-5  # it rounds otherwise
     note = json.loads((trained / "teacher.json").read_text())
     assert teacher.about == {
         "teacher": "shapes (convnet)", "accuracy": note["accuracy"], "weights": note["sha256"][:16]

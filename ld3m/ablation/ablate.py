@@ -17,6 +17,7 @@ from ld3m.evaluation.cross_architecture import cross_architecture
 from ld3m.evaluation.protocols import Task, protocol
 from ld3m.evaluation.protocols.glad import LEARNING_RATES
 from ld3m.evaluation.rows import Row
+from ld3m.evaluation.training_sets import depends_on_teacher
 from ld3m.files import write_json, write_text
 from ld3m.machine import environment, lock, signals
 from ld3m.machine.memory import keep_freed_memory
@@ -110,6 +111,8 @@ def _baseline_key(cell: Cell, name: str) -> str:
         name,
         recipe.data.model_dump(mode="json", exclude=NOT_OF_BASELINES),
         recipe.distill.images_per_class if name != "full" else None,
+        recipe.distill.factor if name == "rded" else None,
+        recipe.teacher.model_dump(mode="json") if depends_on_teacher(recipe, name) else None,
         recipe.evaluate.model_dump(),
         recipe.output if recipe.evaluate.lr == "learnt" else None,
     ]
@@ -127,7 +130,7 @@ def _measurements(ablation: Ablation, cell: Cell, sets: Sequence[str], machine: 
         rows += [{**row, "arch": CROSSED} for row in cross_architecture(rows, recipe.network.arch)]
         settings = {key: value for key, value in cell.settings.items() if key != "seed"}
         if trained_on != "distilled" and recipe.evaluate.lr != "learnt":  # which is each run's own
-            settings = {key: value for key, value in settings.items() if _changes_baseline(key, trained_on)}
+            settings = {key: value for key, value in settings.items() if _changes_baseline(key, trained_on, recipe)}
         measurements.append(
             {
                 "trained_on": trained_on,
@@ -158,10 +161,14 @@ def _asked(recipe: Recipe, row: Row) -> dict[str, Any]:
     return data | own
 
 
-def _changes_baseline(key: str, baseline: str) -> bool:
+def _changes_baseline(key: str, baseline: str, recipe: Recipe) -> bool:
     """Whether a baseline's accuracies depend on a key of the recipe; `_baseline_key` has the same keys' values."""
     if key == "distill.images_per_class":
         return baseline != "full"
+    if key == "distill.factor":
+        return baseline == "rded"
+    if key.startswith("teacher."):
+        return depends_on_teacher(recipe, baseline)
     return key.startswith(("data.", "evaluate.")) and key.removeprefix("data.") not in NOT_OF_BASELINES
 
 

@@ -8,6 +8,7 @@ from ld3m.distillation.loop import distill
 from ld3m.evaluation.evaluate import evaluate, matching_row, with_learnt_rate
 from ld3m.evaluation.protocols import Protocol, Task, protocol
 from ld3m.evaluation.rows import Row, results
+from ld3m.evaluation.training_sets import stored_digest
 from ld3m.recipe import Recipe
 from ld3m.runs import metrics
 from ld3m.runs.folder import SAMPLING, classes, document, iterations_done
@@ -41,14 +42,15 @@ def is_measured(recipe: Recipe, sets: Sequence[str], split: str) -> bool:
 
 
 def result(recipe: Recipe, trained_on: str, arch: str, split: str) -> Row | None:
-    """The row of a run's evaluation.json, if it was measured as the recipe asks."""
+    """The row of a run's evaluation.json, if it was measured as the recipe asks, and on the images that the run has."""
     rows = results(recipe.folder)
     if rows and recipe.evaluate.lr == "learnt":
         recipe = with_learnt_rate(recipe, recipe.folder)
     for row in rows:
         how = _protocol(recipe, row, trained_on, arch)
         if found := matching_row([row], recipe, how, trained_on, arch, split):
-            return found
+            of_others = trained_on == "distilled" and row.get("content") not in (None, stored_digest(recipe.folder))
+            return None if of_others else found
     return None
 
 

@@ -55,8 +55,6 @@ class Judge:
     identity: str
     """Changes with its weights; part of the key of what it chose."""
     device: torch.device
-    name: str | None = None
-    """What rows call it; None for `data.scorer`, which they have by itself."""
 
     @torch.no_grad()
     def losses(self, crops: Tensor, label: int, resolution: int) -> Tensor:
@@ -88,9 +86,16 @@ def factor_at(resolution: int, factor: int) -> int:
     return factor if factor > 1 else 1 if resolution <= LARGEST_WHOLE else 2
 
 
-def description(factor: int, judge: str | None = None) -> dict[str, Any]:
-    """How mosaics are made, for rows of results, and by whose judgement, if it is not that of `data.scorer`."""
-    return {"images": IMAGES, "crops": CROPS, "factor": factor} | ({"judge": judge} if judge else {})
+def description(factor: int, judge: str | None = None, weights: str | None = None) -> dict[str, Any]:
+    """How mosaics are made, for rows of results, and by whose judgement, if it is not that of `data.scorer`.
+
+    Args:
+        factor: crops on a side of each.
+        judge: the teacher's name.
+        weights: the beginning of the digest of its weights.
+    """
+    whose = {"judge": judge, "weights": weights} if judge else {}
+    return {"images": IMAGES, "crops": CROPS, "factor": factor} | whose
 
 
 def of_class(pixels: Tensor, label: int, count: int, factor: int, judge: Judge, draws: torch.Generator) -> Tensor:

@@ -15,7 +15,7 @@ from ld3m.evaluation.measure import Evaluation, Training, clean_up, measure
 from ld3m.evaluation.protocols import OTHERS, Protocol, Task, augments, protocol
 from ld3m.evaluation.rows import FILE, Row, figures, gathered, merged, read, set_name
 from ld3m.evaluation.tables import accuracy_text
-from ld3m.evaluation.training_sets import BASELINES, TrainingSets, check_content
+from ld3m.evaluation.training_sets import BASELINES, TrainingSets, check_content, judged_alike
 from ld3m.files import writable, write_json
 from ld3m.machine.determinism import repeatable
 from ld3m.machine.memory import keep_freed_memory
@@ -237,11 +237,13 @@ def matching_row(
 ) -> Row | None:
     """The row of a training set with as many networks as a recipe asks for, if so many were trained as it says.
 
+    Nothing is loaded: what a row notes of its images must be what the recipe says.
     It has the best of each if the recipe asks for that, and none of it otherwise.
     """
     seeds = recipe.evaluate.seeds
     for row in rows:
-        if _is_of(row, recipe, how, trained_on, arch, split) and len(row["accuracies"]) >= seeds:
+        alike = _is_of(row, recipe, how, trained_on, arch, split) and judged_alike(row, recipe)
+        if alike and len(row["accuracies"]) >= seeds:
             at_chance = [seed for seed in row.get("at_chance", ()) if seed < seeds]
             found = {**row, **figures(row["accuracies"][:seeds]), "at_chance": at_chance}
             best = found.pop("best", {"tests": None})

@@ -21,7 +21,7 @@ from ld3m.recipe import Recipe
 from ld3m.runs import weights as image_weights
 from ld3m.runs.folder import classes, load_recipe
 from ld3m.runs.result import read_images
-from ld3m.teachers.loading import STORED, load
+from ld3m.teachers.loading import STORED, is_named, load
 from ld3m.teachers.teacher import Teacher
 
 SCORED = (*coresets.SELECTIONS, "rded")
@@ -52,10 +52,8 @@ class TrainingSets:
     """Of the runs."""
     weights: dict[str, Tensor] = field(default_factory=dict)
     """Of the images that networks are trained on, float32 [N], in the runs whose images do not all count the same."""
-    judge: str | None = None
-    """Who chose the crops of mosaics, if not `data.scorer`."""
     teacher: Teacher | None = None
-    """The same, for soft labels."""
+    """Who chose the crops of mosaics, if not `data.scorer`; the same gives soft labels."""
 
     @classmethod
     def of(
@@ -91,7 +89,7 @@ class TrainingSets:
             else:
                 fixed[name] = real_images(name, real, labels, recipe, 0)
         factor = load_recipe(next(iter(folders.values()))).distill.factor
-        judge, teacher = None, None
+        teacher = None
         if "rded" in baselines:
             judge, teacher = _judge(recipe, images, device, say)
             counts = torch.bincount(labels, minlength=len(images.classes))
@@ -102,8 +100,7 @@ class TrainingSets:
         weights = {
             name: own for name, path in folders.items() if (own := stored_weights(path, images.classes)) is not None
         }
-        chosen_by = judge.name if judge else None
-        return cls(stored, fixed, labels, real, recipe, factor, folders, weights, chosen_by, teacher)
+        return cls(stored, fixed, labels, real, recipe, factor, folders, weights, teacher)
 
     def seen(self, name: str, seed: int) -> tuple[Tensor | Rows, Tensor]:
         """Images and labels that a network of a seed is trained on; "random" ones differ from seed to seed."""
@@ -111,10 +108,12 @@ class TrainingSets:
 
     def chosen_by(self, name: str) -> dict[str, Any]:
         """How the images of a baseline were chosen, for its row; {} if nothing but the seed decided."""
-        by_scorer = name in SCORED and (name != "rded" or self.judge is None)
+        by_scorer = name in SCORED and (name != "rded" or self.teacher is None)
         by = {"scorer": self.recipe.data.scorer.model_dump()} if by_scorer else {}
         tiles = mosaics.factor_at(self.real.resolution, self.factor)
-        return by | ({"mosaics": mosaics.description(tiles, self.judge)} if name == "rded" else {})
+        about = self.teacher.about if self.teacher else {"teacher": None, "weights": None}
+        made = mosaics.description(tiles, about["teacher"], about["weights"])
+        return by | ({"mosaics": made} if name == "rded" else {})
 
     def weighted(self, name: str) -> dict[str, Any]:
         """What the row of a set says of its images' weights; {} if all count the same."""
@@ -131,15 +130,48 @@ class TrainingSets:
         return len(sets[name][0] if name in sets else self.labels)
 
 
+def has_soft_labels(recipe: Recipe) -> bool:
+    """Whether networks are trained with soft labels, by its protocol or as the recipe says."""
+    task = Task(recipe.evaluate.arch[0], 2, 2, recipe.data.resolution)
+    return protocol(recipe.evaluate.model_copy(update={"lr": None}), task).labels == "soft"
+
+
+def judged_by_teacher(recipe: Recipe) -> bool:
+    """Whether the recipe's teacher, and not `data.scorer`, chooses the crops of mosaics."""
+    return (recipe.evaluate.mosaics or ("teacher" if has_soft_labels(recipe) else "scorer")) == "teacher"
+
+
+def depends_on_teacher(recipe: Recipe, baseline: str) -> bool:
+    """Whether a baseline's accuracies depend on the recipe's teacher."""
+    return has_soft_labels(recipe) or (baseline == "rded" and judged_by_teacher(recipe))
+
+
+def judged_alike(row: Mapping[str, Any], recipe: Recipe) -> bool:
+    """Whether the mosaics of a row, if it is of mosaics, were made as a recipe has it, and chosen by whom it names.
+
+    Args:
+        row: of evaluation.json; an older one says which weights a teacher had only if it gave the soft labels, too.
+        recipe: its teacher is not loaded.
+    """
+    if row["trained_on"] != "rded":
+        return True
+    made = row.get("mosaics", {})
+    if made.get("factor") != mosaics.factor_at(recipe.data.resolution, recipe.distill.factor):
+        return False
+    by_teacher, judge = judged_by_teacher(recipe), made.get("judge")
+    if not by_teacher or not judge:
+        return by_teacher == bool(judge)
+    weights = made.get("weights") or (row["protocol"].get("teacher") or {}).get("weights", "unknown")
+    return is_named(recipe, {"teacher": judge, "weights": weights})
+
+
 def _judge(recipe: Recipe, images: ImageSet, device: torch.device, say: bool) -> tuple[mosaics.Judge, Teacher | None]:
     """Who chooses the crops of mosaics, and the teacher, if it is that.
 
     Raises:
         UserError: if it is to be the teacher, and there is none but its stored labels.
     """
-    task = Task(recipe.evaluate.arch[0], len(images.classes), len(images.classes), images.resolution)
-    soft = protocol(recipe.evaluate.model_copy(update={"lr": None}), task).labels == "soft"
-    if (recipe.evaluate.mosaics or ("teacher" if soft else "scorer")) == "scorer":
+    if not judged_by_teacher(recipe):
         return mosaics.by_scorer(images, recipe.data.scorer, device), None
     if recipe.teacher.source == STORED:
         raise UserError(
@@ -147,8 +179,7 @@ def _judge(recipe: Recipe, images: ImageSet, device: torch.device, say: bool) ->
             "teacher.source=teachers/NAME, or leave rded out of --against"
         )
     teacher = load(recipe, images, device, say)
-    name, digest = teacher.classifier.name, teacher.classifier.digest
-    return mosaics.Judge(teacher, images.normalise, f"teacher {digest}", device, name), teacher
+    return mosaics.Judge(teacher, images.normalise, f"teacher {teacher.classifier.digest}", device), teacher
 
 
 def check_content(place: Path, evaluation: Mapping[str, Any], digest: str, folder: Path) -> None:

@@ -44,7 +44,7 @@ def quick_on_cpus(network: nn.Module) -> nn.Module:
     slower, so it is replaced by ours. The network given is changed; names and order of parameters stay.
 
     Args:
-        network: on the CPU, with instance norm, or with none.
+        network: on the CPU, to train or to ask; a norm of instances is replaced, others stay.
     """
     for parent in list(network.modules()):
         for name, child in list(parent.named_children()):
