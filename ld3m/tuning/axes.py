@@ -46,7 +46,10 @@ NOT_SEARCHED = {
         "all candidates must be measured in one way; give it as an override",
     ),
     **dict.fromkeys(
-        ("data.source", "data.root", "data.subset", "data.test_share", "data.validation_share", "data.read_test"),
+        (
+            *("data.source", "data.root", "data.subset", "data.resolution", "data.channels", "data.range"),
+            *("data.test_share", "data.validation_share", "data.read_test"),
+        ),
         "all candidates must be measured on the same images; give it as an override",
     ),
 }
@@ -114,13 +117,25 @@ class Axis:
         """What would have to be drawn for the key to have a value of a recipe; None if it cannot be."""
         values = self.values
         if not isinstance(values, Range):
-            return next((text for text in values if parse(text) == value), None)
+            return next((text for text in values if among((text,), value)), None)
         numeric = isinstance(value, int | float) and not isinstance(value, bool)
         return value if numeric and values.low <= value <= values.high else None
 
+    def apart(self, value: Any, others: Sequence[Any]) -> float:
+        """How far a value is from all of some others: in a list, how seldom it is among them."""
+        if not isinstance(self.values, Range):
+            return -others.count(value)
+        scaled = math.log if self.values.log else float
+        return min((abs(scaled(value) - scaled(other)) for other in others), default=0.0)
+
     def applies(self, value_of: Callable[[str], Any]) -> bool:
         """Whether its conditions hold, by the values of other keys."""
-        return all(value_of(key) in [parse(text) for text in values] for key, values in self.when)
+        return all(among(values, value_of(key)) for key, values in self.when)
+
+
+def among(texts: Sequence[str], value: Any) -> bool:
+    """Whether a value of a recipe is one of those that a command line gives as texts."""
+    return value in [parse(text) for text in texts]
 
 
 def parse_axis(option: str) -> Axis:
@@ -133,22 +148,15 @@ def parse_axis(option: str) -> Axis:
     when = []
     for condition in conditions:
         key, listed = _key_and_values(condition, option)
-        when.append((key, tuple(split_values(listed))))
+        when.append((key, tuple(_values(listed, option))))
     key, listed = _key_and_values(last, option)
     if why := NOT_SEARCHED.get(key):
         raise UserError(f"--axis {key}: {why}")
     if found := RANGE.fullmatch(listed):
         return Axis(key, _range(key, *found.groups()), tuple(when))
-    values = split_values(listed)
-    if not all(values) or not all(map(all, (texts for _, texts in when))):
-        raise UserError(f"--axis: {option!r} is invalid: {FORM}")
+    values = _values(listed, option)
     if repeated := [value for value in values if values.count(value) > 1]:
         raise UserError(f"--axis {key}={listed}: {repeated[0]} is given twice; give each value once")
-    for text in (*values, *(text for _, texts in when for text in texts)):
-        try:
-            parse(text)
-        except ValueError as error:
-            raise UserError(f"--axis {key}: {text!r} is not a YAML value: {error}") from None
     return Axis(key, tuple(values), tuple(when))
 
 
@@ -157,6 +165,19 @@ def _key_and_values(part: str, option: str) -> tuple[str, str]:
     if not equals or not re.fullmatch(KEY, key) or not values:
         raise UserError(f"--axis: {option!r} is invalid: {FORM}")
     return key, values
+
+
+def _values(listed: str, option: str) -> list[str]:
+    """The values of a list, all of them YAML."""
+    values = split_values(listed)
+    if not all(values):
+        raise UserError(f"--axis: {option!r} is invalid: {FORM}")
+    for text in values:
+        try:
+            parse(text)
+        except ValueError as error:
+            raise UserError(f"--axis: {option!r}: {text!r} is not a YAML value: {error}") from None
+    return values
 
 
 def _range(key: str, first: str, last: str, scale: str | None) -> Range:
@@ -168,7 +189,8 @@ def _range(key: str, first: str, last: str, scale: str | None) -> Range:
     if scale == "log" and low <= 0:
         raise UserError(f"{written}:log: a logarithmic range begins above 0; give another low end, or :linear")
     whole, type_of = low.is_integer() and high.is_integer(), _types().get(key)
-    integer = whole if type_of is None else "integer" in type_of and "number" not in type_of
+    written_whole = re.fullmatch(r"[-+]?\d+", first) and re.fullmatch(r"[-+]?\d+", last)
+    integer = bool(written_whole) if type_of is None else "integer" in type_of and "number" not in type_of
     if integer and not whole:
         raise UserError(f"{written}: {key} is an integer; give whole numbers")
     log = scale == "log" or (scale is None and low > 0 and high >= LOG_FROM * low)

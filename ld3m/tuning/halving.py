@@ -45,6 +45,8 @@ class Worker:
     rungs: int
     eta: int
     say: Callable[[str], None]
+    noted: Callable[[], object] = lambda: None
+    """Called when the journal has a new figure."""
     until: float = float("inf")
     """The time (`time.monotonic`) after which no run ends, as far as can be foretold."""
     stopped: bool = field(default=False, init=False)
@@ -94,6 +96,7 @@ class Worker:
             self.trials.complete(taken)
         else:
             self.trials.pause(taken)
+        self.noted()
 
     def _reach(self) -> int:
         """The highest rung of which a run would end in time; -1 if there is none, and then the time is spent."""
@@ -131,6 +134,7 @@ class Worker:
                             self.stopped = True
                             return
                         self.trials.keep(name, measured(jobs[name]))
+                        self.noted()
                 left.remove(name)
             if left:
                 time.sleep(POLL)

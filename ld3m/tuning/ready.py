@@ -10,7 +10,7 @@ from ld3m.cells.settings import value_of
 from ld3m.errors import UserError
 from ld3m.recipe import Recipe
 from ld3m.recipe.objectives import LEARNING_RATES
-from ld3m.tuning.axes import Axis, parse_axis
+from ld3m.tuning.axes import among, parse_axis
 
 NAMES = ("rates", "all")
 SMALLEST = 8
@@ -83,6 +83,6 @@ def _as_far_as_needed(option: str, recipe: Recipe, varied: Collection[str]) -> s
     for key, values in axis.when:
         if key in varied:
             kept += f"{key}={','.join(values)}:"
-        elif not Axis(key, values, ((key, values),)).applies(lambda name: value_of(recipe, name)):
+        elif not among(values, value_of(recipe, key)):
             return None
     return kept + f"{axis.key}={option.rpartition('=')[2]}"

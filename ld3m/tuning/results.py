@@ -11,6 +11,8 @@ from ld3m.evaluation.comparison import paired
 from ld3m.tuning.axes import Axis
 from ld3m.tuning.trials import Figure, Note, Trials
 
+FINAL = 5
+"""Distillations of the best that are measured on test images."""
 MOST_CLOSE = 4
 """Candidates that get more distillations at a time."""
 FEWEST = 10
@@ -96,6 +98,11 @@ def ranked(trials: Trials) -> list[Candidate]:
 def job(number: int, rung: int, seed: int) -> str:
     """The name of a candidate's run with another seed."""
     return f"{number}-rung{rung}-seed{seed}"
+
+
+def final_job(number: int, seed: int) -> str:
+    """The name of a run of the best that is measured on test images."""
+    return f"final-{number}-seed{seed}"
 
 
 def close(candidates: Sequence[Candidate], points: float) -> list[Candidate]:

@@ -15,6 +15,7 @@ from ld3m.errors import UserError
 from ld3m.evaluation.protocols import Task, full_ema, protocol
 from ld3m.recipe import Recipe
 from ld3m.recipe.files import load
+from ld3m.runs.resume import flat
 from ld3m.tuning.axes import Axis, ordered, parse_axis
 from ld3m.tuning.ready import ready_axes
 
@@ -152,11 +153,9 @@ class Search:
     @property
     def about(self) -> dict[str, Any]:
         """What a search in the same folder must have in common to be resumed."""
-        return {
-            "recipe": self.base.model_dump(mode="json", exclude=NOT_THE_SEARCH),
-            "axes": [f"{axis.name}={axis.values}" for axis in self.axes],
-            "rungs": [self.rungs, self.eta],
-        }
+        recipe = flat(self.base.model_dump(mode="json", exclude=NOT_THE_SEARCH))
+        axes = [f"{axis.name}={axis.values}" for axis in self.axes]
+        return {**recipe, "--axis": axes, "--rungs": self.rungs, "--eta": self.eta}
 
     def base_value(self, key: str) -> Any:
         """The value of a key of the recipe as it is; None if it has no such key."""

@@ -4,10 +4,11 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ld3m.cells.settings import value_text
 from ld3m.markdown import code, table, text
 from ld3m.runs.metrics import duration
 from ld3m.tuning.axes import Axis, Range
-from ld3m.tuning.results import MOST_CLOSE, Candidate, decision, importances
+from ld3m.tuning.results import FINAL, MOST_CLOSE, Candidate, decision, final_job, importances
 from ld3m.tuning.search import Search
 from ld3m.tuning.trials import Note, Trials
 
@@ -69,7 +70,7 @@ def forecast(search: Search, seconds: float, processes: int) -> str:
     line = f"by this run {search.trials} trials take about {duration(trials)} ({duration(most)} if all went to the end)"
     line += f", further distillations up to {duration(further)}" if further else ""
     line += f"; no more than {search.minutes:g} minutes of it in this command" if search.minutes else ""
-    return line + (f"; then {duration(5 * whole / processes)} for the final five" if search.final else "")
+    return line + (f"; then {duration(FINAL * whole / processes)} for the final five" if search.final else "")
 
 
 def report(
@@ -78,12 +79,13 @@ def report(
     """What tune.json holds."""
     notes = trials.notes()
     best = ranked[0].number if ranked else None
-    final = [figure for seed in range(5) if (figure := trials.figure(f"final-{best}-seed{seed}"))]
+    final = [figure for seed in range(FINAL) if ranked and (figure := trials.figure(final_job(ranked[0].number, seed)))]
     return {
         "command": command,
         "recipe": search.recipe,
         "overrides": search.overrides,
         "held_out": search.held_out,
+        "base": {axis.key: value_text(search.base_value(axis.key)) for axis in search.axes},
         "axes": [
             {
                 "name": axis.name,
@@ -134,7 +136,8 @@ def markdown(report: Mapping[str, Any]) -> str:
     for each in report["ranked"]:
         trial = trials[each["trial"]]
         by_rung = {run["rung"]: f"{run['mean']:.1f}" if "failed" not in run else "diverged" for run in trial["runs"]}
-        settings = [text(each["settings"].get(key, "")) for key in keys]
+        chosen = each["settings"] or (report["base"] if each["trial"] == 0 else {})
+        settings = [text(chosen.get(key, "")) for key in keys]
         several = f"{each['mean']:.1f} ({len(each['by_seed'])})" if len(each["by_seed"]) > 1 else ""
         name = str(each["trial"]) if each["settings"] else f"{each['trial']}, the recipe as it is"
         cells = [by_rung.get(rung, "") for rung in range(1, rungs + 1)]

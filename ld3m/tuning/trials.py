@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ld3m.errors import UserError, user_error_if_damaged
+from ld3m.errors import UserError, some, user_error_if_damaged
 from ld3m.machine.lock import hold
 from ld3m.randomness import generator
 from ld3m.tuning.axes import Axis, Settings, combinations, draw
@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 JOURNAL = "journal.jsonl"
 """The file of the trials; its folder is a search's."""
 ADVICE = "give another --output, or remove that folder to begin again"
-STARTUP = 8
-"""Trials that are drawn at random, before their figures say where to look."""
+SPREAD = 4
+"""Values of a range, and of each entry of a list, that are spread before figures say where to look."""
+SPREAD_OF = 16
+"""Random values of which one is the farthest from all others."""
 ATTEMPTS = 30
 """Draws before all combinations are gone through, if they can be counted: many are known, or not allowed."""
 
@@ -135,9 +137,8 @@ class Trials:
             before = self.study.user_attrs.get("about")
             if before is None:
                 self.study.set_user_attr("about", about)
-        if before not in (None, about):
-            unlike = next(key for key in about if before.get(key) != about[key])
-            raise UserError(f"output: {folder} holds a search with other {unlike}; {ADVICE}")
+        if unlike := [key for key in about if before and key in before and before[key] != about[key]]:
+            raise UserError(f"output: {folder} holds another search ({some(unlike)} differ); {ADVICE}")
 
     # --- what is known -------------------------------------------------------------------------------------
 
@@ -306,21 +307,28 @@ class Trials:
         return {name: value for name, value in drawn.items() if value is not None}
 
     def _draw(self, known: "Study", key: tuple[int, int], axis: Axis) -> Any:
-        """A value of an axis by Optuna's estimator, from a stream of its own: the same trials make the same draw.
+        """A value of an axis, from a stream of its own: the same trials make the same draw.
+
+        The first values are spread over the axis, as far from each other as the best of some random ones are; later
+        ones are those of Optuna's estimator.
 
         Args:
             known: as `_known` gives it.
             key: of the draw: the trial and the attempt.
             axis: to draw a value of.
         """
-        from optuna.samplers import TPESampler
+        from optuna.samplers import RandomSampler, TPESampler
         from optuna.trial import create_trial
 
         seed = int(torch.randint(2**31, (), generator=generator(self.seed, f"tune {axis.name}", *key)))
+        tried = [trial.params[axis.name] for trial in known.trials if axis.name in trial.params]
         unborn = create_trial(value=0.0)
         unborn.number = len(known.trials)
-        sampler = TPESampler(n_startup_trials=STARTUP, seed=seed)
-        return sampler.sample_independent(known, unborn, axis.name, axis.distribution)
+        if len(tried) < SPREAD * (len(axis.values) if isinstance(axis.values, tuple) else 1):
+            sampler = RandomSampler(seed)
+            some = [sampler.sample_independent(known, unborn, axis.name, axis.distribution) for _ in range(SPREAD_OF)]
+            return max(some, key=lambda value: axis.apart(value, tried))
+        return TPESampler(n_startup_trials=0, seed=seed).sample_independent(known, unborn, axis.name, axis.distribution)
 
     def _fingerprint(self, settings: Settings) -> str | None:
         """What is the same for settings that make the same run; None for those that make none, which is said once."""

@@ -21,14 +21,12 @@ from ld3m.recipe.files import to_yaml
 from ld3m.runs.metrics import duration
 from ld3m.tuning import chart, table
 from ld3m.tuning.halving import Worker
-from ld3m.tuning.results import Outcome, close, decision, job, ranked
+from ld3m.tuning.results import FINAL, Outcome, close, decision, final_job, job, ranked
 from ld3m.tuning.search import Search
 from ld3m.tuning.trials import JOURNAL, Figure, Trials
 
 SEARCHED = 0.7
 """The part of the minutes in which new trials are made; the rest is for long runs and distillations of the best."""
-FINAL = 5
-"""Distillations of the best that are measured on test images."""
 
 
 @watched_command
@@ -71,34 +69,38 @@ class Tuning:
             folder, search.axes, search.base_value, search.identify, search.base.seed, search.about, self.say
         )
         end = began + 60 * search.minutes if search.minutes else float("inf")
-        self.worker = Worker(self.trials, self.measure, search.rungs, search.eta, self.say, end)
+        self.worker = Worker(self.trials, self.measure, search.rungs, search.eta, self.say, self.write, end)
 
     def say(self, line: str) -> None:
         """Prints a line to standard error, which is for what happens meanwhile."""
         print(f"{self.processes.label}{line}", file=sys.stderr, flush=True)
+
+    def say_once(self, line: str) -> None:
+        """Prints a line that all processes of a launch would print, and of which one is enough."""
+        if self.processes.is_main_process:
+            self.say(line)
 
     # --- steps ---------------------------------------------------------------------------------------------
 
     def search_all(self) -> None:
         """Makes trials, then further distillations of candidates that are close, within the budget."""
         search, worker = self.search, self.worker
-        if self.processes.is_main_process:
-            for line in table.beginning(search, self.trials.notes()):
-                self.say(line)
+        for line in table.beginning(search, self.trials.notes()):
+            self.say_once(line)
         end, began = worker.until, time.monotonic()
         if search.minutes:
             worker.until = began + SEARCHED * (end - began)
         worker.search(search.trials)
         if self.trials.exhausted:
-            self.say("every combination of the axes has been tried")
+            self.say_once("every combination of the axes has been tried")
         worker.until = end
         worker.end()
         while not worker.stopped and (jobs := self.further_distillations()):
-            self.say(f"{len(jobs)} more distillations of candidates within {search.close:g} points of the best")
+            self.say_once(f"{len(jobs)} more distillations of candidates within {search.close:g} points of the best")
             worker.share(jobs, ranked(self.trials)[0].rung)
-        self.say(decision(ranked(self.trials), search.close))
+        self.say_once(decision(ranked(self.trials), search.close))
         if worker.stopped:
-            self.say(f"{search.minutes:g} minutes are spent; the same command goes on for as many more")
+            self.say_once(f"{search.minutes:g} minutes are spent; the same command continues for as many more")
 
     def further_distillations(self) -> dict[str, Any]:
         """What is left to distil of candidates that are close, by the names of the jobs."""
@@ -113,11 +115,11 @@ class Tuning:
         """Distils the best from all training images, `FINAL` times, and measures that on test images."""
         best = self.write().best
         jobs = {
-            _final(best.number, seed): partial(self.measure_on_test, best.number, best.settings, seed)
+            final_job(best.number, seed): partial(self.measure_on_test, best.number, best.settings, seed)
             for seed in range(FINAL)
         }
         self.worker.until, self.worker.stopped = float("inf"), False
-        self.say(f"{best.name}: {FINAL} distillations from all training images, measured on test images")
+        self.say_once(f"{best.name}: {FINAL} distillations from all training images, measured on test images")
         self.worker.share(jobs, self.search.rungs - 1)
 
     # --- runs ----------------------------------------------------------------------------------------------
@@ -127,8 +129,7 @@ class Tuning:
         which = f"trial {number}, rung {rung + 1} of {self.search.rungs}"
         which += f", distillation {seed + 1}" if seed else ""
         figure = self._made(self.search.run(number, settings, rung, seed), "validation", which, settings)
-        first = number == 0 and not (rung or seed) and self.processes.is_main_process
-        if first and self.search.trials:
+        if self.search.trials and number == rung == seed == 0:
             self.say(table.forecast(self.search, figure["seconds"], self.processes.num_processes))
         return figure
 
@@ -179,11 +180,6 @@ class Tuning:
         if found:
             write_text(folder / "best.yaml", _best(search, outcome, self.command))
         return outcome
-
-
-def _final(number: int, seed: int) -> str:
-    """The name of a run of the best on test images."""
-    return f"final-{number}-seed{seed}"
 
 
 def _best(search: Search, outcome: Outcome, command: str) -> str:
