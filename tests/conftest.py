@@ -244,6 +244,7 @@ LONG = {
         "test_every_norm",
     ),
     "test_pull_back": ("test_a_run_goes_through",),
+    "test_tune": ("test_a_search_reads", "test_the_same_from_python"),
     "test_formation": ("test_each_image_holds", "test_networks_are_trained"),
 }
 """What `launch/test.sh fast` leaves out, by file and how names begin: what takes many seconds, most with processes of

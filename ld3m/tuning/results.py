@@ -141,15 +141,15 @@ def importances(axes: Sequence[Axis], notes: Sequence[Note]) -> dict[str, float]
     Optuna's PED-ANOVA (Watanabe et al., IJCAI 2023) compares the values of the best tenth of the trials with those of
     all. An axis with conditions is judged by the trials that have it. Empty with fewer than `FEWEST` of them.
     """
-    import optuna
-    from optuna.importance import PedAnovaImportanceEvaluator
-    from optuna.trial import create_trial
-
     found = {}
     for axis in axes:
         having = [note for note in notes if axis.name in note.parameters and 0 in note.figures]
         if len(having) < FEWEST or len({note.parameters[axis.name] for note in having}) < 2:
             continue
+        import optuna  # here, as it takes a second
+        from optuna.importance import PedAnovaImportanceEvaluator
+        from optuna.trial import create_trial
+
         study = optuna.create_study(direction="maximize")
         for note in having:
             drawn, distribution = {axis.name: note.parameters[axis.name]}, {axis.name: axis.distribution}
