@@ -59,6 +59,20 @@ def test_minimax_has_epochs_by_images_per_class(classes: int, per_class: int, ep
     assert (how.lr, how.weight_decay, how.batch) == ((0.1, 1e-4, 128) if many else (0.01, 5e-4, 64))
 
 
+@pytest.mark.parametrize(("classes", "per_class"), [(10, 1), (10, 50), (100, 10)])
+def test_idc_trains_small_images_alike_and_large_ones_as_minimax(classes: int, per_class: int) -> None:
+    """argument.py of its code: lines 445, 120 to 123, 245, 268 and 301."""
+    small = protocol(EvaluateRecipe(protocol="idc"), Task("convnet", classes, classes * per_class, 32))
+    assert (small.epochs, small.batch, small.lr, small.weight_decay, small.momentum) == (1000, 64, 0.01, 5e-4, 0.9)
+    assert (small.schedule, small.cutmix, small.cutmix_share, small.tests) == ("step", 1.0, 0.5, "last")
+    assert small.row()["augment"] == {"idc": True, "flip": 0.5}
+    assert small.row()["cutmix_share"] == 0.5
+    large = named("idc", classes, per_class)
+    rates = {"lr": 0.1, "weight_decay": 1e-4, "batch": 128} if classes >= 100 else {}
+    assert large == replace(named("minimax", classes, per_class), name="idc", **rates)
+    assert "cutmix_share" not in large.row(), "rows of all versions have it only if it is not 1"
+
+
 @pytest.mark.parametrize(
     ("classes", "per_class", "batch"),
     [(10, 1, 10), (10, 10, 50), (10, 50, 100), (2, 1, 2), (100, 1, 20), (100, 10, 100), (100, 50, 200),
@@ -180,7 +194,7 @@ def test_another_protocol_starts_from_its_own_values(recipe_file: Path) -> None:
     ("given", "said"),
     [
         ({"crop": [1.0, 0.5]}, "crop: .* give the smallest and the largest share of the area"),
-        ({"turn": 3}, "'turn' is not known: give true, false, or any of dsa, shuffle, crop"),
+        ({"turn": 3}, "'turn' is not known: give true, false, or any of dsa, idc, shuffle, crop"),
         ({"jitter": 0.4}, "jitter: 0.4 is invalid: give three numbers"),
         ({"shuffle": 1.5}, "a whole number of patches"),
         ({"dsa": 2}, "dsa: 2 is invalid: give true"),
@@ -196,7 +210,7 @@ def test_operations_that_are_none(given: Any, said: str) -> None:
 def test_what_does_not_fit_is_one_line() -> None:
     with pytest.raises(UserError, match=r"test_resize: 100 is less than data.resolution=224.*; give as much or more"):
         named("rded", test_resize=100)
-    with pytest.raises(UserError, match=r"evaluate.protocol: 'mine' is not known; known are glad, minimax, rded"):
+    with pytest.raises(UserError, match=r"evaluate.protocol: 'mine' is not known; known are glad, minimax, idc, rded"):
         named("mine")
 
 

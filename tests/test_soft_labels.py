@@ -205,6 +205,7 @@ def test_labels_that_do_not_fit_are_refused(run: Path, recipe: Recipe, images: I
             r"^teacher.source: .* has labels of other images than .* has now; ld3m label with",
         ),
         ({"batch": 5}, r"^evaluate.batch: 5, but the labels of .* are of views with 4; give evaluate.batch=4, or"),
+        ({"cutmix_share": 0.5}, r"^evaluate.cutmix_share: 0.5, but the labels of .* are of views with 1.0"),
         ({"cutmix": 0.0}, r"^evaluate.cutmix: 0.0, but the labels of .* are of views with 1.0"),
         ({"temperature": 4.0}, r"^evaluate.temperature: 4, but the stored labels have their top 2 classes and what is"),
     ):

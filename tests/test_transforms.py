@@ -328,3 +328,66 @@ def test_a_protocol_shows_its_networks_what_the_public_code_shows(name: str, mon
         expected += [one_by_one(IMAGES[indices], generated, how, images) for indices in orders]
     for ours, theirs in zip(network.seen, expected, strict=True):
         assert (ours - theirs).abs().max() < 2e-4
+
+
+def idcs(batch: Tensor, generator: torch.Generator) -> tuple[Tensor, str]:
+    """DiffAug of IDC's misc/augment.py on normalised images, and its operation: brightness, saturation, contrast, and
+    one that moves pixels, which samples as torch does by default (align_corners=False).
+    """
+    count, side = len(batch), batch.shape[-1]
+    torch.randint(1, (), generator=generator)
+    u, v, w = (torch.rand(count, generator=generator).view(-1, 1, 1, 1) for _ in range(3))
+    batch = batch + (u - 0.5)
+    batch = (batch - batch.mean(1, keepdim=True)) * (2 * v) + batch.mean(1, keepdim=True)
+    level = batch.mean((1, 2, 3), keepdim=True)
+    batch = (batch - level) * (w + 0.5) + level
+    name = ["crop", "scale", "rotate"][int(torch.randint(3, (), generator=generator))]
+    if name == "crop":
+        reach = int(side * 0.125 + 0.5)
+        rows, columns = (torch.randint(-reach, reach + 1, (count,), generator=generator).tolist() for _ in range(2))
+        moved = torch.zeros_like(batch)
+        for k in range(count):
+            for y in range(side):
+                for x in range(side):
+                    if 0 <= y + rows[k] < side and 0 <= x + columns[k] < side:
+                        moved[k, :, y, x] = batch[k, :, y + rows[k], x + columns[k]]
+        return moved, name
+    theta = torch.zeros(count, 2, 3)
+    if name == "scale":
+        for axis in (0, 1):
+            theta[:, axis, axis] = torch.rand(count, generator=generator) * (1.2 - 1 / 1.2) + 1 / 1.2
+    else:
+        angle = (torch.rand(count, generator=generator) - 0.5) * 2 * 15 / 180 * math.pi
+        theta[:, 0, 0] = theta[:, 1, 1] = angle.cos()
+        theta[:, 0, 1], theta[:, 1, 0] = -angle.sin(), angle.sin()
+    grid = functional.affine_grid(theta, list(batch.shape), align_corners=False)
+    return functional.grid_sample(batch, grid, align_corners=False), name
+
+
+def test_idc_shows_its_networks_what_its_code_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of four images in batches of two: flips, its augmentation, and CutMix of about half of the batches."""
+    monkeypatch.setitem(networks.NETWORKS, "spy", Spy)
+    mean, std = torch.tensor([0.5, 0.4, 0.3]), torch.tensor([0.2, 0.3, 0.25])
+    images = ImageSet(["a", "b"], mean, std, {"train": [2, 2]}, [0, 1], [], Path(), 12)
+    how = protocol(EvaluateRecipe(protocol="idc", epochs=8, batch=2), Task("spy", 2, 4, 12))
+    network: Any = train("spy", IMAGES, torch.tensor([0, 0, 1, 1]), images, how, (5, 1), torch.device("cpu"))
+    expected, operations, mixed = [], set(), []
+    for epoch in range(8):
+        generated = generator(5, "evaluation epoch", 1, epoch)
+        for indices in torch.randperm(4, generator=generated).split(2):
+            flip = Flip.draw(generated, 2)
+            batch = torch.stack(
+                [IMAGES[i].flip(2) if m else IMAGES[i] for i, m in zip(indices, flip.mirrored, strict=True)]
+            )
+            batch, name = idcs((batch - mean.view(3, 1, 1)) / std.view(3, 1, 1), generated)
+            mixed.append(float(torch.rand((), generator=generated)) < 0.5)
+            if mixed[-1]:
+                mix = CutMix.draw(generated, 2, 12)
+                top, bottom, left, right = mix.box
+                batch[:, :, top:bottom, left:right] = batch[mix.partners, :, top:bottom, left:right]
+            operations.add(name)
+            expected.append(batch)
+    assert operations == {"crop", "scale", "rotate"}
+    assert 0 < sum(mixed) < len(mixed)
+    for ours, theirs in zip(network.seen, expected, strict=True):
+        assert (ours - theirs).abs().max() < 2e-4

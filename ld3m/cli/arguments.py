@@ -225,8 +225,8 @@ ProtocolName = Annotated[
     typer.Option(
         "--protocol",
         metavar="NAME",
-        help="How networks are trained and tested: glad, minimax, rded, rd3, rethinkdc, custom; as published, whatever "
-        "the recipe changes for its own. Keys beside it change it; recipes/PROTOCOLS.md has its values.",
+        help="How networks are trained and tested: glad, minimax, idc, rded, rd3, rethinkdc, custom; as published, "
+        "whatever the recipe changes for its own. Keys beside it change it; recipes/PROTOCOLS.md has its values.",
         autocompletion=completion.protocols,
     ),
 ]

@@ -130,8 +130,8 @@ class OfEpochs:
     def check(self, how: Protocol) -> None:
         _check_temperature(self.note, how)
         wanted = views(how)
-        for key, value in wanted.items():
-            had = (self.note.views or {}).get(key)
+        for key, value in ({"cutmix_share": 1.0} | wanted).items():
+            had = ({"cutmix_share": 1.0} | (self.note.views or {})).get(key)
             if had != value:
                 raise UserError(
                     f"evaluate.{key}: {value}, but the labels of {self.run / stored.FOLDER} are of views with {had}; "
@@ -152,7 +152,8 @@ class OfEpochs:
 
 def views(how: Protocol) -> dict[str, Any]:
     """What of a protocol decides how images are seen in an epoch, by the keys of `evaluate`."""
-    return {"augment": written(how.augment), "cutmix": how.cutmix, "batch": how.batch}
+    unusual = {"cutmix_share": how.cutmix_share} if how.cutmix_share != 1 else {}
+    return {"augment": written(how.augment), "cutmix": how.cutmix, "batch": how.batch} | unusual
 
 
 def _check_temperature(note: stored.Note, how: Protocol) -> None:

@@ -15,6 +15,7 @@ from ld3m.evaluation.protocols.details import SCHEDULES
 from ld3m.evaluation.soft_labels import SoftLabels, View
 from ld3m.evaluation.together import Share
 from ld3m.images import augment
+from ld3m.images.augment import Augmentation, Augmentations
 from ld3m.images.ranges import bytes_to_unit
 from ld3m.images.transforms import ColourJitter, CutMix, Flip, Lighting, PatchShuffle, PerImage, ResizedCrop
 from ld3m.machine.transfer import send
@@ -159,8 +160,9 @@ def shown_in_epoch(
         operations = [
             OPERATIONS[name](draws, count, size, *numbers) for name, numbers in how.augment if name in OPERATIONS
         ]
-        siamese = augment.draw(draws, size, count) if any(name == "dsa" for name, _ in how.augment) else None
-        mix = CutMix.draw(draws, count, size, how.cutmix) if how.cutmix else None
+        siamese = [SIAMESE[name](draws, size, count) for name, _ in how.augment if name in SIAMESE]
+        mixed = how.cutmix and (how.cutmix_share == 1 or float(torch.rand((), generator=draws)) < how.cutmix_share)
+        mix = CutMix.draw(draws, count, size, how.cutmix) if mixed else None
         own = share.of(count) if share else torch.arange(count)
         needed = torch.cat([own, mix.partners[own]]) if mix and share else own  # partners may be in others' shares
         chosen = pixels[send(indices[needed], pixels.device)]
@@ -168,8 +170,8 @@ def shown_in_epoch(
         for operation in operations:
             seen = (operation.of(needed) if share else operation)(seen)
         seen = images.normalise(seen)
-        if siamese:
-            seen = (siamese.of(needed) if share else siamese)(seen)
+        for each in siamese:
+            seen = (each.of(needed) if share else each)(seen)
         if mix:
             seen = mix.paste(seen[: len(own)], seen[len(own) :]) if share else mix(seen)
         targets = labels[send(indices, labels.device)]
@@ -199,4 +201,10 @@ OPERATIONS: dict[str, Callable[..., PerImage]] = {
     "jitter": lambda draws, count, size, *strengths: ColourJitter.draw(draws, count, *strengths),
     "lighting": lambda draws, count, size, deviation: Lighting.draw(draws, count, deviation),
 }
-"""Operations of `evaluate.augment` on images in [0, 1]; Siamese augmentation, dsa, is of normalised ones."""
+"""Operations of `evaluate.augment` on images in [0, 1]."""
+
+SIAMESE: dict[str, Callable[..., Augmentation | Augmentations]] = {
+    "dsa": augment.draw,
+    "idc": augment.draw_colour_and_place,
+}
+"""Those on normalised images."""

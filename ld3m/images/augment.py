@@ -40,9 +40,37 @@ class Augmentation:
         return Augmentation(self.operation, tuple(values[indices] for values in self.draws))
 
 
+@dataclass(frozen=True)
+class Augmentations:
+    """Several, one after the other."""
+
+    parts: tuple[Augmentation, ...]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        for part in self.parts:
+            images = part(images)
+        return images
+
+    def of(self, indices: Tensor) -> "Augmentations":
+        """The same for some of the images, by their indices [n]."""
+        return Augmentations(tuple(part.of(indices) for part in self.parts))
+
+
 def draw(generator: torch.Generator, resolution: int, count: int = 1) -> Augmentation:
     """A random operation with random numbers for `count` images of one resolution."""
-    operation = list(OPERATIONS)[int(torch.randint(len(OPERATIONS), (), generator=generator))]
+    return _draw_one(list(OPERATIONS), generator, resolution, count)
+
+
+def draw_colour_and_place(generator: torch.Generator, resolution: int, count: int = 1) -> Augmentations:
+    """Random colours, and then a random crop, scaling or rotation, as IDC's code trains on small images."""
+    return Augmentations(
+        tuple(_draw_one(names, generator, resolution, count) for names in (["color"], ["crop", "scale", "rotate"]))
+    )
+
+
+def _draw_one(names: list[str], generator: torch.Generator, resolution: int, count: int) -> Augmentation:
+    """One of the operations of these names."""
+    operation = names[int(torch.randint(len(names), (), generator=generator))]
     shift, square = round_half_up(CROP_SHARE * resolution), round_half_up(CUTOUT_SHARE * resolution)
     low, high = {"crop": (-shift, shift), "cutout": (0, resolution - square % 2)}.get(operation, (0, 0))
     numbers = {"color": 3, "flip": 1, "rotate": 1}.get(operation, 2)

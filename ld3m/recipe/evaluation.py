@@ -17,7 +17,7 @@ class EvaluateRecipe(Section):
     """
 
     protocol: str = Field("glad", min_length=1, max_length=100)
-    """glad, minimax, rded, rd3, rethinkdc, custom (plain training), or one of an installed package."""
+    """glad, minimax, idc, rded, rd3, rethinkdc, custom (plain training), or one of an installed package."""
     arch: list[str] = Field(["convnet"], min_length=1, max_length=100)
     """The architectures to train, as for `network.arch`."""
     seeds: int = Field(5, ge=1, le=10**4)
@@ -44,11 +44,14 @@ class EvaluateRecipe(Section):
     left out: the protocol's, 0.995 for glad."""
     augment: Annotated[bool | dict[str, bool | float | list[float]] | None, BeforeValidator(values.augmentation)] = None
     """How images are changed in training: false for not at all, true for the protocol's way, or any of these, in this
-    order: dsa (differentiable Siamese augmentation), shuffle (patches a side), crop (smallest and largest share of the
+    order: dsa (differentiable Siamese augmentation), idc (colours, and a shift, scaling or rotation; both are of
+    normalised images, and come last), shuffle (patches a side), crop (smallest and largest share of the
     area, which becomes the image), flip (share), jitter (brightness, contrast, saturation), lighting (deviation). For
     example `{crop: [0.5, 1], flip: 0.5}`."""
     cutmix: float | None = Field(None, ge=0, le=1000)
     """β of CutMix, by which a rectangle of another image is put into each image of a batch; 0: none."""
+    cutmix_share: float | None = Field(None, gt=0, le=1)
+    """The share of batches that CutMix mixes; left out: the protocol's, all but for idc."""
     optimiser: Literal["sgd", "adam", "adamw"] | None = None
     """The optimiser of the networks' weights."""
     momentum: float | None = Field(None, ge=0, lt=1)

@@ -132,7 +132,7 @@ def _rate(value: Any) -> float | None:
     return rate if 0 < rate < math.inf else None
 
 
-OPERATIONS = {"dsa": 0, "shuffle": 1, "crop": 2, "flip": 1, "jitter": 3, "lighting": 1}
+OPERATIONS = {"dsa": 0, "idc": 0, "shuffle": 1, "crop": 2, "flip": 1, "jitter": 3, "lighting": 1}
 """Operations of `evaluate.augment` in the order in which they are applied, and how many numbers each takes."""
 
 
@@ -163,6 +163,7 @@ def _operation(name: str, value: Any) -> Any:
             return numbers if wanted > 1 else numbers[0]
     right = {
         "dsa": "true",
+        "idc": "true",
         "shuffle": "a whole number of patches, 1 or more",
         "crop": "the smallest and the largest share of the area, as in [0.5, 1]",
         "flip": "a share from 0 to 1",

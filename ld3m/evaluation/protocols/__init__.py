@@ -12,6 +12,7 @@ from ld3m.errors import UserError
 from ld3m.evaluation.protocols.custom import custom
 from ld3m.evaluation.protocols.details import Protocol, Task, operations
 from ld3m.evaluation.protocols.glad import glad
+from ld3m.evaluation.protocols.idc import idc
 from ld3m.evaluation.protocols.minimax import minimax
 from ld3m.evaluation.protocols.rd3 import rd3
 from ld3m.evaluation.protocols.rded import rded
@@ -27,6 +28,7 @@ OTHERS = "others"
 PROTOCOLS: dict[str, Callable[[Task], Protocol]] = {
     "glad": glad,
     "minimax": minimax,
+    "idc": idc,
     "rded": rded,
     "rd3": rd3,
     "rethinkdc": rethinkdc,

@@ -12,7 +12,7 @@ ALWAYS = ("epochs", "batch", "lr", "ema", "augment")
 """Details that rows of all versions have."""
 OF_SOFT_LABELS = ("temperature", "temperature_squared", "teacher")
 """Details that networks of hard labels do not have."""
-NOT_IN_ROWS = {*OF_SOFT_LABELS, "whitening", "tests", "dtype", "changed"}
+NOT_IN_ROWS = {*OF_SOFT_LABELS, "whitening", "tests", "dtype", "cutmix_share", "changed"}
 """Details without which the accuracy after the last epoch is the same, or that stand elsewhere; some only if set."""
 Operations = tuple[tuple[str, tuple[float, ...]], ...]
 """Names of `evaluate.augment` with their numbers, in the order in which they are applied."""
@@ -58,7 +58,9 @@ class Protocol:
     """Decay of the average of the weights over epochs, which is what is tested; 0: the last weights."""
     augment: Operations = ()
     cutmix: float = 0.0
-    """β of CutMix's Beta(β, β), of every batch; 0: no CutMix."""
+    """β of CutMix's Beta(β, β); 0: no CutMix."""
+    cutmix_share: float = 1.0
+    """The share of batches that are mixed."""
     labels: str = "hard"
     """hard: the classes; soft: what a teacher says of each batch as the network sees it."""
     temperature: float = 20.0
@@ -86,7 +88,12 @@ class Protocol:
         protocol's own values of what the user changed.
         """
         soft = OF_SOFT_LABELS if self.labels == "soft" else ()
-        shown = (*soft, *(["whitening"] if self.whitening else []), *(["dtype"] if self.dtype != "float32" else []))
+        unusual = {
+            "whitening": self.whitening,
+            "dtype": self.dtype != "float32",
+            "cutmix_share": self.cutmix_share != 1,
+        }
+        shown = (*soft, *(key for key, is_so in unusual.items() if is_so))
         values = {key: value for key, value in asdict(self).items() if key not in NOT_IN_ROWS or key in shown}
         values["augment"] = written(self.augment)
         changes = {key: written(value) if key == "augment" else value for key, value in self.changed if key in values}

@@ -13,7 +13,7 @@ vimar-gu/MinimaxDiffusion 969fc6f, for ImageNet and its subsets at 224 pixels:
   epochs.
 
 Its networks have instance norm: ResNetAP-10, ResNet-18 and ConvNet-6. For CIFAR-10 and the like the same code has
-another way (1,000 epochs, Siamese augmentation, CutMix of half of the batches); here the above holds for all images.
+IDC's way for small images, which is the protocol `idc`; here the above holds for all images.
 """
 
 from ld3m.evaluation.protocols.details import Protocol, Task
