@@ -1,6 +1,7 @@
 """The best set of a given time: looked at, tried in pilots, distilled, and measured on test images at the end."""
 
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
@@ -61,6 +62,7 @@ def answer(processes: Processes, question: Question) -> tuple[dict[str, Any], bo
         UserError: for images that cannot be used, too little time, or a folder that holds something else.
         SystemExit: after a signal; the same call resumes.
     """
+    began = time.monotonic()
     keep_freed_memory()
     found = look(question, processes.device.type)
     options = worth_trying(question, found)
@@ -70,7 +72,7 @@ def answer(processes: Processes, question: Question) -> tuple[dict[str, Any], bo
             _check_folder(question.folder)
             entered.enter_context(lock.claim(question.folder / PILOTS))
         processes.wait_for_everyone()
-        work = Work(processes, question, found, options, Kept.of(question, processes.is_main_process))
+        work = Work(processes, question, found, options, Kept.of(question, processes.is_main_process), began)
         if work.state.finished:
             work.say(f"{question.folder} is finished; give another --output to begin again")
         else:

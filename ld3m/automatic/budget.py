@@ -14,12 +14,14 @@ SHARES = {"pilots": 0.3, "distilling": 0.34, "measuring": 0.36}
 """Of the time, in this order; what one stage leaves, the next has. Report and card are part of measuring."""
 LONGER = 3
 """How many times as long as the first pilots the second are, and of how many candidates one gets a second."""
-MOST_EPOCHS, FEWEST_EPOCHS = 300, 20
+MOST_EPOCHS, FEWEST_EPOCHS = 300, 50
 """Of the networks that measure the result."""
 MOST_SEEDS = 5
 """Networks of each set."""
 MOST_FULL, FEWEST_FULL = 20, 3
-"""Epochs over all real images; networks of fewer say nothing."""
+"""Epochs over all real images; networks of fewer say nothing, and more are made of fewer images than `MANY`."""
+MANY = 10_000
+"""Images that a network sees in the course of its epochs before these are enough."""
 
 
 def ends(seconds: float) -> dict[str, float]:
@@ -114,4 +116,9 @@ def measurement(seconds: float, cost: Cost, sizes: Sequence[int], tested: int, p
 def full_epochs(seconds: float, cost: Cost, images: int, tested: int) -> int:
     """Epochs of one network over all real images for which there is time; 0 if they are too few to say anything."""
     epochs = math.floor((seconds - cost.test * tested) / (cost.train * images))
-    return min(MOST_FULL, epochs) if epochs >= FEWEST_FULL else 0
+    return min(enough(images, MOST_FULL), epochs) if epochs >= enough(images, FEWEST_FULL) else 0
+
+
+def enough(images: int, epochs: int) -> int:
+    """As many epochs, or more if the images are few; `MOST_EPOCHS` at most."""
+    return max(epochs, min(MOST_EPOCHS, MANY // images))

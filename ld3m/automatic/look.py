@@ -21,6 +21,8 @@ LARGEST = {"cpu": 64}
 """Pixels of the images to distil, by the kind of device, unless the user says more."""
 LARGEST_OTHERS = 128
 """The same on devices that are not named."""
+TESTED, SMALLEST_TEST, LARGEST_TEST = 200, 0.1, 0.25
+"""Images to test on, if the source has no test split, and the smallest and largest share that they may be."""
 HELD_OUT, FEWEST_SHARE, MOST_SHARE = 2000, 0.02, 0.2
 """Images on which pilots are measured, and the smallest and largest share of the training images that they may be."""
 
@@ -36,6 +38,8 @@ class Look:
     channels: int
     tested: int
     """Images to test on."""
+    test_share: float | None
+    """The share of each class that is held out for testing; None if the source has a test split."""
     lines: list[str]
     """What was found and decided, for people."""
 
@@ -68,14 +72,15 @@ def look_at(recipe: DistilledDataRecipe, given: Sequence[str], device: str, imag
     train, has_test = source.splits["train"], "test" in source.splits
     labels = [train[index].label for index in range(len(train))]
     by_class = Counter(labels)
-    held_out = [0 if has_test else max(1, round(recipe.test_share * by_class[label])) for label in chosen]
+    share = recipe.test_share if "test_share" in given else _test_share(sum(by_class[label] for label in chosen))
+    held_out = [0 if has_test else max(1, round(share * by_class[label])) for label in chosen]
     counts = [by_class[label] - out for label, out in zip(chosen, held_out, strict=True)]
     names, of_chosen = [source.classes[label] for label in chosen], set(chosen)
     seen = _opened(train, [index for index, label in enumerate(labels) if label in of_chosen])
     test = source.splits.get("test", ())
     tested = sum(test[index].label in of_chosen for index in range(len(test))) or sum(held_out)
     lines = [_counts_text(names, counts)]
-    lines += [] if has_test else [f"no test split: {recipe.test_share:.0%} of each class is held out for testing"]
+    lines += [] if has_test else [f"no test split: {share:.0%} of each class is held out for testing"]
     resolution = recipe.resolution
     if "resolution" not in given and seen:
         resolution, line = _resolution(seen, LARGEST.get(device, LARGEST_OTHERS))
@@ -84,7 +89,7 @@ def look_at(recipe: DistilledDataRecipe, given: Sequence[str], device: str, imag
     if "channels" not in given and seen:
         channels, line = _channels(seen)
         lines.append(line)
-    found = Look(names, counts, resolution, channels, tested, lines)
+    found = Look(names, counts, resolution, channels, tested, None if has_test else share, lines)
     _check_enough(found, images_per_class)
     return found
 
@@ -104,6 +109,11 @@ def _counts_text(names: Sequence[str], counts: Sequence[int]) -> str:
     each = f"{min(counts):,}" if min(counts) == max(counts) else f"{min(counts):,} to {max(counts):,}"
     shown = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
     return f"{len(names):,} classes ({shown}), {sum(counts):,} training images, {each} in each"
+
+
+def _test_share(images: int) -> float:
+    """The share that is held out for testing of so many images, so that one more or less is not a point."""
+    return round(min(LARGEST_TEST, max(SMALLEST_TEST, TESTED / max(1, images))), 3)
 
 
 def _resolution(images: Sequence[Image.Image], largest: int) -> tuple[int, str]:

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import torch
 
+from ld3m.automatic.budget import enough
 from ld3m.automatic.candidates import Candidate
 from ld3m.automatic.look import Look
 from ld3m.automatic.question import PILOTS, Kept, Question, State
@@ -31,6 +32,8 @@ LARGEST_BATCH, SMALLEST_BATCH = 500, 16
 """Real images of each class that a matching network is shown."""
 EMA = 0.985, 300
 """Decay of the average of a network's weights, and the epochs that it is for."""
+SCORER_EPOCHS = 3
+"""Of the network by which herding chooses, for many images; the recipes' own."""
 TRIES = 5
 """By whose median an image's cost is known: other programs may be busy during one."""
 Value = TypeVar("Value")
@@ -46,7 +49,8 @@ class Work:
     options: Sequence[Candidate]
     """What is worth a pilot, the most promising first."""
     kept: Kept
-    began: float = field(default_factory=time.monotonic)
+    began: float
+    """When this call began, by the monotonic clock."""
     before: float = field(init=False)
     """Seconds spent by earlier calls."""
 
@@ -145,7 +149,9 @@ class Work:
 
 def data_overrides(found: Look) -> list[str]:
     """What a look says of the recipe."""
-    return [f"data.resolution={found.resolution}", f"data.channels={found.channels}"]
+    share = [] if found.test_share is None else [f"data.test_share={found.test_share}"]
+    scorer = f"data.scorer.epochs={enough(sum(found.counts), SCORER_EPOCHS)}"  # of few images herding would be weak
+    return [f"data.resolution={found.resolution}", f"data.channels={found.channels}", scorer, *share]
 
 
 def without_test(recipe: Recipe) -> Recipe:
