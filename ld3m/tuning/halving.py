@@ -9,7 +9,7 @@ from typing import Protocol
 
 from ld3m.errors import DivergedError, UserError
 from ld3m.machine.lock import hold
-from ld3m.tuning.trials import Figure, Halving, Taken, Trials
+from ld3m.tuning.trials import NO_LOCKS, Figure, Halving, Taken, Trials
 
 POLL = 0.2
 """Seconds between looks at what other workers are at."""
@@ -126,7 +126,7 @@ class Worker:
         left = [name for name in jobs if self.trials.figure(name) is None]
         while left and not self.stopped:
             for name in list(left):
-                with hold(self.trials.lock(name), wait=False) as ours:
+                with hold(self.trials.lock(name), wait=False, instead=NO_LOCKS) as ours:
                     if self.trials.figure(name) is None:
                         if not ours:
                             continue

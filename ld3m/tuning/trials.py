@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ld3m.errors import UserError, some, user_error_if_damaged
-from ld3m.machine.lock import hold
+from ld3m.files import writable
+from ld3m.machine.lock import LOCK, check_kind, hold
 from ld3m.randomness import generator
 from ld3m.tuning.axes import Axis, Settings, combinations, draw
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 JOURNAL = "journal.jsonl"
 """The file of the trials; its folder is a search's."""
 ADVICE = "give another --output, or remove that folder to begin again"
+NO_LOCKS = "give an --output on a disk with file locks, such as a local one"
 SPREAD = 4
 """Values of a range, and of each entry of a list, that are spread before figures say where to look."""
 SPREAD_OF = 16
@@ -80,8 +82,9 @@ class Halving:
         for rung in range(min(self.rungs - 1, self.highest) - 1, -1, -1):
             measured = [note for note in notes if rung in note.figures and "failed" not in note.figures[rung]]
             measured.sort(key=lambda note: -note.figures[rung]["mean"])
-            best = measured[: max(self.least, len(measured) // self.eta)]
-            for note in [*(note for note in measured if note.number == 0), *best]:
+            as_it_is = [note for note in measured if note.number == 0]
+            others = [note for note in measured if note.number != 0]
+            for note in [*as_it_is, *others[: max(self.least, len(others) // self.eta)]]:
                 if note.state == "pruned" and rung + 1 not in note.figures:
                     return note.number
         return None
@@ -91,7 +94,7 @@ class Trials:
     """The trials of a search.
 
     Args:
-        folder: of the search; made if it is missing.
+        folder: of the search; it is there.
         axes: as `ordered` gives them.
         base: the values of keys of the recipe, for conditions and for the first trial.
         identify: what is the same for settings that make the same run; raises a UserError for those that make none.
@@ -122,9 +125,12 @@ class Trials:
         self.exhausted = False
         """Whether every combination has been tried."""
         self.refused: set[str] = set()
+        check_kind(folder, JOURNAL, "a search of ld3m tune")
         path = folder / JOURNAL
+        path.touch()  # first of all, so that others know the folder by it
+        writable(folder / "locks", ADVICE)
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        with hold(folder / ".asking"), user_error_if_damaged(path, ADVICE):
+        with hold(folder / LOCK, instead=NO_LOCKS), user_error_if_damaged(path, ADVICE):
             lock = JournalFileOpenLock(str(path))
             _cut_to_whole_lines(path, lock)
             self.study = optuna.create_study(
@@ -185,7 +191,7 @@ class Trials:
             halving: which trials are promoted.
         """
         with ExitStack() as held:
-            with hold(self.folder / ".asking"):  # so that nobody draws what another is drawing
+            with hold(self.folder / LOCK, instead=NO_LOCKS):  # so that nobody draws what another is drawing
                 self._enqueue_of_the_dead()
                 if not self._waiting() and not self._enqueue_promoted(halving):
                     self._enqueue_new(limit)
@@ -227,7 +233,7 @@ class Trials:
         return self.folder / "locks" / str(job)
 
     def _is_free(self, number: int) -> bool:
-        with hold(self.lock(number), wait=False) as ours:
+        with hold(self.lock(number), wait=False, instead=NO_LOCKS) as ours:
             return ours
 
     def _waiting(self) -> "list[FrozenTrial]":
@@ -346,7 +352,7 @@ class Trials:
         if not waiting:
             return None
         attrs = waiting[0].user_attrs
-        held.enter_context(hold(self.lock(attrs["number"])))
+        held.enter_context(hold(self.lock(attrs["number"]), instead=NO_LOCKS))
         distributions = {axis.name: axis.distribution for axis in self.axes if axis.name in attrs["parameters"]}
         trial = self.study.ask(distributions)
         taken = Taken(trial, attrs["number"], attrs["settings"], {})

@@ -13,7 +13,7 @@ from typing import Any
 from ld3m.cells.measured import cost, make, result
 from ld3m.errors import UserError
 from ld3m.files import writable, write_json, write_text
-from ld3m.machine import environment, lock, signals
+from ld3m.machine import environment, signals
 from ld3m.machine.memory import keep_freed_memory
 from ld3m.machine.processes import Processes, apart, watched_command
 from ld3m.recipe import Recipe
@@ -23,7 +23,7 @@ from ld3m.tuning import chart, table
 from ld3m.tuning.halving import Worker
 from ld3m.tuning.results import FINAL, Outcome, close, decision, final_job, job, ranked
 from ld3m.tuning.search import Search
-from ld3m.tuning.trials import JOURNAL, Figure, Trials
+from ld3m.tuning.trials import Figure, Trials
 
 SEARCHED = 0.7
 """The part of the minutes in which new trials are made; the rest is for long runs and distillations of the best."""
@@ -63,8 +63,6 @@ class Tuning:
     def __init__(self, processes: Processes, search: Search, command: str) -> None:
         self.processes, self.search, self.command = processes, search, command
         began, folder = time.monotonic(), writable(search.folder, "give another --output")
-        lock.check_kind(folder, JOURNAL, "a search of ld3m tune")
-        writable(folder / "locks", "give another --output")
         self.trials = Trials(
             folder, search.axes, search.base_value, search.identify, search.base.seed, search.about, self.say
         )
