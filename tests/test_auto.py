@@ -215,6 +215,8 @@ def test_what_the_command_decides_is_not_set_twice() -> None:
         Question("photos", 1, overrides=("distill.images_per_class=2",))
     with pytest.raises(UserError, match=r"override distill\.iterations: ld3m auto decides it by --minutes"):
         Question("photos", 1, overrides=("distill.iterations=2",))
+    with pytest.raises(UserError, match=r"override evaluate\.epochs: ld3m auto decides it"):
+        Question("photos", 1, overrides=("evaluate.epochs=2",))
     with pytest.raises(UserError, match=r"--minutes: -1 is invalid"):
         Question("photos", 1, minutes=-1)
 

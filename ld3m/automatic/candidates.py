@@ -49,9 +49,9 @@ def candidates(found: Look, images_per_class: int, source: str, own_priors: Sequ
     best, *others = _factors(found, images_per_class)
     priors = [*own_priors, *([name] if (name := _packaged(found, source)) and name not in own_priors else [])]
     chosen = [_pixels(best, images_per_class, 1, _why(best, found))]
-    chosen.append(_pixels(best, images_per_class, 3, "the rate matters more than most else, so a larger one"))
     if images_per_class == 1:
         chosen.append(_gradients())
+    chosen.append(_pixels(best, images_per_class, 3, "the rate matters more than most else, so a larger one"))
     chosen += [_pixels(factor, images_per_class, 1, _why(factor, found)) for factor in others[:1]]
     for prior in priors:
         chosen += [_autoencoder(prior, best, images_per_class), _chain(prior, images_per_class)]

@@ -87,8 +87,9 @@ def _prepared(work: Work) -> ImageSet:
 
 def _least(work: Work, cost: Cost) -> float:
     """Seconds of a pilot of the first candidate below which it says nothing."""
-    iteration = work.seen(_recipe(work, 0)) * cost.train / NARROWER
-    return max(FEWEST_ITERATIONS * iteration / DISTILLING, FEWEST_IMAGES * cost.train / TRAINING)
+    images = work.seen(_recipe(work, 0))
+    seen = min(FEWEST_IMAGES, MOST_EPOCHS / 2 * images)
+    return cost.train * max(FEWEST_ITERATIONS / NARROWER * images / DISTILLING, seen / TRAINING)
 
 
 def _recipe(work: Work, number: int) -> Recipe:

@@ -19,7 +19,11 @@ from ld3m.recipe.files import load
 BASE = "own-images"
 """The shipped recipe that all candidates change."""
 PRIOR = "prior.source="
-OURS = ("name", "output", "distill.images_per_class", "data.source", "distill.iterations", "distill.schedule")
+OURS = (
+    "name", "output", "distill.images_per_class", "data.source", "data.read_test",
+    "distill.iterations", "distill.schedule",
+    "evaluate.seeds", "evaluate.epochs", "evaluate.full_epochs", "evaluate.ema", "evaluate.batch",
+)  # fmt: skip
 """Keys that are options of the command, or that it decides by the time."""
 STATE = "auto.json"
 PILOTS = "pilots"

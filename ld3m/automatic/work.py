@@ -134,13 +134,17 @@ class Work:
         return made
 
     def cost(self, images: ImageSet, recipe: Recipe) -> Cost:
-        """What an image takes in training and in testing a network of a recipe's `evaluate`, by some short tries."""
-        arch, count = recipe.evaluate.arch[0], min(MOST, self.seen(recipe))
-        how = protocol(recipe.evaluate, Task(arch, len(images.classes), count, images.resolution))
+        """What an image takes in training and testing the networks of a recipe's `evaluate`, by some short tries."""
+        count = min(MOST, self.seen(recipe))
         pixels = torch.zeros(count, len(images.mean), images.resolution, images.resolution, dtype=torch.uint8)
         labels = torch.zeros(count, dtype=torch.long)
-        tries = [costs({arch: (pixels, labels, how)}, images, self.processes.device)[arch] for _ in range(TRIES)]
-        return self.agreed(Cost(*map(median, zip(*tries, strict=True))))
+        sets = {
+            arch: (pixels, labels, protocol(recipe.evaluate, Task(arch, len(images.classes), count, images.resolution)))
+            for arch in recipe.evaluate.arch
+        }
+        tries = [costs(sets, images, self.processes.device).values() for _ in range(TRIES)]
+        train, test = (median(sum(each[part] for each in once) for once in tries) for part in range(2))
+        return self.agreed(Cost(train, test))
 
     def seen(self, recipe: Recipe) -> int:
         """Images of a recipe's set, as networks see them."""
