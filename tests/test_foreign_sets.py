@@ -24,9 +24,11 @@ from ld3m.data.prepared import ImageSet, prepare
 from ld3m.data.whitening import whitening
 from ld3m.errors import UserError
 from ld3m.evaluation.blocks import blocks
+from ld3m.evaluation.rows import labels_text
 from ld3m.images.ranges import bytes_to_unit
 from ld3m.recipe import Recipe
 from ld3m.recipe.files import load
+from ld3m.runs import labels as stored
 from ld3m.runs.folder import load_recipe
 from ld3m.runs.imported import Reading, find_set
 from ld3m.runs.pixel_values import NORMALISATIONS, TensorSet, to_pixels
@@ -256,7 +258,35 @@ def test_datm_has_logits_for_labels(
         found, labels = brought(str(tmp_path / given), recipe_file)
         assert labels == [0, 0, 1, 1, 2, 2]
         assert torch.allclose(real.normalise(bytes_to_unit(found)), normalised, atol=1e-4)
-        assert "not trained with its soft label, which its authors do" in capsys.readouterr().err
+        assert "its soft label is kept: evaluate.labels=soft evaluate.temperature=1" in capsys.readouterr().err
+    folder = find_set([str(tmp_path / "images_best.pt")], str(recipe_file), (), AS_IT_IS)
+    note = stored.read_note(folder)
+    assert (note.teacher, note.accuracy, note.classes) == (stored.LEARNT, None, CLASSES)
+    assert torch.equal(stored.read_view(folder, note, 0), logits.detach())
+
+
+def test_learnt_labels_are_trained_with(
+    pixels: torch.Tensor, recipe_file: Path, tmp_path: Path, ld3m: Callable[..., Outcome]
+) -> None:
+    """DATM's by cross-entropy at temperature 1, FRePo's by squared error, in whatever order their classes are."""
+    logits = torch.eye(3)[[2, 2, 1, 1, 0, 0]] * 5.0 + torch.rand(6, 3, generator=torch.manual_seed(0))
+    torch.save({"images": pixels, "labels": logits, "classes": ["square", "cross", "circle"]}, tmp_path / "theirs.pt")
+    folder = find_set(["theirs.pt"], str(recipe_file), (), AS_IT_IS)
+    kept = stored.read_view(folder, stored.read_note(folder), 0)
+    assert torch.equal(kept, logits[:, [2, 1, 0]])
+    few = ("evaluate.epochs=1", "evaluate.seeds=1", "evaluate.labels=soft", "--json", "--recipe", recipe_file)
+    for more, said in (
+        (["evaluate.temperature=1"], "soft labels learnt with the images, stored per image at temperature 1"),
+        (["evaluate.soft_loss=squared", "--whitening", "zca"],
+         "soft labels learnt with the images, stored per image by squared error"),
+    ):  # fmt: skip
+        outcome = ld3m("evaluate", "theirs.pt", *few, *more)
+        assert outcome.code == 0, outcome.err
+        (row,) = [row for row in json.loads(outcome.out)["results"] if labels_text(row["protocol"]) == said]
+        assert row["bytes"]["images"] == 6 * 16 * 16
+        assert row["protocol"]["teacher"]["bytes"] == 6 * 3 * 4
+    hard = ld3m("evaluate", "theirs.pt", "evaluate.epochs=1", "evaluate.seeds=1", "--recipe", recipe_file)
+    assert "soft labels learnt with the images; stored: one for each image, float32, 72 bytes" in hard.out, hard.out
 
 
 def test_dc_keeps_experiments_and_numpy_scores(

@@ -23,10 +23,10 @@ from PIL import Image
 
 from ld3m.__main__ import main
 from ld3m.evaluation.tables import accuracy_text
-from ld3m.evaluation.training_sets import stored_digest
 from ld3m.runs import labels
 from ld3m.runs import weights as image_weights
 from ld3m.runs.imported import find_set
+from ld3m.runs.training_set import stored_digest
 
 REPO, CONFIG = "me/ld3m-shapes", "ipc2-16px"
 

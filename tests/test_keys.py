@@ -81,7 +81,7 @@ def test_a_key_is_explained(ld3m: Callable[..., Outcome]) -> None:
     assert ld3m("keys", "distill.momentum").out == (
         "Keys of ld3m distill and most other commands:\n\n"
         "distill.momentum  (number, ≥ 0, < 1; default 0.5)\n"
-        "    Momentum of SGD, or the first of Adam's two decay rates.\n"
+        "    Momentum of SGD and LARS, or the first of Adam's two decay rates.\n"
     )
     assert (
         "\nprior.source  (text; must be given)\n    A known name: cin256-v2, ffhq256"

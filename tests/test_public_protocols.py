@@ -25,7 +25,7 @@ from ld3m.evaluation.tables import accuracy_table
 from ld3m.evaluation.training import optimiser_of, train
 from ld3m.images.resample import centre
 from ld3m.images.transforms import CutMix, Flip, ResizedCrop
-from ld3m.networks.training import divergence
+from ld3m.networks.training import divergence, squared_error
 from ld3m.randomness import generator
 from ld3m.recipe import EvaluateRecipe, NetworkRecipe, Recipe
 from ld3m.recipe.files import load
@@ -122,6 +122,25 @@ def test_the_page_says_what_the_code_does(name: str) -> None:
     assert augment == (", ".join(f"{key} {value}".strip() for key, value in numbers.items()) or "none")
     assert labels == ("hard" if how.labels == "hard" else f"soft, T {how.temperature:g}")
     assert tested == ("averaged weights" if how.ema else "8/7, centre" if how.test_resize == 256 else "as it is")
+
+
+def test_learnt_labels_have_the_losses_of_their_codes() -> None:
+    """DATM's SoftCrossEntropy has the gradient of the divergence at temperature 1; FRePo's is half a squared distance,
+    summed over classes, its mean over images.
+    """
+    made = torch.Generator().manual_seed(0)
+    logits, labels = (torch.randn(4, 3, generator=made) for _ in range(2))
+    logits.requires_grad_()
+    (soft,) = torch.autograd.grad(divergence(1.0, False)(logits, labels), logits)
+    assert torch.allclose(soft, (logits.softmax(1) - labels.softmax(1)) / 4, atol=1e-6)
+    weights = torch.tensor([0.0, 1.0, 1.0, 2.0])
+    for weighed in (None, weights):
+        each = torch.ones(4) if weighed is None else weighed
+        loss = squared_error(logits, labels, weighed)
+        expected = (0.5 * each[:, None] * (logits - labels) ** 2).sum() / 4
+        assert loss.item() == pytest.approx(expected.item())
+        (slope,) = torch.autograd.grad(loss, logits)
+        assert torch.allclose(slope, each[:, None] * (logits - labels) / 4, atol=1e-6)
 
 
 # --- over the epochs ---------------------------------------------------------------------------------------

@@ -20,13 +20,13 @@ from PIL import Image
 
 from ld3m.errors import UserError
 from ld3m.evaluation.protocols import Task, protocol
-from ld3m.evaluation.training_sets import stored_digest
 from ld3m.files import write_json, write_tensors, write_text
 from ld3m.images import grids
 from ld3m.recipe import Recipe
 from ld3m.recipe.files import load
 from ld3m.reporting import charts, svg, webp
 from ld3m.reporting.report import LARGEST, report
+from ld3m.runs.training_set import stored_digest
 
 
 def make_run(

@@ -24,7 +24,6 @@ from ld3m.evaluation.soft_labels import Labels, OfEpochs, OfImages, Online, Soft
 from ld3m.evaluation.tables import accuracy_table
 from ld3m.evaluation.together import Share
 from ld3m.evaluation.training import epoch_draws, shown_in_epoch, train
-from ld3m.evaluation.training_sets import stored_digest, stored_set
 from ld3m.files import cache_key
 from ld3m.images.transforms import CutMix
 from ld3m.machine.processes import Processes
@@ -33,6 +32,7 @@ from ld3m.recipe import Recipe
 from ld3m.recipe.files import to_yaml
 from ld3m.runs import labels as stored
 from ld3m.runs.folder import note_classes
+from ld3m.runs.training_set import stored_digest, stored_set
 from ld3m.teachers.loading import load
 from ld3m.teachers.train import train_teacher
 

@@ -15,7 +15,6 @@ from torch.nn import functional
 
 from ld3m.data.prepared import ImageSet, prepare
 from ld3m.errors import UserError
-from ld3m.evaluation import training_sets
 from ld3m.evaluation.blocks import blocks
 from ld3m.evaluation.together import Share
 from ld3m.evaluation.training import shown_in_epoch, train
@@ -26,7 +25,7 @@ from ld3m.publishing.export import LAYOUTS, export
 from ld3m.recipe import DataRecipe, Recipe
 from ld3m.recipe.files import load, to_yaml
 from ld3m.reporting.report import report
-from ld3m.runs import weights
+from ld3m.runs import training_set, weights
 from ld3m.runs.imported import find_set
 from ld3m.runs.result import read_images
 
@@ -210,7 +209,7 @@ def test_a_run_is_measured_with_its_weights(
         return train(*arguments, **named)
 
     monkeypatch.setattr("ld3m.evaluation.measure.train", noted)
-    plain = training_sets.stored_digest(run)
+    plain = training_set.stored_digest(run)
     measured = ("evaluate", run, "--seeds", "1", "--against", "random", "--json")
     before = json.loads(ld3m(*measured).out)  # that of random images may be in the cache
     assert given
@@ -224,7 +223,7 @@ def test_a_run_is_measured_with_its_weights(
     rows = {row["trained_on"]: row for row in after["results"]}
     assert rows["distilled"]["weights"] == [0.25, 1.75]
     assert "weights" not in rows["random"]
-    assert rows["distilled"]["content"] == training_sets.stored_digest(run) != plain
+    assert rows["distilled"]["content"] == training_set.stored_digest(run) != plain
     assert before["results"][0]["content"] == plain
     (block,) = blocks(after)
     assert "images of distilled count by weights from 0.25 to 1.75, 1 on average" in block.notes
@@ -233,9 +232,9 @@ def test_a_run_is_measured_with_its_weights(
 
 def test_each_of_several_in_one_counts_as_its_image(run: Path) -> None:
     weights.write(run, OF_CLASSES)
-    assert training_sets.stored_weights(run, CLASSES).tolist() == FLAT.tolist()  # type: ignore[union-attr]
+    assert training_set.stored_weights(run, CLASSES).tolist() == FLAT.tolist()  # type: ignore[union-attr]
     (run / "recipe.yaml").write_text(to_yaml(load(Recipe, str(run / "recipe.yaml"), ["distill.factor=2"])))
-    parts = training_sets.stored_weights(run, CLASSES)
+    parts = training_set.stored_weights(run, CLASSES)
     assert parts is not None
     assert parts.tolist() == FLAT.repeat_interleave(4).tolist()
-    assert len(parts) == len(training_sets.stored_set(run)[0])
+    assert len(parts) == len(training_set.stored_set(run)[0])

@@ -8,10 +8,10 @@ from ld3m.distillation.loop import distill
 from ld3m.evaluation.evaluate import evaluate, matching_row, with_learnt_rate
 from ld3m.evaluation.protocols import Protocol, Task, protocol
 from ld3m.evaluation.rows import Row, results
-from ld3m.evaluation.training_sets import stored_digest
 from ld3m.recipe import Recipe
 from ld3m.runs import metrics
 from ld3m.runs.folder import SAMPLING, classes, document, iterations_done
+from ld3m.runs.training_set import stored_digest
 
 
 def make(recipe: Recipe, sets: Sequence[str], split: str) -> None:

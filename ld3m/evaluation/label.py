@@ -17,7 +17,6 @@ from ld3m.errors import UserError
 from ld3m.evaluation.protocols import Protocol, Task, protocol
 from ld3m.evaluation.soft_labels import Online, views
 from ld3m.evaluation.training import LEAST, epoch_draws, shown_in_epoch
-from ld3m.evaluation.training_sets import stored_digest, stored_set
 from ld3m.files import remove_temporary
 from ld3m.images.ranges import bytes_to_unit
 from ld3m.images.transforms import CutMix
@@ -27,6 +26,7 @@ from ld3m.machine.processes import Processes, watched_command
 from ld3m.networks.training import orders
 from ld3m.recipe import Recipe
 from ld3m.runs import labels as stored
+from ld3m.runs.training_set import stored_digest, stored_set
 from ld3m.teachers.loading import STORED, load
 
 CHUNK = 100

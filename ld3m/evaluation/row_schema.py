@@ -19,8 +19,8 @@ class SoftLabels(TypedDict):
     __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
 
     teacher: str
-    accuracy: Percent
-    """Of the teacher, on all real test images."""
+    accuracy: NotRequired[Percent]
+    """Of the teacher, on all real test images; none of labels that were learnt with the images."""
     weights: str
     """The beginning of the digest of its weights."""
     stored: NotRequired[bool]

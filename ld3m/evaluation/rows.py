@@ -20,7 +20,7 @@ Row = Mapping[str, Any]
 """A row of any table of evaluation.json; `row_schema.Result` says what one of `results` has."""
 ARCHS = ("convnet", "resnet18", "vgg11", "alexnet", "vit", "convnet6", "resnetap10", "resnet18_idc")
 """The order of columns; other architectures follow by name."""
-OF_LABELS = ("labels", "temperature", "temperature_squared", "teacher")
+OF_LABELS = ("labels", "temperature", "temperature_squared", "soft_loss", "teacher")
 """What of a row's protocol says whether its labels were hard or soft, and whose: they stand in one table."""
 ROUNDING = 0.02
 """Points by which a mean may differ from that of the rounded accuracies beside it."""
@@ -130,7 +130,9 @@ def labels_text(how: Mapping[str, Any], short: bool = False) -> str:
         return "soft labels"
     per = f", stored per {whose.get('per')}" if whose.get("stored") else ""
     top = f", top {whose['top']}" if whose.get("top") else ""
-    return f"soft labels of {whose['teacher']}{per}{top} at temperature {how.get('temperature', 1):g}"
+    name = f"of {whose['teacher']}" if "accuracy" in whose else whose["teacher"]
+    at = "by squared error" if how.get("soft_loss") == "squared" else f"at temperature {how.get('temperature', 1):g}"
+    return f"soft labels {name}{per}{top} {at}"
 
 
 def teacher_text(how: Mapping[str, Any]) -> str | None:
@@ -143,6 +145,8 @@ def teacher_text(how: Mapping[str, Any]) -> str | None:
         each = f"{whose.get('epochs')} epochs" if whose.get("per") == "epoch" else "one for each image"
         top = f", top {whose['top']} classes" if whose.get("top") else ""
         kept = f"stored: {each}{top}, {whose.get('dtype')}, {whose.get('bytes', 0):,} bytes"
+    if "accuracy" not in whose:
+        return f"soft labels {whose['teacher']}; {kept}"
     return f"soft labels of {whose['teacher']}, {whose['accuracy']:.1f} % of the test images correct; {kept}"
 
 

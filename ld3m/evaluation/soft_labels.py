@@ -86,6 +86,8 @@ class OfImages:
     note: stored.Note
     temperature: float
     """At which labels are mixed: the protocol's."""
+    squared: bool = False
+    """Whether the loss is a squared error, for which labels are mixed as they are."""
 
     def __post_init__(self) -> None:
         self.logits = stored.read_view(self.run, self.note, 0)
@@ -104,7 +106,9 @@ class OfImages:
         self, images: Tensor, indices: Tensor, epoch: int, mix: CutMix | None, own: Tensor | None = None
     ) -> Tensor:
         logits = send(self.logits[indices], images.device)
-        if mix:
+        if mix and self.squared:
+            logits = mix.labels(logits)
+        elif mix:
             shares = (logits / self.temperature).softmax(1)
             logits = self.temperature * mix.labels(shares).clamp_min(torch.finfo(shares.dtype).tiny).log()
         return logits if own is None else logits[send(own, logits.device)]
@@ -196,6 +200,11 @@ class Labels:
         if source == STORED or (source is None and all(map(stored.has_labels, self.folders.values()))):
             found = self._stored(name, folder, content, how)
         else:
+            if how.whitening:
+                raise UserError(
+                    f"evaluate.whitening: {how.name} has soft labels, whose teacher has not learnt whitened images; "
+                    "leave it out, give evaluate.labels=hard, or labels that are stored with the set"
+                )
             try:
                 self.teacher = self.teacher or load(self.recipe, self.images, self.device, self.say)
             except UserError as error:
@@ -225,4 +234,6 @@ class Labels:
             raise UserError(f"{where} has labels of other classes than data.subset, or another order; {stored.ADVICE}")
         if self.say:
             print(f"labels of {folder}: {stored.text(note)}", file=sys.stderr)
-        return OfEpochs(folder, note) if note.epochs else OfImages(folder, note, how.temperature)
+        if note.epochs:
+            return OfEpochs(folder, note)
+        return OfImages(folder, note, how.temperature, how.soft_loss == "squared")

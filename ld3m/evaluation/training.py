@@ -20,7 +20,7 @@ from ld3m.images.ranges import bytes_to_unit
 from ld3m.images.transforms import ColourJitter, CutMix, Flip, Lighting, PatchShuffle, PerImage, ResizedCrop
 from ld3m.machine.transfer import send
 from ld3m.networks.speed import quick_on_cpus
-from ld3m.networks.training import Batch, Loss, Shown, divergence, train_epoch
+from ld3m.networks.training import Batch, Loss, Shown, divergence, squared_error, train_epoch
 from ld3m.randomness import generator
 from ld3m.recipe import NetworkRecipe
 
@@ -71,7 +71,7 @@ def train(
     final: nn.Module = average.module if average else network
     optimiser = optimiser_of(network, how)
     seen, targets = pixels.to(device), labels.to(device)
-    loss: Loss = divergence(how.temperature, how.temperature_squared) if how.labels == "soft" else _cross_entropy
+    loss: Loss = _soft_loss(how) if how.labels == "soft" else _cross_entropy
     parts = {"network": network, **({"average": average} if average else {})}
     done = checkpoint.resume(parts, optimiser, how.epochs) if checkpoint else 0
     trained = share.joined(network, arch) if share else network
@@ -129,6 +129,10 @@ def optimiser_of(network: nn.Module, how: Protocol) -> torch.optim.Optimizer:
         return torch.optim.SGD(groups, lr=how.lr, momentum=how.momentum)
     kind = torch.optim.Adam if how.optimiser == "adam" else torch.optim.AdamW
     return kind(groups, lr=how.lr, betas=(how.momentum, 0.999))
+
+
+def _soft_loss(how: Protocol) -> Loss:
+    return squared_error if how.soft_loss == "squared" else divergence(how.temperature, how.temperature_squared)
 
 
 def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:

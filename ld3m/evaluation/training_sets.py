@@ -1,6 +1,6 @@
 """What networks are trained on: the images of runs, and as many real ones."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,18 +9,15 @@ import torch
 from torch import Tensor
 
 from ld3m.data import coresets, mosaics
-from ld3m.data.prepared import ImageSet, Rows, buffers
+from ld3m.data.prepared import ImageSet, Rows
 from ld3m.errors import UserError
 from ld3m.evaluation.protocols import Task, protocol
 from ld3m.evaluation.rows import FILE
-from ld3m.files import cache_key
-from ld3m.images.multi_formation import shown
-from ld3m.images.ranges import bytes_to_unit
 from ld3m.randomness import generator
 from ld3m.recipe import Recipe
-from ld3m.runs import weights as image_weights
-from ld3m.runs.folder import classes, load_recipe
+from ld3m.runs.folder import load_recipe
 from ld3m.runs.result import read_images
+from ld3m.runs.training_set import seen_images, set_digest, stored_weights
 from ld3m.teachers.loading import STORED, is_named, load
 from ld3m.teachers.teacher import Teacher
 
@@ -80,7 +77,7 @@ class TrainingSets:
         real = coresets.open_whole(images, recipe.data, baselines, device)
         labels = next(iter(stored.values()))[1]
         fixed: dict[str, tuple[Tensor | Rows, Tensor]] = {
-            name: _seen(*stored[name], load_recipe(path).distill.factor) for name, path in folders.items()
+            name: seen_images(*stored[name], load_recipe(path).distill.factor) for name, path in folders.items()
         }
         for name in baselines - {"random", "rded"}:
             on_disk = Rows(real, "train")
@@ -96,7 +93,7 @@ class TrainingSets:
             tiles = mosaics.factor_at(images.resolution, factor)
             made = mosaics.mosaics(images, counts.tolist(), tiles, judge, recipe.seed)
             stored["rded"] = torch.cat(made), torch.arange(len(made)).repeat_interleave(counts)
-            fixed["rded"] = _seen(*stored["rded"], factor)
+            fixed["rded"] = seen_images(*stored["rded"], factor)
         weights = {
             name: own for name, path in folders.items() if (own := stored_weights(path, images.classes)) is not None
         }
@@ -122,7 +119,7 @@ class TrainingSets:
 
     def digest(self, name: str) -> str:
         """A digest of what networks are trained on; of "random" images, of those of the first seed."""
-        return _digest(*self.seen(name, 0), self.weights.get(name))
+        return set_digest(*self.seen(name, 0), self.weights.get(name))
 
     def size(self, name: str) -> int:
         """Number of images of a set; of a run, as they are stored."""
@@ -202,32 +199,6 @@ def check_content(place: Path, evaluation: Mapping[str, Any], digest: str, folde
         )
 
 
-def stored_digest(folder: Path) -> str:
-    """A digest of what networks are trained on, of the images of a run; the real images are not asked."""
-    return _digest(*stored_set(folder), stored_weights(folder, classes(folder)))
-
-
-def stored_set(folder: Path) -> tuple[Tensor, Tensor]:
-    """What networks are trained on, of the images of a run: pixels and labels; the real images are not asked."""
-    recipe = load_recipe(folder)
-    stored = read_images(folder, classes(folder), recipe.data.channels, recipe.data.resolution)
-    return _seen(*stored, recipe.distill.factor)
-
-
-def _digest(pixels: Tensor | Rows, labels: Tensor, weights: Tensor | None) -> str:
-    described = labels.tolist() if weights is None else [labels.tolist(), weights.tolist()]
-    return cache_key(described, *buffers(pixels))
-
-
-def stored_weights(folder: Path, names: Sequence[str]) -> Tensor | None:
-    """Weights of what networks are trained on, of the images of a run, by class; None if all count the same."""
-    found = image_weights.of_run(folder, names)
-    if found is None:
-        return None
-    of_images = torch.tensor([value for name in names for value in found[name]])
-    return of_images.repeat_interleave(load_recipe(folder).distill.factor ** 2)
-
-
 def real_images(
     selection: str, images: coresets.Coreset, labels: Tensor, recipe: Recipe, draw: int
 ) -> tuple[Tensor, Tensor]:
@@ -246,8 +217,3 @@ def real_images(
         chosen.append(images.images("train", label)[images.select(selection, label, count, draws)])
     sizes = torch.tensor([len(part) for part in chosen])
     return torch.cat(chosen), torch.arange(len(chosen)).repeat_interleave(sizes)
-
-
-def _seen(images: Tensor, labels: Tensor, factor: int) -> tuple[Tensor, Tensor]:
-    """What networks are trained on: the images, or the enlarged images that each of them holds."""
-    return shown(bytes_to_unit(images), labels, factor) if factor > 1 else (images, labels)

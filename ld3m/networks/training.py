@@ -103,6 +103,15 @@ def siamese(inputs: Tensor, targets: Tensor, augmented: bool, draws: torch.Gener
     return shown
 
 
+def squared_error(logits: Tensor, wanted: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Half of the squared distance of logits [n, classes] from those wanted, its mean over the batch: FRePo's loss.
+
+    Weights [n], if given, multiply each image's part.
+    """
+    each = (logits - wanted).square().sum(1) / 2
+    return (each if weights is None else weights * each).mean()
+
+
 def divergence(temperature: float, squared: bool) -> Loss:
     """The loss of soft labels: the Kullback-Leibler divergence of a network from a teacher, its mean over the batch.
 

@@ -16,7 +16,6 @@ from ld3m.evaluation import rows
 from ld3m.evaluation.blocks import Block, Line, blocks
 from ld3m.evaluation.protocols.details import ALWAYS
 from ld3m.evaluation.tables import accuracy_text
-from ld3m.evaluation.training_sets import stored_digest
 from ld3m.files import ASSETS
 from ld3m.priors.folder import PACKAGED_PRIORS
 from ld3m.publishing import front_matter
@@ -25,6 +24,7 @@ from ld3m.recipe import Recipe
 from ld3m.runs import labels, sources
 from ld3m.runs import weights as image_weights
 from ld3m.runs.folder import Metadata, load_recipe, metadata
+from ld3m.runs.training_set import stored_digest
 
 TEMPLATES = ASSETS / "card"
 ON_THE_HUB = {

@@ -70,6 +70,9 @@ class EvaluateRecipe(Section):
     temperature_squared: bool | None = None
     """Whether the divergence from soft labels is multiplied by the temperature's square, which keeps the size of its
     gradient."""
+    soft_loss: Literal["divergence", "squared"] | None = None
+    """How far a network is from soft labels: the divergence of its shares of the classes, or half of the squared
+    distance of its logits, at no temperature, as FRePo has it; left out: divergence."""
     whitening: Literal["zca", "frepo"] | None = None
     """What networks see in place of images normalised by mean and deviation, real and synthetic alike: images whitened
     by ZCA, whose transform is fitted on the real training images, as MTT and its successors do (zca), or as FRePo and

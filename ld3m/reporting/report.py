@@ -108,7 +108,8 @@ def _elsewhere(folder: Path, output: Path | None, unread: list[str]) -> Path | N
     """The folder beside the run's with accuracies of it, if the page goes to one."""
     if output is None or not (output / rows.FILE).is_file() or output.resolve() == folder.resolve():
         return None
-    from ld3m.evaluation.training_sets import check_content, stored_digest  # which imports torch
+    from ld3m.evaluation.training_sets import check_content  # which imports torch
+    from ld3m.runs.training_set import stored_digest
 
     measured = unless_unreadable([], {}, rows.read, output)
     if digest := unless_unreadable(unread, None, stored_digest, folder):

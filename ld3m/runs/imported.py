@@ -21,14 +21,16 @@ from ld3m.data.examples import Source
 from ld3m.data.prepared import prepare
 from ld3m.data.sources import open_source
 from ld3m.errors import UserError, one_line, visible
-from ld3m.files import write_folder, write_json, write_tensors, write_text
+from ld3m.files import tensors_digest, write_folder, write_json, write_tensors, write_text
 from ld3m.images.grids import shown, to_image, write_grid
 from ld3m.images.ranges import bytes_to_unit, unit_to_bytes
 from ld3m.recipe import DataRecipe, Recipe
 from ld3m.recipe.files import load, to_yaml
 from ld3m.runs import download, foreign_tensors, weights
+from ld3m.runs import labels as stored
 from ld3m.runs.folder import CLASS_ORDER, EXACT_PIXELS, IMPORTED, is_run, newest, note_classes
 from ld3m.runs.pixel_values import check_pixels, to_pixels
+from ld3m.runs.training_set import stored_digest
 
 
 @dataclass(frozen=True)
@@ -208,6 +210,7 @@ def _import_tensors(path: Path, recipe: Recipe, reading: Reading) -> Path:
     if not len(images):
         raise UserError(f"RUN: {path} has no images")
     labels, said = _hard(path, found.labels, len(images))
+    learnt = found.labels if said else None
     numbers = sorted(set(labels.tolist()))
     if numbers[0] < 0:
         count = len(choose_from(open_source(recipe.data), recipe.data.subset))
@@ -223,6 +226,11 @@ def _import_tensors(path: Path, recipe: Recipe, reading: Reading) -> Path:
     counted = _weights(path if path.is_dir() else path.parent, theirs, [places[number] for number in labels.tolist()])
     labels = torch.tensor([classes.positions[places[number]] for number in labels.tolist()])
     classes.require_all(str(path), labels)
+    if learnt is not None and (counted is not None or factor > 1 or learnt.shape[1] != len(numbers)):
+        learnt, said = None, f"{said}, and not trained with it, which its authors do: expect less than they published"
+    elif learnt is not None:
+        learnt = learnt[:, sorted(range(len(numbers)), key=lambda index: classes.positions[index])].float()
+        said += ", and its soft label is kept: evaluate.labels=soft evaluate.temperature=1 trains with it"
     images = to_pixels(path, found._replace(images=images), lambda: prepare(recipe.data), reading.pixels)
     classes.say(str(path))
     if padding:
@@ -231,17 +239,14 @@ def _import_tensors(path: Path, recipe: Recipe, reading: Reading) -> Path:
         images = functional.pad(images, (0, padding, 0, padding), value=grey)
     if said:
         print(f"{path}: {said}", file=sys.stderr)
-    return _write_set(path.stem, recipe, classes, images, labels, counted)
+    return _write_set(path.stem, recipe, classes, images, labels, counted, learnt)
 
 
 def _hard(path: Path, labels: Tensor, count: int) -> tuple[Tensor, str]:
     """A class number per image, int64 [N], and what was made of soft labels, if they are that."""
     said = ""
     if labels.dim() == 2 and labels.shape[1] > 1 and len(labels) == count:
-        said = (
-            f"soft labels of {labels.shape[1]} classes; each image counts as of the class of its largest value, and is "
-            "not trained with its soft label, which its authors do: expect less than they published"
-        )
+        said = f"soft labels of {labels.shape[1]} classes; each image counts as of the class of its largest value"
         labels = labels.argmax(1)
     labels = labels.flatten() if labels.shape == (count, 1) else labels
     if labels.is_floating_point() and torch.equal(labels, labels.round()):
@@ -273,8 +278,9 @@ def _weights(beside: Path, theirs: Sequence[str], labels: Sequence[int]) -> Tens
 
 
 def _write_set(
-    name: str, recipe: Recipe, matched: _Classes, images: Tensor, labels: Tensor, counted: Tensor | None = None
-) -> Path:
+    name: str, recipe: Recipe, matched: _Classes, images: Tensor, labels: Tensor, counted: Tensor | None = None,
+    learnt: Tensor | None = None,
+) -> Path:  # fmt: skip
     """Writes a set in the layout of a run, in the order of its classes; accuracies of the same set stay.
 
     Args:
@@ -284,12 +290,14 @@ def _write_set(
         images: [N, channels, H, W], uint8, or float32 in units of [0, 1].
         labels: int64 [N], of these classes.
         counted: weights of the images, [N]; None: all count the same.
+        learnt: soft labels that were learnt with them, logits float32 [N, classes].
     """
     classes = matched.names
     order = labels.argsort(stable=True)
     own = None if counted is None else counted[order]
     images, labels = images[order], labels[order]
-    described = [classes, labels.tolist(), *([] if own is None else [own.tolist()])]
+    soft = None if learnt is None else learnt[order]
+    described = [classes, labels.tolist(), *(each.tolist() for each in (own, soft) if each is not None)]
     content = images.numpy().tobytes() + json.dumps(described).encode()
     digest = hashlib.sha256(content).hexdigest()[:8]
     folder = IMPORTED / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name).strip('-._') or 'set'}-{digest}"
@@ -318,4 +326,18 @@ def _write_set(
     distilled = recipe.distill.model_copy(update={"images_per_class": fewest, "iterations": 0})
     named = recipe.model_copy(update={"name": folder.name, "output": str(folder), "distill": distilled})
     write_text(folder / "recipe.yaml", to_yaml(named))
+    if soft is not None:
+        _keep_learnt(folder, classes, soft)
     return folder
+
+
+def _keep_learnt(folder: Path, classes: list[str], logits: Tensor) -> None:
+    """Stores labels that were learnt with a set's images as `ld3m label` stores a teacher's, one for each image."""
+    note = stored.Note(
+        teacher=stored.LEARNT, weights=tensors_digest({"logits": logits})[:16], classes=classes,
+        content=stored_digest(folder), images=len(logits), epochs=0, dtype="float32", temperature=1,
+    )  # fmt: skip
+    if stored.has_labels(folder) and stored.read_note(folder) == note and not stored.missing(folder, note):
+        return
+    stored.write_note(folder, note)
+    stored.write_view(folder, note, 0, logits)

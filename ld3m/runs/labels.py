@@ -1,4 +1,5 @@
-"""Soft labels that are stored with a set, so that others train with them and without the teacher: `labels/` of a run.
+"""Soft labels that are stored with a set: `labels/` of a run. A teacher's, so that others train with them and without
+the teacher, or those that were learnt with the images, as in DATM and FRePo.
 
 `labels.json` says whose they are and of what; then there is a file per view. One label for each image is one view, of
 the images as they are. Labels of epochs have a view each, of the images as a network sees them in that epoch: all that
@@ -20,6 +21,8 @@ FOLDER, NOTE = "labels", "labels.json"
 FORMAT = "ld3m-labels-1"
 ADVICE = "ld3m label with --again makes the labels again"
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
+LEARNT = "learnt with the images"
+"""In the place of a teacher's name, of labels that somebody else's set has."""
 LARGEST = 60_000.0
 """Of a logit; float16 ends at 65,504."""
 
@@ -29,11 +32,11 @@ class Note(BaseModel):
 
     format: str = FORMAT
     teacher: str
-    """What people call it."""
-    accuracy: float = Field(ge=0, le=100)
-    """Of the teacher, percent of the real test images."""
+    """What people call it, or `LEARNT`."""
+    accuracy: float | None = Field(None, ge=0, le=100)
+    """Of the teacher, percent of the real test images; None for labels that were learnt."""
     weights: str
-    """The beginning of the digest of its weights."""
+    """The beginning of the digest of its weights, or of the labels that were learnt."""
     classes: list[str]
     """Of the columns."""
     content: str
@@ -67,7 +70,8 @@ class Note(BaseModel):
     def about(self) -> dict[str, Any]:
         """What rows and the card say of them."""
         kept = {"top": self.top} if self.top else {}
-        whose = {"teacher": self.teacher, "accuracy": self.accuracy, "weights": self.weights}
+        whose: dict[str, Any] = {"teacher": self.teacher, "weights": self.weights}
+        whose |= {} if self.accuracy is None else {"accuracy": self.accuracy}
         per = {"per": "epoch", "epochs": self.epochs} if self.epochs else {"per": "image"}
         return whose | {"stored": True} | per | kept | {"dtype": self.dtype, "bytes": self.size}
 
@@ -182,4 +186,5 @@ def text(note: Note) -> str:
     """Stored labels in a few words, for people."""
     kept = f"the top {note.top} of {len(note.classes)} classes" if note.top else f"{len(note.classes)} classes"
     each = f"{note.epochs} epochs" if note.epochs else "one for each image"
-    return f"{each}, {kept}, {note.dtype}, {note.size / 1e6:,.2f} MB, of {note.teacher} ({note.accuracy:.1f} %)"
+    whose = note.teacher if note.accuracy is None else f"of {note.teacher} ({note.accuracy:.1f} %)"
+    return f"{each}, {kept}, {note.dtype}, {note.size / 1e6:,.2f} MB, {whose}"

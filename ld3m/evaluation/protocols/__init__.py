@@ -73,11 +73,6 @@ def protocol(
         few = {key: wanted.get(key, getattr(own, key)) for key in ("ema", "epochs")}
         wanted["ema"] = full_ema(few["ema"], few["epochs"], settings.full_epochs)
         wanted["epochs"] = settings.full_epochs
-    if wanted.get("whitening", own.whitening) and wanted.get("labels", own.labels) == "soft":
-        raise UserError(
-            f"evaluate.whitening: {settings.protocol} has soft labels, whose teacher has not learnt whitened images; "
-            "give evaluate.labels=hard, or no whitening"
-        )
     changed = tuple((key, getattr(own, key)) for key, value in wanted.items() if value != getattr(own, key))
     return replace(own, **wanted, changed=changed)
 

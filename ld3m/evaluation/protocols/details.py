@@ -12,7 +12,7 @@ ALWAYS = ("epochs", "batch", "lr", "ema", "augment")
 """Details that rows of all versions have."""
 OF_SOFT_LABELS = ("temperature", "temperature_squared", "teacher")
 """Details that networks of hard labels do not have."""
-NOT_IN_ROWS = {*OF_SOFT_LABELS, "whitening", "tests", "dtype", "cutmix_share", "changed"}
+NOT_IN_ROWS = {*OF_SOFT_LABELS, "whitening", "tests", "dtype", "cutmix_share", "soft_loss", "changed"}
 """Details without which the accuracy after the last epoch is the same, or that stand elsewhere; some only if set."""
 Operations = tuple[tuple[str, tuple[float, ...]], ...]
 """Names of `evaluate.augment` with their numbers, in the order in which they are applied."""
@@ -67,6 +67,8 @@ class Protocol:
     """Of soft labels, on both sides of the divergence."""
     temperature_squared: bool = False
     """Whether the divergence from soft labels is multiplied by the temperature's square."""
+    soft_loss: str = "divergence"
+    """divergence, or squared: of a network's logits from the labels' as they are, at no temperature."""
     teacher: dict[str, Any] | None = None
     """Whose soft labels are, and how good that is (`SoftLabels.about`); None before it is looked for."""
     whitening: str | None = None
@@ -93,6 +95,7 @@ class Protocol:
             "dtype": self.dtype != "float32",
             "cutmix_share": self.cutmix_share != 1,
         }
+        unusual["soft_loss"] = bool(soft) and self.soft_loss != "divergence"
         shown = (*soft, *(key for key, is_so in unusual.items() if is_so))
         values = {key: value for key, value in asdict(self).items() if key not in NOT_IN_ROWS or key in shown}
         values["augment"] = written(self.augment)
