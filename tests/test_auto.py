@@ -175,7 +175,7 @@ def seen(resolution: int, channels: int, each: int = 1000) -> Look:
         (seen(32, 1), 10, "fashion-mnist", ("distill.factor=2", "distill.lr_latents=3"), {"fashion-mnist"}),
         (seen(32, 1), 1, "fashion-mnist-small", ("distill.factor=4", "distill.lr_latents=1.2"), {"fashion-mnist"}),
         (seen(64, 3), 10, "fashion-mnist", ("distill.factor=2", "distill.lr_latents=3"), set()),
-        (seen(8, 1), 1, "digits", ("distill.factor=1", "distill.lr_latents=0.075"), {"digits"}),
+        (seen(8, 1), 1, "digits", ("distill.objective=dc", "distill.lr_latents=0.1"), {"digits"}),
         (seen(64, 3), 10, "photos", ("distill.factor=2", "distill.lr_latents=3"), set()),
         (seen(64, 3, each=30), 10, "photos", ("distill.factor=1", "distill.lr_latents=0.75"), set()),
     ],

@@ -50,7 +50,7 @@ def candidates(found: Look, images_per_class: int, source: str, own_priors: Sequ
     priors = [*own_priors, *([name] if (name := _packaged(found, source)) and name not in own_priors else [])]
     chosen = [_pixels(best, images_per_class, 1, _why(best, found))]
     if images_per_class == 1:
-        chosen.append(_gradients())
+        chosen.insert(0 if best == 1 else 1, _gradients())  # first for small images, whose gradients are cheap
     chosen.append(_pixels(best, images_per_class, 3, "the rate matters more than most else, so a larger one"))
     chosen += [_pixels(factor, images_per_class, 1, _why(factor, found)) for factor in others[:1]]
     for prior in priors:
