@@ -143,6 +143,8 @@ def test_ready_axes_fit_each_objective_skip_and_prior(name: str) -> None:
             if "prior.skip=paper" not in prior and "prior.skip=none" not in prior:
                 assert fits.values.low == pytest.approx(0.03 * rate)
                 assert fits.values.high == pytest.approx(3 * rate * 10)
+    sixteen_in_one = ready_axes("all", load(Recipe, "fashion-mnist-ipc1"))  # one image has no deviation to match
+    assert {"distill.factor=2,4", "distill.factor=2,4:distill.dm.match=mean,moments"} <= set(sixteen_in_one)
     with pytest.raises(UserError, match="--axes: 'rate' is not known; known are rates, all"):
         ready_axes("rate", recipe)
 

@@ -48,13 +48,18 @@ def _others(recipe: Recipe) -> Iterator[str]:
     yield "distill.schedule=constant,cosine"
     if recipe.distill.init in (starts := ("real", "prototype", "herding")):
         yield f"distill.init={','.join(starts)}"
-    if recipe.data.resolution % 2 == 0 and recipe.data.resolution >= 2 * SMALLEST:
-        yield "distill.factor=1,2"
+    halved = recipe.data.resolution % 2 == 0 and recipe.data.resolution >= 2 * SMALLEST
+    factors = {1, recipe.distill.factor, *([2] if halved else [])}
+    one_is_enough = recipe.distill.images_per_class > 1 or recipe.distill.dm.match != "moments"
+    factors -= set() if one_is_enough else {1}  # one image has no deviation
+    if len(factors) > 1:
+        yield f"distill.factor={_listed(factors)}"
     if recipe.prior.steps:
         yield "prior.skip=none,reference,paper"
         yield "prior.noise=fresh,fixed"
-    several = "" if recipe.distill.images_per_class > 1 else "distill.factor=2:"  # one image has no deviation
-    yield f"distill.objective=dm:{several}distill.dm.match=mean,moments"
+    several = "" if recipe.distill.images_per_class > 1 else f"distill.factor={_listed(factors - {1})}:"
+    if recipe.distill.images_per_class > 1 or factors - {1}:
+        yield f"distill.objective=dm:{several}distill.dm.match=mean,moments"
     yield "distill.objective=dc:distill.dc.match=rows,orthogonal"
 
 
@@ -71,6 +76,10 @@ def _rates(recipe: Recipe) -> Iterator[str]:
                     skip
                 )
                 yield f"{conditions}{key}={_range(low * rate, high * rate * recipe.distill.images_per_class)}"
+
+
+def _listed(numbers: Collection[int]) -> str:
+    return ",".join(map(str, sorted(numbers)))
 
 
 def _range(low: float, high: float) -> str:
