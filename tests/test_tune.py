@@ -433,9 +433,9 @@ def test_images_for_tests_are_neither_read_nor_held_out_again(counting: Counting
     assert torch.equal(images.images("validation", 1), left_alone.images("validation", 1))
     assert digest(with_test) == digest(without)
     with pytest.raises(
-        UserError, match=r"data.read_test=false: false leaves nothing to measure on; give data.validation_share"
+        UserError, match=r"data.read_test: false leaves nothing to measure on; give data.validation_share"
     ):
-        load(Recipe, str(tmp_path / "counted.yaml"), ["data.read_test=false"])
+        _ = prepare(load(Recipe, str(tmp_path / "counted.yaml"), ["data.read_test=false"]).data, progress=False).judging
 
 
 def test_a_search_reads_no_test_image_before_its_end(

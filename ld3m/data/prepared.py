@@ -63,8 +63,14 @@ class ImageSet:
 
     @property
     def judging(self) -> str:
-        """The split that networks are judged by: "test", or "validation" if the test images are not read."""
-        return "test" if "test" in self.counts else "validation"
+        """The split that networks are judged by: "test", or "validation" if the test images are not read.
+
+        Raises:
+            UserError: if there is neither.
+        """
+        if found := [split for split in ("test", "validation") if split in self.counts]:
+            return found[0]
+        raise UserError("data.read_test: false leaves nothing to measure on; give data.validation_share=0.1 beside it")
 
     def images(self, split: str, label: int) -> Tensor:
         """The images of one class, uint8 [n, channels, H, W]; memory-mapped, so only what is used is read.
