@@ -88,6 +88,13 @@ ten() {
     distill.dm.match=moments distill.dm.pool=40 distill.real_batch=500 distill.iterations=600 \
     evaluate.batch=64 evaluate.epochs=300 evaluate.ema=0.985 "${seeds[@]}" --seeds 5 --against random
 }
+# Sampled, learnt, and sampled first and learnt after, ten images per class.
+sampled() {
+  ablate sampled sampling/{plain,mgd3,d4m,ddoq,coda,cgs,refined} baselines/{autoencoder,pixels} "${ten_each[@]}" \
+    distill.lr_latents=10 sample.steps=20 evaluate.lr=0.01 evaluate.ema=0.97 "${five[@]}" --seeds 1 \
+    --against random,herding,rded
+  chart sampled
+}
 several() { ablate several baselines/{random,autoencoder} distill.factor=2 distill.lr_latents=1 "${five[@]}" --seeds 5; }
 cifar10-images() { [ -f data/cifar10/test.parquet ] || python launch/cifar10.py; }
 # Fetches CIFAR-10 and trains a prior on it, unless that is done.
