@@ -14,6 +14,10 @@ HEIGHT = 360
 """Units of a panel."""
 LEFT, RIGHT, TOP, BOTTOM = 50, WIDTH - 20, 34, HEIGHT - 46
 """The plot inside it."""
+TICKS = [factor * unit for unit in (1, 60, 3600) for factor in (1, 2, 5, 10, 20, 30)] + [
+    86400 * days for days in (1, 2, 5)
+]
+"""Seconds that people read at a glance."""
 LETTER, TALL = 6.6, 13.0
 """Units that a letter of a label is wide, and a label high."""
 
@@ -54,7 +58,8 @@ def panel(title: str, points: Sequence[Point], baselines: Mapping[str, Mapping[s
     across = Axis(min(seconds) / 1.3, max(seconds) * 1.3, LEFT, RIGHT, log=True)
     up = Axis(*accuracy_range(intervals), BOTTOM, TOP)
     parts = [svg.text("title", LEFT, 20, title), *svg.vertical_axis(up, LEFT, RIGHT)]
-    parts += [svg.text("tick", across(each), BOTTOM + 17, duration(each), "middle") for each in across.ticks()]
+    ticks = [each for each in TICKS if across.low <= each <= across.high]
+    parts += [svg.text("tick", across(each), BOTTOM + 17, _round(each), "middle") for each in ticks]
     parts += svg.base_line(LEFT, RIGHT, BOTTOM, "time to make the set, on the machine named below the table")
     for index, (name, accuracies) in enumerate(baselines.items()):
         y = up(accuracies["mean"])
@@ -74,10 +79,18 @@ def panel(title: str, points: Sequence[Point], baselines: Mapping[str, Mapping[s
     return parts
 
 
+def _round(seconds: int) -> str:
+    """A tick in one unit."""
+    unit, name = next(
+        (unit, name) for unit, name in ((86400, "d"), (3600, "h"), (60, "min"), (1, "s")) if seconds >= unit
+    )
+    return f"{seconds // unit} {name}"
+
+
 def _label(name: str, x: float, y: float, taken: list[tuple[float, float, float, float]]) -> str:
     """A point's name, to its right or left, on its height or beside it: the first place where no other label is."""
     wide = LETTER * len(name)
-    for aside in (4, -10, 18, -24, 32):
+    for aside in (-6, 17, -20, 31, -34):
         for start in (x + 7, x - 7 - wide):
             box = (start, y + aside - TALL, start + wide, y + aside)
             free = all(box[0] > b[2] or box[2] < b[0] or box[1] > b[3] or box[3] < b[1] for b in taken)
