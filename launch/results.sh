@@ -90,9 +90,9 @@ ten() {
 }
 # Sampled, learnt, and sampled first and learnt after, ten images per class.
 sampled() {
-  ablate sampled sampling/{plain,mgd3,d4m,ddoq,coda,cgs,refined} baselines/{autoencoder,pixels} "${ten_each[@]}" \
-    distill.lr_latents=10 sample.steps=20 evaluate.lr=0.01 evaluate.ema=0.97 "${five[@]}" --seeds 1 \
-    --against random,herding,rded
+  local ten=("${ten_each[@]}" distill.lr_latents=10 sample.steps=20 evaluate.lr=0.01 evaluate.ema=0.97 --seeds 1)
+  ablate sampled sampling/{mgd3,refined} baselines/{autoencoder,pixels} "${ten[@]}" --axis seed=2,3,4
+  ablate sampled-plain sampling/plain "${ten[@]}" "${seeds[@]}" --against random,herding,rded
   chart sampled
 }
 several() { ablate several baselines/{random,autoencoder} distill.factor=2 distill.lr_latents=1 "${five[@]}" --seeds 5; }
@@ -179,7 +179,7 @@ precision() {
 }
 gradient-norms() { python tests/benchmarks/gradient_norms.py recipes/results/gradient-norms.json; }
 
-(($#)) || set -- quickstart baselines steps starts sampling architectures several one transfer whole moments ten digits \
+(($#)) || set -- quickstart baselines steps starts sampling architectures several one transfer whole moments ten sampled digits \
   cifar10 cifar10-mtt protocols scores precision gradient-norms
 for name; do $name; done
 python tests/results.py

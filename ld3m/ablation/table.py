@@ -196,7 +196,7 @@ def markdown(report: Mapping[str, Any]) -> str:
                 *([str(len(row["runs"]))] if has_seeds else []),
                 *(accuracy_cell(row["accuracies"].get(arch)) for arch in archs),
                 f"{took:.3g}" if took is not None else "",
-                *([f"{whole:.3g}" if whole else ""] if some_sampled else []),
+                *([_whole_seconds(whole)] if some_sampled else []),
             ]
         )
     numbers = [*(["distillation seeds"] if has_seeds else []), *archs, "median s / iteration"]
@@ -216,6 +216,11 @@ def markdown(report: Mapping[str, Any]) -> str:
         paragraphs.append(_difference_caption([entry for line in differences for entry in line]))
     paragraphs += _measured_how(report, archs)
     return "\n\n".join(paragraphs) + "\n"
+
+
+def _whole_seconds(seconds: float | None) -> str:
+    """What a set took; nothing for real images."""
+    return "" if not seconds else f"{seconds:,.0f}" if seconds >= 100 else f"{seconds:.3g}"
 
 
 def _difference_caption(differences: Sequence[str]) -> str:
