@@ -93,7 +93,7 @@ def _least(work: Work, cost: Cost) -> float:
 
 
 def _recipe(work: Work, number: int) -> Recipe:
-    """The recipe of a candidate's pilots, of which a longer one goes on with the first, in a folder of its own."""
+    """The recipe of a candidate's pilots, in a folder of its own; a longer pilot resumes the first."""
     first = work.state.bracket[1] if work.state.bracket else 0.0
     folder = work.question.folder / PILOTS / f"{number + 1}"
     recipe = work.recipe(number, MOST_ITERATIONS, DISTILLING * first, POOL, folder)
@@ -103,7 +103,7 @@ def _recipe(work: Work, number: int) -> Recipe:
 
 
 def _try(work: Work, number: int, seconds: float, longer: bool) -> None:
-    """A pilot, unless it is done; a longer one goes on with what the first one has made."""
+    """A pilot, unless it is done; a longer one resumes the run of the first."""
     if any((each.candidate, each.longer) == (number, longer) for each in work.state.pilots):
         return
     candidate, done = work.options[number], Pilot(candidate=number, longer=longer, accuracy=None)
