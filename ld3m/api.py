@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ld3m.cells.settings import value_of
 from ld3m.errors import UserError
 from ld3m.recipe import Recipe, SamplerRecipe
 from ld3m.recipe.files import load
@@ -101,16 +102,10 @@ def sampling_overrides(recipe: str | Path, overrides: Sequence[str], has_output:
                 "RECIPE distill.init=sample"
             )
     own = load_recipe(recipe, *overrides)
-    values = own.model_dump()
-    implied = [f"{key}={value}" for key, value in SAMPLING.items() if _value_at(values, key) != value]
+    implied = [f"{key}={value}" for key, value in SAMPLING.items() if value_of(own, key) != value]
     if implied and not has_output and own.output is None:
         implied.append(f"name={own.name}-{own.sample.method}")
     return implied
-
-
-def _value_at(values: dict[str, Any], key: str) -> object:
-    section, _, last = key.partition(".")
-    return values[section][last]
 
 
 def auto(
@@ -326,10 +321,10 @@ def tune(
     from ld3m.tuning.search import Search
     from ld3m.tuning.tune import tune
 
-    place = None if output is None else Path(output)
-    budget = {"trials": trials, "minutes": minutes, "rungs": rungs, "eta": eta}
-    ending = {"close": close, "distillations": distillations, "final": final}
-    return tune(Search.of(str(recipe), overrides, axis, axes, place, **budget, **ending))  # type: ignore[arg-type]
+    folder = None if output is None else Path(output)
+    return tune(
+        Search.of(str(recipe), overrides, axis, axes, folder, trials, minutes, rungs, eta, close, distillations, final)
+    )
 
 
 def load_latents(run: str | Path) -> "dict[str, Tensor]":
