@@ -18,30 +18,47 @@ from ld3m.errors import UserError, one_line
 Thing = TypeVar("Thing")
 
 
-def plugins(group: str) -> dict[str, EntryPoint]:
-    """What the installed packages offer in an entry-point group, by name; nothing of it is imported."""
-    return {entry.name: entry for entry in entry_points(group=group)}
-
-
-def find(group: str, builtin: Mapping[str, Thing], name: str, key: str) -> Thing:
-    """What a name stands for: one of ours, else one that an installed package offers.
+class Registry(dict[str, Thing]):
+    """Our things by name, which no other package can replace; `find` knows those of installed packages too.
 
     Args:
-        group: the entry-point group.
-        builtin: ours, which no other package can replace.
-        name: what the user gave.
-        key: the recipe's key or the option that gave it, for messages.
-
-    Raises:
-        UserError: if nobody has the name, or the package that has it cannot be imported.
+        group: the entry-point group by which other packages add theirs.
+        key: the recipe's key that gives the name, for messages.
+        ours: by name.
     """
-    if name in builtin:
-        return builtin[name]
-    offered = plugins(group)
-    if name not in offered:
-        raise UserError(f"{key}: {name!r} is not known; known are {', '.join([*builtin, *sorted(offered)])}")
-    try:
-        return offered[name].load()
-    except Exception as error:  # another package's module can raise anything
-        origin = offered[name].value
-        raise UserError(f"{key}: {name!r} cannot be loaded from {origin} ({one_line(error)})") from None
+
+    def __init__(self, group: str, key: str, ours: Mapping[str, Thing]) -> None:
+        super().__init__(ours)
+        self.group, self.key = group, key
+
+    @property
+    def offered(self) -> dict[str, EntryPoint]:
+        """What installed packages offer, by name; nothing of it is imported."""
+        return {entry.name: entry for entry in entry_points(group=self.group)}
+
+    @property
+    def names(self) -> list[str]:
+        """All names, ours first."""
+        return [*self, *sorted(self.offered)]
+
+    def find(self, name: str, key: str | None = None) -> Thing:
+        """What a name stands for: one of ours, else one that an installed package offers.
+
+        Args:
+            name: what the user gave.
+            key: what gave it, if it is not `self.key`.
+
+        Raises:
+            UserError: if nobody has the name, or the package that has it cannot be imported.
+        """
+        if name in self:
+            return self[name]
+        offered = self.offered.get(name)
+        if offered is None:
+            raise UserError(f"{key or self.key}: {name!r} is not known; known are {', '.join(self.names)}")
+        try:
+            thing: Thing = offered.load()
+        except Exception as error:  # another package's module can raise anything
+            why = f"cannot be loaded from {offered.value} ({one_line(error)})"
+            raise UserError(f"{key or self.key}: {name!r} {why}") from None
+        return thing

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from conftest import CLASSES, Outcome, make_prior
 
-from ld3m import networks, objectives, registry
+from ld3m import networks, objectives
 from ld3m.errors import UserError
 
 PACKAGE = '''
@@ -107,17 +107,17 @@ def importable(installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("importable")
 def test_names_are_ours_or_a_packages() -> None:
-    found = registry.find("ld3m.networks", networks.NETWORKS, "linear", "network.arch")
+    found = networks.NETWORKS.find("linear")
     assert found.__name__ == "Linear"
-    ours = registry.find("ld3m.networks", networks.NETWORKS, "convnet", "network.arch")
+    ours = networks.NETWORKS.find("convnet")
     assert ours is networks.NETWORKS["convnet"], "no package replaces what is ours"
-    assert sorted(registry.plugins("ld3m.objectives")) == ["mean-logits"]
+    assert sorted(objectives.OBJECTIVES.offered) == ["mean-logits"]
 
 
 @pytest.mark.usefixtures("importable")
 def test_unknown_names_are_told_with_all_that_are_known() -> None:
     with pytest.raises(UserError, match=r"^distill\.objective: 'md' is not known; known are dm.*, mean-logits$"):
-        registry.find("ld3m.objectives", objectives.OBJECTIVES, "md", "distill.objective")
+        objectives.OBJECTIVES.find("md")
 
 
 @pytest.mark.usefixtures("importable")
@@ -125,7 +125,7 @@ def test_a_broken_package_is_named() -> None:
     with pytest.raises(
         UserError, match=r"^--arch: 'broken' cannot be loaded from ld3m_stripes:Missing \(Attr"
     ) as error:
-        registry.find("ld3m.networks", networks.NETWORKS, "broken", "--arch")
+        networks.NETWORKS.find("broken", "--arch")
     assert len(error.value.lines) == 1
 
 

@@ -94,7 +94,7 @@ def protocols(incomplete: str) -> list[str]:
     """How networks are trained and tested."""
     from ld3m.evaluation.protocols import PROTOCOLS
 
-    return _starting_with(incomplete, PROTOCOLS)
+    return _starting_with(incomplete, PROTOCOLS.names)
 
 
 def _starting_with(incomplete: str, words: Iterable[str]) -> list[str]:

@@ -5,7 +5,6 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from ld3m import registry
 from ld3m.data import folders, table_files, tables
 from ld3m.data.class_choice import choose_from
 from ld3m.data.examples import Source
@@ -13,15 +12,19 @@ from ld3m.data.known import digits, fashion_mnist, ilsvrc, imagenet
 from ld3m.data.listing import exists
 from ld3m.errors import UserError
 from ld3m.recipe import DataRecipe, DistilledDataRecipe
+from ld3m.registry import Registry
 
-SOURCES: dict[str, Callable[[DataRecipe], Source]] = {
-    "digits": digits.source,
-    "fashion-mnist": fashion_mnist.source,
-    "fashion-mnist-small": fashion_mnist.small_source,
-    "imagenet": ilsvrc.source,
-}
-"""Sources by the name that `data.source` gives; other packages add theirs through entry points of the group
-`ld3m.sources`, over which a file or folder of the same name takes precedence."""
+SOURCES: Registry[Callable[[DataRecipe], Source]] = Registry(
+    "ld3m.sources",
+    "data.source",
+    {
+        "digits": digits.source,
+        "fashion-mnist": fashion_mnist.source,
+        "fashion-mnist-small": fashion_mnist.small_source,
+        "imagenet": ilsvrc.source,
+    },
+)
+"""Over those of other packages a file or folder of the same name takes precedence."""
 
 
 def check_source(recipe: DataRecipe) -> None:
@@ -52,13 +55,11 @@ def _check_there(recipe: DataRecipe) -> None:
     name, root = recipe.source, recipe.root
     if "*" in name and not exists(name) and not name.startswith("hub:") and not _matches(name):
         raise UserError(f"data.source: no file matches {name}")
-    if not (name in SOURCES or name.startswith("hub:") or exists(name) or "*" in name):
-        offered = registry.plugins("ld3m.sources")
-        if name not in offered:
-            known = ", ".join([*SOURCES, *sorted(offered)])
-            raise UserError(
-                f"data.source: {name!r} is not there; give a folder, Parquet files, hub:<id>, or one of {known}"
-            )
+    if not (name.startswith("hub:") or exists(name) or "*" in name or name in SOURCES.names):
+        known = ", ".join(SOURCES.names)
+        raise UserError(
+            f"data.source: {name!r} is not there; give a folder, Parquet files, hub:<id>, or one of {known}"
+        )
     path = Path(name)
     if name not in SOURCES and exists(name) and not (path.is_dir() or path.suffix.lower() in table_files.SUFFIXES):
         raise UserError(f"data.source: {path} is neither a folder nor a .parquet or .arrow file")
@@ -142,4 +143,4 @@ def _open(recipe: DataRecipe) -> Source:
         return table_files.from_files(path, recipe) if table_files.is_table_folder(path) else folders.image_folder(path)
     if "*" in name or path.suffix.lower() in table_files.SUFFIXES:
         return table_files.from_files(path, recipe)
-    return registry.find("ld3m.sources", SOURCES, name, "data.source")(recipe)
+    return SOURCES.find(name)(recipe)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from ld3m import networks, priors, registry
+from ld3m import networks, priors
 from ld3m.data import sources
 from ld3m.errors import UserError
 from ld3m.networks.timm import check_pretrained
@@ -13,6 +13,7 @@ from ld3m.priors.known import KNOWN
 from ld3m.recipe import NetworkRecipe, Recipe
 from ld3m.recipe.objectives import LEARNING_RATES
 from ld3m.recipe.values import STARTS
+from ld3m.registry import Registry
 
 
 def check_inputs(recipe: Recipe, resumes: bool = False) -> None:
@@ -83,17 +84,17 @@ def _check_start(init: str) -> None:
 
 def _check_sampling(recipe: Recipe) -> None:
     """That the method and the choice of a sampling are known."""
-    from ld3m.sampling.choices import choice  # which imports what only sampling needs
-    from ld3m.sampling.methods import method
+    from ld3m.sampling.choices import CHOICES  # which imports what only sampling needs
+    from ld3m.sampling.methods import METHODS
 
-    method(recipe.sample.method)
+    METHODS.find(recipe.sample.method)
     if recipe.sample.choose:
-        choice(recipe.sample.choose)
+        CHOICES.find(recipe.sample.choose)
 
 
 def _check_objective(name: str) -> None:
     """That an objective is known; ours are not imported for it."""
-    registry.find("ld3m.objectives", dict.fromkeys(LEARNING_RATES), name, "distill.objective")
+    Registry("ld3m.objectives", "distill.objective", dict.fromkeys(LEARNING_RATES)).find(name)
 
 
 def _check_backbone(name: str | None) -> None:

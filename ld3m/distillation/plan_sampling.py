@@ -8,7 +8,7 @@ import torch
 from ld3m.recipe import Recipe
 from ld3m.sampling.approach import ClassTask
 from ld3m.sampling.chains import follow
-from ld3m.sampling.methods import method
+from ld3m.sampling.methods import METHODS
 from ld3m.sizing.bench import Bench
 from ld3m.sizing.timed import Seconds, now
 
@@ -37,7 +37,7 @@ def sampling_seconds(bench: Bench, embedding: torch.Tensor) -> Seconds:
     images = bench.images
     task = ClassTask(bench.recipe, bench.prior, images, embedding, bench.own[0], bench.device)  # type: ignore[arg-type]
     clock = now(bench.device)
-    approach = method(task.settings.method)(task)
+    approach = METHODS.find(task.settings.method)(task)
     prepared = now(bench.device) - clock
     chain = len(task.schedule.steps) - approach.first
     drawn = task.drawn if approach.drawn is None else approach.drawn

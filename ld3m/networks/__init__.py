@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from ld3m import registry
 from ld3m.errors import UserError, one_line
 from ld3m.networks.blocks import Shape
 from ld3m.networks.convnet import ConvNet, ConvNet6
@@ -23,6 +22,7 @@ from ld3m.networks.timm import PREFIX, TimmNetwork
 from ld3m.networks.vit import ViT
 from ld3m.randomness import global_draws
 from ld3m.recipe import NetworkRecipe
+from ld3m.registry import Registry
 
 __all__ = ["NETWORKS", "ConvNet", "Half", "Network", "Shape", "averaged", "build", "check", "without_dropout"]
 
@@ -40,18 +40,21 @@ class Network(Protocol):
         """[N, channels, H, W] normalised images to logits [N, classes]."""
 
 
-NETWORKS: dict[str, Callable[[Shape, NetworkRecipe], Any]] = {
-    "convnet": lambda shape, recipe: ConvNet(shape, recipe.width, recipe.depth, recipe.norm, recipe.pooling),
-    "resnet18": lambda shape, recipe: ResNet18(shape, recipe.norm),
-    "vgg11": lambda shape, recipe: VGG11(shape, recipe.norm),
-    "alexnet": lambda shape, recipe: AlexNet(shape),
-    "vit": lambda shape, recipe: ViT(shape),
-    "convnet6": lambda shape, recipe: ConvNet6(shape, recipe.width, recipe.norm, recipe.pooling),
-    "resnetap10": lambda shape, recipe: ResNetAP10(shape, recipe.norm),
-    "resnet18_idc": lambda shape, recipe: ResNet18Idc(shape, recipe.norm),
-}
-"""Constructors of a `Network` by the name that recipes and `--arch` give; other packages add theirs through entry
-points of the group `ld3m.networks`, and `timm/<model>` names one of timm's."""
+NETWORKS: Registry[Callable[[Shape, NetworkRecipe], Any]] = Registry(
+    "ld3m.networks",
+    "network.arch",
+    {
+        "convnet": lambda shape, recipe: ConvNet(shape, recipe.width, recipe.depth, recipe.norm, recipe.pooling),
+        "resnet18": lambda shape, recipe: ResNet18(shape, recipe.norm),
+        "vgg11": lambda shape, recipe: VGG11(shape, recipe.norm),
+        "alexnet": lambda shape, recipe: AlexNet(shape),
+        "vit": lambda shape, recipe: ViT(shape),
+        "convnet6": lambda shape, recipe: ConvNet6(shape, recipe.width, recipe.norm, recipe.pooling),
+        "resnetap10": lambda shape, recipe: ResNetAP10(shape, recipe.norm),
+        "resnet18_idc": lambda shape, recipe: ResNet18Idc(shape, recipe.norm),
+    },
+)
+"""Constructors of a `Network` by the name that recipes and `--arch` give; `timm/<model>` names one of timm's."""
 
 
 def build(arch: str, shape: Shape, recipe: NetworkRecipe, generator: torch.Generator, key: str = "network.arch") -> Any:
@@ -70,7 +73,7 @@ def build(arch: str, shape: Shape, recipe: NetworkRecipe, generator: torch.Gener
     with global_draws(generator):
         if arch.startswith(PREFIX):
             return TimmNetwork(arch, shape, key)
-        return registry.find("ld3m.networks", NETWORKS, arch, key)(shape, recipe)
+        return NETWORKS.find(arch, key)(shape, recipe)
 
 
 @torch.no_grad()

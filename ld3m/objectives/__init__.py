@@ -5,7 +5,6 @@ How images are rendered, and how the gradient reaches the latents, is `sampling`
 
 from collections.abc import Sequence
 
-from ld3m import registry
 from ld3m.data.prepared import ImageSet
 from ld3m.machine.processes import Processes
 from ld3m.objectives.base import Objective, ObjectiveFactory
@@ -17,6 +16,7 @@ from ld3m.objectives.experts import experts_of
 from ld3m.objectives.lgm import LinearGradientMatching
 from ld3m.objectives.mtt import TrajectoryMatching
 from ld3m.recipe import Recipe
+from ld3m.registry import Registry
 
 __all__ = ["OBJECTIVES", "Enlarged", "Objective", "build", "draws_of"]
 
@@ -47,9 +47,9 @@ def _mtt(recipe: Recipe, images: ImageSet, own: Sequence[int], processes: Proces
     return TrajectoryMatching(settings.mtt, settings.momentum, draws, experts_of(recipe), own, processes.gather_classes)
 
 
-OBJECTIVES: dict[str, ObjectiveFactory] = {"dm": _dm, "dc": _dc, "mtt": _mtt, "lgm": _lgm}
-"""Factories by the name that `distill.objective` gives; other packages add theirs through entry points of the group
-`ld3m.objectives`."""
+OBJECTIVES: Registry[ObjectiveFactory] = Registry(
+    "ld3m.objectives", "distill.objective", {"dm": _dm, "dc": _dc, "mtt": _mtt, "lgm": _lgm}
+)
 
 
 def build(recipe: Recipe, images: ImageSet, own: Sequence[int], processes: Processes) -> Objective:
@@ -58,5 +58,4 @@ def build(recipe: Recipe, images: ImageSet, own: Sequence[int], processes: Proce
     Raises:
         UserError: if `distill.objective` is not known, or what it needs is not there.
     """
-    factory = registry.find("ld3m.objectives", OBJECTIVES, recipe.distill.objective, "distill.objective")
-    return factory(recipe, images, own, processes)
+    return OBJECTIVES.find(recipe.distill.objective)(recipe, images, own, processes)

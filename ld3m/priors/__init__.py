@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ld3m import registry
 from ld3m.errors import UserError, one_line, user_error_if_damaged
 from ld3m.priors.autoencoder import Autoencoder
 from ld3m.priors.base import LatentDiffusion, Prior, numbers_of
@@ -24,6 +23,7 @@ from ld3m.priors.pixels import Pixels
 from ld3m.priors.several_encoders import Sana, StableDiffusion3, StableDiffusionXL
 from ld3m.priors.stable_diffusion import StableDiffusion
 from ld3m.recipe import SamplerRecipe
+from ld3m.registry import Registry
 
 __all__ = [
     "PRIORS",
@@ -48,18 +48,21 @@ __all__ = [
     "weight_bytes",
 ]
 
-PRIORS: dict[str, Callable[[Parts], Prior]] = {
-    "ClassConditionalLDM": ClassConditionalLDM.load,
-    "LDMPipeline": UnconditionalLDM.load,
-    "DiTPipeline": DiT.load,
-    "StableDiffusionPipeline": StableDiffusion.load,
-    "StableDiffusionXLPipeline": StableDiffusionXL.load,
-    "StableDiffusion3Pipeline": StableDiffusion3.load,
-    "SanaPipeline": Sana.load,
-    "ConsistencyModelPipeline": ConsistencyModel.load,
-}
-"""Loaders by the `_class_name` of a folder's model_index.json; other packages add theirs through entry points of the
-group `ld3m.priors`."""
+PRIORS: Registry[Callable[[Parts], Prior]] = Registry(
+    "ld3m.priors",
+    "prior.source",
+    {
+        "ClassConditionalLDM": ClassConditionalLDM.load,
+        "LDMPipeline": UnconditionalLDM.load,
+        "DiTPipeline": DiT.load,
+        "StableDiffusionPipeline": StableDiffusion.load,
+        "StableDiffusionXLPipeline": StableDiffusionXL.load,
+        "StableDiffusion3Pipeline": StableDiffusion3.load,
+        "SanaPipeline": Sana.load,
+        "ConsistencyModelPipeline": ConsistencyModel.load,
+    },
+)
+"""Loaders by the `_class_name` of a folder's model_index.json."""
 PACKED = ("FluxPipeline", "Flux2Pipeline", "LuminaPipeline", "Lumina2Pipeline", "AuraFlowPipeline", "QwenImagePipeline")
 """Flows whose latents are packed into tokens or whose guidance is an input, so that they are no priors."""
 
@@ -157,7 +160,7 @@ def _kind(folder: Path) -> tuple[str, Callable[[Parts], Prior]]:
             f"prior.source: {folder} is a {kind}, whose latents are packed into tokens or whose guidance is an input; "
             "of flow-matching models StableDiffusion3Pipeline, SanaPipeline and ld3m train-prior's can be priors"
         )
-    return kind, registry.find("ld3m.priors", PRIORS, kind, f"prior.source: the kind of {folder}")
+    return kind, PRIORS.find(kind, f"prior.source: the kind of {folder}")
 
 
 def whole(folder: Path, kind: str) -> AbstractContextManager[None]:

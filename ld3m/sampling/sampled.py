@@ -16,8 +16,8 @@ from ld3m.files import write_tensors
 from ld3m.reading import TensorSpec, read_tensors
 from ld3m.sampling.approach import Approach, ClassTask, Kept
 from ld3m.sampling.chains import follow
-from ld3m.sampling.choices import choice
-from ld3m.sampling.methods import method
+from ld3m.sampling.choices import CHOICES
+from ld3m.sampling.methods import METHODS
 
 SECONDS = "seconds"
 """Key of a part's metadata: what it took."""
@@ -57,8 +57,8 @@ def sample_class(
         UserError: for an unknown method or choice, or latents that are not finite.
     """
     began = time.perf_counter()
-    approach = method(task.settings.method)(task)
-    choose = approach.choose or (choice(task.settings.choose) if task.settings.choose else None)
+    approach = METHODS.find(task.settings.method)(task)
+    choose = approach.choose or (CHOICES.find(task.settings.choose) if task.settings.choose else None)
     drawn = task.drawn if approach.drawn is None else approach.drawn
     if choose is None and drawn != task.count:
         raise UserError(

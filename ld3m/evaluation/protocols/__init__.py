@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any
 
-from ld3m import registry
 from ld3m.errors import UserError
 from ld3m.evaluation.protocols.custom import custom
 from ld3m.evaluation.protocols.details import Protocol, Task, operations
@@ -18,24 +17,26 @@ from ld3m.evaluation.protocols.rd3 import rd3
 from ld3m.evaluation.protocols.rded import rded
 from ld3m.evaluation.protocols.rethinkdc import rethinkdc
 from ld3m.recipe import EvaluateRecipe
+from ld3m.registry import Registry
 
 __all__ = ["PROTOCOLS", "Protocol", "Task", "has_own_rate", "protocol"]
 
 OTHERS = "others"
 """The name in `evaluate.lr` of all architectures that it does not name."""
 
-
-PROTOCOLS: dict[str, Callable[[Task], Protocol]] = {
-    "glad": glad,
-    "minimax": minimax,
-    "idc": idc,
-    "rded": rded,
-    "rd3": rd3,
-    "rethinkdc": rethinkdc,
-    "custom": custom,
-}
-"""By the name that `evaluate.protocol` gives; other packages add theirs through entry points of the group
-`ld3m.protocols`."""
+PROTOCOLS: Registry[Callable[[Task], Protocol]] = Registry(
+    "ld3m.protocols",
+    "evaluate.protocol",
+    {
+        "glad": glad,
+        "minimax": minimax,
+        "idc": idc,
+        "rded": rded,
+        "rd3": rd3,
+        "rethinkdc": rethinkdc,
+        "custom": custom,
+    },
+)
 DETAILS = tuple(field.name for field in fields(Protocol) if field.name not in ("name", "changed", "teacher"))
 """What a recipe may change."""
 
@@ -54,7 +55,7 @@ def protocol(
     Raises:
         UserError: if there is no such protocol, or a change does not fit the images.
     """
-    find = registry.find("ld3m.protocols", PROTOCOLS, settings.protocol, "evaluate.protocol")
+    find = PROTOCOLS.find(settings.protocol)
     task = replace(task, labels=settings.labels)
     own = find(task)
     wanted: dict[str, Any] = {key: value for key in DETAILS if (value := getattr(settings, key)) is not None}
@@ -94,7 +95,7 @@ def has_own_rate(settings: EvaluateRecipe, arch: str) -> bool:
     """
     if isinstance(settings.lr, dict) and arch in settings.lr:
         return True
-    find = registry.find("ld3m.protocols", PROTOCOLS, settings.protocol, "evaluate.protocol")
+    find = PROTOCOLS.find(settings.protocol)
     one, other = (find(Task(name, 10, 10, 32)).lr for name in (arch, ""))
     return settings.protocol != "glad" and one != other
 

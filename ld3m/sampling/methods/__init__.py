@@ -3,7 +3,7 @@
 A method is one function of a `ClassTask` that returns an `Approach` (`ld3m/sampling/approach.py`).
 """
 
-from ld3m import registry
+from ld3m.registry import Registry
 from ld3m.sampling.approach import Method
 from ld3m.sampling.methods.cgs import cgs
 from ld3m.sampling.methods.coda import coda
@@ -14,24 +14,17 @@ from ld3m.sampling.methods.igd import igd
 from ld3m.sampling.methods.mgd3 import mgd3
 from ld3m.sampling.methods.plain import plain
 
-METHODS: dict[str, Method] = {
-    "plain": plain,
-    "d4m": d4m,
-    "ddoq": ddoq,
-    "mgd3": mgd3,
-    "coda": coda,
-    "d3hr": d3hr,
-    "igd": igd,
-    "cgs": cgs,
-}
-"""By the name that `sample.method` gives; other packages add theirs through entry points of the group
-`ld3m.sampling_methods`."""
-
-
-def method(name: str) -> Method:
-    """The method of a name.
-
-    Raises:
-        UserError: if there is none.
-    """
-    return registry.find("ld3m.sampling_methods", METHODS, name, "sample.method")
+METHODS: Registry[Method] = Registry(
+    "ld3m.sampling_methods",
+    "sample.method",
+    {
+        "plain": plain,
+        "d4m": d4m,
+        "ddoq": ddoq,
+        "mgd3": mgd3,
+        "coda": coda,
+        "d3hr": d3hr,
+        "igd": igd,
+        "cgs": cgs,
+    },
+)
