@@ -172,7 +172,7 @@ def _loaded(recipe: Recipe | str | Path, overrides: Sequence[str], output: str |
         recipe = load_recipe(recipe, *overrides)
     elif overrides:
         raise TypeError(f"{overrides[0]}: overrides go to ld3m.load_recipe when the recipe is loaded")
-    return recipe if output is None else recipe.model_copy(update={"output": str(output)})
+    return recipe if output is None else recipe.changed({"output": str(output)})
 
 
 def evaluate(
@@ -303,13 +303,13 @@ def tune(
         axis: keys to search, such as "distill.lr_latents=0.03..3", as `ld3m.tuning.axes` describes them.
         axes: ready ones: "rates" or "all".
         output: the folder; by default one in tunings/.
-        trials: candidates; by default 20, or as many as the minutes are enough for.
+        trials: as all that follow, an option of `ld3m tune`.
         minutes: of this call.
         rungs: lengths of runs.
-        eta: how many times longer they are from rung to rung, and one of how many trials is promoted.
-        close: points of accuracy within which candidates get more distillations.
-        distillations: distillation seeds of these.
-        final: whether the best is distilled five times and measured on test images.
+        eta: of how many trials one is promoted, to runs so many times as long.
+        close: points of accuracy.
+        distillations: of candidates that are close.
+        final: whether the best is measured on test images.
 
     Returns:
         `best` and `ranked`, with `settings`, `overrides` and `mean` accuracy in %; the `report` that tune.json holds.
@@ -318,13 +318,12 @@ def tune(
         UserError: with a line for each mistake.
         SystemExit: after an interrupt.
     """
+    from ld3m.tuning.options import Budget
     from ld3m.tuning.search import Search
     from ld3m.tuning.tune import tune
 
-    folder = None if output is None else Path(output)
-    return tune(
-        Search.of(str(recipe), overrides, axis, axes, folder, trials, minutes, rungs, eta, close, distillations, final)
-    )
+    budget = Budget(trials, minutes, rungs, eta, close, distillations, final)
+    return tune(Search.of(str(recipe), overrides, axis, axes, None if output is None else Path(output), budget))
 
 
 def load_latents(run: str | Path) -> "dict[str, Tensor]":

@@ -153,7 +153,7 @@ def _asked(recipe: Recipe, row: Row) -> dict[str, Any]:
     settings, data = recipe.evaluate, {"data": recipe.data.source, "data.subset": recipe.data.subset}
     count = len(classes(recipe.folder))
     task = Task(row["arch"], count, count * recipe.distill.latents_per_class, recipe.data.resolution)
-    asked = protocol(settings.model_copy(update={"lr": None}), task).row()
+    asked = protocol(settings.changed({"lr": None}), task).row()
     own = {key: value for key, value in row["protocol"].items() if key != "changed"}
     own |= {key: value for key, value in asked.items() if key in own and key != "lr"}
     if settings.lr == "learnt" and row["arch"] not in LEARNING_RATES and "lr" in own:

@@ -143,7 +143,7 @@ def _cell(folder: Path, stem: str, recipe: Recipe, axes: Sequence[str]) -> Cell:
     name = ",".join(f"{key}={_in_folder_name(settings[key])}" for key in sorted(settings)) or "default"
     if len(name) > LONGEST:
         name = f"{name[:LONGEST]}-{_digest(name)}"
-    in_folder = recipe.model_copy(update={"output": str(folder / stem / name)})
+    in_folder = recipe.changed({"output": str(folder / stem / name)})
     return Cell(stem, settings, in_folder, f"{stem}/{name}")
 
 

@@ -12,7 +12,7 @@ from ld3m.automatic.candidates import Candidate, candidates
 from ld3m.automatic.look import Look, look_at
 from ld3m.automatic.pilots import choose
 from ld3m.automatic.question import PILOTS, Kept, Question
-from ld3m.automatic.work import NARROWER, Work, data_overrides, measured, with_iterations
+from ld3m.automatic.work import NARROWER, Work, data_overrides, measured
 from ld3m.data.prepared import prepare
 from ld3m.distillation.inputs import check_inputs
 from ld3m.errors import UserError
@@ -171,7 +171,7 @@ def _distil(work: Work) -> Recipe:
             state.iterations = work.distil(recipe, max(0.0, work.agreed(left))).distill.iterations
         work.save()
         work.say(f"  {state.iterations:,} iterations")
-    recipe = with_iterations(recipe, state.iterations)
+    recipe = recipe.changed({"distill.iterations": state.iterations})
     _write(work, recipe)
     return recipe
 

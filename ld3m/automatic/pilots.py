@@ -96,10 +96,12 @@ def _recipe(work: Work, number: int) -> Recipe:
     """The recipe of a candidate's pilots, in a folder of its own; a longer pilot resumes the first."""
     first = work.state.bracket[1] if work.state.bracket else 0.0
     folder = work.question.folder / PILOTS / f"{number + 1}"
-    recipe = work.recipe(number, MOST_ITERATIONS, DISTILLING * first, POOL, folder)
-    data = recipe.data.model_copy(update={"validation_share": work.found.validation_share})
-    kept = recipe.distill.model_copy(update={"pictures": 0, "checkpoint_every": 100})
-    return recipe.model_copy(update={"data": data, "distill": kept})
+    kept = {
+        "data.validation_share": work.found.validation_share,
+        "distill.pictures": 0,
+        "distill.checkpoint_every": 100,
+    }
+    return work.recipe(number, MOST_ITERATIONS, DISTILLING * first, POOL, folder).changed(kept)
 
 
 def _try(work: Work, number: int, seconds: float, longer: bool) -> None:

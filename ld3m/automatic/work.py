@@ -129,7 +129,8 @@ class Work:
         """
         distill(without_test(recipe), seconds=seconds)
         self.processes.wait_for_everyone()
-        made = with_iterations(recipe, self.agreed(iterations_saved(recipe.folder) or recipe.distill.iterations))
+        done = self.agreed(iterations_saved(recipe.folder) or recipe.distill.iterations)
+        made = recipe.changed({"distill.iterations": done})
         distill(without_test(made))  # renders the images, unless all iterations are made
         return made
 
@@ -160,19 +161,14 @@ def data_overrides(found: Look) -> list[str]:
 
 def without_test(recipe: Recipe) -> Recipe:
     """The recipe of the same run, which leaves the source's test images unread."""
-    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"read_test": False})})
-
-
-def with_iterations(recipe: Recipe, iterations: int) -> Recipe:
-    """The recipe with other iterations."""
-    return recipe.model_copy(update={"distill": recipe.distill.model_copy(update={"iterations": iterations})})
+    return recipe.changed({"data.read_test": False})
 
 
 def measured(recipe: Recipe, epochs: int, seeds: int, full_epochs: int = 0) -> Recipe:
     """The recipe with networks of so many epochs, the average of whose weights covers the same share of them."""
     wanted = {"epochs": epochs, "ema": full_ema(*EMA, epochs), "seeds": seeds, "batch": 64}
     wanted |= {"full_epochs": full_epochs} if full_epochs else {}
-    return recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update=wanted)})
+    return recipe.changed({"evaluate": recipe.evaluate.changed(wanted)})
 
 
 def seconds_of_one(folder: Path, pool: int) -> float:

@@ -10,6 +10,7 @@ import typer
 
 from ld3m.cli import completion
 from ld3m.cli.arguments import AsJson, HowMeasured, Output, Overrides, RecipeArgument, grouped
+from ld3m.tuning.options import Budget
 
 
 @grouped
@@ -34,35 +35,8 @@ def tune(
             "rates, or all that matters.",
         ),
     ] = None,
-    trials: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Candidates; by default 20, or as --minutes allows.")
-    ] = None,
-    minutes: Annotated[
-        float | None,
-        typer.Option(metavar="M", help="The time of this command; no run begins that would not end in it."),
-    ] = None,
-    rungs: Annotated[
-        int, typer.Option(metavar="N", min=1, max=10, help="Lengths of runs; 1: all are of full length.")
-    ] = 3,
-    eta: Annotated[
-        int,
-        typer.Option(metavar="N", min=2, help="One of N trials is promoted to runs that are N times as long."),
-    ] = 3,
-    close: Annotated[
-        float,
-        typer.Option(metavar="POINTS", min=0, help="How near to the best a candidate gets more distillations."),
-    ] = 1.0,
-    distillations: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Distillation seeds of candidates that are close.")
-    ] = 3,
-    final: Annotated[
-        bool,
-        typer.Option(
-            "--final",
-            help="At the end distil the best five times from all training images, and measure it once on test images.",
-        ),
-    ] = False,
     *,
+    budget: Budget,
     measured: HowMeasured,
     output: Output = None,
     as_json: AsJson = False,
@@ -88,20 +62,7 @@ def tune(
     from ld3m.tuning.search import Search
     from ld3m.tuning.table import beginning, markdown
 
-    search = Search.of(
-        recipe,
-        own,
-        axis or [],
-        axes,
-        Path(output) if output else None,
-        trials=trials,
-        minutes=minutes,
-        rungs=rungs,
-        eta=eta,
-        close=close,
-        distillations=distillations,
-        final=final,
-    )
+    search = Search.of(recipe, own, axis or [], axes, Path(output) if output else None, budget)
     if dry_run:
         typer.echo("\n".join(beginning(search, [])))
         raise typer.Exit

@@ -231,8 +231,7 @@ def _measure(bench: Bench, embeddings: torch.Tensor, start: Seconds) -> Basis:
     few = list(bench.own[:FEW])
     if recipe.samples:
         start = start + sampling_seconds(bench, embeddings[few[0]])
-    begun = recipe.model_copy(update={"distill": recipe.distill.model_copy(update={"init": "noise"})})
-    begun = begun if recipe.samples else recipe
+    begun = recipe.changed({"distill.init": "noise"}) if recipe.samples else recipe
     clock = np.array([time.perf_counter(), time.process_time()])
     states = [initial_state(begun, images, bench.prior, embeddings[label], label, device) for label in few]  # type: ignore[arg-type]
     start = start + (now(device) - clock) * len(bench.own) / len(few)
@@ -240,7 +239,7 @@ def _measure(bench: Bench, embeddings: torch.Tensor, start: Seconds) -> Basis:
     _say(f"timing an iteration, with {network}: about {BUDGET:.0f} seconds of this processor alone")
     parts, sample = timed(bench)
     with tempfile.TemporaryDirectory() as folder:
-        elsewhere = recipe.model_copy(update={"output": folder})
+        elsewhere = recipe.changed({"output": folder})
         size = (recipe.distill.latents_per_class, recipe.data.channels, *(recipe.data.resolution,) * 2)
         pixels = torch.randint(256, size, dtype=torch.uint8)
         clock = now(device)
@@ -304,22 +303,15 @@ def remedies(cost: RunCost) -> Iterator[tuple[str, RunCost]]:
         for batch in shown:
             for keep in dict.fromkeys([sampler.keep_graph_steps, 0]):
                 for micro_batch in micro_batches:
-                    changes = []
-                    if keep != sampler.keep_graph_steps:
-                        changes.append(f"prior.keep_graph_steps={keep}")
-                    if micro_batch != micro_batches[0]:
-                        changes.append(f"prior.micro_batch={micro_batch}")
-                    if batch != shown[0]:
-                        changes.append(f"distill.mtt.batch_syn={batch}")
-                    if processes != cost.processes:
-                        changes.append(f"--processes {processes}")
-                    prior = sampler.model_copy(update={"keep_graph_steps": keep, "micro_batch": micro_batch})
-                    mtt = student.model_copy(update={"batch_syn": batch} if batch != shown[0] else {})
-                    changed = {"prior": prior, "distill": recipe.distill.model_copy(update={"mtt": mtt})}
-                    yield (
-                        " ".join(changes),
-                        replace(cost, recipe=recipe.model_copy(update=changed), processes=processes),
-                    )
+                    changes = {
+                        **({"prior.keep_graph_steps": keep} if keep != sampler.keep_graph_steps else {}),
+                        **({"prior.micro_batch": micro_batch} if micro_batch != micro_batches[0] else {}),
+                        **({"distill.mtt.batch_syn": batch} if batch != shown[0] else {}),
+                    }
+                    words = [f"{key}={value}" for key, value in changes.items()]
+                    words += [f"--processes {processes}"] if processes != cost.processes else []
+                    numbers = changes | {"prior.micro_batch": micro_batch}  # which may be auto, or more than there are
+                    yield " ".join(words), replace(cost, recipe=recipe.changed(numbers), processes=processes)
 
 
 def _halves(count: int) -> list[int]:

@@ -28,9 +28,7 @@ def evaluation_hours(
         device: where a step and a test are timed, if no device is chosen.
         chosen: a device of the table.
     """
-    settings = recipe.evaluate
-    if settings.lr == "learnt":  # which takes as long as any
-        settings = settings.model_copy(update={"lr": None})
+    settings = recipe.evaluate.before_a_run  # a learnt rate takes as long as any
     count = recipe.distill.latents_per_class * len(images.classes)
     tested, hours = sum(images.counts.get("test", ())), {}
     for arch in dict.fromkeys(settings.arch):

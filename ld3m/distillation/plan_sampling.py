@@ -42,8 +42,8 @@ def sampling_seconds(bench: Bench, embedding: torch.Tensor) -> Seconds:
     chain = len(task.schedule.steps) - approach.first
     drawn = task.drawn if approach.drawn is None else approach.drawn
     batch = range(min(approach.together or task.micro_batch, drawn))
-    settings = task.settings.model_copy(update={"steps": min(FEW, task.settings.steps)})
-    short = replace(task, recipe=task.recipe.model_copy(update={"sample": settings}))
+    steps = min(FEW, task.settings.steps)
+    short = replace(task, recipe=task.recipe.changed({"sample.steps": steps}))
     earlier = torch.empty(0, *bench.prior.latent_shape)
     spent = np.zeros(2)
     for _ in range(2):  # the first warms up
@@ -51,4 +51,4 @@ def sampling_seconds(bench: Bench, embedding: torch.Tensor) -> Seconds:
         follow(short, replace(approach, first=0), batch, earlier)
         spent = now(bench.device) - clock
     batches = -(-drawn // len(batch))
-    return len(bench.own) * (prepared + batches * chain / settings.steps * spent)
+    return len(bench.own) * (prepared + batches * chain / steps * spent)

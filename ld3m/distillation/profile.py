@@ -63,8 +63,7 @@ def profile(processes: Processes, recipe: Recipe) -> str:
     with tempfile.TemporaryDirectory() as own, repeatable(processes.device, recipe.tf32):
         folder = processes.gather([own])[0]
         enough = max(recipe.distill.iterations, WARM_UP + MEASURED)
-        changed = recipe.distill.model_copy(update={"iterations": enough})
-        setup = Setup.load(processes, recipe.model_copy(update={"output": folder, "distill": changed}))
+        setup = Setup.load(processes, recipe.changed({"output": folder, "distill.iterations": enough}))
         first, latents = loop.checkpoint_or_start(setup)
         main = processes.is_main_process
         profiler: Any = torch.profiler.profile(profile_memory=True) if main else nullcontext()

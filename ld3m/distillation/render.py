@@ -86,7 +86,7 @@ def render_again(processes: Processes, folder: Path, recipe: Recipe, output: Pat
         weights.write(output, weights.read(folder, dict.fromkeys(names, recipe.distill.images_per_class)))
         sources.write_prior(output, used)
         grids.write_grid(output, torch.stack([of_class for _, of_class in everyone]), about.classes)
-        write_text(output / "recipe.yaml", to_yaml(recipe.model_copy(update={"output": str(output)})))
+        write_text(output / "recipe.yaml", to_yaml(recipe.changed({"output": str(output)})))
         print(f"{output}: {len(tensors['labels']) // recipe.distill.factor**2} images in images/, shown in grid.png")
     processes.wait_for_everyone()
     return output

@@ -158,12 +158,10 @@ def _with_numbers(
         available = min(processes.gather([available]))
     bench = Bench(recipe, prior, images, own, processes.device)
     recipe = solve_auto(bench, processes.num_processes, rendered, available, sharded)
-    settings = recipe.prior
     if sharded:  # what was measured may differ by what a library keeps
-        settings = settings.model_copy(update={"micro_batch": min(processes.gather([settings.micro_batch]))})
-        recipe = recipe.model_copy(update={"prior": settings})
+        recipe = recipe.changed({"prior.micro_batch": min(processes.gather([recipe.prior.micro_batch]))})
     processes.print(
-        f"prior.micro_batch={settings.micro_batch} prior.keep_graph_steps={settings.keep_graph_steps}: "
+        f"prior.micro_batch={recipe.prior.micro_batch} prior.keep_graph_steps={recipe.prior.keep_graph_steps}: "
         f"found for the {available / 2**30:,.1f} GiB that are free"
     )
     return recipe

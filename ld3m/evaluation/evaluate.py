@@ -134,8 +134,7 @@ def measure_rows(
 
 def check_archs(recipe: Recipe) -> None:
     """Checks that the protocol is known and networks of all architectures can be built, whatever the classes are."""
-    settings = recipe.evaluate.model_copy(update={"lr": None})  # a learnt one is not known yet
-    protocol(settings, Task("", 2, 2, recipe.data.resolution))
+    protocol(recipe.evaluate.before_a_run, Task("", 2, 2, recipe.data.resolution))
     shape = networks.Shape(recipe.data.channels, recipe.data.resolution, 2)
     for arch in recipe.evaluate.arch:
         networks.check(arch, shape, NetworkRecipe(), "--arch")
@@ -186,7 +185,7 @@ def with_learnt_rate(recipe: Recipe, folder: Path) -> Recipe:
     step_size = learnt(folder).get("step_size")
     if step_size is None:
         raise UserError(f"evaluate.lr: {folder} has learnt no step size (objective mtt does); give a number")
-    return recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update={"lr": step_size})})
+    return recipe.changed({"evaluate.lr": step_size})
 
 
 def _known(evaluation: Evaluation, recipe: Recipe, earlier: Sequence[Row]) -> dict[Training, Tested]:

@@ -130,7 +130,7 @@ class TrainingSets:
 def has_soft_labels(recipe: Recipe) -> bool:
     """Whether networks are trained with soft labels, by its protocol or as the recipe says."""
     task = Task(recipe.evaluate.arch[0], 2, 2, recipe.data.resolution)
-    return protocol(recipe.evaluate.model_copy(update={"lr": None}), task).labels == "soft"
+    return protocol(recipe.evaluate.before_a_run, task).labels == "soft"
 
 
 def judged_by_teacher(recipe: Recipe) -> bool:

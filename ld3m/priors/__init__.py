@@ -99,7 +99,7 @@ def load(
     """
     folder = fetch(recipe.source)
     if recipe.scaling_factor is None and recipe.source in KNOWN:
-        recipe = recipe.model_copy(update={"scaling_factor": KNOWN[recipe.source].scaling_factor})
+        recipe = recipe.changed({"scaling_factor": KNOWN[recipe.source].scaling_factor})
     kind, loader = _kind(folder)
     with whole(folder, kind):
         prior = loader(Parts(folder, device, recipe, denoiser_device, size))

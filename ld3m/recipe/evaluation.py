@@ -95,6 +95,11 @@ class EvaluateRecipe(Section):
     """Passes over all real images, for `--against full` and `--scores`; left out: as many as over the distilled set, or
     what the protocol has for so many images."""
 
+    @property
+    def before_a_run(self) -> "EvaluateRecipe":
+        """With the protocol's own rate for a learnt one, which is not known before the run is there."""
+        return self.changed({"lr": None}) if self.lr == "learnt" else self
+
 
 KEPT = {"protocol", "arch", "seeds", "best", "whitening", "together", "dtype", "mosaics"}
 """Keys that say what is measured, or of what, and not how a protocol trains; or how fast."""

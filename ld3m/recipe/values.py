@@ -4,8 +4,9 @@ All are pure: they look at the value alone, never at the disk or the network. Ea
 """
 
 import math
+from collections.abc import Mapping
 from string import Formatter
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
 
@@ -24,6 +25,14 @@ class Section(BaseModel):
     removed_keys: ClassVar[dict[str, tuple[Any, str]]] = {}
     """Keys that this section used to have: what was written out where they were left out, and why they went and what
     to do instead. Old recipes that have them stay valid, since every run wrote out all its keys."""
+
+    def changed(self, values: Mapping[str, Any]) -> Self:
+        """A copy with other values of keys, such as `{"distill.iterations": 20}`, which are not validated."""
+        copy = self
+        for key, value in values.items():
+            first, _, rest = key.partition(".")
+            copy = copy.model_copy(update={first: getattr(copy, first).changed({rest: value}) if rest else value})
+        return copy
 
     @model_validator(mode="before")
     @classmethod

@@ -7,7 +7,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from ld3m import networks, priors
 from ld3m.data.first_images import FirstImagesRecipe
@@ -154,24 +153,21 @@ class _Rehearsing:
 
     def __post_init__(self) -> None:
         recipe, compiles = self.recipe, self.recipe.prior.compiles
-        fewest: dict[str, Any] = {
-            "iterations": min(recipe.distill.iterations, 2 + compiles),
-            "checkpoint_every": 1,
-            "log_every": 1,
-        }
-        if self._resumes and recipe.distill.init not in STARTS:  # the run's first iterations are done, and not ours
-            fewest["init"] = "noise"
         shape = networks.Shape(recipe.data.channels, recipe.data.resolution, 2)
         self.archs = [arch for arch in dict.fromkeys(recipe.evaluate.arch) if _fits(arch, shape)]
-        self.rehearsed = recipe.model_copy(
-            update={
+        self.rehearsed = recipe.changed(
+            {
                 "output": str(self.folder / "run"),
                 "log_with": [],
-                "sample": _with(recipe.sample, {"steps": min(recipe.sample.steps, SAMPLED)}),
-                "distill": _with(recipe.distill, fewest),
-                "evaluate": _with(recipe.evaluate, {"arch": self.archs or ["convnet"]}),
+                "sample.steps": min(recipe.sample.steps, SAMPLED),
+                "distill.iterations": min(recipe.distill.iterations, 2 + compiles),
+                "distill.checkpoint_every": 1,
+                "distill.log_every": 1,
+                "evaluate.arch": self.archs or ["convnet"],
             }
         )
+        if self._resumes and recipe.distill.init not in STARTS:  # the run's first iterations are done, and not ours
+            self.rehearsed = self.rehearsed.changed({"distill.init": "noise"})
 
     def run(self) -> Rehearsal:
         """All steps, those that need what failed left out."""
@@ -259,7 +255,7 @@ class _Rehearsing:
         if not steps.alone("weights", self._weights, everywhere=False):
             return False
         source, self.random = steps.processes.gather([(self.source, self.random)])[0]
-        self.rehearsed = self.rehearsed.model_copy(update={"prior": _with(self.recipe.prior, {"source": source})})
+        self.rehearsed = self.rehearsed.changed({"prior.source": source})
         return steps.alone("prior", self._prior)
 
     def _weights(self) -> str:
@@ -296,7 +292,7 @@ class _Rehearsing:
         if outlook.seconds > LONG and not self.recipe.needs_experts:
             first = self._sample_size()
             self.whole["prepare"] = forecast.Part(outlook.seconds, f"{outlook.images:,} images, most of them later")
-            self.rehearsed = self.rehearsed.model_copy(update={"data": self._sample(train=first, test=FEW)})
+            self.rehearsed = self.rehearsed.changed({"data": self._sample(train=first, test=FEW)})
             text = (
                 f"A SAMPLE, the first {first:,} training images of each class; preparing all {outlook.images:,} takes "
                 f"about {duration(outlook.seconds)} and {size_text(outlook.bytes)}"
@@ -347,9 +343,9 @@ class _Rehearsing:
 
     def _evaluate(self, arch: str) -> str:
         """A network of an architecture, or one on each process."""
-        processes, wanted = self.steps.processes, self.recipe.evaluate
-        few = _with(wanted, {"arch": [arch], "seeds": processes.num_processes, "epochs": EPOCHS})
-        recipe = self.rehearsed.model_copy(update={"data": self._few(), "evaluate": few})
+        processes = self.steps.processes
+        few = {"arch": [arch], "seeds": processes.num_processes, "epochs": EPOCHS}
+        recipe = self.rehearsed.changed({"data": self._few(), "evaluate": self.recipe.evaluate.changed(few)})
         report, _ = evaluate(self.rehearsed.folder, recipe)
         row = next(row for row in report["results"] if row["arch"] == arch)
         part = forecast.evaluating(self.recipe, arch, recipe, self.outlook.counts["test"], processes)
@@ -359,8 +355,7 @@ class _Rehearsing:
 
     def _few(self) -> FirstImagesRecipe:
         """A few images of each class to test on, of which some are held out if none of the source's are."""
-        sample = self._sample(train=FEW, test=FEW)
-        return sample.model_copy(update={"test_share": 0.5, "validation_share": 0.0})
+        return self._sample(train=FEW, test=FEW).changed({"test_share": 0.5, "validation_share": 0.0})
 
     def _report(self) -> str:
         return f"a page of {size_text(report(self.rehearsed.folder).stat().st_size)}"
@@ -384,8 +379,3 @@ def _fits(arch: str, shape: networks.Shape) -> bool:
         networks.check(arch, shape, NetworkRecipe(), "evaluate.arch")
         return True
     return False
-
-
-def _with(section: Any, update: dict[str, Any]) -> Any:
-    """A section of a recipe with other values, which are not checked."""
-    return section.model_copy(update=update)

@@ -239,8 +239,7 @@ def _changes(settings: EvaluateRecipe, row: rows.Row, rates: dict[str, float]) -
         return name, {key: rates if key == "lr" else how[key] for key in how.get("changed", ())}
     is_glad = settings.protocol == "glad"
     own = settings if is_glad else EvaluateRecipe()
-    plain = own.model_copy(update={"lr": None}) if own.lr == "learnt" else own
-    usual = {arch: protocol(plain, Task(arch, 1, 1, 1)) for arch in rates}
+    usual = {arch: protocol(own.before_a_run, Task(arch, 1, 1, 1)) for arch in rates}
     shared = usual[row["arch"]].row()
     changes = {key: how[key] for key in how if key not in ("lr", "teacher") and how[key] != shared.get(key)}
     if own.lr != "learnt" and any(usual[arch].lr != rates[arch] for arch in rates):

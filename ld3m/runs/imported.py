@@ -323,8 +323,8 @@ def _write_set(
         shutil.rmtree(folder, ignore_errors=True)
         write_folder(folder, fill)
     fewest = int(torch.bincount(labels).min())
-    distilled = recipe.distill.model_copy(update={"images_per_class": fewest, "iterations": 0})
-    named = recipe.model_copy(update={"name": folder.name, "output": str(folder), "distill": distilled})
+    made = {"distill.images_per_class": fewest, "distill.iterations": 0}
+    named = recipe.changed({"name": folder.name, "output": str(folder), **made})
     write_text(folder / "recipe.yaml", to_yaml(named))
     if soft is not None:
         _keep_learnt(folder, classes, soft)

@@ -44,8 +44,7 @@ def solve_auto(bench: Bench, processes: int, images: int, available: float, shar
         micro_batch, keep = 1, 0  # two images, or one's graph, are too much already
     if sampler.micro_batch != "auto":
         micro_batch = sampler.micro_batch
-    update = {"micro_batch": micro_batch, "keep_graph_steps": keep}
-    return recipe.model_copy(update={"prior": sampler.model_copy(update=update)})
+    return recipe.changed({"prior.micro_batch": micro_batch, "prior.keep_graph_steps": keep})
 
 
 def _fitting(bench: Bench, processes: int, images: int, available: float, sharded: bool) -> tuple[int, int]:

@@ -82,15 +82,13 @@ class Bench:
         """The recipe with random matching networks for experts, which cost what trained ones do and need no files."""
         if self.recipe.distill.networks != "experts":
             return self.recipe
-        return self.recipe.model_copy(update={"distill": self.recipe.distill.model_copy(update={"networks": "random"})})
+        return self.recipe.changed({"distill.networks": "random"})
 
     @property
     def on_average(self) -> "Bench":
         """With as many real images as an iteration passes on average if the networks of a pool take turns."""
-        distill = self.recipe.distill
-        changes = {"real_batch": real_images(distill), "dm": distill.dm.model_copy(update={"pool": None})}
-        recipe = self.recipe.model_copy(update={"distill": distill.model_copy(update=changes)})
-        return replace(self, recipe=recipe)
+        changes = {"distill.real_batch": real_images(self.recipe.distill), "distill.dm.pool": None}
+        return replace(self, recipe=self.recipe.changed(changes))
 
     @property
     def draws(self) -> Draws:
@@ -113,7 +111,7 @@ class Bench:
             self._follow(iteration, units)
             return
         if self.device.type == "meta":  # which operation augments is chance; what is counted should not be
-            recipe = _without_augmentation(recipe)
+            recipe = recipe.changed({f"distill.{name}.augment": False for name in ("dm", "dc", "lgm")})
         objective = objectives.build(recipe, self.images, self.own[:units], Processes(self.device))
         pixels = self.pixels(units, recipe.distill.latents_per_class)
         objective.match(iteration * recipe.distill.dc.outer, pixels)
@@ -144,7 +142,7 @@ class Bench:
         settings = self.recipe.distill.dc
         size = min(settings.batch, self.everyone)
         augmented = settings.augment and self.device.type != "meta"
-        changed = settings.model_copy(update={"inner": batches, "batch": size, "augment": augmented})
+        changed = settings.changed({"inner": batches, "batch": size, "augment": augmented})
         targets = torch.arange(size, device=self.device) % len(self.images.classes)
         train_inner_loop(self.draws.network(iteration), changed, self.pixels(size), targets, 0, iteration)
 
@@ -154,12 +152,6 @@ def real_images(recipe: DistillRecipe) -> int:
     pool = recipe.dm.pool if recipe.objective == "dm" else None
     share = min(1.0, pool / max(1, recipe.iterations)) if pool else 1.0
     return max(1, round(recipe.real_batch * share))
-
-
-def _without_augmentation(recipe: Recipe) -> Recipe:
-    distill = recipe.distill
-    parts = {name: getattr(distill, name).model_copy(update={"augment": False}) for name in ("dm", "dc", "lgm")}
-    return recipe.model_copy(update={"distill": distill.model_copy(update=parts)})
 
 
 def calls(recipe: SamplerRecipe) -> int:

@@ -17,12 +17,11 @@ from ld3m.recipe import Recipe
 from ld3m.recipe.files import load
 from ld3m.runs.resume import flat
 from ld3m.tuning.axes import Axis, ordered, parse_axis
+from ld3m.tuning.options import Budget
 from ld3m.tuning.ready import ready_axes
 
 HELD_OUT = 0.1
 """The share of the training images that is held out if the recipe holds out none."""
-TRIALS = 20
-"""Trials if neither their number nor minutes are given."""
 NOT_THE_SEARCH = {"name", "output", "log_with", "hub"}
 """Sections and keys of a recipe that change no figure."""
 
@@ -36,19 +35,7 @@ class Search:
     overrides: list[str]
     axes: list[Axis]
     folder: Path
-    trials: int | None
-    """Candidates; None: as many as the minutes are enough for."""
-    minutes: float | None
-    """Of a command; None: as many as the trials take."""
-    rungs: int
-    """Lengths of runs: the longest has the recipe's iterations and epochs, each other 1/eta of the next."""
-    eta: int
-    close: float
-    """Points of accuracy within which candidates get more distillations."""
-    distillations: int
-    """Distillation seeds of these."""
-    final: bool
-    """Whether the best is measured on test images at the end."""
+    budget: Budget
     held_out: list[str]
     """Overrides by which candidates are measured on held-out training images, and test images are left alone."""
     base: Recipe
@@ -62,13 +49,7 @@ class Search:
         axes: Sequence[str] = (),
         ready: str | None = None,
         folder: Path | None = None,
-        trials: int | None = None,
-        minutes: float | None = None,
-        rungs: int = 3,
-        eta: int = 3,
-        close: float = 1.0,
-        distillations: int = 3,
-        final: bool = False,
+        budget: Budget | None = None,
     ) -> "Search":
         """A search, with all mistakes that can be found without the data; writes nothing.
 
@@ -78,14 +59,7 @@ class Search:
             axes: as `axes.parse_axis` takes them.
             ready: axes that come ready, "rates" or "all", beside these; None: no others.
             folder: for everything; None: `tunings/<name of the recipe>`.
-            trials: candidates; None: `TRIALS`, or as many as the minutes are enough for.
-            minutes: of time for trials and further distillations, not for the final ones; None: no limit.
-            rungs: lengths of runs; 1: every run is of full length.
-            eta: how many times longer the runs of a rung are than those of the one below, and one of how many trials is
-                promoted to it.
-            close: points of accuracy within which candidates get more distillations.
-            distillations: distillation seeds of these.
-            final: whether the best is distilled from all training images and measured on test images at the end.
+            budget: how much is tried; None: as by default.
 
         Raises:
             UserError: a line for each mistake.
@@ -97,13 +71,6 @@ class Search:
             parsed += [parse_axis(option) for option in more]
         if not parsed:
             raise UserError("--axis: give one or more, such as distill.lr_latents=0.03..3, or --axes rates")
-        bounds = {"--trials": trials, "--rungs": rungs, "--distillations": distillations}
-        if wrong := [f"{name}: {number} is too few; give 1 or more" for name, number in bounds.items() if number == 0]:
-            raise UserError(*wrong)
-        if eta < 2:
-            raise UserError(f"--eta: {eta} is invalid; give 2 or more, or --rungs 1 for full runs alone")
-        if minutes is not None and not 0 < minutes < float("inf"):
-            raise UserError(f"--minutes: {minutes:g} is invalid; give more than 0")
         given = [override.partition("=")[0] for override in overrides]
         if twice := [axis.key for axis in parsed if axis.key in given]:
             raise UserError(f"--axis: {twice[0]} is an override too; leave one of them out")
@@ -115,19 +82,12 @@ class Search:
             *([] if own.data.validation_share else [f"data.validation_share={HELD_OUT}"]),
             "data.read_test=false",
         ]
-        wanted = TRIALS if trials is None and minutes is None else trials
         search = cls(
             recipe=recipe,
             overrides=list(overrides),
             axes=ordered(parsed),
             folder=folder or Path("tunings") / own.name,
-            trials=wanted,
-            minutes=minutes,
-            rungs=rungs,
-            eta=eta,
-            close=close,
-            distillations=distillations,
-            final=final,
+            budget=budget or Budget(),
             held_out=held_out,
             base=load(Recipe, recipe, [*overrides, *held_out]),
         )
@@ -155,7 +115,7 @@ class Search:
         """What a search in the same folder must have in common to be resumed."""
         recipe = flat(self.base.model_dump(mode="json", exclude=NOT_THE_SEARCH))
         axes = [f"{axis.name}={axis.values}" for axis in self.axes]
-        return {**recipe, "--axis": axes, "--rungs": self.rungs, "--eta": self.eta}
+        return {**recipe, "--axis": axes, "--rungs": self.budget.rungs, "--eta": self.budget.eta}
 
     def base_value(self, key: str) -> Any:
         """The value of a key of the recipe as it is; None if it has no such key."""
@@ -166,7 +126,7 @@ class Search:
 
     def share(self, rung: int) -> float:
         """The part of the iterations and epochs that runs of a rung have."""
-        return float(self.eta) ** (rung - self.rungs + 1)
+        return float(self.budget.eta) ** (rung - self.budget.rungs + 1)
 
     # --- runs ----------------------------------------------------------------------------------------------
 
@@ -202,7 +162,7 @@ class Search:
     def best_recipe(self, settings: Mapping[str, str]) -> Recipe:
         """A recipe of its own, as best.yaml has it."""
         recipe = self._resolved(settings, [])
-        return recipe.model_copy(update={"name": f"{recipe.name[:94]}-tuned", "output": None})
+        return recipe.changed({"name": f"{recipe.name[:94]}-tuned", "output": None})
 
     def _resolved(self, settings: Mapping[str, str], more: Sequence[str]) -> Recipe:
         try:
@@ -214,18 +174,16 @@ class Search:
         """A run with a part of the iterations and epochs; averages of weights cover the same part of a training."""
         if share == 1:
             return recipe
-        settings, iterations = recipe.evaluate, recipe.distill.iterations
-        asked = settings.model_copy(update={"lr": None})
+        asked, iterations = recipe.evaluate.before_a_run, recipe.distill.iterations
         seen = self._classes * recipe.distill.latents_per_class
-        hows = [protocol(asked, Task(arch, self._classes, seen, recipe.data.resolution)) for arch in settings.arch]
+        hows = [protocol(asked, Task(arch, self._classes, seen, recipe.data.resolution)) for arch in asked.arch]
         longest = max(hows, key=lambda how: how.epochs)
         epochs = max(1, round(share * longest.epochs))
-        evaluate = {"epochs": epochs, "ema": full_ema(longest.ema, longest.epochs, epochs)}
-        distill = {"iterations": min(iterations, max(1, round(share * iterations)))}
-        return recipe.model_copy(
-            update={
-                "evaluate": settings.model_copy(update=evaluate),
-                "distill": recipe.distill.model_copy(update=distill),
+        return recipe.changed(
+            {
+                "evaluate.epochs": epochs,
+                "evaluate.ema": full_ema(longest.ema, longest.epochs, epochs),
+                "distill.iterations": min(iterations, max(1, round(share * iterations))),
             }
         )
 
@@ -237,7 +195,5 @@ class Search:
 
 def _in_folder(recipe: Recipe, folder: Path, seed: int) -> Recipe:
     """A run in a folder, with another distillation seed, without pictures and trackers."""
-    distill = recipe.distill.model_copy(update={"pictures": 0})
-    return recipe.model_copy(
-        update={"output": str(folder), "seed": recipe.seed + seed, "log_with": [], "distill": distill}
-    )
+    own = {"output": str(folder), "seed": recipe.seed + seed, "log_with": [], "distill.pictures": 0}
+    return recipe.changed(own)

@@ -21,8 +21,8 @@ STATES = {
 
 def beginning(search: Search, before: Sequence[Note]) -> list[str]:
     """What will be done, in lines."""
-    data = search.base.data
-    count = f"{search.trials} trials" if search.trials else f"trials for {search.minutes:g} minutes"
+    data, budget = search.base.data, search.budget
+    count = f"{budget.wanted} trials" if budget.wanted else f"trials for {budget.minutes:g} minutes"
     share = f"{100 * data.validation_share:g} % of the training images"
     chosen = "; set by tune, as the recipe has none" if any("share" in each for each in search.held_out) else ""
     lines = [
@@ -30,9 +30,9 @@ def beginning(search: Search, before: Sequence[Note]) -> list[str]:
         *(f"axis {axis_text(axis)}" for axis in search.axes),
         f"{rungs_text(search)}",
     ]
-    if search.distillations > 1:
+    if budget.distillations > 1:
         lines.append(
-            f"then candidates within {search.close:g} points of the best get {search.distillations} distillations "
+            f"then candidates within {budget.close:g} points of the best get {budget.distillations} distillations "
             f"each, {MOST_CLOSE} at a time; the highest mean is the best"
         )
     if before:
@@ -51,26 +51,28 @@ def axis_text(axis: Axis) -> str:
 
 def rungs_text(search: Search) -> str:
     """How long the runs of each rung are, and how many trials get them."""
-    if search.rungs == 1:
+    budget = search.budget
+    if budget.rungs == 1:
         return "every run has all iterations and epochs"
     lengths = []
-    for rung in range(search.rungs):
+    for rung in range(budget.rungs):
         recipe = search.run(0, {}, rung, 0)
         lengths.append(f"{recipe.distill.iterations:,} iterations and {recipe.evaluate.epochs or 'all'} epochs")
-    return f"rungs: {'; '.join(lengths)}; the best 1/{search.eta} of a rung go on to the next, in a run of its own"
+    return f"rungs: {'; '.join(lengths)}; the best 1/{budget.eta} of a rung go on to the next, in a run of its own"
 
 
 def forecast(search: Search, seconds: float, processes: int) -> str:
     """What the search will take, by its first and shortest run."""
-    assert search.trials
-    whole = seconds * search.eta ** (search.rungs - 1)
-    trials = search.trials * seconds * search.rungs / processes  # 1/eta of the trials, in runs eta times as long
-    most = search.trials * sum(seconds * search.eta**rung for rung in range(search.rungs)) / processes
-    further = MOST_CLOSE * (search.distillations - 1) * whole / processes
-    line = f"by this run {search.trials} trials take about {duration(trials)} ({duration(most)} if all went to the end)"
+    budget = search.budget
+    assert budget.wanted
+    whole = seconds * budget.eta ** (budget.rungs - 1)
+    trials = budget.wanted * seconds * budget.rungs / processes  # 1/eta of the trials, in runs eta times as long
+    most = budget.wanted * sum(seconds * budget.eta**rung for rung in range(budget.rungs)) / processes
+    further = MOST_CLOSE * (budget.distillations - 1) * whole / processes
+    line = f"by this run {budget.wanted} trials take about {duration(trials)} ({duration(most)} if all went to the end)"
     line += f", further distillations up to {duration(further)}" if further else ""
-    line += f"; no more than {search.minutes:g} minutes of it in this command" if search.minutes else ""
-    return line + (f"; then {duration(FINAL * whole / processes)} for the final five" if search.final else "")
+    line += f"; no more than {budget.minutes:g} minutes of it in this command" if budget.minutes else ""
+    return line + (f"; then {duration(FINAL * whole / processes)} for the final five" if budget.final else "")
 
 
 def report(
@@ -96,7 +98,7 @@ def report(
             }
             for axis in search.axes
         ],
-        "rungs": [search.share(rung) for rung in range(search.rungs)],
+        "rungs": [search.share(rung) for rung in range(search.budget.rungs)],
         "ranked": [
             {
                 "trial": each.number,
@@ -120,7 +122,7 @@ def report(
             for note in notes
         ],
         "importance": importances(search.axes, notes),
-        "decision": decision(ranked, search.close),
+        "decision": decision(ranked, search.budget.close),
         "best": best,
         "final": final,
         "machine": dict(machine),

@@ -52,7 +52,7 @@ def tune(processes: Processes, search: Search, command: str = "") -> Outcome:
     with signals.exiting(), apart(processes):
         tuning = Tuning(processes, search, command)
         tuning.search_all()
-        if search.final:
+        if search.budget.final:
             tuning.measure_best()
         return tuning.write()
 
@@ -66,8 +66,10 @@ class Tuning:
         self.trials = Trials(
             folder, search.axes, search.base_value, search.identify, search.base.seed, search.about, self.say
         )
-        end = began + 60 * search.minutes if search.minutes else float("inf")
-        self.worker = Worker(self.trials, self.measure, search.rungs, search.eta, self.say, self.write, end)
+        end = began + 60 * search.budget.minutes if search.budget.minutes else float("inf")
+        self.worker = Worker(
+            self.trials, self.measure, search.budget.rungs, search.budget.eta, self.say, self.write, end
+        )
 
     def say(self, line: str) -> None:
         """Prints a line to standard error, which is for what happens meanwhile."""
@@ -82,30 +84,30 @@ class Tuning:
 
     def search_all(self) -> None:
         """Makes trials, then further distillations of candidates that are close, within the budget."""
-        search, worker = self.search, self.worker
+        search, budget, worker = self.search, self.search.budget, self.worker
         for line in table.beginning(search, self.trials.notes()):
             self.say_once(line)
         end, began = worker.until, time.monotonic()
-        if search.minutes:
+        if budget.minutes:
             worker.until = began + SEARCHED * (end - began)
-        worker.search(search.trials)
+        worker.search(budget.wanted)
         if self.trials.exhausted:
             self.say_once("every combination of the axes has been tried")
         worker.until = end
         worker.end()
         while not worker.stopped and (jobs := self.further_distillations()):
-            self.say_once(f"{len(jobs)} more distillations of candidates within {search.close:g} points of the best")
+            self.say_once(f"{len(jobs)} more distillations of candidates within {budget.close:g} points of the best")
             worker.share(jobs, ranked(self.trials)[0].rung)
-        self.say_once(decision(ranked(self.trials), search.close))
+        self.say_once(decision(ranked(self.trials), budget.close))
         if worker.stopped:
-            self.say_once(f"{search.minutes:g} minutes are spent; the same command continues for as many more")
+            self.say_once(f"{budget.minutes:g} minutes are spent; the same command continues for as many more")
 
     def further_distillations(self) -> dict[str, Any]:
         """What is left to distil of candidates that are close, by the names of the jobs."""
         return {
             name: partial(self.measure, candidate.number, candidate.settings, candidate.rung, seed)
-            for candidate in close(ranked(self.trials), self.search.close)
-            for seed in range(1, self.search.distillations)
+            for candidate in close(ranked(self.trials), self.search.budget.close)
+            for seed in range(1, self.search.budget.distillations)
             if self.trials.figure(name := job(candidate.number, candidate.rung, seed)) is None
         }
 
@@ -118,16 +120,16 @@ class Tuning:
         }
         self.worker.until, self.worker.stopped = float("inf"), False
         self.say_once(f"{best.name}: {FINAL} distillations from all training images, measured on test images")
-        self.worker.share(jobs, self.search.rungs - 1)
+        self.worker.share(jobs, self.search.budget.rungs - 1)
 
     # --- runs ----------------------------------------------------------------------------------------------
 
     def measure(self, number: int, settings: Mapping[str, str], rung: int, seed: int) -> Figure:
         """What a candidate gets in a run on held-out images; said, and written."""
-        which = f"trial {number}, rung {rung + 1} of {self.search.rungs}"
+        which = f"trial {number}, rung {rung + 1} of {self.search.budget.rungs}"
         which += f", distillation {seed + 1}" if seed else ""
         figure = self._made(self.search.run(number, settings, rung, seed), "validation", which, settings)
-        if self.search.trials and number == rung == seed == 0:
+        if self.search.budget.wanted and number == rung == seed == 0:
             self.say(table.forecast(self.search, figure["seconds"], self.processes.num_processes))
         return figure
 
