@@ -120,7 +120,6 @@ def auto(
     Args:
         source: the images, as `data.source` of a recipe.
         overrides: `KEY=VALUE` of the recipe that stand; "prior.source=…" is a prior to try too.
-        images_per_class: of the set.
         minutes: for pilots, distillation and evaluation together.
         output: the run folder; by default `runs/auto-<name of the source>`.
 
@@ -299,7 +298,6 @@ def tune(
 
     Args:
         recipe: a YAML file, or the name of a shipped recipe.
-        overrides: `KEY=VALUE`.
         axis: keys to search, such as "distill.lr_latents=0.03..3", as `ld3m.tuning.axes` describes them.
         axes: ready ones: "rates" or "all".
         output: the folder; by default one in tunings/.
@@ -343,7 +341,6 @@ def load_prior(source: Recipe | str | Path, device: "str | torch.device" = "cpu"
     Args:
         source: a recipe, for the prior it names with its settings; or, as `prior.source`, a folder, `hub:<id>`, or the
             name of a packaged prior. An autoencoder alone has no size of its own: give a recipe with `prior.steps=0`.
-        device: where it goes.
 
     Raises:
         UserError: if it is not a latent diffusion model in diffusers' layout, or "pixels", which has no size without a

@@ -75,7 +75,6 @@ def writable(folder: Path, instead: str) -> Path:
     """Makes a folder if it is missing, and returns it.
 
     Args:
-        folder: to write files to.
         instead: what to give if that is impossible; the error ends with it.
 
     Raises:

@@ -14,7 +14,6 @@ def generator(seed: int, purpose: str, *key: int) -> torch.Generator:
     ones. Draws are made on the CPU and moved, so they do not depend on the device either.
 
     Args:
-        seed: the recipe's seed.
         purpose: what the draw is for, such as "noise" or "real batch".
         key: iteration, class, image: whatever distinguishes this draw from others of the same purpose.
     """

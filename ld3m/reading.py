@@ -188,8 +188,6 @@ def unless_unreadable(unread: list[str], otherwise: D, read: "Callable[..., T]",
     Args:
         unread: is added a line that says so.
         otherwise: to return then.
-        read: to call.
-        arguments: to call it with.
     """
     try:
         return read(*arguments)

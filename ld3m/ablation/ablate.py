@@ -41,7 +41,6 @@ def ablate(processes: Processes, ablation: Ablation, command: str) -> tuple[dict
     cell that fails, for example with a loss that is not finite, does not stop the others.
 
     Args:
-        ablation: a checked one.
         command: the command line, which is recorded with the results.
 
     Returns:

@@ -48,7 +48,6 @@ def panel(title: str, points: Sequence[Point], baselines: Mapping[str, Mapping[s
     """The elements of a panel, WIDTH × HEIGHT units, from (0, 0).
 
     Args:
-        title: what is shown.
         points: the sets, one or more, each of which took some time.
         baselines: accuracies of real images, which cost nothing, by name.
     """

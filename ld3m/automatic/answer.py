@@ -51,10 +51,6 @@ def answer(processes: Processes, question: Question) -> tuple[dict[str, Any], bo
     compared. Pilots are measured on held-out training images; the source's test split is neither read nor prepared
     before the result is measured. Interrupt it at any time: the same call resumes, and repeats no finished pilot.
 
-    Args:
-        processes: of the launch; given by the decorator.
-        question: what is asked.
-
     Returns:
         The run's evaluation.json, and whether this process is the one to print it.
 

@@ -96,7 +96,6 @@ def measurement(seconds: float, cost: Cost, sizes: Sequence[int], tested: int, p
         cost: of an image in training and in testing.
         sizes: the images of each set as networks see them, the distilled one first, which is always measured.
         tested: images to test on.
-        processes: that share the networks.
     """
 
     def most_epochs(sets: int, seeds: int) -> int:

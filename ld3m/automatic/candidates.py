@@ -41,8 +41,6 @@ def candidates(found: Look, images_per_class: int, source: str, own_priors: Sequ
     """The candidates for some images, the most promising first.
 
     Args:
-        found: at a look.
-        images_per_class: of the set.
         source: `data.source`, for which the package may have a prior.
         own_priors: what the user gives as `prior.source`.
     """

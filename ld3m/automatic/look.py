@@ -62,7 +62,6 @@ def look_at(recipe: DistilledDataRecipe, given: Sequence[str], device: str, imag
         recipe: `source`, `subset` and `test_share` count, and what is given.
         given: keys of `data` that the user has set, which stand.
         device: the kind of device of the run, such as "cpu".
-        images_per_class: that are wanted.
 
     Raises:
         UserError: if the source is not there, has one class only, or too few images.

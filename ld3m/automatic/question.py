@@ -81,7 +81,6 @@ class Question:
         """The recipe with some changes; what the user set stands.
 
         Args:
-            changes: `KEY=VALUE`.
             folder: of the run; None: that of the result.
         """
         own = [

@@ -100,8 +100,6 @@ class Work:
         """A candidate's recipe.
 
         Args:
-            number: of the candidate.
-            iterations: the most.
             seconds: that they may take, by which the real images of an iteration go.
             pool: matching networks.
             folder: of the run; None: that of the result.

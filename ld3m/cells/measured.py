@@ -18,9 +18,7 @@ def make(recipe: Recipe, sets: Sequence[str], split: str) -> None:
     """Distils and evaluates a run as far as that has not been done.
 
     Args:
-        recipe: of the run.
         sets: "distilled" and baselines, to train networks on.
-        split: to test them on.
 
     Raises:
         UserError: as `distill` and `evaluate` do.

@@ -37,12 +37,7 @@ def value_text(value: Any) -> str:
 
 
 def blaming_axes(line: str, chosen: Iterable[tuple[str, str]]) -> str:
-    """A mistake of a recipe; what it says of an override that is an axis's, it says of the axis.
-
-    Args:
-        line: of the UserError.
-        chosen: the axes' keys and values.
-    """
+    """A mistake of a recipe; what it says of an override that is an axis's, it says of the axis."""
     for key, value in chosen:
         override = f"override {key}={value}: "
         if line.startswith(override):

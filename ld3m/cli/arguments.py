@@ -83,9 +83,7 @@ def resolve(
     """The recipe of a command, with its overrides applied; a dry run prints it and exits, or refuses as the run would.
 
     Args:
-        kind: `Recipe` or `PriorRecipe`.
         recipe: a file, or the name of a shipped recipe.
-        overrides: `KEY=VALUE`.
         dry_run: whether to print the recipe and exit.
         output: overrides the recipe's `output`.
         data_only: whether the command reads only the data, neither the prior nor what a distillation starts from.

@@ -51,13 +51,9 @@ def compare(
     Baselines have as many real images of each class as a set; sets of other numbers have baselines of their own.
 
     Args:
-        processes: of the launch.
         sets: by the name in the table, what the command line called it and its folder, in the layout of a run.
         recipe: the data and the protocol for all of them.
-        output: the folder that is written to.
         against: names of `BASELINES`.
-        published: figures to show beside them.
-        split: of the real images, to test on.
         again: whether to measure everything again.
         command: the command line, which is recorded with the results.
 

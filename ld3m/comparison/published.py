@@ -56,7 +56,6 @@ def read_figures(path: Path, taken: Iterable[str]) -> list[Figure]:
     """The figures of a YAML or JSON file: a list of entries with the keys of `Figure`.
 
     Args:
-        path: of the file.
         taken: names of sets, which a figure must not have too.
 
     Raises:

@@ -126,7 +126,6 @@ def describe(trained_on: str, name: str, folder: Path | None, group: int, sets: 
         name: its name in the results.
         folder: None for a baseline.
         group: of sets of its number of images per class.
-        sets: that it was measured with.
     """
     pixels, labels = sets.stored.get(trained_on) or sets.seen(trained_on, 0)
     each = labels.bincount().tolist()

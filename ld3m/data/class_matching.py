@@ -47,11 +47,7 @@ def read_order(path: Path) -> Order:
 
 
 def class_numbers(names: Sequence[str]) -> list[int] | None:
-    """The numbers in names of classes: 3, 00003, new003, class_3; None unless all are of one such form.
-
-    Args:
-        names: of all classes of a set.
-    """
+    """The numbers in names of classes: 3, 00003, new003, class_3; None unless all are of one such form."""
     matches = [re.fullmatch(r"(\D*?)(\d+)", name) for name in names]
     numbers = [(match[1], int(match[2])) for match in matches if match]
     alike = len(numbers) == len(names) and len({prefix for prefix, _ in numbers}) == 1
@@ -67,7 +63,6 @@ def match(theirs: Sequence[str], source: Source, chosen: Sequence[int], order: O
 
     Args:
         theirs: what the set calls its classes, in its order; labels without names are "0", "1", ….
-        source: of the real images.
         chosen: the numbers of the recipe's classes in the source, in the recipe's order.
         order: of the set's positions, if it is said.
 

@@ -135,7 +135,6 @@ class Coreset(ImageSet):
 
         Args:
             name: "random", "full" for all, or one of `SELECTIONS` if the set was opened for it.
-            label: the class.
             count: how many; all if there are fewer.
             draws: decides "random"; the others draw nothing.
         """

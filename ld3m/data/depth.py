@@ -117,12 +117,6 @@ def find(source: Source, read: Callable[[Example], Image.Image], workers: int, p
     """The ranges of a source's images of more than 8 bits, by `bits.kind`.
 
     All classes and splits count, so that a subset looks as it does among all; images that cannot be read do not.
-
-    Args:
-        source: whose images are looked at.
-        read: opens one of them.
-        workers: threads that read.
-        progress: whether a bar is shown.
     """
     found: dict[str, FoundRange] = {}
     splits = [split for split in source.splits.values() if not isinstance(split, GreyArrays)]  # those have 8 bits

@@ -37,7 +37,6 @@ def first_of(source: Source, classes: Sequence[int], first: Mapping[str, int]) -
     """A source with the first examples of each of some classes, in their order.
 
     Args:
-        source: to choose from.
         classes: by their numbers in the source; no others are left.
         first: how many of each class, by split.
     """

@@ -60,7 +60,6 @@ def from_places(
     Args:
         root: a folder that holds them all.
         places: of each split, where the images of each class are, by the class's number.
-        classes: names of the classes.
         note: what was guessed; files that are no images are added.
     """
     identity = Identity()

@@ -31,7 +31,6 @@ class Identity:
         """Takes in a file; a link counts as the file that it leads to, and may lead nowhere.
 
         Args:
-            path: of the file.
             mark: what else decides its part in the source, such as split and class.
         """
         try:

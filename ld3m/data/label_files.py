@@ -82,7 +82,6 @@ def find_labels(place: Path, where: str) -> Labels | None:
     """The list of the images of a folder or tar: in that folder, beside it or above, as it is or in a devkit.
 
     Args:
-        place: the folder or tar.
         where: what it is called in errors.
 
     Raises:

@@ -24,7 +24,6 @@ def image_files(root: Path, ignored: list[str] | None = None) -> list[str]:
     nowhere, pipes and the like are among them if they are named as images are, so that they are reported.
 
     Args:
-        root: the folder.
         ignored: takes the paths of files that are no images.
 
     Raises:

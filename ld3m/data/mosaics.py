@@ -105,8 +105,6 @@ def of_class(pixels: Tensor, label: int, count: int, factor: int, judge: Judge, 
 
     Args:
         pixels: uint8 [n, channels, H, H], all of a class.
-        label: the class.
-        count: how many.
         factor: crops on a side of each.
         judge: tells how easy crops are.
         draws: decides which images are drawn, and the crops.
@@ -153,10 +151,8 @@ def mosaics(images: ImageSet, counts: Sequence[int], factor: int, judge: Judge, 
 
     Args:
         images: prepared; their training images are cropped.
-        counts: of each class.
         factor: crops on a side of each.
         judge: tells how easy crops are.
-        seed: keys the draws.
     """
     key = cache_key([LAYOUT, images.folder.name, list(counts), factor, seed, judge.identity, description(factor)])
     folder = cache_folder() / "mosaics" / key

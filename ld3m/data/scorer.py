@@ -26,8 +26,6 @@ def build(arch: str, width: int, images: ImageSet, seed: int) -> Any:
     Args:
         arch: a name of `networks.NETWORKS`.
         width: channels of a ConvNet; other networks have fixed sizes.
-        images: its training images.
-        seed: keys the draw.
     """
     return networks.build(arch, images.shape, NetworkRecipe(width=width), generator(seed, "classifier"))
 
@@ -39,11 +37,7 @@ def train(classifier: nn.Module, images: ImageSet, epochs: int, seed: int, devic
 
     Args:
         classifier: any network for these images and classes.
-        images: whose training split it sees.
-        epochs: times that it sees each image.
-        seed: decides order and dropout.
         device: where it is trained, and stays.
-        title: of the progress bar.
     """
     classifier.to(device).train()
     real = Rows(images, "train")

@@ -48,9 +48,6 @@ def tested(
 
     Args:
         network: normalised images [n, channels, H, W] to logits [n, classes].
-        images: real images.
-        split: of them.
-        device: of the network.
         processes: that share the classes, each with the same network; None: this one tests on all.
     """
     classes, counts = len(images.classes), images.counts[split]

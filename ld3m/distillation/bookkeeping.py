@@ -70,10 +70,7 @@ class Bookkeeping:
         """Logs, saves and draws iteration i as far as they are due, and says whether the run is to stop after it.
 
         Args:
-            i: the iteration.
             before: the latents it began with, which are saved if its loss is not finite.
-            outcome: of the iteration.
-            clock: times its parts.
             received: signals that this process has got so far.
 
         Returns:
@@ -116,7 +113,6 @@ class Bookkeeping:
         """Pictures of the images that iteration i began with: `grid.png`, one in `evolution/`, and the trackers'.
 
         Args:
-            i: the iteration.
             pixels: [classes, latents per class, channels, H, W] in [0, 1].
         """
         settings, folder = self.setup.recipe.distill, self.setup.recipe.folder

@@ -23,7 +23,6 @@ def check_inputs(recipe: Recipe, resumes: bool = False) -> None:
     prior or data show is checked when they are loaded.
 
     Args:
-        recipe: of the distillation.
         resumes: whether it resumes from a checkpoint, which has what `distill.init` gave it.
 
     Raises:

@@ -43,8 +43,6 @@ def distill(
     Under `accelerate launch` the classes are dealt to the processes, and the result is that of one process.
 
     Args:
-        processes: of the launch; given by the decorator.
-        recipe: of the run.
         resume: whether a run that is in the folder is resumed, or replaced.
         start: a run's folder, or one of its checkpoints, to resume from; its recipe must be the same.
         until: the iteration before which a rehearsal leaves the run unfinished, to resume it; it must be a saved one.

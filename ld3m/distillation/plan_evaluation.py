@@ -22,7 +22,6 @@ def evaluation_hours(
     """Hours on the clock of each architecture of `evaluate.arch`, without baselines and what a teacher takes.
 
     Args:
-        recipe: of the run.
         images: the real images; without a test split, tests are not counted.
         processes: that share the networks, or each of them (`evaluate.together`).
         device: where a step and a test are timed, if no device is chosen.

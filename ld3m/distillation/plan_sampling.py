@@ -31,7 +31,6 @@ def sampling_seconds(bench: Bench, embedding: torch.Tensor) -> Seconds:
     """Seconds that a process samples: what the method takes of its first class, and two steps of its chains, scaled.
 
     Args:
-        bench: of the process.
         embedding: the prior's conditioning of its first class.
     """
     images = bench.images

@@ -34,8 +34,6 @@ def render_again(processes: Processes, folder: Path, recipe: Recipe, output: Pat
     Needs the prior and no data. Under `accelerate launch` the classes are dealt to the processes.
 
     Args:
-        folder: a finished run.
-        recipe: its recipe, with overrides.
         output: for images/, grid.png and the recipe; None: rendered/<steps, skip and guidance> in the run's folder.
 
     Returns:

@@ -49,8 +49,6 @@ class Setup:
         """Loads data and prior, deals the classes, and finds what "auto" is here.
 
         Args:
-            processes: of this launch.
-            recipe: of the run.
             resumes: whether the run resumes from a checkpoint, and needs no start.
         """
         check_inputs(recipe, resumes)

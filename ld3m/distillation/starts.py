@@ -27,10 +27,7 @@ def initial_state(
     Args:
         recipe: `distill.init`, the number of latents, what the optimiser keeps, the seed, and `prior.micro_batch`.
         images: the real images, opened for `distill.init`.
-        prior: encodes them.
         embedding: the prior's conditioning of the class, [*conditioning_shape].
-        label: the class.
-        device: of the state.
 
     Returns:
         Tensors [latents per class, …] by the names of `LearntLatents`.

@@ -49,8 +49,6 @@ class Checkpoint:
 
         Args:
             parts: what is trained, by names that are the same in every session.
-            optimiser: of their weights.
-            epochs: of the whole training.
         """
         if not self.path.is_file():
             return 0

@@ -42,7 +42,6 @@ def paired(ours: Sequence[float], theirs: Sequence[float], confidence: float = C
     Args:
         ours: [n] accuracies in percent, one per seed.
         theirs: [n], of the same seeds in the same order.
-        confidence: level of the interval.
 
     Raises:
         ValueError: if their lengths differ, or are 0.

@@ -43,8 +43,6 @@ def costs(
 
     Args:
         sets: pixels and labels that the networks of each architecture are trained on, and how.
-        images: the set they stand for.
-        device: where networks are trained.
         soft_labels: what labels their batches, if that is soft.
     """
     soft = soft_labels or {}

@@ -51,7 +51,6 @@ def evaluate(
     A network is tested once, after its last epoch: nothing is chosen by the images it is tested on. No prior is needed.
 
     Args:
-        folder: a finished run.
         recipe: its recipe; `evaluate` says how networks are trained.
         against: names of `BASELINES`, and folders of other finished runs of the same data; trained in the same way.
         split: "test", or "validation" if the recipe holds out a share of the training images.
@@ -106,8 +105,6 @@ def measure_rows(
     """Trains what is missing of an evaluation's networks, dealt to the processes.
 
     Args:
-        processes: of the launch.
-        evaluation: what to train on, and how.
         recipe: its `evaluate` section has architectures and seeds.
         earlier: rows of results; those that were measured in the same way, on the same images, are reused.
         again: whether to measure everything again.

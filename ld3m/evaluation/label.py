@@ -53,9 +53,7 @@ def label(processes: Processes, folder: Path, recipe: Recipe, kept: Kept, again:
     Interrupt it at any time; the same call resumes with the epochs that are missing.
 
     Args:
-        folder: a finished run.
         recipe: its recipe; its `teacher` section names the teacher, `evaluate` says how images are changed in an epoch.
-        kept: what is stored.
         again: whether labels that are there already are replaced.
 
     Returns:

@@ -50,7 +50,6 @@ def gathered(folder: Path, elsewhere: Path | None, unread: list[str]) -> dict[st
     """A run's evaluation.json with what was measured elsewhere, if anything was; what is unreadable is left out.
 
     Args:
-        folder: of the run.
         elsewhere: a folder with another evaluation.json of the run, whose figures come first.
         unread: is added a line for each that cannot be read.
     """

@@ -188,9 +188,7 @@ class Labels:
         """Those of a set, which fit its protocol.
 
         Args:
-            name: of the set.
             content: a digest of its images.
-            how: the protocol of its networks.
 
         Raises:
             UserError: if the recipe names stored labels and the set has none, or of other images, classes or views; or

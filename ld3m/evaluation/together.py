@@ -49,7 +49,6 @@ class Share:
 
         Args:
             network: with the same weights on all processes; its layers may be replaced by others with these weights.
-            arch: its name, for the error.
 
         Raises:
             UserError: for a network with batch norm on CPUs.

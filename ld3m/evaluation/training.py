@@ -46,10 +46,8 @@ def train(
         pixels: [N, channels, H, W], uint8, or float32 in [0, 1]; `Rows` of real images stay on disk.
         labels: int64 [N].
         images: the set they stand for, which normalises them.
-        how: the protocol.
         seeds: the recipe's and the network's, of the initial weights, the order of images, all that changes them and
             dropout.
-        device: where to train.
         soft_labels: for a protocol whose labels are soft.
         after_epoch: is called after each epoch with the epochs done and the network as it would be tested then.
         share: of this process, if several train the network together; None: it is alone.

@@ -66,7 +66,6 @@ class TrainingSets:
         Args:
             recipe: of the data and protocol by which they are measured.
             sets: folders of runs by name, one or more; None for the baselines, of `BASELINES`.
-            images: the real images.
             device: for the network that scores real images, or the teacher, if a baseline needs one.
             say: whether to print what a teacher is taken for.
         """
@@ -183,10 +182,8 @@ def check_content(place: Path, evaluation: Mapping[str, Any], digest: str, folde
     """Checks that some accuracies in a folder are of a run's images; older versions did not note of which.
 
     Args:
-        place: the folder.
         evaluation: as `rows.read` gives it.
         digest: of what networks are trained on, as `TrainingSets.digest` gives it.
-        folder: of the run.
 
     Raises:
         UserError: if they are of others, of another run or of this one before its images changed.
@@ -206,7 +203,6 @@ def real_images(
 
     Args:
         selection: of `BASELINES`, but no mosaics.
-        images: to select from.
         labels: int64 [N], of the distilled images.
         recipe: its `seed` counts.
         draw: its number; another draw of "random" gives other images, other selections always give the same.

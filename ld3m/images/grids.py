@@ -76,7 +76,6 @@ def write_grid(folder: Path, pixels: Tensor, names: Sequence[str]) -> None:
     """A run's `grid.png`, with the names of its classes.
 
     Args:
-        folder: of the run.
         pixels: uint8 [classes, images per class, channels, H, W], as many as `shown` says.
         names: of all classes, in their order.
     """
@@ -102,9 +101,7 @@ def write_animation(folder: Path, names: Sequence[str], images_per_class: int, u
     larger than anybody sends.
 
     Args:
-        folder: of the run.
         names: of all classes, in their order.
-        images_per_class: of the run.
         unit: what frames are numbered by.
     """
     classes, each = shown(len(names), images_per_class)
@@ -136,7 +133,6 @@ def _captioned(
 
     Args:
         sheet: the images, `images_per_class` of each name.
-        names: of its classes.
         images_per_class: images of each class.
         edge: pixels of an image in the picture: not smoothed if it is larger there, smoothed if it is smaller.
         footer: a line below all.

@@ -74,7 +74,6 @@ class ResizedCrop(PerImage):
 
         Args:
             draws: a CPU generator.
-            count: images.
             resolution: their height and width.
             scale: range of the boxes' area, as a share of the image, uniform.
             ratio: range of width / height, uniform in its logarithm.

@@ -34,7 +34,6 @@ def claim(
     """Makes a folder and keeps other commands out of it until the context ends; call it on one process.
 
     Args:
-        folder: to work in.
         mark: a file that every folder of this kind holds; None if the folder may hold anything.
         kind: what such a folder is, for the error: "a run".
         key: of the recipe or of the command line that gave the folder; errors begin with it.

@@ -62,9 +62,7 @@ def build(arch: str, shape: Shape, recipe: NetworkRecipe, generator: torch.Gener
 
     Args:
         arch: a name of `NETWORKS` or of another package's, or `timm/<model>`.
-        shape: the images and classes it is for.
         recipe: width, depth and pooling of a ConvNet, norm of all but AlexNet and ViT; its `arch` does not count.
-        generator: decides the initial weights.
         key: the recipe's key or the option that named it, for messages.
 
     Raises:

@@ -17,7 +17,6 @@ class ConvNet(nn.Module):
     The ConvNet-D of the distillation literature (Gidaris and Komodakis, CVPR 2018; Zhao et al., ICLR 2021).
 
     Args:
-        shape: the images and classes it is for.
         width: channels of every block.
         depth: blocks; left out, `default_depth` of the resolution.
         norm: "instance", "batch", "group", "layer" or "none".

@@ -39,7 +39,6 @@ class ResNetAP10(nn.Module):
     convolution; above 128 pixels that one is 7×7 and they are quartered, as vimar-gu/MinimaxDiffusion's code has it.
 
     Args:
-        shape: the images and classes it is for.
         norm_name: "instance", "batch", "group", "layer" or "none", with which convolutions have biases.
 
     Raises:

@@ -17,7 +17,6 @@ class TimmNetwork(nn.Module):
 
     Args:
         arch: `timm/<model name>`.
-        shape: the images and classes it is for.
         key: the recipe's key or the option that named it, for messages.
 
     Raises:
@@ -74,7 +73,6 @@ def check_pretrained(arch: str, key: str) -> None:
 
     Args:
         arch: `timm/<model>`, or `timm/<model>.<tag>` for others of its weights than the first.
-        key: the recipe's key, for messages.
 
     Raises:
         UserError: if not.
@@ -90,7 +88,6 @@ def pretrained(arch: str, key: str, **settings: Any) -> Any:
 
     Args:
         arch: as for `check_pretrained`.
-        key: the recipe's key, for messages.
         settings: of `timm.create_model`.
 
     Raises:

@@ -30,7 +30,6 @@ def train(
 
     Args:
         network: any classifier, in training mode; dropout draws from torch's global generators (`global_draws`).
-        optimiser: of its weights.
         batches: normalised images, and what the loss takes, on the network's device.
         schedule: of the learning rate, moved on by each step.
         loss: of logits and what a batch has besides images.
@@ -58,13 +57,9 @@ def train_epoch(
     """Shows a network each of a few images once.
 
     Args:
-        network: any classifier.
-        optimiser: of its weights.
         shown: what it is shown of each batch; may draw from `draws`, too.
-        count: images.
         batch: images of a step; batch norm, which needs two to compare, gets no less.
         draws: decides the order and, on the CPU, dropout.
-        loss: as `train` takes it.
         at_least: images of every batch.
         process: of those that share each batch; dropout is its own.
     """
@@ -89,8 +84,6 @@ def siamese(inputs: Tensor, targets: Tensor, augmented: bool, draws: torch.Gener
     Args:
         inputs: normalised images [N, channels, H, W].
         targets: their labels, int64 [N].
-        augmented: whether they are.
-        draws: decides the augmentation.
     """
 
     def shown(indices: Tensor) -> tuple[Tensor, Tensor]:

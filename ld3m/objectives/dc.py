@@ -90,7 +90,6 @@ def train_inner_loop(
         settings: `inner`, `batch`, `lr_network` and `augment` of the recipe.
         inputs: normalised synthetic images [N, channels, H, W].
         targets: their classes, int64 [N].
-        seed: of the run.
         iteration: keys the order and the augmentation.
     """
     optimiser = torch.optim.SGD(network.parameters(), lr=settings.lr_network)
@@ -108,10 +107,8 @@ def match_gradients(
     """How far apart the gradients of the classification loss are, differentiable in `synthetic`.
 
     Args:
-        network: a classifier.
         real: images of one class as the network sees them, [n, channels, H, W].
         synthetic: images of the same class, [m, channels, H, W].
-        label: the class.
         distance: of the gradients; left out: `row_distance`.
     """
     parameters = [parameter for parameter in network.parameters() if parameter.dim() in (2, 4)]

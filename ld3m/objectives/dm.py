@@ -103,7 +103,6 @@ def measure(settings: DmRecipe, numbers: torch.Generator) -> tuple[Statistics, D
     """The statistics of features and their distance, as `distill.dm.match` says.
 
     Args:
-        settings: of the recipe.
         numbers: decide the frequencies of the characteristic function.
     """
     match settings.match:
@@ -123,10 +122,8 @@ def match_features(
 
     Args:
         network: has `embed`, [N, channels, H, W] to [N, features].
-        statistics: of features.
         target: the statistics of real images' features.
         synthetic: images as the network sees them [m, channels, H, W].
-        distance: of statistics.
     """
     return distance(target, statistics(network.embed(synthetic)))
 

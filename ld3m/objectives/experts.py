@@ -148,7 +148,6 @@ class Trajectories:
         """Checks that the first `count` experts are there, of this network and data and so many epochs.
 
         Args:
-            count: of experts.
             epochs: of each, at least.
             needed_by: the keys that ask for these epochs.
 

@@ -133,11 +133,9 @@ def sgd_step(student: FlatNetwork, weights: Tensor, shown: Tensor, labels: Tenso
     """One step of gradient descent of a stack of networks.
 
     Args:
-        student: the network.
         weights: [networks, parameters].
         shown: each network's batch, [networks, n, channels, H, W].
         labels: [networks, n].
-        lr: the step size.
     """
     weights = weights.detach().requires_grad_()
     with torch.enable_grad():

@@ -74,7 +74,6 @@ def check_scheduler(config: dict[str, Any], file: object) -> None:
 
     Args:
         config: the content of scheduler_config.json.
-        file: its path, for the error.
 
     Raises:
         UserError: if it has no betas, as those of EDM, and is none of flow matching; or a value of another kind.
@@ -207,7 +206,6 @@ class NoiseSchedule:
         the steps are that far apart.
 
         Args:
-            steps: S.
             key: of the recipe that gave it, for the error.
 
         Raises:

@@ -60,7 +60,6 @@ def build(content: Mapping[str, Any], weights: Weights, classes: list[str] | Non
 
     Args:
         content: `model.params`.
-        weights: the checkpoint's tensors by name.
         classes: names of the rows of the class table but for the null class; None if they are to be guessed.
         kind: what the report calls it.
 

@@ -46,7 +46,6 @@ def build(weights: Weights, classes: list[str] | None, vae: str | None) -> Conve
     """The parts of a DiTPipeline of an original's weights.
 
     Args:
-        weights: the checkpoint's tensors by name.
         classes: names of its classes, without the null class; None: ImageNet's, or numbers.
         vae: where the autoencoder is, a folder or `hub:<id>`; the checkpoint has none.
 

@@ -44,7 +44,6 @@ def build(weights: Weights, config: str | None) -> Converted:
     """The parts of a StableDiffusionPipeline of a single file's weights.
 
     Args:
-        weights: the checkpoint's tensors by name.
         config: a folder or `hub:<id>` of a model in diffusers' layout, whose configurations and tokenizer are taken;
             None: version 1.5's.
 

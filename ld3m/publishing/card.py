@@ -112,7 +112,6 @@ def merge(old: str | None, repo: str, section: Section) -> str:
     Args:
         old: the card as it is now, if there is one.
         repo: `user/name`.
-        section: of the config.
     """
     meta, text = front_matter.split(old or "")
     name = _without_folders(section.recipe.data.source).removeprefix("hub:").rpartition("/")[2]

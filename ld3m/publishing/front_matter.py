@@ -51,9 +51,7 @@ def with_config(
 
     Args:
         meta: as it is now.
-        title: of the data set.
         config: its name; a config of that name is replaced.
-        images: in it.
         licences: that apply to it, as far as known.
         sources: data sets of the Hub that it was made from.
 

@@ -43,8 +43,6 @@ def push(folder: Path, destination: Destination, dry_run: bool = False) -> None:
     already there are not sent again, and nothing is visible until all of it is.
 
     Args:
-        folder: a finished run.
-        destination: where to, and how.
         dry_run: writes to the run's folder hub/ what would be sent, and makes no request.
 
     Raises:

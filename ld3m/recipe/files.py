@@ -88,7 +88,6 @@ def load(kind: type[AnyRecipe], name: str, overrides: list[str] | None = None) -
     looked for: those who use the data, the prior or a start check whether it exists.
 
     Args:
-        kind: `Recipe` or `PriorRecipe`.
         name: a file, or the name of a shipped recipe.
         overrides: `KEY=VALUE` with dots in KEY and YAML in VALUE.
 

@@ -26,7 +26,6 @@ def temporary(place: Path, processes: Processes) -> Iterator[tuple[Path, str | N
 
     Args:
         place: the folder that it is made in, if possible.
-        processes: of the launch.
 
     Yields:
         The folder, and why it is among the system's temporary ones instead; None if it is not.

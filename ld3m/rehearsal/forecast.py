@@ -34,7 +34,6 @@ def distilling(recipe: Recipe, rows: Sequence[metrics.Row], last: float, save: f
     """What `ld3m distill` will take.
 
     Args:
-        recipe: of the run.
         rows: of the rehearsal's metrics.jsonl.
         last: seconds of its last command, which loaded everything, did all iterations but the first, and ended the run.
         save: seconds of a checkpoint.
@@ -75,11 +74,8 @@ def evaluating(recipe: Recipe, arch: str, rehearsed: Recipe, tested: int, proces
     """What an architecture will take in `ld3m evaluate`, by a step and a test that are timed here.
 
     Args:
-        recipe: of the run.
-        arch: the architecture.
         rehearsed: of the rehearsal; of its data a few images are looked at.
         tested: images to test on.
-        processes: that share the networks.
     """
     settings, images = recipe.evaluate, prepare(rehearsed.data, progress=False)
     pixels, labels = read_images(rehearsed.folder, images.classes, recipe.data.channels, recipe.data.resolution)

@@ -104,8 +104,6 @@ def rehearse(processes: Processes, recipe: Recipe, resume: bool = True) -> Rehea
     nothing.
 
     Args:
-        processes: of the launch; given by the decorator.
-        recipe: of the run.
         resume: whether the run would resume what is in its folder, or replace it.
 
     Returns:

@@ -58,8 +58,6 @@ class Images:
         """What there is to show of a run; None if there are no pictures of it yet.
 
         Args:
-            folder: of the run.
-            images_per_class: of the run.
             last: its last iteration, which its images are of.
             unread: is added a line for each picture that cannot be read.
         """

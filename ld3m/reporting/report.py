@@ -230,8 +230,6 @@ def _changes(settings: EvaluateRecipe, row: rows.Row, rates: dict[str, float]) -
     """What a command says to train as a row has it: a protocol, "" for the recipe's, and keys.
 
     Args:
-        settings: the recipe's.
-        row: of one architecture.
         rates: learning rates by architecture.
     """
     how = row["protocol"]

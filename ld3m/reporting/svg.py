@@ -152,8 +152,6 @@ def error_bar(at: float, low: float, high: float, series: int | None = None, upr
 
     Args:
         at: its other coordinate: y, or x if it is upright.
-        low: where it starts.
-        high: where it ends.
         series: whose colour it has; that of text if None.
         upright: whether it runs along y.
     """
@@ -185,9 +183,7 @@ def drawing(
 
     Args:
         size: width and height in its units.
-        title: what is shown.
         description: the figures, in words.
-        parts: the elements.
         name: the beginning of its ids in a page; None: a file of its own, which brings `STYLE` and a white ground.
     """
     box_and_role = f'viewBox="0 0 {size[0]:g} {size[1]:g}" role="img"'

@@ -37,11 +37,9 @@ def save(
     """Saves the state before an iteration: every process its own classes, the first one the manifest.
 
     Args:
-        recipe: of the run.
         iteration: the next to do.
         states: of each of the process's classes.
         objective: the objective's own state, which is the same on all processes.
-        processes: of this launch.
     """
     folder = path_of(recipe.folder, iteration)
     parts = {f"class-{label:04d}.safetensors": state for label, state in states.items()}

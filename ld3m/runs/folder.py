@@ -223,8 +223,6 @@ def progress(folder: Path, logged: Metrics, unread: list[str]) -> int:
     """Iterations done, as far as they are logged, saved in a checkpoint, or in the result.
 
     Args:
-        folder: of the run.
-        logged: its metrics.
         unread: is added a line for each of these that cannot be read.
     """
     found = [unless_unreadable(unread, None, read, folder) for read in (iterations_saved, iterations_done)]
@@ -246,7 +244,6 @@ def parse_metadata(path: Path | str, raw: Mapping[str, str], advice: str = LATEN
 
     Args:
         path: of the file, or what an error calls it.
-        raw: as the file has it.
         advice: what to do if it is damaged; the error ends with it.
 
     Raises:

@@ -69,7 +69,6 @@ def find_set(
         names: none for the newest finished run below runs/, else one: a run's folder, `user/name` or `hub:user/name`
             on the Hub (see `download.fetch`), a folder of images by class, or a .pt or .npz file or a folder of these.
         recipe: for a set without a recipe: which data it stands for, and how it is measured.
-        overrides: of that recipe.
         reading: how a set without a recipe is read.
 
     Raises:
@@ -266,7 +265,6 @@ def _weights(beside: Path, theirs: Sequence[str], labels: Sequence[int]) -> Tens
     """Weights of a set's images, [N] float64, if weights.json lies beside them.
 
     Args:
-        beside: the folder.
         theirs: names of the set's classes, by which the file has a list each, in the order of the images of the class.
         labels: of the images, numbers of these classes.
     """
@@ -284,8 +282,6 @@ def _write_set(
     """Writes a set in the layout of a run, in the order of its classes; accuracies of the same set stay.
 
     Args:
-        name: of the set.
-        recipe: whose data the set stands for.
         matched: the classes that the recipe chooses, and how the set's were matched.
         images: [N, channels, H, W], uint8, or float32 in units of [0, 1].
         labels: int64 [N], of these classes.

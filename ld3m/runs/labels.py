@@ -162,7 +162,6 @@ def packed(logits: Tensor, note: Note) -> dict[str, Tensor]:
 
     Args:
         logits: float32 [images, classes].
-        note: how they are stored.
     """
     dtype = DTYPES[note.dtype]
     if note.top is None:

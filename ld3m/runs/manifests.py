@@ -45,7 +45,6 @@ def newest(folder: Path, say: Callable[[str], None], most: float = math.inf) -> 
     """A run's newest checkpoint that is whole; damaged ones are reported and skipped.
 
     Args:
-        folder: of the run.
         say: is called with a line for each that is damaged.
         most: as `check` takes it.
     """
@@ -64,7 +63,6 @@ def check(folder: Path, advice: str, most: float = math.inf) -> Manifest:
     """The manifest of a checkpoint that is whole: all its files are as the manifest says.
 
     Args:
-        folder: of the checkpoint.
         advice: what to do if it is damaged; the error ends with it.
         most: bytes of files whose content is looked at; of further ones only whether they are there.
 

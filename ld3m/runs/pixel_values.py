@@ -66,8 +66,6 @@ def to_pixels(path: Path, found: TensorSet, open_real: Callable[[], ImageSet], p
     the data set whose mean the real images have, else of the real images.
 
     Args:
-        path: of the set, for messages.
-        found: its tensors.
         open_real: prepares the images that the set stands for, if they are needed.
         pixels: of `PIXELS` or `NORMALISATIONS`, or None to judge.
 

@@ -69,9 +69,7 @@ def write_real(folder: Path, images: "ImageSet", images_per_class: int) -> None:
     """Writes a run's `real.png`: real images, laid out as the pictures of its evolution, to look at beside them.
 
     Args:
-        folder: of the run.
         images: prepared; the first training images of each class are taken, repeatedly if there are fewer.
-        images_per_class: of the run.
     """
     count, each = grids.shown(len(images.classes), images_per_class)
     by_class = [images.images("train", label) for label in range(count)]
@@ -89,7 +87,6 @@ def write_result(
     """Replaces the images, then writes the latents, whose presence says that the run is finished.
 
     Args:
-        recipe: of the run.
         classes: the number of each class among all classes of the source, by name.
         states: of each class, as its checkpoint holds them.
         noise_iteration: keys the noise of the rendered images.

@@ -30,7 +30,6 @@ def claim(recipe: Recipe, made_from: Sources, resume: bool = True, start: Path |
     """Claims the recipe's folder for its run, and keeps other commands out until the context ends; on one process.
 
     Args:
-        recipe: of the run.
         made_from: notes on its prior and data, which the folder keeps.
         resume: whether an unfinished run in the folder resumes, or is removed.
         start: a run's folder, or one of its checkpoints, to resume from, in that run's folder or in another.

@@ -69,7 +69,6 @@ def describe_data(images: "ImageSet", recipe: DistilledDataRecipe) -> dict[str, 
 
     Args:
         images: prepared, all or a core-set of them.
-        recipe: of the data.
     """
     scorer = Path(recipe.scorer.source) if recipe.scorer.source else None
     return {
@@ -159,11 +158,8 @@ def check(recipe: Recipe, sources: Sources, prior: Note | None, data: Note | Non
     """Compares a recipe's prior and data, by content, with the notes of a run that is to be resumed.
 
     Args:
-        recipe: by which it is resumed.
-        sources: of that recipe.
         prior: the run's note, if it has one.
         data: the run's note, if it has one.
-        run: its folder, for the error.
         instead: what to give instead; errors end with it.
 
     Raises:

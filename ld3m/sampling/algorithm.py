@@ -59,10 +59,6 @@ class Schedule:
         """S steps of the prior's noise schedule, or the last `made` of them, with the weights of a skip.
 
         Args:
-            noise_schedule: of the prior.
-            steps: S.
-            skip: where it enters.
-            guidance: g.
             made: how many of the steps; None: all.
             key: of the recipe that gave S, for the error.
 
@@ -104,8 +100,6 @@ def images_of(prior: Prior, schedule: Schedule, z: Tensor, c: Tensor, noise: Ten
     """Images of latents and codes: the algorithm as it stands, differentiable if every step's graph fits into memory.
 
     Args:
-        prior: the frozen model.
-        schedule: steps, skip and guidance.
         z: latents Z [N, *latent_shape].
         c: conditioning [N, *conditioning_shape].
         noise: ε0 [N, *latent_shape], standard normal.

@@ -29,8 +29,6 @@ def follow(
     """Clean latents of some images of a class, and what the prior expected of them on the way.
 
     Args:
-        task: the class.
-        approach: of its method.
         images: their numbers among those drawn; all of one `together`, if the approach has it.
         earlier: clean latents of the images before them, [images before, *latent_shape] on the CPU.
         shown: steps whose x̂0 is kept.

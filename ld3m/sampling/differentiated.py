@@ -49,10 +49,6 @@ class Differentiated:
         """The calls of an iteration, the same for all images and on all processes.
 
         K drawn calls hold K/S of c's gradient on average, which is therefore multiplied by S/K.
-
-        Args:
-            schedule: of the chain.
-            iteration: keys what is drawn.
         """
         calls = [i for i, step in enumerate(schedule.steps) if schedule.asks_denoiser(step)]
         if self.kind == "exact" or self.count >= len(calls):

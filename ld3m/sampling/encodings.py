@@ -41,12 +41,7 @@ def starting_latents(
     Args:
         start: "noise", "prototype", "real", or one of `data.coresets.SELECTIONS`.
         images: the real images, opened for `start`.
-        prior: encodes them.
-        label: the class.
-        count: of latents.
-        draws: decides them.
         micro_batch: images that are encoded at a time.
-        device: of the encoder and the result.
     """
     if start == "noise":
         return torch.randn(count, *prior.latent_shape, generator=draws).to(device)

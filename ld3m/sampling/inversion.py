@@ -35,13 +35,11 @@ def inverted(
     """Noisy latents from which the steps from `first` on lead to clean ones; no image depends on the others.
 
     Args:
-        prior: the frozen model.
         schedule: its steps, without a skip, and guidance.
         clean: [n, *latent_shape].
         c: conditioning of their class, [*conditioning_shape].
         first: the step at which the chain starts; the latents have its noise.
         micro_batch: images that go through the prior at a time.
-        device: of the prior.
         iterations: calls of the denoiser for each step, at most; 1 is the usual way.
 
     Returns:

@@ -12,8 +12,6 @@ def kmeans(points: Tensor, count: int, draws: torch.Generator, iterations: int =
     Args:
         points: [n, d] floating point, on the CPU, on which the result depends on the arguments alone.
         count: of centres, at most n.
-        draws: decides the start.
-        iterations: at most.
 
     Returns:
         [count, d], in the order of the start.

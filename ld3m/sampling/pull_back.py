@@ -35,8 +35,6 @@ def render(
     differentiates each at top level. It can be called once.
 
     Args:
-        prior: the frozen model.
-        schedule: steps, skip and guidance.
         z: latents Z [N, *latent_shape].
         c: conditioning [N, *conditioning_shape].
         noise: ε0 [N, *latent_shape], standard normal.

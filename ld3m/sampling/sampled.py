@@ -48,7 +48,6 @@ def sample_class(
     """Samples a class by the recipe's method.
 
     Args:
-        task: the class.
         shown: steps whose x̂0 is kept.
         keep: the folder in which images are kept as they are done, from which an interrupted class resumes.
         tell: is called with the number of images that are done more.

@@ -28,7 +28,6 @@ def solve_auto(bench: Bench, processes: int, images: int, available: float, shar
 
     Args:
         bench: of the process; with a meta model for its prior, nothing is computed.
-        processes: of the run.
         images: that the process renders in an iteration.
         available: bytes that are free.
         sharded: whether each call of the denoiser is a collective; then "auto" keeps no graph.

@@ -57,7 +57,6 @@ class MetaPrior(LatentDiffusion):
         """The prior of `prior.source`, of which only the configurations need to be on this machine.
 
         Args:
-            recipe: of the prior.
             size: height and width of what an autoencoder alone renders, if `prior.resolution` says none.
 
         Raises:

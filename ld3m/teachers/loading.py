@@ -53,7 +53,6 @@ def load(recipe: Recipe, images: ImageSet, device: torch.device, say: bool = Tru
     Args:
         recipe: its `teacher` section names it.
         images: the real images of the set, whose classes it must know.
-        device: for it.
         say: whether to print what was matched and assumed, and how good it is.
 
     Raises:

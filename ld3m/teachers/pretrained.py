@@ -95,8 +95,6 @@ def untrained(arch: str, channels: int, classes: int, key: str) -> nn.Module:
     Args:
         arch: torchvision/<model> or timm/<model>.
         channels: of its images; torchvision's have three.
-        classes: of its outputs.
-        key: of the recipe, for errors.
     """
     if arch.startswith(TIMM):
         create = timm.library(arch, key).create_model

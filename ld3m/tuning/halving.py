@@ -24,8 +24,6 @@ class Measure(Protocol):
         """What a candidate gets.
 
         Args:
-            number: of the trial.
-            settings: of the candidate.
             rung: how long the run is, from 0.
             seed: the distillation seed, counted from the recipe's.
 

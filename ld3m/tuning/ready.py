@@ -28,7 +28,6 @@ def ready_axes(name: str, recipe: Recipe, varied: Collection[str] = ()) -> list[
     Args:
         name: "rates" (learning rates of what is learnt) or "all" (optimiser, schedule, start, several in one, skip,
             noise, keys of the objective; and the rates that suit each).
-        recipe: that is tuned.
         varied: keys of other axes, on which the rates depend then.
 
     Raises:

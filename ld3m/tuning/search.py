@@ -55,7 +55,6 @@ class Search:
 
         Args:
             recipe: a file, or the name of a shipped recipe.
-            overrides: `KEY=VALUE`.
             axes: as `axes.parse_axis` takes them.
             ready: axes that come ready, "rates" or "all", beside these; None: no others.
             folder: for everything; None: `tunings/<name of the recipe>`.
@@ -145,8 +144,6 @@ class Search:
         """A candidate's run of a rung, on held-out images.
 
         Args:
-            number: of its trial.
-            settings: of the candidate.
             rung: from 0.
             seed: distillation seed, counted from the recipe's.
         """

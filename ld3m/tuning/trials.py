@@ -188,7 +188,6 @@ class Trials:
 
         Args:
             limit: the trials to make in all, those that failed not counted; None: as many as one likes.
-            halving: which trials are promoted.
         """
         with ExitStack() as held:
             with hold(self.folder / LOCK, instead=NO_LOCKS):  # so that nobody draws what another is drawing
@@ -319,9 +318,7 @@ class Trials:
         ones are those of Optuna's estimator.
 
         Args:
-            known: as `_known` gives it.
             key: of the draw: the trial and the attempt.
-            axis: to draw a value of.
         """
         from optuna.samplers import RandomSampler, TPESampler
         from optuna.trial import create_trial

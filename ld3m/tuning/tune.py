@@ -37,8 +37,6 @@ def tune(processes: Processes, search: Search, command: str = "") -> Outcome:
     that dies leaves its trial to the others, or to the next command; finished runs are not made again.
 
     Args:
-        processes: of the launch; given by the decorator.
-        search: a checked one.
         command: the command line, which is recorded with the results.
 
     Returns:

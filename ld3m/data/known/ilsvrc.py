@@ -130,10 +130,8 @@ def _from_folder(recipe: DataRecipe, home: Path, root: Path, key: str, named_by:
     """The images of the chosen classes.
 
     Args:
-        recipe: chooses them.
         home: the folder that holds the training split.
         root: the folder that was named, which is or holds it.
-        key: what named it, for errors.
         named_by: the same for people, unless it is the recipe.
     """
     found = _find(recipe, home, root, key)

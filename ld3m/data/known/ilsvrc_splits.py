@@ -83,7 +83,6 @@ def test_places(home: Path, wanted: Collection[str]) -> Iterator[Split]:
     """The places of the split to test on: sorted folders, then folders with a list of classes, then tars.
 
     Args:
-        home: the folder that holds them.
         wanted: WordNet ids of classes of which a list must have no image that is not there.
     """
     validation = _split_folders(home, "validation")
@@ -121,7 +120,6 @@ def first_whole(splits: Iterator[Split], wanted: Sequence[str], key: str, advice
     """The first that has all classes that are wanted; None if there are none at all.
 
     Args:
-        splits: the places of one split.
         wanted: WordNet ids of classes.
         key: what named the folder, for errors.
         advice: what to do if nothing tells classes.

@@ -26,7 +26,6 @@ def by_confidence(logits: Tensor, label: int, most: bool) -> Tensor:
 
     Args:
         logits: [n, classes].
-        label: the class of all of them.
         most: whether the most confident come first.
     """
     confidence, said = logits.double().softmax(1).max(1)

@@ -30,7 +30,6 @@ def worth_of_groups(groups: Tensor, real: Tensor, label: int, closeness: float, 
     Args:
         groups: their centroids [G, d], of length one.
         real: those of the real images of each class, [classes, d].
-        label: the class of the groups.
         closeness: α.
         separation: β.
     """
