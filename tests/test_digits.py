@@ -20,7 +20,7 @@ from ld3m.data.decode import convert
 from ld3m.data.prepared import ImageSet, prepare
 from ld3m.images.ranges import bytes_to_signed, bytes_to_unit, signed_to_unit
 from ld3m.prior_training.quality import sample
-from ld3m.priors.folder import PACKAGED_PRIORS
+from ld3m.priors.source import PACKAGED_PRIORS
 from ld3m.recipe import DataRecipe, SamplerRecipe
 from ld3m.recipe.files import load, to_yaml
 from ld3m.recipe.prior import PriorRecipe

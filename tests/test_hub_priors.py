@@ -15,7 +15,9 @@ from conftest import Outcome, command, distilled, latents, make_prior
 from hub_server import Hub, Repository, serving, sha
 
 from ld3m.errors import UserError
-from ld3m.priors.folder import HubFolder, fetch, provenance, read_files, weight_bytes
+from ld3m.priors.diffusers_layout import read_files
+from ld3m.priors.hub_folder import HubFolder
+from ld3m.priors.source import fetch, provenance, weight_bytes
 from ld3m.recipe import SamplerRecipe
 
 

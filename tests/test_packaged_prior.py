@@ -11,7 +11,7 @@ from ld3m import priors
 from ld3m.data.prepared import prepare
 from ld3m.images.ranges import bytes_to_signed, bytes_to_unit, signed_to_unit
 from ld3m.priors import ClassConditionalLDM
-from ld3m.priors.folder import PACKAGED_PRIORS
+from ld3m.priors.source import PACKAGED_PRIORS
 from ld3m.recipe import DataRecipe, SamplerRecipe
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from ld3m import priors
 from ld3m.errors import UserError
 from ld3m.priors.base import numbers_of
-from ld3m.priors.folder import choose_weights
+from ld3m.priors.diffusers_layout import choose_weights
 from ld3m.recipe import SamplerRecipe
 from ld3m.sampling import Schedule, render
 from ld3m.sizing.meta_models import MetaPrior

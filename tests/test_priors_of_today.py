@@ -13,7 +13,7 @@ from test_priors import change, refusal, save_index, save_kl, save_stable_diffus
 from torch import Tensor, nn
 
 from ld3m import priors
-from ld3m.priors.folder import read_files
+from ld3m.priors.diffusers_layout import read_files
 from ld3m.priors.noise_schedule import ConsistencySchedule, FlowSchedule, Level, NoiseSchedule
 from ld3m.priors.random_copy import random_copy
 from ld3m.recipe import Recipe, SamplerRecipe

@@ -126,8 +126,8 @@ def resolve(
 def _weights(recipe: "Recipe") -> str:
     """The size of the prior's weights, as a YAML comment."""
     from ld3m.priors import stored
-    from ld3m.priors.folder import weight_bytes
     from ld3m.priors.known import KNOWN
+    from ld3m.priors.source import weight_bytes
 
     try:
         parameters, size = weight_bytes(recipe.prior)

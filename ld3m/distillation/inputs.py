@@ -8,8 +8,8 @@ from ld3m import networks, priors
 from ld3m.data import sources
 from ld3m.errors import UserError
 from ld3m.networks.timm import check_pretrained
-from ld3m.priors import folder as prior_folder
 from ld3m.priors.known import KNOWN
+from ld3m.priors.source import check_prior_source
 from ld3m.recipe import NetworkRecipe, Recipe
 from ld3m.recipe.objectives import LEARNING_RATES
 from ld3m.recipe.values import STARTS
@@ -32,7 +32,7 @@ def check_inputs(recipe: Recipe, resumes: bool = False) -> None:
     """
     checks: list[Callable[[], None]] = [
         lambda: sources.check_source(recipe.data),
-        lambda: prior_folder.check_source(recipe.prior.source),
+        lambda: check_prior_source(recipe.prior.source),
         lambda: None if resumes else _check_start(recipe.distill.init),
         lambda: _check_sampling(recipe) if recipe.samples and not resumes else None,
         lambda: _check_known_prior(recipe),

@@ -14,7 +14,7 @@ from ld3m.images.multi_formation import stored
 from ld3m.machine.determinism import repeatable
 from ld3m.machine.processes import Processes, watched_command
 from ld3m.priors import Prior
-from ld3m.priors import folder as prior_folder
+from ld3m.priors.source import check_prior_source
 from ld3m.recipe import Recipe
 from ld3m.recipe.files import to_yaml
 from ld3m.runs import result, sources, weights
@@ -52,7 +52,7 @@ def render_again(processes: Processes, folder: Path, recipe: Recipe, output: Pat
     check_folder_names(names, f"RUN: {folder}")
     _check_same_latents(folder, len(tensors["labels"]), len(names), recipe)
     try:
-        prior_folder.check_source(recipe.prior.source)
+        check_prior_source(recipe.prior.source)
     except UserError:
         raise UserError(
             f"prior.source: {recipe.prior.source!r} is not here; give where the prior of {folder} is: "

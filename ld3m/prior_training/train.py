@@ -23,7 +23,7 @@ from ld3m.machine.determinism import repeatable
 from ld3m.machine.processes import Processes, watched_command
 from ld3m.prior_training.quality import evaluate_prior
 from ld3m.priors import ClassConditionalLDM
-from ld3m.priors.folder import PACKAGED_PRIORS
+from ld3m.priors.source import PACKAGED_PRIORS
 from ld3m.randomness import generator
 from ld3m.recipe import SamplerRecipe
 from ld3m.recipe.files import digest, to_yaml

@@ -14,13 +14,14 @@ from ld3m.errors import UserError, one_line, user_error_if_damaged
 from ld3m.priors.autoencoder import Autoencoder
 from ld3m.priors.base import LatentDiffusion, Prior, numbers_of
 from ld3m.priors.consistency import ConsistencyModel
+from ld3m.priors.diffusers_layout import is_whole, read_index
 from ld3m.priors.dit import DiT
-from ld3m.priors.folder import fetch, is_whole, outline, provenance, read_index, weight_bytes
 from ld3m.priors.known import KNOWN
 from ld3m.priors.ldm import ClassConditionalLDM, UnconditionalLDM
 from ld3m.priors.loading import Parts
 from ld3m.priors.pixels import Pixels
 from ld3m.priors.several_encoders import Sana, StableDiffusion3, StableDiffusionXL
+from ld3m.priors.source import fetch, outline, provenance, weight_bytes
 from ld3m.priors.stable_diffusion import StableDiffusion
 from ld3m.recipe import SamplerRecipe
 from ld3m.registry import Registry

@@ -7,7 +7,7 @@ from typing import Any
 
 from ld3m.errors import UserError
 from ld3m.files import write_json
-from ld3m.priors.folder import HubFolder
+from ld3m.priors.hub_folder import HubFolder
 from ld3m.priors.loading import Parts
 from ld3m.recipe import SamplerRecipe
 

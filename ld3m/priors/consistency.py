@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ld3m.errors import UserError
 from ld3m.priors.base import check_inputs, numbers_of, sample_size
-from ld3m.priors.folder import read_index
+from ld3m.priors.diffusers_layout import read_index
 from ld3m.priors.lean_layers import freeze
 from ld3m.priors.loading import Parts
 from ld3m.priors.noise_schedule import ConsistencySchedule, NoiseSchedule

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ld3m.errors import UserError
 from ld3m.priors.base import LatentDiffusion, numbers_of
-from ld3m.priors.folder import read_index
+from ld3m.priors.diffusers_layout import read_index
 from ld3m.priors.loading import Parts
 
 

@@ -21,8 +21,9 @@ from ld3m.machine.download import download
 from ld3m.machine.environment import without_secrets
 from ld3m.machine.lock import hold
 from ld3m.priors import stored
+from ld3m.priors.diffusers_layout import files_of, read_index, weighty_files
 from ld3m.priors.file_kinds import READABLE, kind_of
-from ld3m.priors.folder import HubFolder, files_of, read_index, snapshot, weighty_files
+from ld3m.priors.hub_folder import HubFolder, snapshot
 from ld3m.priors.known import KNOWN, KnownPrior, find
 
 CHECKPOINTS = (".ckpt", ".safetensors", ".pt", ".pth", ".bin")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ld3m.errors import UserError
 from ld3m.files import write_json, write_tensors
 from ld3m.priors.base import LatentDiffusion, numbers_of
-from ld3m.priors.folder import GET_AGAIN
+from ld3m.priors.diffusers_layout import GET_AGAIN
 from ld3m.priors.loading import Parts
 
 

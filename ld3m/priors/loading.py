@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from ld3m import reading
 from ld3m.errors import UserError, one_line
 from ld3m.machine.out_of_memory import ran_out
+from ld3m.priors.diffusers_layout import GET_AGAIN, choose_weights, is_whole, read_index
 from ld3m.priors.file_kinds import COMPUTED, check_weights
-from ld3m.priors.folder import GET_AGAIN, choose_weights, is_whole, read_index
 from ld3m.priors.noise_schedule import check_scheduler, ends_clean, is_consistency, is_flow, not_applied
 from ld3m.recipe import SamplerRecipe
 

@@ -10,9 +10,10 @@ from torch import nn
 from ld3m.errors import UserError
 from ld3m.files import write_tensors, write_text
 from ld3m.priors import whole
-from ld3m.priors.folder import UNUSED, is_whole, outline, read_index
+from ld3m.priors.diffusers_layout import UNUSED, is_whole, read_index
 from ld3m.priors.ldm import read_class_table
 from ld3m.priors.loading import Parts
+from ld3m.priors.source import outline
 from ld3m.recipe import SamplerRecipe
 
 BYTES = [*range(33, 127), *range(161, 173), *range(174, 256)]

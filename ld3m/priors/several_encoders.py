@@ -12,7 +12,7 @@ from torch.nn import functional
 from ld3m.data.known import imagenet
 from ld3m.errors import UserError
 from ld3m.priors.base import LatentDiffusion
-from ld3m.priors.folder import read_index
+from ld3m.priors.diffusers_layout import read_index
 from ld3m.priors.loading import Parts
 
 AT_A_TIME = 16

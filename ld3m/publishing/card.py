@@ -17,7 +17,7 @@ from ld3m.evaluation.blocks import Block, Line, blocks
 from ld3m.evaluation.protocols.details import ALWAYS
 from ld3m.evaluation.tables import accuracy_text
 from ld3m.files import ASSETS
-from ld3m.priors.folder import PACKAGED_PRIORS
+from ld3m.priors.source import PACKAGED_PRIORS
 from ld3m.publishing import front_matter
 from ld3m.publishing.front_matter import NON_COMMERCIAL, WITHOUT_HUB_ID
 from ld3m.recipe import Recipe

@@ -23,7 +23,7 @@ from ld3m.machine.out_of_memory import free_unheld
 from ld3m.machine.processes import Processes, watched_command
 from ld3m.objectives.experts import check_there, experts_of
 from ld3m.priors import sharding
-from ld3m.priors.folder import HubFolder
+from ld3m.priors.hub_folder import HubFolder
 from ld3m.publishing import push
 from ld3m.recipe import NetworkRecipe, Recipe
 from ld3m.recipe.values import STARTS

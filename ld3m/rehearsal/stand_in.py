@@ -3,9 +3,11 @@
 from pathlib import Path
 
 from ld3m.priors import stored
-from ld3m.priors.folder import PACKAGED_PRIORS, UNUSED, HubFolder, choose_weights, copy_of, is_whole
+from ld3m.priors.diffusers_layout import UNUSED, choose_weights, is_whole
+from ld3m.priors.hub_folder import HubFolder, copy_of
 from ld3m.priors.known import KNOWN
 from ld3m.priors.random_copy import random_copy
+from ld3m.priors.source import PACKAGED_PRIORS
 
 
 def own(source: str) -> Path | None:

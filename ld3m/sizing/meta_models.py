@@ -19,11 +19,12 @@ from ld3m.errors import UserError
 from ld3m.priors.autoencoder import Autoencoder
 from ld3m.priors.base import LatentDiffusion
 from ld3m.priors.consistency import ConsistencyModel
-from ld3m.priors.folder import is_whole, outline
+from ld3m.priors.diffusers_layout import is_whole
 from ld3m.priors.ldm import read_class_table
 from ld3m.priors.loading import Parts
 from ld3m.priors.pixels import Pixels
 from ld3m.priors.several_encoders import Sana, SeveralEncoders, StableDiffusion3, StableDiffusionXL
+from ld3m.priors.source import outline
 from ld3m.recipe import DataRecipe, Recipe, SamplerRecipe
 
 IMAGENET_CLASS = 1281
