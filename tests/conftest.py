@@ -131,7 +131,7 @@ LONG = {
         "test_baselines_of_another_seed",
     ),
     "test_compare": ("test_a_comparison_resumes",),
-    "test_comparison": (
+    "test_differences": (
         "test_a_run_against_another",
         "test_what_cannot_be_compared",
         "test_the_command_line_compares",

@@ -11,7 +11,7 @@ from typing import Any
 
 from ld3m.cells.settings import value_text
 from ld3m.evaluation.blocks import bests, few_images
-from ld3m.evaluation.comparison import TOO_FEW_PAIRS, paired
+from ld3m.evaluation.differences import TOO_FEW_PAIRS, paired
 from ld3m.markdown import code, table, text
 from ld3m.runs.metrics import duration
 

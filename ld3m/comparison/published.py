@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from ld3m.errors import UserError
-from ld3m.evaluation.comparison import CONFIDENCE, LEAST_PAIRS
+from ld3m.evaluation.differences import CONFIDENCE, LEAST_PAIRS
 from ld3m.reading import read_text
 from ld3m.recipe.parsing import parse
 

@@ -10,12 +10,12 @@ from itertools import combinations
 from typing import Any, NamedTuple
 
 from ld3m.comparison.sets import Measured
-from ld3m.evaluation.comparison import CONFIDENCE, paired
+from ld3m.evaluation.differences import CONFIDENCE, paired
 from ld3m.evaluation.rows import Row
 
 
 def interval(accuracies: Sequence[float]) -> tuple[float, float] | None:
-    """Student's 95 % interval of the mean of accuracies in percent; None as `comparison.paired` has it."""
+    """Student's 95 % interval of the mean of accuracies in percent; None as `paired` has it."""
     test = paired(accuracies, [0.0] * len(accuracies))
     return None if test.low is None or test.high is None else (max(0.0, test.low), test.high)
 
@@ -30,7 +30,7 @@ def pairwise(sets: Sequence[Measured], rows: Sequence[Row]) -> list[dict[str, An
     Returns:
         A row per architecture and pair: `set`, `against`, `arch`; `mean`, `low` and `high` in points, set − against;
         `p`, corrected; `holds`; and the `differences`, one per seed that both have. `low`, `high`, `p` and `holds` are
-        None if `comparison.paired` has no interval.
+        None if `paired` has no interval.
     """
     pairs = list(_pairs(sets, rows))
     tests = sum(paired(pair.ours, pair.theirs).p is not None for pair in pairs)

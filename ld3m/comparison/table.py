@@ -8,7 +8,7 @@ import yaml
 
 from ld3m import markdown as md
 from ld3m.comparison.published import Figure
-from ld3m.evaluation.comparison import LEAST_PAIRS, TOO_FEW_PAIRS
+from ld3m.evaluation.differences import LEAST_PAIRS, TOO_FEW_PAIRS
 from ld3m.evaluation.tables import accuracy_text
 
 Report = Mapping[str, Any]

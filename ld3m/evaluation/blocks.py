@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ld3m.evaluation.comparison import differences
 from ld3m.evaluation.cross_architecture import column, cross_architecture, headings
+from ld3m.evaluation.differences import differences
 from ld3m.evaluation.protocols.details import TESTS_TEXT
 from ld3m.evaluation.rows import (
     Row,

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ld3m.evaluation.blocks import Block, blocks
-from ld3m.evaluation.comparison import LEAST_PAIRS, TOO_FEW_PAIRS
+from ld3m.evaluation.differences import LEAST_PAIRS, TOO_FEW_PAIRS
 from ld3m.evaluation.rows import Row, best_figures, protocol_text
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ld3m.errors import UserError
-from ld3m.evaluation.comparison import paired
+from ld3m.evaluation.differences import paired
 from ld3m.tuning.axes import Axis
 from ld3m.tuning.trials import Figure, Note, Trials
 
