@@ -24,7 +24,7 @@ from ld3m.evaluation.soft_labels import Labels, OfEpochs, OfImages, Online, Soft
 from ld3m.evaluation.tables import accuracy_table
 from ld3m.evaluation.together import Share
 from ld3m.evaluation.training import epoch_draws, shown_in_epoch, train
-from ld3m.files import cache_key
+from ld3m.files import cache_folder, cache_key
 from ld3m.images.transforms import CutMix
 from ld3m.machine.processes import Processes
 from ld3m.networks.training import divergence
@@ -286,6 +286,25 @@ def test_a_teacher_chooses_the_crops_of_mosaics_where_labels_are_soft(
     assert row["content"] == cache_key([0, 0, 0, 1, 1, 1, 2, 2, 2], torch.cat(made).numpy().data)
     refused = ld3m("evaluate", run, "--against", "rded", "teacher.source=stored").err
     assert refused.startswith("ld3m: evaluate.mosaics: stored labels say nothing of crops of real images; name their ")
+
+
+def test_a_teacher_that_is_missing_is_missed_before_anything_is_made(
+    run: Path, recipe: Recipe, ld3m: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    """Not after the images, the scorer that herding wants, or a distillation of hours."""
+    soft = ("evaluate.labels=soft", "teacher.source=gone", "evaluate.epochs=1")
+    cache = cache_folder()
+    before = sorted(cache.rglob("*"))
+    for command in (
+        ("evaluate", run, "--against", "herding"),
+        ("compare", run, "--recipe", run / "recipe.yaml", "--against", "herding"),
+        ("ablate", run / "recipe.yaml", "data.keep=0.9", "--output", "ablation"),
+    ):
+        refused = ld3m(*command, *soft)
+        assert refused.code == 2
+        assert "teacher.source: there is no 'gone'; give torchvision/<model>" in refused.err
+    assert sorted(cache.rglob("*")) == before
+    assert not list(tmp_path.glob("ablation/*/*/latents*"))
 
 
 def test_a_set_of_numbers_is_labelled_in_the_order_that_is_said(

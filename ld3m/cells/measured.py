@@ -8,6 +8,7 @@ from ld3m.distillation.loop import distill
 from ld3m.evaluation.evaluate import evaluate, matching_row, with_learnt_rate
 from ld3m.evaluation.protocols import Protocol, Task, protocol
 from ld3m.evaluation.rows import Row, results
+from ld3m.evaluation.training_sets import check_teacher
 from ld3m.recipe import Recipe
 from ld3m.runs import metrics
 from ld3m.runs.folder import SAMPLING, classes, document, iterations_done
@@ -24,6 +25,7 @@ def make(recipe: Recipe, sets: Sequence[str], split: str) -> None:
         UserError: as `distill` and `evaluate` do.
     """
     if not is_distilled(recipe):
+        check_teacher(recipe, (), sets)
         distill(recipe)
     if not is_measured(recipe, sets, split):
         evaluate(recipe.folder, recipe, [name for name in sets if name != "distilled"], split)

@@ -16,7 +16,7 @@ from ld3m.evaluation.evaluate import check_archs, measure_rows, prepare_to_test
 from ld3m.evaluation.measure import Evaluation
 from ld3m.evaluation.protocols import augments
 from ld3m.evaluation.rows import Row, results
-from ld3m.evaluation.training_sets import BASELINES, TrainingSets
+from ld3m.evaluation.training_sets import BASELINES, TrainingSets, check_teacher
 from ld3m.files import cache_folder, writable, write_json, write_text
 from ld3m.machine import environment
 from ld3m.machine.determinism import repeatable
@@ -71,6 +71,7 @@ def compare(
     if recipe.evaluate.lr == "learnt":
         raise UserError("evaluate.lr: learnt is a rate of each set's own, and a comparison has one; give a number")
     check_archs(recipe)
+    check_teacher(recipe, [folder for _, folder in sets.values()], against)
     for argument, folder in sets.values():
         check(argument, folder, recipe)
     if processes.is_main_process:

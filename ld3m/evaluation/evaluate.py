@@ -15,7 +15,7 @@ from ld3m.evaluation.measure import Evaluation, Training, clean_up, measure
 from ld3m.evaluation.protocols import OTHERS, Protocol, Task, augments, protocol
 from ld3m.evaluation.rows import FILE, Row, figures, gathered, merged, read, set_name
 from ld3m.evaluation.tables import accuracy_text
-from ld3m.evaluation.training_sets import BASELINES, TrainingSets, check_content, judged_alike
+from ld3m.evaluation.training_sets import BASELINES, TrainingSets, check_content, check_teacher, judged_alike
 from ld3m.files import writable, write_json
 from ld3m.machine.determinism import repeatable
 from ld3m.machine.memory import keep_freed_memory
@@ -77,6 +77,7 @@ def evaluate(
         print(f"left out: {line}", file=sys.stderr)
     others = _others(against, recipe, folder)
     check_archs(recipe)  # mistakes are reported before data is prepared
+    check_teacher(recipe, [folder, *filter(None, others.values())], others)
     keep_freed_memory()
     with repeatable(processes.device, recipe.tf32, warn_only=True):  # networks of other packages may not be repeatable
         evaluation = _prepare(processes, folder, place, recipe, others, split, with_scores)

@@ -14,11 +14,12 @@ from ld3m.data.prepared import ImageSet
 from ld3m.errors import UserError
 from ld3m.evaluation.protocols import Protocol
 from ld3m.evaluation.protocols.details import written
+from ld3m.evaluation.training_sets import has_stored_labels
 from ld3m.images.transforms import CutMix
 from ld3m.machine.transfer import send
 from ld3m.recipe import Recipe
 from ld3m.runs import labels as stored
-from ld3m.teachers.loading import STORED, load
+from ld3m.teachers.loading import load
 from ld3m.teachers.teacher import Teacher
 
 View = tuple[int, int, int]
@@ -194,21 +195,15 @@ class Labels:
             UserError: if the recipe names stored labels and the set has none, or of other images, classes or views; or
                 as `load` does for its teacher.
         """
-        source, folder = self.recipe.teacher.source, self.folders.get(name)
-        if source == STORED or (source is None and all(map(stored.has_labels, self.folders.values()))):
-            found = self._stored(name, folder, content, how)
+        if has_stored_labels(self.recipe, self.folders.values()):
+            found = self._stored(name, self.folders.get(name), content, how)
         else:
             if how.whitening:
                 raise UserError(
                     f"evaluate.whitening: {how.name} has soft labels, whose teacher has not learnt whitened images; "
                     "leave it out, give evaluate.labels=hard, or labels that are stored with the set"
                 )
-            try:
-                self.teacher = self.teacher or load(self.recipe, self.images, self.device, self.say)
-            except UserError as error:
-                if folder and stored.has_labels(folder):
-                    raise UserError(f"{error}; or take those stored with the set: teacher.source=stored") from None
-                raise
+            self.teacher = self.teacher or load(self.recipe, self.images, self.device, self.say)
             found = Online(self.teacher)
         found.check(how)
         return found

@@ -1,6 +1,6 @@
 """What networks are trained on: the images of runs, and as many real ones."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,10 @@ from ld3m.evaluation.rows import FILE
 from ld3m.randomness import generator
 from ld3m.recipe import Recipe
 from ld3m.runs.folder import load_recipe
+from ld3m.runs.labels import has_labels
 from ld3m.runs.result import read_images
 from ld3m.runs.training_set import seen_images, set_digest, stored_weights
-from ld3m.teachers.loading import STORED, is_named, load
+from ld3m.teachers.loading import STORED, check_source, is_named, load
 from ld3m.teachers.teacher import Teacher
 
 SCORED = (*coresets.SELECTIONS, "rded")
@@ -142,6 +143,40 @@ def depends_on_teacher(recipe: Recipe, baseline: str) -> bool:
     return has_soft_labels(recipe) or (baseline == "rded" and judged_by_teacher(recipe))
 
 
+def has_stored_labels(recipe: Recipe, folders: Collection[Path]) -> bool:
+    """Whether soft labels of these runs are those stored with them: as the recipe says, or as it names no teacher."""
+    source = recipe.teacher.source
+    return source == STORED or (source is None and bool(folders) and all(map(has_labels, folders)))
+
+
+def check_teacher(recipe: Recipe, folders: Collection[Path], baselines: Collection[str]) -> None:
+    """Checks that the teacher is there which an evaluation will want, before anything is prepared or trained for it.
+
+    Args:
+        recipe: names it, or has hard labels.
+        folders: of the runs that are evaluated; none of them: one that is still to be made.
+        baselines: with them.
+
+    Raises:
+        UserError: if there is none, as `check_source`; or stored labels alone, where crops of real images want one.
+    """
+    judges = "rded" in baselines and judged_by_teacher(recipe)
+    if judges and recipe.teacher.source == STORED:
+        raise UserError(
+            "evaluate.mosaics: stored labels say nothing of crops of real images; name their teacher, such as "
+            "teacher.source=teachers/NAME, or leave rded out of --against"
+        )
+    labels = has_soft_labels(recipe) and not has_stored_labels(recipe, folders)
+    if not judges and not labels:
+        return
+    try:
+        check_source(recipe)
+    except UserError as error:
+        if any(map(has_labels, folders)):
+            raise UserError(f"{error}; or take those stored with the set: teacher.source=stored") from None
+        raise
+
+
 def judged_alike(row: Mapping[str, Any], recipe: Recipe) -> bool:
     """Whether the mosaics of a row, if it is of mosaics, were made as a recipe has it, and chosen by whom it names.
 
@@ -162,18 +197,9 @@ def judged_alike(row: Mapping[str, Any], recipe: Recipe) -> bool:
 
 
 def _judge(recipe: Recipe, images: ImageSet, device: torch.device, say: bool) -> tuple[mosaics.Judge, Teacher | None]:
-    """Who chooses the crops of mosaics, and the teacher, if it is that.
-
-    Raises:
-        UserError: if it is to be the teacher, and there is none but its stored labels.
-    """
+    """Who chooses the crops of mosaics, and the teacher, if it is that."""
     if not judged_by_teacher(recipe):
         return mosaics.by_scorer(images, recipe.data.scorer, device), None
-    if recipe.teacher.source == STORED:
-        raise UserError(
-            "evaluate.mosaics: stored labels say nothing of crops of real images; name their teacher, such as "
-            "teacher.source=teachers/NAME, or leave rded out of --against"
-        )
     teacher = load(recipe, images, device, say)
     return mosaics.Judge(teacher, images.normalise, f"teacher {teacher.classifier.digest}", device), teacher
 

@@ -82,6 +82,32 @@ def load(recipe: Recipe, images: ImageSet, device: torch.device, say: bool = Tru
     return teacher
 
 
+def check_source(recipe: Recipe) -> None:
+    """Checks that there is something by the name of a recipe's teacher, and the library that has it; loads nothing.
+
+    Raises:
+        UserError: if there is not, or its training is unfinished.
+    """
+    source = recipe.teacher.source
+    if source and source.startswith((TORCHVISION, TIMM)):
+        pretrained.check_library(source)
+        return
+    path = folder_of(recipe)
+    if is_teacher(path) or path.is_file():
+        return
+    instead = "give torchvision/<model>, timm/<model>, a folder of ld3m train-teacher, or a .pt or .safetensors file"
+    if path.is_dir():
+        begun = (path / "training").is_dir()
+        what = "is unfinished; the command that began it resumes" if begun else "has no teacher.json"
+        raise UserError(f"teacher.source: {path} {what}; or {instead}")
+    if source is None:
+        raise UserError(
+            f"teacher.source: there is no teacher in {path}; ld3m train-teacher with the same recipe trains one, or "
+            f"{instead}"
+        )
+    raise UserError(f"teacher.source: there is no {source!r}; {instead}")
+
+
 def folder_of(recipe: Recipe) -> Path:
     """The folder that `ld3m train-teacher` writes for a recipe, and that a recipe takes which names no teacher."""
     return Path(recipe.teacher.source or f"teachers/{recipe.name}")
@@ -114,22 +140,9 @@ def _classifier(recipe: Recipe, images: ImageSet) -> Classifier:
         return pretrained.torchvision_classifier(source)
     if source and source.startswith(TIMM):
         return pretrained.timm_classifier(source, _named_classes(settings))
+    check_source(recipe)
     path = folder_of(recipe)
-    if is_teacher(path):
-        return read_classifier(path)
-    if path.is_file():
-        return _from_file(path, settings, images)
-    instead = "give torchvision/<model>, timm/<model>, a folder of ld3m train-teacher, or a .pt or .safetensors file"
-    if path.is_dir():
-        begun = (path / "training").is_dir()
-        what = "is unfinished; the command that began it resumes" if begun else "has no teacher.json"
-        raise UserError(f"teacher.source: {path} {what}; or {instead}")
-    if source is None:
-        raise UserError(
-            f"teacher.source: there is no teacher in {path}; ld3m train-teacher with the same recipe trains one, or "
-            f"{instead}"
-        )
-    raise UserError(f"teacher.source: there is no {source!r}; {instead}")
+    return read_classifier(path) if is_teacher(path) else _from_file(path, settings, images)
 
 
 def _named_classes(settings: TeacherRecipe) -> list[str] | None:

@@ -125,6 +125,21 @@ def with_small_stem(network: nn.Module, weights: Mapping[str, Tensor]) -> nn.Mod
 # --- the libraries -----------------------------------------------------------------------------------------
 
 
+def check_library(source: str) -> None:
+    """Checks that the library of a pre-trained classifier is installed and has it; nothing is fetched.
+
+    Raises:
+        UserError: if not.
+    """
+    if source.startswith(TIMM):
+        timm.library(source, "teacher.source")
+    else:
+        models = _torchvision(source, "teacher.source")
+        _check_name(
+            source.removeprefix(TORCHVISION).partition("@")[0], models.list_models(module=models), "teacher.source"
+        )
+
+
 def _torchvision(arch: str, key: str) -> Any:
     try:
         from torchvision import models
