@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -122,6 +123,11 @@ def test_numbers_of_a_subset_mean_its_classes_only_if_they_are_the_sources() -> 
     ("theirs", "order", "line"),
     [
         (["dog", "wolf"], None, "'wolf' is not a class; the classes are bird, grey cat, dog; --class-order FILE says"),
+        (
+            ["1", "2", "3"],
+            None,
+            "counts its classes from 1; give --by-position if 1 is 'bird', the first of data.source",
+        ),
         (["0", "1", "3"], None, "has label 3, but the recipe's classes go from 0 to 2"),
         (["dog", "Dog"], None, "has dog and Dog, which both mean the class 'dog'"),
         (["dog", "1"], None, "names classes by numbers in part: dog, 1; give all of them names"),
@@ -316,16 +322,36 @@ def test_idc_keeps_unclamped_pixels_several_in_one(
 
 
 def test_frepo_keeps_channels_last_and_centred_labels(
-    pixels: torch.Tensor, real: ImageSet, recipe_file: Path, tmp_path: Path, ld3m: object
+    pixels: torch.Tensor,
+    real: ImageSet,
+    recipe_file: Path,
+    tmp_path: Path,
+    ld3m: object,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """save_proto_np: np/step000500.npz with image [N, H, W, C] and label, one-hot minus 1 / classes, then learnt."""
+    """save_proto_np: np/step000500.npz with image [N, H, W, C] and label, one-hot minus 1 / classes, then learnt.
+
+    Pictures of the set lie beside np/.
+    """
+    theirs = tmp_path / "theirs"
+    for name in ("np", "png"):
+        (theirs / name).mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(theirs / "png" / "step000500.png")
     normalised = real.normalise(pixels / 255)
     labels = np.eye(3, dtype=np.float32)[[0, 0, 1, 1, 2, 2]] - 1 / 3
     for step, scale in ((500, 0), (1000, 1)):
-        np.savez(tmp_path / f"step{step:06d}.npz", image=scale * normalised.permute(0, 2, 3, 1).numpy(), label=labels)
-    found, numbers = brought(str(tmp_path), recipe_file)
-    assert numbers == [0, 0, 1, 1, 2, 2]
-    assert torch.allclose(real.normalise(bytes_to_unit(found)), normalised, atol=1e-4)
+        own = scale * normalised.permute(0, 2, 3, 1).numpy()
+        np.savez(theirs / "np" / f"step{step:06d}.npz", image=own, label=labels)
+    for given in (".", "np", "np/step001000.npz"):
+        found, numbers = brought(str(theirs / given), recipe_file)
+        assert numbers == [0, 0, 1, 1, 2, 2]
+        assert torch.allclose(real.normalise(bytes_to_unit(found)), normalised, atol=1e-4)
+        said = capsys.readouterr().err
+        assert "its soft label is kept: evaluate.labels=soft evaluate.soft_loss=squared" in said
+        assert "parts of one set" not in said
+    shutil.copytree(theirs / "np", theirs / "other" / "np")
+    with pytest.raises(UserError, match=r"files of tensors in several folders \(np, other/np\); give the one that is"):
+        find_set([str(theirs)], str(recipe_file), (), AS_IT_IS)
 
 
 # --- values ------------------------------------------------------------------------------------------------
@@ -433,6 +459,24 @@ def test_renaming_is_the_best_there_is() -> None:
     said = torch.randint(0, 50, (5, 5), generator=torch.manual_seed(0))
     best = max(sum(int(said[row, column]) for row, column in enumerate(order)) for order in permutations(range(5)))
     assert testing.reassigned(said) == pytest.approx(100 * best / int(said.sum()))
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "renamed", "classes", "expected"),
+    [
+        (10.3, 24.1, 10, False),  # a ConvNet after one epoch on ten garments in their own order
+        (2.2, 25.7, 10, False),  # the most that six untrained ones reached
+        (3.5, 62.0, 10, True),
+        (22.0, 31.0, 10, False),  # alike classes
+        (1.0, 14.0, 100, True),
+        (20.0, 45.0, 3, False),
+        (20.0, 70.0, 3, True),
+    ],
+)
+def test_networks_that_learnt_nothing_are_not_taken_for_permuted_labels(
+    accuracy: float, renamed: float, classes: int, expected: bool
+) -> None:
+    assert testing.is_permuted(accuracy, renamed, classes) == expected
 
 
 def test_networks_may_see_whitened_images(

@@ -141,6 +141,30 @@ def test_killed_and_interrupted_it_ends_at_the_same_weights(
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
+def test_it_saves_by_the_clock_where_steps_take_long(
+    trained: Path, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed at step 4, long before the first checkpoint of steps, it resumes at step 3, to the same weights."""
+    recipe, real, seen = recipe_of(shapes, tmp_path / "slow"), torch.optim.AdamW.step, []
+
+    def dying(optimiser: torch.optim.Optimizer, *arguments: object, **keys: object) -> object:
+        seen.append(1)
+        if len(seen) == 4:
+            raise RuntimeError("killed")
+        return real(optimiser, *arguments, **keys)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ld3m.training.fit.SAVE_EVERY", 0.0)
+        patch.setattr(torch.optim.AdamW, "step", dying)
+        with pytest.raises(RuntimeError, match="killed"):
+            train_teacher(recipe)
+    with safetensors.safe_open(tmp_path / "slow" / "training" / "teacher.safetensors", "pt") as file:
+        assert file.metadata()["step"] == "3"
+    train_teacher(recipe)
+    whole, resumed = weights(trained), weights(tmp_path / "slow")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
 def test_the_command_repeats_nothing_and_refuses_what_is_another(
     trained: Path, shapes: Path, tmp_path: Path, ld3m: Callable[..., Outcome]
 ) -> None:

@@ -149,6 +149,11 @@ def _by_number(theirs: Sequence[str], numbers: Sequence[int], source: Source, ch
         found = [by_value[number] for number in numbers]
         return Matched(found, _text("by name", theirs, found, source))
     if list(chosen) == whole:
+        if sorted(numbers) == [number + 1 for number in whole]:
+            raise UserError(
+                f"counts its classes from 1; give --by-position if {theirs[numbers.index(1)]} is "
+                f"{source.classes[0]!r}, the first of data.source, or --class-order FILE"
+            )
         _check_range(numbers, len(whole), "the recipe's")
     elif set(numbers) != set(chosen) or set(numbers) == set(range(len(chosen))):
         _check_range(numbers, len(whole), "data.source's")

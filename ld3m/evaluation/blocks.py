@@ -165,8 +165,8 @@ def _permuted(rows: Sequence[Row], names: Mapping[Any, str]) -> list[str]:
     """A line for each result whose networks tell classes apart, but call them by each other's names."""
     return [
         f"{names[column(row)]} on {row['trained_on']} takes classes for each other: renamed one for one, "
-        f"{statistics.fmean(row['reassigned']):.1f} % would be right, not {row['mean']:.1f}; the set's classes are in "
-        "another order than assumed (--class-order FILE)"
+        f"{statistics.fmean(row['reassigned']):.1f} % would be right, not {row['mean']:.1f}; the set's classes may be "
+        "in another order than assumed (--class-order FILE)"
         for row in rows
         if row.get("reassigned")
     ]

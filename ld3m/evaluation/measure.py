@@ -1,5 +1,6 @@
 """Networks trained and tested one by one: what that will take, how far it is, and their accuracies kept."""
 
+import statistics
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ld3m.data.prepared import ImageSet, buffers
-from ld3m.data.testing import PERMUTED, Tested, tested
+from ld3m.data.testing import Tested, is_permuted, tested
 from ld3m.data.whitening import whitening
 from ld3m.errors import UserError
 from ld3m.evaluation.checkpoint import Checkpoint
@@ -226,17 +227,18 @@ class Evaluation:
             "content": self.digests[trained_on],
             **({"own_rate": True} if has_own_rate(recipe.evaluate, arch) else {}),
             **({"at_chance": at_chance} if at_chance else {}),
-            **_in_another_order(networks),
+            **_in_another_order(networks, len(self.images.classes)),
             **self.sets.chosen_by(trained_on),
             **self.sets.weighted(trained_on),
         }
 
 
-def _in_another_order(networks: Sequence[Tested]) -> dict[str, Any]:
+def _in_another_order(networks: Sequence[Tested], classes: int) -> dict[str, Any]:
     """What accuracies would be if classes were renamed, if that is so much more that labels must be permuted."""
     renamed = [network.reassigned or 0.0 for network in networks]
-    gain = sum(high - network.accuracy for high, network in zip(renamed, networks, strict=True)) / len(networks)
-    return {"reassigned": [round(each, 2) for each in renamed]} if gain >= PERMUTED else {}
+    accuracy = statistics.fmean(network.accuracy for network in networks)
+    permuted = is_permuted(accuracy, statistics.fmean(renamed), classes)
+    return {"reassigned": [round(each, 2) for each in renamed]} if permuted else {}
 
 
 class Kept(BaseModel):

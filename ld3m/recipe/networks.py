@@ -95,7 +95,8 @@ class TeacherRecipe(Section):
     augment: bool = True
     """Whether differentiable Siamese augmentation changes the real images in training."""
     checkpoint_every: int = Field(1000, ge=1, le=10**9)
-    """Training steps between checkpoints, from which an interrupted training resumes."""
+    """Training steps between checkpoints, from which a killed training resumes; there is one every five minutes at
+    least."""
 
     @model_validator(mode="after")
     def _mean_and_std_belong_together(self) -> "TeacherRecipe":

@@ -108,7 +108,8 @@ class PriorRecipe(Section):
     autoencoder: AutoencoderRecipe = AutoencoderRecipe()
     denoiser: DenoiserRecipe = DenoiserRecipe()
     checkpoint_every: int = Field(1000, ge=1, le=10**9)
-    """Training steps between checkpoints, from which an interrupted training resumes."""
+    """Training steps between checkpoints, from which a killed training resumes; there is one every five minutes at
+    least."""
     evaluate: PriorEvaluateRecipe = PriorEvaluateRecipe()
 
     @model_validator(mode="after")

@@ -5,6 +5,7 @@ Nothing pickled is run. What the values mean is judged in `pixel_values`; the la
 """
 
 import importlib
+import os
 import re
 import sys
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ld3m.data.formats import is_image
 from ld3m.errors import UserError, one_line, some
 from ld3m.reading import HEAD, foreign_kind
 from ld3m.runs.pixel_values import TensorSet
@@ -29,14 +31,37 @@ STEP = re.compile(r"step[-_]?(\d+)", re.IGNORECASE)
 """FRePo's name of what it saved after so many steps."""
 
 
-def is_tensor_file(path: Path) -> bool:
-    """Whether a path is meant as a file of tensors, or is a folder of such files."""
-    try:
-        inside = list(path.iterdir()) if path.is_dir() else []
-    except OSError as error:
-        raise UserError(f"RUN: cannot read {path} ({error.strerror})") from None
-    has_files = any(each.suffix in SUFFIXES for each in inside) and not any(each.is_dir() for each in inside)
-    return has_files or (path.suffix in SUFFIXES and not path.is_dir())
+def tensor_files(path: Path) -> Path | None:
+    """The file of tensors, or the folder of such files, that a path stands for; None if it is anything else.
+
+    The folder may be the only one of such below the path, as `Normal` of DATM and `np` of FRePo, of which one beside it
+    may have pictures.
+
+    Raises:
+        UserError: if the path cannot be read, or several folders below it have files of tensors.
+    """
+    if not path.is_dir():
+        return path if path.suffix in SUFFIXES else None
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"RUN: cannot read {error.filename} ({error.strerror})")
+
+    found, pictures = [], 0
+    for name, below, files in os.walk(path, onerror=refuse):
+        if any(Path(file).suffix in SUFFIXES for file in files):
+            if not below and Path(name) == path:
+                return path
+            found.append(Path(name))
+        elif any(is_image(Path(name, file)) for file in files):
+            pictures += 1
+            if pictures > 1:  # classes
+                return None
+    if len(found) > 1:
+        names = sorted(str(folder.relative_to(path)) for folder in found)
+        raise UserError(
+            f"RUN: {path} has files of tensors in several folders ({some(names)}); give the one that is meant"
+        )
+    return found[0] if found else None
 
 
 def read(path: Path) -> TensorSet:
@@ -110,7 +135,7 @@ def _parts(path: Path) -> list[Path]:
 
 def _say_others(path: Path) -> None:
     """Says which files beside one are called alike but for a number: they may be parts of one set."""
-    if _labels_beside(path) or not (match := re.fullmatch(r"(.*\D)(\d+)", path.stem)):
+    if _labels_beside(path) or STEP.fullmatch(path.stem) or not (match := re.fullmatch(r"(.*\D)(\d+)", path.stem)):
         return
     alike = re.compile(re.escape(match[1]) + r"\d+")
     others = [each.name for each in path.parent.glob(f"*{path.suffix}") if alike.fullmatch(each.stem)]

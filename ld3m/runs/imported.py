@@ -83,12 +83,13 @@ def find_set(
         if (path / "images").is_dir():
             return path
         raise UserError(f"RUN: {path} is not a finished run (it has no images); ld3m distill resumes it")
-    if path.is_dir() or foreign_tensors.is_tensor_file(path):
+    tensors = foreign_tensors.tensor_files(path)
+    if path.is_dir() or tensors:
         if not path.exists():
             raise UserError(f"RUN: there is no {path}")
         measured = _measured_by(name, recipe, overrides)
-        if foreign_tensors.is_tensor_file(path):
-            return _import_tensors(path, measured, reading)
+        if tensors:
+            return _import_tensors(tensors, measured, reading)
         return _import_images(name, measured, str(path), reading)
     is_mistyped_folder = not name.startswith("hub:") and path.parent != Path() and path.parent.is_dir()
     if download.NAME.fullmatch(name.removeprefix("hub:")) and not is_mistyped_folder:
@@ -229,7 +230,8 @@ def _import_tensors(path: Path, recipe: Recipe, reading: Reading) -> Path:
         learnt, said = None, f"{said}, and not trained with it, which its authors do: expect less than they published"
     elif learnt is not None:
         learnt = learnt[:, sorted(range(len(numbers)), key=lambda index: classes.positions[index])].float()
-        said += ", and its soft label is kept: evaluate.labels=soft evaluate.temperature=1 trains with it"
+        way = "soft_loss=squared" if found.code == "frepo" else "temperature=1"
+        said += f", and its soft label is kept: evaluate.labels=soft evaluate.{way} trains with it"
     images = to_pixels(path, found._replace(images=images), lambda: prepare(recipe.data), reading.pixels)
     classes.say(str(path))
     if padding:

@@ -14,7 +14,7 @@ from ld3m import networks
 from ld3m.data.class_matching import by_name
 from ld3m.data.known import imagenet
 from ld3m.data.prepared import ImageSet
-from ld3m.data.testing import PERMUTED, tested
+from ld3m.data.testing import is_permuted, tested
 from ld3m.errors import UserError, some
 from ld3m.files import ANOTHER_CACHE, cache_folder, cache_key, tensors_digest, writable, write_json
 from ld3m.machine.lock import hold
@@ -325,10 +325,9 @@ class Accuracy(BaseModel):
     reassigned: Annotated[float, Field(ge=0, le=100)]
     """If its classes were renamed, one for one, to the best."""
 
-    @property
-    def hint(self) -> str | None:
-        """That its classes are in another order than assumed, if it looks so."""
-        if self.reassigned - self.accuracy < PERMUTED:
+    def hint(self, classes: int) -> str | None:
+        """That its classes are in another order than assumed, if it looks so for so many."""
+        if not is_permuted(self.accuracy, self.reassigned, classes):
             return None
         return (
             f"renamed one for one, {self.reassigned:.1f} % would be right, so its classes may be in another order than "
@@ -353,13 +352,15 @@ def _tested(teacher: Teacher, device: torch.device) -> Teacher:
             renamed = round(measured.reassigned or 0.0, 2)
             known = Accuracy(accuracy=round(measured.accuracy, 2), at_chance=measured.at_chance, reassigned=renamed)
             write_json(path, known.model_dump())
+    hint = known.hint(len(images.classes))
     if known.at_chance:
         raise UserError(
             f"teacher.source: {own.name} classifies {known.accuracy:.1f} % of the {images.judging} images of "
-            f"{len(images.classes)} classes correctly, no better than guessing; {known.hint or LOOK_AT}"
+            f"{len(images.classes)} classes correctly, no better than guessing; {hint or LOOK_AT}"
         )
-    hint = [known.hint] if known.hint else []
-    return replace(teacher, accuracy=known.accuracy, classifier=replace(own, notes=[*own.notes, *hint]))
+    return replace(
+        teacher, accuracy=known.accuracy, classifier=replace(own, notes=[*own.notes, *([hint] if hint else [])])
+    )
 
 
 def _kept(path: Path) -> Accuracy | None:

@@ -26,6 +26,8 @@ from ld3m.randomness import generator
 from ld3m.reading import parse_json, read_tensors, read_text
 
 LOG_EVERY = 100
+SAVE_EVERY = 300.0
+"""Seconds of training that a kill may cost at most, however many steps lie between checkpoints."""
 LISTEN_EVERY = 10
 """Steps after which several processes look whether one of them has received a signal."""
 LossOf = Callable[[int, Tensor, slice], Tensor]
@@ -100,7 +102,7 @@ def fit(settings: Fit, network: nn.Module, loss_of: LossOf, count: int, processe
     if settings.file("safetensors").is_file():
         progress = _restore(settings, network, average, optimiser)
         rows = _read_log(settings.file("jsonl"), progress.step)
-    began = time.monotonic()
+    began = kept = time.monotonic()
     losses = [torch.tensor(loss, device=processes.device) for loss in progress.losses]
     steps = range(progress.step, settings.steps)
     bar = tqdm(steps, settings.name, initial=progress.step, total=settings.steps, disable=not main)
@@ -118,7 +120,8 @@ def fit(settings: Fit, network: nn.Module, loss_of: LossOf, count: int, processe
             average.update_parameters(network)
             losses.append(loss.detach())
             done = step + 1
-            saved = stop or done % settings.checkpoint_every == 0 or done == settings.steps
+            is_due = main and time.monotonic() - kept > SAVE_EVERY
+            saved = stop or is_due or done % settings.checkpoint_every == 0 or done == settings.steps
             if saved or done % LOG_EVERY == 0:
                 _check_finite(losses, settings, step)
             if done % LOG_EVERY == 0 or done == settings.steps:
@@ -133,6 +136,7 @@ def fit(settings: Fit, network: nn.Module, loss_of: LossOf, count: int, processe
                 _save(settings, network, average, optimiser, now)
                 if curve:
                     curves(settings.file("png"), {settings.name: curve}, "step", "loss")
+                kept = time.monotonic()
             if stop:
                 bar.close()
                 _leave(settings, done, stop, processes)
