@@ -3,6 +3,7 @@
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -42,6 +43,26 @@ def user_error_if_damaged(file: object, advice: str) -> Iterator[None]:
 def some(names: Sequence[str], most: int = 5) -> str:
     """As many names as a line has room for, and … for the rest."""
     return ", ".join([*names[:most], *["…"] * (len(names) > most)])
+
+
+def shortened(value: Any) -> str:
+    """A value for a message; a thousand classes do not fit into one line."""
+    text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def span(counts: Sequence[int]) -> str:
+    """From the least to the largest: "3 to 1,200", or "12" if all are the same."""
+    return f"{min(counts):,}" if min(counts) == max(counts) else f"{min(counts):,} to {max(counts):,}"
+
+
+@contextmanager
+def blamed_on(key: str) -> Iterator[None]:
+    """Has the lines of a UserError begin with the option that gave a prior, in the place of its usual key."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(*(f"{key}: {line.removeprefix('prior.source: ')}" for line in error.lines)) from None
 
 
 def one_line(error: Exception) -> str:

@@ -16,6 +16,11 @@ def text(words: object) -> str:
     return MARKUP.sub(lambda found: f"&#{ord(found[0])};", _line(words))
 
 
+def sentence(words: str) -> str:
+    """A note as a sentence: with a capital and a full stop."""
+    return f"{words[0].upper()}{words[1:]}."
+
+
 def code(words: object) -> str:
     """Words of others in the font of code."""
     line = _line(words)

@@ -12,7 +12,7 @@ from typing import Any
 from ld3m.cells.settings import value_text
 from ld3m.evaluation.blocks import bests, few_images
 from ld3m.evaluation.differences import TOO_FEW_PAIRS, paired
-from ld3m.markdown import code, table, text
+from ld3m.markdown import code, sentence, table, text
 from ld3m.runs.metrics import duration
 
 Rows = Sequence[Mapping[str, Any]]
@@ -238,7 +238,7 @@ def _measured_how(report: Mapping[str, Any], archs: Sequence[str]) -> list[str]:
     rows = report["rows"]
     paragraphs = list(dict.fromkeys(note for arch in archs for note in _notes(arch, rows)))
     figures = [each for row in rows for each in row["accuracies"].values()]
-    paragraphs += [f"{note[0].upper()}{note[1:]}." for note in bests(figures)]
+    paragraphs += map(sentence, bests(figures))
     protocols = {
         f"{text(arch)}{' on full' * (row['trained_on'] == 'full')}: {code(json.dumps(each['protocol']))}"
         for row in rows
@@ -270,7 +270,7 @@ def _notes(name: str, rows: Rows) -> list[str]:
         rate = code(f"evaluate.lr={{{first['arch']}: …}}")
         said = text(f"{name}: networks at chance, which have not learnt: {'; '.join(at_chance)}")
         notes.append(f"{said}; give more epochs, or a rate of its own: {rate}.")
-    return notes + [f"{note[0].upper()}{note[1:]}." for note in few_images(first.get("tested_on"))]
+    return [*notes, *map(sentence, few_images(first.get("tested_on")))]
 
 
 def _table(

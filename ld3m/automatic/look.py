@@ -12,7 +12,7 @@ from PIL import Image
 from ld3m.data.class_choice import choose_from
 from ld3m.data.examples import Examples
 from ld3m.data.sources import open_source
-from ld3m.errors import UserError
+from ld3m.errors import UserError, span
 from ld3m.recipe import DistilledDataRecipe
 
 SAMPLE = 64
@@ -105,9 +105,8 @@ def _opened(examples: Examples, indices: Sequence[int]) -> list[Image.Image]:
 
 
 def _counts_text(names: Sequence[str], counts: Sequence[int]) -> str:
-    each = f"{min(counts):,}" if min(counts) == max(counts) else f"{min(counts):,} to {max(counts):,}"
     shown = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
-    return f"{len(names):,} classes ({shown}), {sum(counts):,} training images, {each} in each"
+    return f"{len(names):,} classes ({shown}), {sum(counts):,} training images, {span(counts)} in each"
 
 
 def _test_share(images: int) -> float:

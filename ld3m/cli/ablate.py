@@ -1,8 +1,5 @@
 """`ld3m ablate`."""
 
-import json
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -14,8 +11,10 @@ from ld3m.cli.arguments import (
     HowMeasured,
     Output,
     Split,
+    command_line,
     grouped,
     names_and_overrides,
+    show_report,
 )
 
 
@@ -85,6 +84,6 @@ def ablate(
             check_classes(cell.recipe)
             typer.echo(f"{cell.recipe.folder}: {cell.name}")
         raise typer.Exit
-    report, is_main = run_all(ablation, f"ld3m {shlex.join(sys.argv[1:])}")
+    report, is_main = run_all(ablation, command_line())
     if is_main:
-        typer.echo(json.dumps(report, indent=2, ensure_ascii=False) if as_json else markdown(report), nl=as_json)
+        show_report(report, as_json, markdown)

@@ -3,7 +3,9 @@
 import functools
 import inspect
 import json
-from collections.abc import Callable
+import shlex
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
@@ -243,6 +245,16 @@ def names_and_overrides(arguments: list[str] | None) -> tuple[list[str], list[st
     """Splits `NAME … KEY=VALUE …` into both; an existing path with a = in it is a name."""
     names = [argument for argument in arguments or [] if "=" not in argument or Path(argument).exists()]
     return names, [argument for argument in arguments or [] if argument not in names]
+
+
+def command_line() -> str:
+    """What was typed, which results note."""
+    return f"ld3m {shlex.join(sys.argv[1:])}"
+
+
+def show_report(report: Mapping[str, Any], as_json: bool, markdown: Callable[[Mapping[str, Any]], str]) -> None:
+    """Prints a report as JSON, or as its tables in Markdown."""
+    typer.echo(json.dumps(report, indent=2, ensure_ascii=False) if as_json else markdown(report), nl=as_json)
 
 
 # --- options that several commands have together -----------------------------------------------------------

@@ -1,8 +1,5 @@
 """`ld3m compare`."""
 
-import json
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -17,8 +14,10 @@ from ld3m.cli.arguments import (
     MeasuredBy,
     Output,
     Split,
+    command_line,
     grouped,
     names_and_overrides,
+    show_report,
 )
 
 
@@ -86,8 +85,7 @@ def compare(
     figures = read_figures(published, sets) if published else []
     folder = Path(output) if output else folder_of(sets)
     baselines = [name for name in against.split(",") if name]
-    command = f"ld3m {shlex.join(sys.argv[1:])}"
-    report, is_main = compare(sets, measured_by, folder, baselines, figures, split, again, command)
+    report, is_main = compare(sets, measured_by, folder, baselines, figures, split, again, command_line())
     if is_main:
-        typer.echo(json.dumps(report, indent=2, ensure_ascii=False) if as_json else markdown(report), nl=as_json)
+        show_report(report, as_json, markdown)
         typer.echo(f"written to {folder / 'comparison.html'}, .md, .json and .svg", err=True)

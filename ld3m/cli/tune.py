@@ -1,6 +1,5 @@
 """`ld3m tune`."""
 
-import json
 import shlex
 import sys
 from pathlib import Path
@@ -9,7 +8,16 @@ from typing import Annotated
 import typer
 
 from ld3m.cli import completion
-from ld3m.cli.arguments import AsJson, HowMeasured, Output, Overrides, RecipeArgument, grouped
+from ld3m.cli.arguments import (
+    AsJson,
+    HowMeasured,
+    Output,
+    Overrides,
+    RecipeArgument,
+    command_line,
+    grouped,
+    show_report,
+)
 from ld3m.tuning.options import Budget
 
 
@@ -68,9 +76,8 @@ def tune(
         raise typer.Exit
     from ld3m.tuning.tune import tune as run
 
-    outcome = run(search, f"ld3m {shlex.join(sys.argv[1:])}")
+    outcome = run(search, command_line())
     if outcome.is_main:
-        report = outcome.report
-        typer.echo(json.dumps(report, indent=2, ensure_ascii=False) if as_json else markdown(report), nl=as_json)
+        show_report(outcome.report, as_json, markdown)
         best = shlex.quote(str(search.folder / "best.yaml"))
         print(f"next: ld3m distill {best}" if outcome.ranked else outcome.decision, file=sys.stderr)

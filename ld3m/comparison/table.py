@@ -1,6 +1,6 @@
 """A comparison as text: the accuracies of all sets, which differences hold, and what readers must know."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +8,7 @@ import yaml
 
 from ld3m import markdown as md
 from ld3m.comparison.published import Figure
+from ld3m.errors import span
 from ld3m.evaluation.differences import LEAST_PAIRS, TOO_FEW_PAIRS
 from ld3m.evaluation.tables import accuracy_text
 
@@ -51,11 +52,11 @@ def accuracies(report: Report) -> Table:
     archs, rows = columns(report), []
     for each in report["sets"]:
         cells = [accuracy_text(each["accuracies"].get(arch)) for arch in archs]
-        rows.append([each["name"], each["kind"], _range(each["images_per_class"]), f"{each['bytes']:,}", *cells])
+        rows.append([each["name"], each["kind"], span(each["images_per_class"]), f"{each['bytes']:,}", *cells])
     for name, figures in published(report).items():
         sizes = [figure.images_per_class for figure in figures.values() if figure.images_per_class]
         cells = [figure_text(figures[arch]) if arch in figures else "" for arch in archs]
-        rows.append([name, "published", _range([min(sizes), max(sizes)]) if sizes else "", "", *cells])
+        rows.append([name, "published", span(sizes) if sizes else "", "", *cells])
     caption = (
         f"Accuracy in % of {report['tested_on']:,} images of the {report['split']} split, mean ± standard deviation "
         "over networks (their number). Bytes are of the pixels, as they are stored."
@@ -63,10 +64,6 @@ def accuracies(report: Report) -> Table:
     if report["published"]:
         caption += " Published figures stand as they were published; they have no networks here, and are not tested."
     return Table(["set", "kind", "images per class", "bytes", *archs], rows, 2 + len(archs), caption)
-
-
-def _range(ends: Sequence[int]) -> str:
-    return f"{ends[0]:,}" if ends[0] == ends[1] else f"{ends[0]:,} to {ends[1]:,}"
 
 
 def differences(report: Report) -> Table | None:

@@ -15,7 +15,7 @@ from ld3m.data.prepared import ImageSet
 from ld3m.distillation.latents import LearntLatents
 from ld3m.distillation.setup import Setup
 from ld3m.distillation.trackers import Trackers
-from ld3m.errors import DivergedError
+from ld3m.errors import DivergedError, span
 from ld3m.images import grids
 from ld3m.images.multi_formation import stored
 from ld3m.machine import memory
@@ -198,6 +198,5 @@ class Bookkeeping:
 def data_text(images: ImageSet) -> str:
     """How many classes and training images there are, and their size."""
     counts, shape = images.counts["train"], images.shape
-    each = f"{min(counts):,}" if min(counts) == max(counts) else f"{min(counts):,} to {max(counts):,}"
     size = f"{shape.resolution} × {shape.resolution} pixels in {shape.channels} channel{'s' * (shape.channels > 1)}"
-    return f"{shape.classes:,} classes, {sum(counts):,} training images ({each} in each) of {size}"
+    return f"{shape.classes:,} classes, {sum(counts):,} training images ({span(counts)} in each) of {size}"

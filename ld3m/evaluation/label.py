@@ -2,7 +2,6 @@
 
 import shutil
 import sys
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ld3m.data.prepared import ImageSet, prepare
-from ld3m.errors import UserError
+from ld3m.errors import UserError, shortened
 from ld3m.evaluation.protocols import Protocol, Task, protocol
 from ld3m.evaluation.soft_labels import Online, views
 from ld3m.evaluation.training import LEAST, epoch_draws, shown_in_epoch
@@ -165,8 +164,8 @@ def _begin(folder: Path, note: stored.Note, again: bool) -> None:
         before = stored.read_note(folder)
         if unlike := [key for key, value in note.model_dump().items() if before.model_dump()[key] != value]:
             raise UserError(
-                f"RUN: {place} has labels with {unlike[0]} {_short(getattr(before, unlike[0]))}, not "
-                f"{_short(getattr(note, unlike[0]))}; ld3m label with --again replaces them"
+                f"RUN: {place} has labels with {unlike[0]} {shortened(getattr(before, unlike[0]))}, not "
+                f"{shortened(getattr(note, unlike[0]))}; ld3m label with --again replaces them"
             )
     remove_temporary(place)
     left = note.size * len(stored.missing(folder, note)) // len(note.files)
@@ -179,8 +178,3 @@ def _begin(folder: Path, note: stored.Note, again: bool) -> None:
     if note.epochs:
         print(f"the labels take {note.size / 1e6:,.2f} MB in {place}", file=sys.stderr)
     stored.write_note(folder, note)
-
-
-def _short(value: Any) -> str:
-    text = ", ".join(map(str, value)) if isinstance(value, Sequence) and not isinstance(value, str) else str(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"

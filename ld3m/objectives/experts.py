@@ -19,7 +19,7 @@ from torch import Tensor
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 from ld3m.data.prepared import ImageSet
-from ld3m.errors import UserError, user_error_if_damaged
+from ld3m.errors import UserError, shortened, user_error_if_damaged
 from ld3m.files import tensors_digest, write_json, write_tensors
 from ld3m.machine import lock
 from ld3m.reading import TensorSpec, open_tensors, parse_json, read_json, read_tensors
@@ -251,8 +251,8 @@ class Trajectories:
             had = index["about"].get(key)
             if had != value:
                 raise UserError(
-                    f"experts.folder: the experts of {self.folder} have {key} {_short(had)}, "
-                    f"this recipe {_short(value)}; give another folder, or make these experts with ld3m experts"
+                    f"experts.folder: the experts of {self.folder} have {key} {shortened(had)}, "
+                    f"this recipe {shortened(value)}; give another folder, or make these experts with ld3m experts"
                 )
 
 
@@ -270,9 +270,3 @@ def _digests(metadata: Mapping[str, str], snapshots: int) -> list[str]:
 
 def _digest(snapshot: Tensor) -> str:
     return tensors_digest({"weights": snapshot})
-
-
-def _short(value: Any) -> str:
-    """A value for a message; a thousand classes do not fit into one line."""
-    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"

@@ -1,11 +1,10 @@
 """What a checkpoint lacks and another model lends, an autoencoder or configurations; and the folder made of both."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ld3m.errors import UserError
+from ld3m.errors import UserError, blamed_on
 from ld3m.files import write_json
 from ld3m.priors.hub_folder import HubFolder
 from ld3m.priors.loading import Parts
@@ -68,12 +67,3 @@ def save_parts(parts: Mapping[str, Any], index: Mapping[str, Any], folder: Path)
 def parts_of(folder: Path) -> Parts:
     """The parts of a folder, which are read on the CPU."""
     return Parts(folder, "cpu", SamplerRecipe(source=str(folder)))
-
-
-@contextmanager
-def blamed_on(key: str) -> Iterator[None]:
-    """Has errors of a prior's folder name the option that gives it."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(*(f"{key}: {line.removeprefix('prior.source: ')}" for line in error.lines)) from None

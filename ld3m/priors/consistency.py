@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from ld3m.errors import UserError
 from ld3m.priors.base import check_inputs, numbers_of, sample_size
-from ld3m.priors.diffusers_layout import read_index
 from ld3m.priors.lean_layers import freeze
 from ld3m.priors.loading import Parts
 from ld3m.priors.noise_schedule import ConsistencySchedule, NoiseSchedule
@@ -87,19 +86,8 @@ class ConsistencyModel(PixelSpace):
 
     @classmethod
     def class_names(cls, parts: Parts) -> list[list[str]]:
-        """The names of each class of a folder: those between the commas of its label; none if there are no labels.
-
-        Raises:
-            UserError: if there are not as many labels as classes.
-        """
-        labels = read_index(parts.folder).id2label or {}
-        count = parts.json("unet/config.json", Classes).num_class_embeds or 0
-        if labels and sorted(labels) != list(range(count)):
-            raise UserError(
-                f"prior.source: id2label in {parts.folder / 'model_index.json'} has {len(labels)} names, but the UNet "
-                f"has {count} classes; name each of 0 … {count - 1}, or leave id2label out"
-            )
-        return [[name.strip() for name in labels.get(number, "").split(",") if name.strip()] for number in range(count)]
+        """The names of each class of a folder."""
+        return parts.class_labels("UNet", parts.json("unet/config.json", Classes).num_class_embeds or 0)
 
     @classmethod
     def load(cls, parts: Parts, outline: bool = False) -> "ConsistencyModel":

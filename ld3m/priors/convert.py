@@ -1,6 +1,5 @@
 """Checkpoints of original code to priors in diffusers' layout, with a report."""
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from ld3m.priors import original_dit, original_stable_diffusion
 from ld3m.priors.checkpoints import another_model, read_checkpoint
 from ld3m.priors.original import EMA, TABLE, TRAINING_ONLY, UNET, Weights, build, untrained
 from ld3m.priors.original_config import KINDS
+from ld3m.priors.stored import digest
 from ld3m.reading import read_text
 
 BUFFERS = ("betas", "alphas_cumprod", "sqrt_", "log_one_minus", "posterior_", "lvlb_", "logvar", "scale_factor")
@@ -76,7 +76,7 @@ def convert(
     averaged = any(name.startswith(EMA + "diffusion_model") for name in used)
     report = {
         "checkpoint": checkpoint.name,
-        "sha256": _sha256(checkpoint),
+        "sha256": digest(checkpoint),
         "denoiser weights": "averaged (EMA)" if averaged else "as trained",
         **converted.facts,
         "note": converted.note,
@@ -203,8 +203,3 @@ def _recognise(weights: Weights, checkpoint: Path) -> str:
         if first is not None and len(first) == unet["model_channels"] and (TABLE in weights) == ("context_dim" in unet):
             return kind
     raise UserError(f"{checkpoint}: is none of {', '.join(KINDS)}; give the original's YAML file by --config")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

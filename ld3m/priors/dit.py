@@ -61,19 +61,8 @@ class DiT(LatentDiffusion):
 
     @classmethod
     def class_names(cls, parts: Parts) -> list[list[str]]:
-        """The names of each class of a folder: those between the commas of its label.
-
-        Raises:
-            UserError: if there are not as many labels as classes.
-        """
-        labels = read_index(parts.folder).id2label or {}
-        count = parts.json("transformer/config.json", Classes).num_embeds_ada_norm
-        if labels and sorted(labels) != list(range(count)):
-            raise UserError(
-                f"prior.source: id2label in {parts.folder / 'model_index.json'} has {len(labels)} names, but the "
-                f"transformer has {count} classes; name each of 0 … {count - 1}, or leave id2label out"
-            )
-        return [[name.strip() for name in labels.get(number, "").split(",") if name.strip()] for number in range(count)]
+        """The names of each class of a folder."""
+        return parts.class_labels("transformer", parts.json("transformer/config.json", Classes).num_embeds_ada_norm)
 
     @classmethod
     def load(cls, parts: Parts) -> "DiT":

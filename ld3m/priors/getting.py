@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from huggingface_hub import constants
 
-from ld3m.errors import UserError, one_line
+from ld3m.errors import UserError, blamed_on, one_line
 from ld3m.files import ANOTHER_CACHE, cache_key, remove_temporary, writable, write_folder
 from ld3m.machine.download import download
 from ld3m.machine.environment import without_secrets
@@ -152,10 +152,8 @@ class _Getting:
         if self.again:  # what is there in part is compared with what the server has
             path.unlink(missing_ok=True)
         self._check_room(2 * self.known.size - sum(each.stat().st_size for each in folder.glob("*")))
-        try:
+        with blamed_on(self.key):
             download(self.origin, path, what=self.name, advice=self._way_on(), terms=self._terms())
-        except UserError as error:
-            raise UserError(*(f"{self.key}: {line}" for line in error.lines)) from None
         kind = kind_of(path)
         if kind not in READABLE and not zipfile.is_zipfile(path):
             path.unlink()
@@ -263,10 +261,8 @@ class _Getting:
         settings = SamplerRecipe(source=str(folder), guidance=1, scaling_factor=self.known.scaling_factor)
         if (kind := read_index(folder).kind) != self.known.kind:
             raise UserError(f"{self.key}: {folder} is a {kind}, but {self.name} is a {self.known.kind}; give another")
-        try:
+        with blamed_on(self.key):
             priors.load(settings)
-        except UserError as error:
-            raise UserError(*(f"{self.key}: {line.removeprefix('prior.source: ')}" for line in error.lines)) from None
         found, expected = (_shapes(Parts(each, "cpu", settings)) for each in (folder, self.known.outline))
         if different := next((name for name in expected if found.get(name) != expected[name]), None):
             raise UserError(

@@ -93,6 +93,23 @@ class Parts:
         with torch.device("meta"):
             return self.read(part, lambda _: kind.from_config(config))
 
+    def class_labels(self, network: str, count: int) -> list[list[str]]:
+        """The names of so many classes, those between the commas of their labels in the index; none without labels.
+
+        Args:
+            network: what has the classes, for the error.
+
+        Raises:
+            UserError: if there are not as many labels as classes.
+        """
+        labels = read_index(self.folder).id2label or {}
+        if labels and sorted(labels) != list(range(count)):
+            raise UserError(
+                f"prior.source: id2label in {self.folder / 'model_index.json'} has {len(labels)} names, but the "
+                f"{network} has {count} classes; name each of 0 … {count - 1}, or leave id2label out"
+            )
+        return [[name.strip() for name in labels.get(number, "").split(",") if name.strip()] for number in range(count)]
+
     def autoencoder_kind(self) -> tuple[Any, str]:
         """The class of the autoencoder, and its folder, `vae/` or `vqvae/`; that of one alone is the prior's own.
 

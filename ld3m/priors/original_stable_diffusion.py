@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ld3m.errors import UserError
-from ld3m.priors.borrowed import blamed_on, lender, parts_of, save_parts
+from ld3m.errors import UserError, blamed_on
+from ld3m.priors.borrowed import lender, parts_of, save_parts
 from ld3m.priors.diffusers_layout import read_index
 from ld3m.priors.original import (
     FIRST_STAGE,

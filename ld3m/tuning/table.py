@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ld3m.cells.settings import value_text
-from ld3m.markdown import code, table, text
+from ld3m.markdown import code, sentence, table, text
 from ld3m.runs.metrics import duration
 from ld3m.tuning.axes import Axis, Range
 from ld3m.tuning.results import FINAL, MOST_CLOSE, Candidate, decision, final_job, importances
@@ -151,8 +151,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         "compare only with those of the same rung.",
     ]
     if report["ranked"]:
-        decided = report["decision"]
-        paragraphs.append(f"{text(decided[0].upper() + decided[1:])}.")
+        paragraphs.append(text(sentence(report["decision"])))
     paragraphs += _final(report["final"])
     if report["importance"]:
         shares = ", ".join(f"{code(name)} {100 * share:.0f} %" for name, share in report["importance"].items())

@@ -16,6 +16,7 @@ from ld3m.files import writable, write_json, write_text
 from ld3m.machine import environment, signals
 from ld3m.machine.memory import keep_freed_memory
 from ld3m.machine.processes import Processes, apart, watched_command
+from ld3m.markdown import sentence
 from ld3m.recipe import Recipe
 from ld3m.recipe.files import to_yaml
 from ld3m.runs.metrics import duration
@@ -185,7 +186,7 @@ def _best(search: Search, outcome: Outcome, command: str) -> str:
     best, path = outcome.best, Path(search.folder) / "best.yaml"
     lines = [
         f"The best of {len(outcome.ranked)} candidates, by ld3m tune on held-out training images: {best.name}.",
-        f"{outcome.decision[0].upper()}{outcome.decision[1:]}.",
+        sentence(outcome.decision),
         *([f"Made by: {command}"] if command else []),
         f"ld3m distill {path}",
     ]
