@@ -7,16 +7,11 @@ from ld3m.ablation import pareto
 from ld3m.ablation.table import Rows, accuracy_cell, columns, costs_differ_in_kind, row_label
 from ld3m.cells.settings import value_text
 from ld3m.reporting import dots, svg
-from ld3m.reporting.dots import LINE, Dot
+from ld3m.reporting.dots import Dot
+from ld3m.reporting.panels import BOTTOM, LEFT, LINE, PANEL, RIGHT, TOP, framed, side_by_side
 from ld3m.reporting.svg import Axis, number
 
 Row = Mapping[str, Any]
-
-PANEL, HEIGHT = 380, 260
-"""Units of a panel of lines; two stand side by side."""
-LEFT, RIGHT, TOP, BOTTOM = 50, 368, 34, 214
-"""The plot inside it."""
-WIDTH = 2 * PANEL
 
 
 def draw(report: Row) -> str:
@@ -86,17 +81,14 @@ def _lines(rows: Rows, key: str) -> tuple[list[str], tuple[int, int]]:
             baselines.setdefault(_name(row, rows, key), []).append(row)
     panels = [_accuracy_panel(arch, series, baselines, key, across) for arch in columns(rows)]
     panels.append(_seconds_panel(series, key, across))
-    parts = []
-    for index, panel in enumerate(panels):
-        panel += svg.horizontal_axis(across, BOTTOM, values if len(values) <= 8 else None)
-        panel += svg.base_line(LEFT, RIGHT, BOTTOM, key)
-        parts.append(f'<g transform="translate({index % 2 * PANEL} {index // 2 * HEIGHT})">{"".join(panel)}</g>')
-    top = -(-len(panels) // 2) * HEIGHT + LINE
+    below = svg.horizontal_axis(across, BOTTOM, values if len(values) <= 8 else None)
+    below += svg.base_line(LEFT, RIGHT, BOTTOM, key)
+    parts, top = side_by_side([[*panel, *below] for panel in panels])
     legend = [(svg.line_class(index), name) for index, name in enumerate(series)]
     legend += [(svg.baseline_class(index), name) for index, name in enumerate(baselines)]
     for line, (kind, name) in enumerate(legend):
         parts += svg.legend_entry(kind, LEFT, top + line * LINE, name)
-    return parts, (WIDTH, top + len(legend) * LINE)
+    return parts, (2 * PANEL, top + len(legend) * LINE)
 
 
 def _accuracy_panel(
@@ -106,7 +98,7 @@ def _accuracy_panel(
     everything = [row for lines in (series, baselines) for rows in lines.values() for row in rows]
     intervals = [_interval(row["accuracies"][arch]) for row in everything if arch in row["accuracies"]]
     up = Axis(*dots.accuracy_range(intervals), BOTTOM, TOP)
-    parts = _panel(f"{arch}, accuracy in %", up)
+    parts = framed(f"{arch}, accuracy in %", up)
     for index, (name, rows) in enumerate(baselines.items()):
         for row in rows:
             if arch not in row["accuracies"]:
@@ -136,16 +128,11 @@ def _seconds_panel(series: Mapping[str, list[Row]], key: str, across: Axis) -> l
         for name, rows in series.items()
     }
     up = Axis(0, 1.08 * max((y for points in seconds.values() for _, y in points), default=1.0), BOTTOM, TOP)
-    parts = _panel("Seconds per iteration", up)
+    parts = framed("Seconds per iteration", up)
     for index, (name, points) in enumerate(seconds.items()):
         parts.append(svg.line(index, [(across(x), up(y)) for x, y in points]))
         parts += [svg.dot(index, across(x), up(y), f"{name}, {key} {x:g}: {number(y)} s") for x, y in points]
     return parts
-
-
-def _panel(title: str, up: Axis) -> list[str]:
-    """A panel's title and vertical axis."""
-    return [svg.text("title", LEFT, 20, title), *svg.vertical_axis(up, LEFT, RIGHT)]
 
 
 # --- a dot per row -----------------------------------------------------------------------------------------

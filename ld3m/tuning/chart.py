@@ -5,14 +5,8 @@ from typing import Any
 
 from ld3m.reporting import svg
 from ld3m.reporting.dots import accuracy_range
+from ld3m.reporting.panels import BOTTOM, LEFT, LINE, PANEL, RIGHT, TOP, framed, side_by_side
 from ld3m.reporting.svg import Axis
-
-PANEL, HEIGHT = 380, 260
-"""Units of a panel; two stand side by side."""
-LEFT, RIGHT, TOP, BOTTOM = 50, 368, 34, 214
-"""The plot inside it."""
-LINE = 20
-"""Units of a line of the legend."""
 
 
 def draw(report: Mapping[str, Any]) -> str:
@@ -31,11 +25,7 @@ def draw(report: Mapping[str, Any]) -> str:
         if "failed" not in run
     ]
     panels = [panel for axis in report["axes"] if (panel := _panel(axis, runs, report["importance"]))]
-    parts = [
-        f'<g transform="translate({index % 2 * PANEL} {index // 2 * HEIGHT})">{"".join(panel)}</g>'
-        for index, panel in enumerate(panels)
-    ]
-    top = -(-len(panels) // 2) * HEIGHT + LINE
+    parts, top = side_by_side(panels)
     for rung, share in enumerate(report["rungs"]):
         name = f"rung {rung + 1}: {share:.3g} of the iterations and epochs"
         parts += [svg.dot(rung, LEFT + 4, top + rung * LINE - 4), svg.text("label", LEFT + 16, top + rung * LINE, name)]
@@ -64,8 +54,7 @@ def _panel(
         below = [svg.text("tick", x, BOTTOM + 17, str(value), "middle") for value, x in place.items()]
     up = Axis(*accuracy_range([(run["mean"], run["mean"]) for _, run, _ in having]), BOTTOM, TOP)
     share = f", {100 * importance[name]:.0f} % of what mattered" if name in importance else ""
-    parts = [svg.text("title", LEFT, 20, f"accuracy in %{share}"), *svg.vertical_axis(up, LEFT, RIGHT), *below]
-    parts += svg.base_line(LEFT, RIGHT, BOTTOM, name)
+    parts = [*framed(f"accuracy in %{share}", up), *below, *svg.base_line(LEFT, RIGHT, BOTTOM, name)]
     for value, run, number in having:
         said = f"trial {number}, {name} {value}, rung {run['rung']}: {run['mean']:.1f} %"
         parts.append(svg.dot(run["rung"] - 1, place[value], up(run["mean"]), said, "mark"))
