@@ -6,15 +6,15 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from pydantic import BaseModel, Field
-from torch import Tensor, nn
+from torch import nn
 
 from ld3m.errors import UserError, user_error_if_damaged
 from ld3m.files import tensors_digest, write_tensors
 from ld3m.reading import parse_json, read_tensors
+from ld3m.training import states
 
 SAVE_EVERY = 60.0
 """Seconds of training that an interrupt may cost at most, besides the epoch that it comes in."""
@@ -58,19 +58,10 @@ class Checkpoint:
                 progress = parse_json(metadata[KEY], Progress)
                 if progress.epochs > epochs or progress.sha256 != tensors_digest(tensors):
                     raise ValueError("it is of another training, or its tensors have another digest than it says")
-                states = {name: _below(tensors, name) for name in parts}
-                for name, module in parts.items():
-                    _check_same(module.state_dict(), states[name])
-                state: dict[int, dict[str, Tensor]] = {}
-                for key, value in _below(tensors, "optimiser").items():
-                    number, slot = key.split(".")
-                    state.setdefault(int(number), {})[slot] = value
+                states.restore(tensors, parts, optimiser)
         except UserError as error:
             print(error, file=sys.stderr)
             return 0
-        for name, module in parts.items():
-            module.load_state_dict(states[name])
-        optimiser.load_state_dict(optimiser.state_dict() | {"state": state})
         self.accuracies[:] = progress.accuracies
         return progress.epochs
 
@@ -78,26 +69,12 @@ class Checkpoint:
         """Writes the file after an epoch, if the last time is long enough ago."""
         if not self.writes or time.monotonic() - self._saved < SAVE_EVERY:
             return
-        tensors = {f"{name}.{key}": value for name, part in parts.items() for key, value in part.state_dict().items()}
-        for number, slots in optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser.{number}.{slot}": value for slot, value in slots.items() if value is not None}
-        own = {key: value.clone() for key, value in tensors.items()}  # some share memory, which the file cannot
-        progress = Progress(epochs=epochs, accuracies=self.accuracies, sha256=tensors_digest(own))
-        write_tensors(self.path, own, {KEY: json.dumps(progress.model_dump())})
+        tensors = states.packed(parts, optimiser)
+        progress = Progress(epochs=epochs, accuracies=self.accuracies, sha256=tensors_digest(tensors))
+        write_tensors(self.path, tensors, {KEY: json.dumps(progress.model_dump())})
         self._saved = time.monotonic()
 
     def remove(self) -> None:
         """Removes the file, once the network is tested."""
         if self.writes:
             self.path.unlink(missing_ok=True)
-
-
-def _below(tensors: Mapping[str, Tensor], part: str) -> dict[str, Any]:
-    """The tensors of a part, by their names in it."""
-    return {name.removeprefix(f"{part}."): value for name, value in tensors.items() if name.startswith(f"{part}.")}
-
-
-def _check_same(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    """Raises ValueError unless both have tensors of the same names and shapes."""
-    if {name: value.shape for name, value in expected.items()} != {name: value.shape for name, value in found.items()}:
-        raise ValueError("it is of another network")

@@ -24,6 +24,7 @@ from ld3m.machine.processes import Processes
 from ld3m.networks import averaged
 from ld3m.randomness import generator
 from ld3m.reading import parse_json, read_tensors, read_text
+from ld3m.training import states
 
 LOG_EVERY = 100
 SAVE_EVERY = 300.0
@@ -207,10 +208,7 @@ def _leave(settings: Fit, done: int, stop: int, processes: Processes) -> None:
 def _save(
     settings: Fit, network: nn.Module, average: Any, optimiser: torch.optim.Optimizer, progress: Progress
 ) -> None:
-    tensors = {f"network.{key}": value for key, value in network.state_dict().items()}
-    tensors |= {f"average.{key}": value.clone() for key, value in average.state_dict().items()}
-    for index, slots in optimiser.state_dict()["state"].items():
-        tensors |= {f"optimiser.{index}.{slot}": value for slot, value in slots.items()}
+    tensors = states.packed({"network": network, "average": average}, optimiser)
     metadata = {key: json.dumps(value) for key, value in progress.model_dump().items()}
     metadata["sha256"] = json.dumps(progress.digest(tensors))
     write_tensors(settings.file("safetensors"), tensors, metadata)
@@ -221,40 +219,14 @@ def _restore(settings: Fit, network: nn.Module, average: Any, optimiser: torch.o
     path = settings.file("safetensors")
     advice = f"remove it to train the {settings.name} from its first step"
     tensors, metadata = read_tensors(path, advice)
-    parts: dict[str, dict[str, Tensor]] = {"network": {}, "average": {}, "optimiser": {}}
     with user_error_if_damaged(path, advice):
         progress = Progress.model_validate({key: json.loads(value) for key, value in metadata.items()})
         if progress.step > settings.steps:
             raise ValueError(f"step {progress.step} of {settings.steps}")
-        for key, value in tensors.items():
-            part, name = key.split(".", 1)
-            parts[part][name] = value
-        state: dict[int, dict[str, Tensor]] = {}  # of each weight that had a gradient so far
-        for name, value in parts["optimiser"].items():
-            index, slot = name.split(".")
-            state.setdefault(int(index), {})[slot] = value
-        _check_same(network.state_dict(), parts["network"])
-        _check_same(average.state_dict(), parts["average"])
-        weights = list(network.parameters())
-        for number, slots in state.items():
-            weight = weights[number]
-            _check_same({"step": torch.zeros(()), "exp_avg": weight, "exp_avg_sq": weight}, slots)
+        states.restore(tensors, {"network": network, "average": average}, optimiser)
         if progress.sha256 not in (None, progress.digest(tensors)):
             raise ValueError("it has another digest than it says")
-    network.load_state_dict(parts["network"])
-    average.load_state_dict(parts["average"])
-    optimiser.load_state_dict(optimiser.state_dict() | {"state": state})
     return progress
-
-
-def _check_same(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    """Raises ValueError unless both have tensors of the same names, shapes and types."""
-    if different := sorted(expected.keys() ^ found.keys()):
-        raise ValueError(f"{different[0]} is {'missing' if different[0] in expected else 'too many'}")
-    for name, value in found.items():
-        wanted = expected[name]
-        if (value.shape, value.dtype) != (wanted.shape, wanted.dtype):
-            raise ValueError(f"{name} is {list(value.shape)} of {value.dtype}, not {list(wanted.shape)}")
 
 
 def _read_log(path: Path, first: int) -> list[Row]:
