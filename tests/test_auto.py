@@ -117,6 +117,7 @@ def test_all_real_images_fit_or_are_left_out(seconds: float, cost: Cost, images:
         ("RGBA", (40, 24), 3, 24, "transparency is ignored"),
         ("LA", (5, 9), 1, 8, "grey (LA)"),
         ("1", (300, 200), 1, 64, "data.resolution=128 is finer"),
+        ("RGB", (96, 96), 3, 64, "data.resolution=96 is finer"),
     ],
 )
 def test_size_and_colour_are_seen(
@@ -178,6 +179,7 @@ def seen(resolution: int, channels: int, each: int = 1000) -> Look:
         (seen(8, 1), 1, "digits", ("distill.objective=dc", "distill.lr_latents=0.1"), {"digits"}),
         (seen(64, 3), 10, "photos", ("distill.factor=2", "distill.lr_latents=3"), set()),
         (seen(64, 3, each=30), 10, "photos", ("distill.factor=1", "distill.lr_latents=0.75"), set()),
+        (seen(64, 3, each=4), 1, "photos", ("distill.factor=1", "distill.lr_latents=0.075"), set()),
     ],
 )
 def test_the_most_promising_comes_first(
@@ -231,11 +233,38 @@ def test_longer_pilots_go_before_others() -> None:
     assert [each.candidate for each in state.best(longer=False)] == [1, 0]
 
 
+def test_the_best_of_each_kind_goes_on() -> None:
+    """A kind that learns slowly is behind in a short pilot, whatever it reaches later."""
+    pilots = [Pilot(candidate=number, longer=False, accuracy=each) for number, each in enumerate((50, 80, 70, None))]
+    state = State(asked={}, pilots=pilots)
+    kinds = ["gradients", "pixels", "pixels", "chain"]
+    assert [each.candidate for each in state.promoted(2, kinds)] == [1, 0]
+    assert [each.candidate for each in state.promoted(3, kinds)] == [1, 0, 2]
+    assert [each.candidate for each in state.promoted(1, kinds)] == [1]
+    options = candidates(seen(32, 1), 1, "fashion-mnist")
+    assert len({option.kind for option in options}) == 4, "pixels, their gradients, autoencoder, chain"
+
+
 def test_a_folder_keeps_one_question(tmp_path: Path) -> None:
     Kept.of(Question("photos", 1, output=str(tmp_path)), True).save()
     assert Kept.of(Question("photos", 1, 30, output=str(tmp_path)), True).state.asked["images_per_class"] == 1
+    two = Question("photos", 2, output=str(tmp_path))
+    assert Kept.of(two, True).state.asked["images_per_class"] == 2, "nothing has been made of the first"
+    (tmp_path / "pilots/1").mkdir(parents=True)
     with pytest.raises(UserError, match=r"answers another question \(images_per_class differ\); give another --output"):
-        Kept.of(Question("photos", 2, output=str(tmp_path)), True)
+        Kept.of(two, True)
+    skipping = Question("photos", 1, overrides=("data.on_corrupt=skip",), output=str(tmp_path))
+    assert Kept.of(skipping, True).state.asked["images_per_class"] == 1, "a broken file was found late"
+
+
+def test_classes_too_small_for_several_in_one_are_named(tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "photos", "L", (16, 16), 12)
+    for path in sorted((folder / "class1").iterdir())[4:]:
+        path.unlink()
+    question = Question(str(folder), 1)
+    found = look(question, "cpu")
+    lines = plan_lines(question, found, worth_trying(question, found))
+    assert "class 'class1' has 2 images in a pilot, so that 4 in one, which take 4, are not tried" in lines
 
 
 def test_a_run_ends_by_its_time_and_resumes(recipe_file: Path, tmp_path: Path) -> None:

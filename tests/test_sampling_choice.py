@@ -18,11 +18,13 @@ from torch.nn import functional
 
 from ld3m import priors
 from ld3m.errors import UserError
+from ld3m.files import write_tensors
 from ld3m.priors.noise_schedule import NoiseSchedule, Prediction
 from ld3m.randomness import generator
+from ld3m.reading import read_tensors
 from ld3m.recipe import Recipe
 from ld3m.recipe.files import load
-from ld3m.runs import weights
+from ld3m.runs import sources, weights
 from ld3m.runs.folder import note_classes
 from ld3m.sampling.algorithm import Schedule, reverse_step
 from ld3m.sampling.approach import Approach, ClassTask, Moment
@@ -221,6 +223,31 @@ def test_what_is_kept_redraws_any_number(tmp_path: Path, monkeypatch: pytest.Mon
         d3hr.statistics(nowhere)
     with pytest.raises(UserError, match=r"sample\.start: real, but d3hr starts from draws of its own"):
         d3hr.d3hr(task(tmp_path, "sample.method=d3hr", "sample.start=real"))
+
+
+def test_statistics_are_of_the_images_that_a_run_has(tmp_path: Path) -> None:
+    """Those of other images are made again, and are refused as a source."""
+
+    def noted(folder: Path, digest: str) -> None:
+        note_classes(folder, {"a": 0, "b": 1})
+        (folder / "recipe.yaml").touch()
+        classes = {name: {"images": 9, "sha256": digest} for name in "ab"}
+        data = {"source": "toy", "classes": classes, "scorer": None}
+        sources.write(folder, sources.Sources({"source": "toy", "kind": "toy", "sha256": "0"}, data))
+
+    first = task(tmp_path, "sample.method=d3hr")
+    noted(first.recipe.folder, "1")
+    kept = d3hr.statistics(first)
+    (path,) = (first.recipe.folder / "statistics").iterdir()
+    other_mean = {"mean": kept[0] + 1, "std": kept[1]}
+    write_tensors(path, other_mean, read_tensors(path, "", None).metadata)
+    assert torch.equal(d3hr.statistics(first)[0], kept[0] + 1), "they are read"
+    source = task(tmp_path / "more", "sample.method=d3hr", f"sample.d3hr.source={first.recipe.folder}")
+    noted(source.recipe.folder, "2")
+    with pytest.raises(UserError, match=r"has statistics of training images with digest 1, not 2; give a run with"):
+        d3hr.statistics(source)
+    noted(first.recipe.folder, "2")
+    assert torch.equal(d3hr.statistics(first)[0], kept[0]), "they are made again"
 
 
 def test_latents_that_do_not_lead_back_are_said(

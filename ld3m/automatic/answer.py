@@ -1,5 +1,6 @@
 """The best set of a given time: looked at, tried in pilots, distilled, and measured on test images at the end."""
 
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -7,13 +8,21 @@ from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from ld3m.automatic.budget import Measurement, ends, full_epochs, measurement, split_text
-from ld3m.automatic.candidates import Candidate, candidates
+from ld3m.automatic.budget import (
+    FEWEST_EPOCHS,
+    MOST_EPOCHS,
+    Measurement,
+    ends,
+    full_epochs,
+    measurement,
+    split_text,
+)  # fmt: skip
+from ld3m.automatic.candidates import Candidate, candidates, left_out
 from ld3m.automatic.look import Look, look_at
 from ld3m.automatic.pilots import choose
 from ld3m.automatic.question import PILOTS, Kept, Question
-from ld3m.automatic.work import NARROWER, Work, data_overrides, measured
-from ld3m.data.prepared import prepare
+from ld3m.automatic.work import EMA, NARROWER, Work, data_overrides, measured
+from ld3m.data.prepared import notes_once, prepare
 from ld3m.distillation.inputs import check_inputs
 from ld3m.errors import UserError
 from ld3m.evaluation.effort import Cost
@@ -64,6 +73,7 @@ def answer(processes: Processes, question: Question) -> tuple[dict[str, Any], bo
     options = worth_trying(question, found)
     with ExitStack() as entered:
         entered.enter_context(signals.exiting())
+        entered.enter_context(notes_once())
         if processes.is_main_process:
             _check_folder(question.folder)
             entered.enter_context(lock.claim(question.folder / PILOTS))
@@ -134,6 +144,7 @@ def plan_lines(question: Question, found: Look, options: Sequence[Candidate]) ->
     """What is there, how the time is split, and what may be tried, for people."""
     lines = [f"{question.source}: {line}" for line in found.lines]
     names = "; ".join(candidate.name for candidate in options)
+    lines += left_out(found, question.images_per_class)
     return [*lines, f"time: {split_text(60 * question.minutes)}", f"candidates: {names}"]
 
 
@@ -208,13 +219,19 @@ def _measure(work: Work, recipe: Recipe) -> None:
         state.measurement = _planned(work, recipe, cost, tested)
         work.save()
     planned = Measurement(*state.measurement)
-    against = BASELINES[: planned.sets - 1]
+    against, run = BASELINES[: planned.sets - 1], shlex.quote(str(recipe.folder))
     for name in BASELINES[planned.sets - 1 :]:
-        work.say(f"no time to measure {name}: ld3m evaluate {recipe.folder} --against {name}")
+        work.say(f"no time to measure {name}: ld3m evaluate {run} --against {name}")
     work.say(
-        f"measuring on {tested:,} test images: {', '.join(['distilled', *against])}; {planned.epochs} epochs, "
+        f"measuring on {tested:,} test images: {', '.join(['distilled', *against])}; "
+        f"{planned.epochs} epoch{'s' * (planned.epochs > 1)}, "
         f"{planned.seeds} network{'s' * (planned.seeds > 1)} of each if there is time"
     )
+    if planned.epochs < FEWEST_EPOCHS:
+        work.say(
+            f"  so few epochs tell little of the set; longer: ld3m evaluate {run} evaluate.epochs={MOST_EPOCHS} "
+            f"evaluate.ema={EMA[0]} --against {','.join(BASELINES)}"
+        )
     began = work.spent()
     recipe = _evaluated(work, measured(recipe, planned.epochs, 1, state.full_epochs or 0), against)
     each = work.spent() - began
@@ -226,14 +243,14 @@ def _measure(work: Work, recipe: Recipe) -> None:
         work.say(f"measuring all {train:,} training images, in {state.full_epochs} epochs")
         recipe = _evaluated(work, measured(recipe, planned.epochs, 1, state.full_epochs), [*against, "full"])
     else:
-        work.say(f"no time to train on all {train:,} images: ld3m evaluate {recipe.folder} --against full")
+        work.say(f"no time to train on all {train:,} images: ld3m evaluate {run} --against full")
     for seeds in range(2, planned.seeds + 1):
         if work.spent() + each > work.total - PAGES:
             break
         recipe = _evaluated(work, measured(recipe, planned.epochs, seeds, state.full_epochs), against)
-    seconds = work.spent()
     if main:
         with work.quiet():
             report(recipe.folder)
             push(recipe.folder, Destination(), dry_run=True)
-        work.say(f"{recipe.folder}: images/, report.html, the card in hub/, {RECIPE}; {duration(seconds)} in all")
+    seconds = duration(work.spent())
+    work.say(f"{recipe.folder}: images/, report.html, the card in hub/, {RECIPE}; {seconds} in all")

@@ -36,6 +36,11 @@ class Candidate:
     overrides: tuple[str, ...]
     """What it changes, `KEY=VALUE`."""
 
+    @property
+    def kind(self) -> str:
+        """What it shares with candidates that learn at the same pace: how images are made and matched."""
+        return self.name.partition(",")[0]
+
 
 def candidates(found: Look, images_per_class: int, source: str, own_priors: Sequence[str] = ()) -> list[Candidate]:
     """The candidates for some images, the most promising first.
@@ -48,7 +53,8 @@ def candidates(found: Look, images_per_class: int, source: str, own_priors: Sequ
     priors = [*own_priors, *([name] if (name := _packaged(found, source)) and name not in own_priors else [])]
     chosen = [_pixels(best, images_per_class, 1, _why(best, found))]
     if images_per_class == 1:
-        chosen.insert(0 if best == 1 else 1, _gradients())  # first for small images, whose gradients are cheap
+        cheap = found.resolution < 2 * RECOGNISABLE
+        chosen.insert(0 if cheap else 1, _gradients())
     chosen.append(_pixels(best, images_per_class, 3, "the rate matters more than most else, so a larger one"))
     chosen += [_pixels(factor, images_per_class, 1, _why(factor, found)) for factor in others[:1]]
     for prior in priors:
@@ -58,17 +64,32 @@ def candidates(found: Look, images_per_class: int, source: str, own_priors: Sequ
     return chosen
 
 
+def left_out(found: Look, images_per_class: int) -> list[str]:
+    """What is not tried since the smallest class has too few images, for people: a line, or none."""
+    tried = _factors(found, images_per_class)
+    if not (missing := [factor for factor in _of_size(found) if factor not in tried]):
+        return []
+    name, images = found.smallest, images_per_class * missing[0] ** 2
+    fewer = (
+        f"class {name!r} has {found.fewest} images in a pilot, so that {missing[0] ** 2} in one, which take {images}"
+    )
+    return [f"{fewer}, are not tried"]
+
+
 def _factors(found: Look, images_per_class: int) -> list[int]:
     """Factors that fit, the most promising first: sixteen in one for a single image per class, four for more."""
-    fitting = [
-        factor
-        for factor in FACTORS
-        if found.resolution % factor == 0
-        and (factor == 1 or found.resolution // factor >= SMALLEST)
-        and images_per_class * factor**2 <= found.fewest
-    ]
+    fitting = [factor for factor in _of_size(found) if images_per_class * factor**2 <= found.fewest]
     promising = 4 if images_per_class == 1 else 2
     return sorted(fitting, key=lambda factor: (found.resolution // factor < RECOGNISABLE, abs(factor - promising)))
+
+
+def _of_size(found: Look) -> list[int]:
+    """Factors that fit the size of the images."""
+    return [
+        factor
+        for factor in FACTORS
+        if found.resolution % factor == 0 and (factor == 1 or found.resolution // factor >= SMALLEST)
+    ]
 
 
 def _packaged(found: Look, source: str) -> str | None:

@@ -54,6 +54,11 @@ class Look:
         least = min(self.counts)
         return least - max(1, round(self.validation_share * least))
 
+    @property
+    def smallest(self) -> str:
+        """The class that has fewest training images."""
+        return self.classes[self.counts.index(min(self.counts))]
+
 
 def look_at(recipe: DistilledDataRecipe, given: Sequence[str], device: str, images_per_class: int) -> Look:
     """Looks at a source; of its images a few of the training split are opened, and none of the test split.
@@ -121,7 +126,8 @@ def _resolution(images: Sequence[Image.Image], largest: int) -> tuple[int, str]:
     resolution = min(largest, max(8, -(-side // 8) * 8))
     size = f"{side}" if min(sides) == max(sides) else f"{min(sides)} to {max(sides)}, usually {side}"
     cropped = "; the centre is cropped" if any(image.width != image.height for image in images) else ""
-    more = f"; data.resolution={2 * largest} is finer and slower" if side > resolution else ""
+    finer = min(2 * largest, -(-side // 8) * 8)
+    more = f"; data.resolution={finer} is finer and slower" if finer > resolution else ""
     return resolution, f"short side of {size} pixels: data.resolution={resolution}{cropped}{more}"
 
 
@@ -145,8 +151,7 @@ def _is_grey(image: Image.Image) -> bool:
 def _check_enough(found: Look, images_per_class: int) -> None:
     """That the smallest class has training images for a set, and one more to measure pilots on."""
     if found.fewest < images_per_class:
-        least = min(found.counts)
-        name, rest = found.classes[found.counts.index(least)], max(0, found.fewest)
+        name, rest = found.smallest, max(0, found.fewest)
         raise UserError(
             f"--images-per-class: {images_per_class}, but class {name!r} has {rest} training images without those that "
             "are held out; "

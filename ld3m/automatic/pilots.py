@@ -50,7 +50,7 @@ def choose(work: Work) -> None:
         work.say(f"no time for pilots of {left_out if planned.tried > 1 else 'any'} (more --minutes would try them)")
     for number in range(planned.tried if planned.tried > 1 else 0):
         _try(work, number, planned.seconds, longer=False)
-    for best in state.best(longer=False)[: planned.again]:
+    for best in state.promoted(planned.again, [each.kind for each in work.options]):
         _try(work, best.candidate, LONGER * planned.seconds, longer=True)
     if planned.tried > 1 and not state.best():
         raise UserError(f"all pilots failed, for the reasons above; {work.log} has what they printed")
@@ -112,7 +112,7 @@ def _try(work: Work, number: int, seconds: float, longer: bool) -> None:
     if work.state.best() and work.spent() + seconds / 2 > ends(work.total)["pilots"]:
         work.say(f"no time left for a pilot of {candidate.name}")
         return
-    why = "one of the best, so it gets a longer pilot" if longer else candidate.why
+    why = "the best of its kind, or of all, so it gets a longer pilot" if longer else candidate.why
     work.say(f"pilot of {candidate.name}, {duration(seconds)}: {why}")
     recipe = _recipe(work, number)
     epochs, seeds = _networks(work, recipe, seconds)

@@ -19,6 +19,7 @@ from ld3m.recipe.files import load
 BASE = "own-images"
 """The shipped recipe that all candidates change."""
 PRIOR = "prior.source="
+ON_CORRUPT = "data.on_corrupt="
 OURS = (
     "name", "output", "distill.images_per_class", "data.source", "data.read_test",
     "distill.iterations", "distill.schedule",
@@ -94,8 +95,9 @@ class Question:
 
     @property
     def asked(self) -> dict[str, Any]:
-        """What a folder's earlier answer must have been asked, too."""
-        return {"source": self.source, "images_per_class": self.images_per_class, "overrides": list(self.overrides)}
+        """What a folder's earlier answer must have been asked, too; a file found broken late may be skipped."""
+        overrides = [each for each in self.overrides if not each.startswith(ON_CORRUPT)]
+        return {"source": self.source, "images_per_class": self.images_per_class, "overrides": overrides}
 
 
 class Pilot(BaseModel):
@@ -143,6 +145,22 @@ class State(BaseModel):
         done = [each for each in self.pilots if each.accuracy is not None and longer in (None, each.longer)]
         return sorted(done, key=lambda each: (not each.longer, -(each.accuracy or 0.0), each.candidate))
 
+    def promoted(self, count: int, kinds: Sequence[str]) -> list[Pilot]:
+        """The pilots of the first round whose candidates get longer ones.
+
+        The best of each kind come first, in the order of their accuracies: kinds learn at paces of their own, and a
+        short pilot is for the fastest, not for the best.
+
+        Args:
+            count: of longer pilots.
+            kinds: of all candidates, by their numbers.
+        """
+        done, leading = self.best(longer=False), dict[str, Pilot]()
+        for each in done:
+            leading.setdefault(kinds[each.candidate], each)
+        first = list(leading.values())
+        return [*first, *(each for each in done if each not in first)][:count]
+
 
 @dataclass
 class Kept:
@@ -154,7 +172,7 @@ class Kept:
 
     @classmethod
     def of(cls, question: Question, is_main: bool) -> "Kept":
-        """The state in the question's folder; a new one if there is none.
+        """The state in the question's folder; a new one if there is none, or one of a question without any run.
 
         Raises:
             UserError: if it is damaged, or of another question.
@@ -164,6 +182,8 @@ class Kept:
             return cls(path, State(asked=question.asked), is_main)
         state = read_json(path, State, "give another --output")
         if differing := [key for key, value in question.asked.items() if state.asked.get(key) != value]:
+            if state.chosen is None and not any(path.is_dir() for path in (question.folder / PILOTS).glob("*")):
+                return cls(path, State(asked=question.asked), is_main)  # it failed before its first pilot
             raise UserError(
                 f"--output: {question.folder} answers another question ({', '.join(differing)} differ); "
                 "give another --output"

@@ -129,7 +129,8 @@ class Work:
         self.processes.wait_for_everyone()
         done = self.agreed(iterations_saved(recipe.folder) or recipe.distill.iterations)
         made = recipe.changed({"distill.iterations": done})
-        distill(without_test(made))  # renders the images, unless all iterations are made
+        with self.quiet():
+            distill(without_test(made))  # renders the images, unless all iterations are made
         return made
 
     def cost(self, images: ImageSet, recipe: Recipe) -> Cost:

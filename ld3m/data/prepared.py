@@ -1,7 +1,9 @@
 """Real images as uint8 tensors by class: prepared once from their source, cached, memory-mapped."""
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,8 @@ LAYOUT = 4
 NOT_CONTENT = {"source", "root", "subset", "on_corrupt", "keep", "keep_order", "scorer", "cache", "read_test"}
 """Keys of a data recipe that say where images are, how they are read, and which core-set is taken of them; the cache's
 key has the chosen classes instead."""
+SAID: ContextVar[set[str] | None] = ContextVar("SAID", default=None)
+"""Notes that have been printed inside `notes_once`."""
 FEW_LEVELS = 25
 """Of 255: if nearly all pixels lie within as many, images are hardly to be told apart."""
 
@@ -185,7 +189,7 @@ def prepare(recipe: DataRecipe, progress: bool = True, workers: int | None = Non
     located = preparation_of(recipe, progress, workers)
     folder, source, chosen = located.folder, located.source, located.chosen
     if source.note and progress:
-        print(visible(f"data.source: {source.note}"), file=sys.stderr)
+        _note(f"data.source: {source.note}")
     notes = located.notes()
     histogram = torch.tensor([note.histogram for note in notes]).sum(0)
     mean, std = _statistics(histogram)
@@ -264,7 +268,26 @@ def _say(notes: Sequence[ClassNote], histogram: Tensor, ranges: Mapping[str, Fou
             f"nearly all prepared pixels lie between {narrow[0]} and {narrow[1]} of 255; if that is too few, {remedy}"
         )
     for line in lines:
+        _note(line)
+
+
+@contextmanager
+def notes_once() -> Iterator[None]:
+    """Prints each note on images once inside it, for commands that prepare the same ones for several runs."""
+    token = SAID.set(set())
+    try:
+        yield
+    finally:
+        SAID.reset(token)
+
+
+def _note(line: str) -> None:
+    """Prints a note on images, unless it has been said inside `notes_once`."""
+    said = SAID.get()
+    if said is None or line not in said:
         print(visible(line), file=sys.stderr)
+    if said is not None:
+        said.add(line)
 
 
 def _narrow(histogram: Tensor) -> tuple[int, int] | None:

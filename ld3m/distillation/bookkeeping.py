@@ -46,15 +46,23 @@ class Bookkeeping:
 
     @classmethod
     @contextmanager
-    def opened(cls, setup: Setup, tracked: Trackers, first: int) -> Iterator["Bookkeeping"]:
-        """The bookkeeping of a run from its iteration `first` on; the main process says where to look."""
+    def opened(cls, setup: Setup, tracked: Trackers, first: int, timed: bool) -> Iterator["Bookkeeping"]:
+        """The bookkeeping of a run from its iteration `first` on; the main process says where to look.
+
+        Args:
+            setup: of the run.
+            tracked: its trackers.
+            first: its first iteration.
+            timed: whether a time ends it, so that nobody knows the iterations that are left.
+        """
         recipe, settings = setup.recipe, setup.recipe.distill
         pictures = "grid.png shows the images on their way, " if settings.pictures else ""
         status = f"ld3m status {shlex.quote(str(recipe.folder))} says how far it is"
         setup.processes.print(f"{recipe.folder}: {pictures}{status}")
         setup.processes.print(f"{recipe.data.source}: {data_text(setup.images)}")
         hidden = not setup.processes.is_main_process
-        with tqdm(desc=recipe.name, initial=first, total=settings.iterations, disable=hidden) as bar:
+        total = None if timed else settings.iterations
+        with tqdm(desc=recipe.name, initial=first, total=total, disable=hidden) as bar:
             yield cls(setup, tracked, bar)
 
     def is_saved(self, i: int) -> bool:

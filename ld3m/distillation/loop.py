@@ -73,7 +73,10 @@ def distill(
                 note_classes(recipe.folder, setup.class_ids)
                 write_real(recipe.folder, setup.images, recipe.distill.images_per_class)
         first, latents = checkpoint_or_start(setup)
-        with trackers.started(recipe, first, main) as tracked, Bookkeeping.opened(setup, tracked, first) as books:
+        with (
+            trackers.started(recipe, first, main) as tracked,
+            Bookkeeping.opened(setup, tracked, first, timed=seconds is not None) as books,
+        ):
             done, latents = optimise(setup, first, latents, books, until, seconds)
             if until is None and done == recipe.distill.iterations:
                 books.finish(latents)

@@ -234,13 +234,15 @@ def deciding(recipe: Recipe | PriorRecipe) -> dict[str, Any]:
     """All keys that decide the path of the optimisation, as nested sections.
 
     Left out is what an unfinished run may resume with other values of: how far it goes, what it saves, logs and draws
-    on the way, how memory and processors are used, what is done with the result, and where data and prior are. If the
-    learning rates fall towards the last iteration, the number of iterations does decide.
+    on the way, how memory and processors are used, what is done with the result, where data and prior are, and what
+    happens to unreadable files, as data is compared by content. If the learning rates fall towards the last iteration,
+    the number of iterations does decide.
     """
     content = _without_upkeep(recipe)
     if isinstance(recipe, Recipe):
         for section in (content["data"], content["data"]["scorer"], content["prior"]):
             del section["source"]
+        content["data"]["on_corrupt"] = "error"  # content tells which images there are
     return content
 
 

@@ -20,7 +20,16 @@ RESULTS = (
     "prior.json", "data.json", "report.html", folder.SAMPLING,
 )  # fmt: skip
 """Files of a run folder that a new run replaces."""
-FOLDERS = ("checkpoints", "images", NEW_IMAGES, "evaluating", "evolution", "logs", folder.SAMPLING_PARTS)
+FOLDERS = (
+    "checkpoints",
+    "images",
+    NEW_IMAGES,
+    "evaluating",
+    "evolution",
+    "logs",
+    folder.SAMPLING_PARTS,
+    folder.STATISTICS,
+)
 """Folders that it replaces."""
 REPLACE = "give another --output, or --no-resume to replace it"
 

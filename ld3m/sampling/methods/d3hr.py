@@ -19,13 +19,13 @@ from ld3m.errors import UserError, user_error_if_damaged
 from ld3m.files import write_tensors
 from ld3m.reading import TensorSpec, parse_json, read_tensors
 from ld3m.runs import sources
-from ld3m.runs.folder import METADATA_KEY, classes, is_run
+from ld3m.runs.folder import METADATA_KEY, STATISTICS, classes, is_run
 from ld3m.sampling.approach import Approach, ClassTask
 from ld3m.sampling.inversion import inverted
 from ld3m.sampling.moments import distances, of_latents
 
-FOLDER = "statistics"
 AGAIN = "remove it, and it is made again"
+IMAGES = "training images with digest"
 MISSED = 1e-3
 """Root mean square by which a latent misses in a step of its inversion, above which that is said."""
 
@@ -56,7 +56,7 @@ def statistics(task: ClassTask) -> tuple[Tensor, Tensor]:
         UserError: if another run's are missing, or of another prior, chain or number of images.
     """
     about = _about(task)
-    own = task.recipe.folder / FOLDER / f"class-{task.label:04d}.safetensors"
+    own = task.recipe.folder / STATISTICS / f"class-{task.label:04d}.safetensors"
     if source := task.settings.d3hr.source:
         return _of_source(task, Path(source), about)
     if own.is_file():
@@ -91,11 +91,13 @@ def statistics(task: ClassTask) -> tuple[Tensor, Tensor]:
 
 
 def _about(task: ClassTask) -> dict[str, Any]:
-    """What decides statistics, by the keys of a recipe, and the prior's digest."""
-    note = sources.read_prior(task.recipe.folder)
+    """What decides statistics, by the keys of a recipe, and the digests of the prior and of the class's images."""
+    note, data = sources.read(task.recipe.folder)
+    name = task.images.classes[task.label]
     return {
-        "class": task.images.classes[task.label],
+        "class": name,
         "prior": note["sha256"] if note else None,
+        IMAGES: data["classes"][name]["sha256"] if data and name in data["classes"] else None,
         "sample.steps": task.settings.steps,
         "sample.guidance": task.schedule.guidance,
         "sample.strength": task.settings.strength,
@@ -107,12 +109,15 @@ def _about(task: ClassTask) -> dict[str, Any]:
 def _of_source(task: ClassTask, source: Path, about: dict[str, Any]) -> tuple[Tensor, Tensor]:
     name = task.images.classes[task.label]
     theirs = classes(source) if source.is_dir() else []
-    if name not in theirs or not (path := source / FOLDER / f"class-{theirs.index(name):04d}.safetensors").is_file():
+    path = source / STATISTICS / f"class-{theirs.index(name) if name in theirs else 0:04d}.safetensors"
+    if name not in theirs or not path.is_file():
         raise UserError(
-            f"sample.d3hr.source: {source} has no {FOLDER}/ of class {name!r}; give the folder of a run that was "
+            f"sample.d3hr.source: {source} has no {STATISTICS}/ of class {name!r}; give the folder of a run that was "
             "sampled by d3hr, or leave it out"
         )
     tensors, found = _read(task, path)
+    if IMAGES not in found:  # of an older version, which did not note it
+        found[IMAGES] = about[IMAGES]
     if unlike := [key for key, value in about.items() if "d3hr" not in key and found.get(key) != value]:
         key = unlike[0]
         raise UserError(
