@@ -6,6 +6,7 @@ import re
 import xml.etree.ElementTree as ET
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -31,9 +32,10 @@ from ld3m.recipe import Recipe
 from ld3m.recipe.files import digest, load
 from ld3m.recipe.objectives import LEARNING_RATES
 from ld3m.tuning.axes import Range, combinations, draw, ordered, parse_axis
-from ld3m.tuning.halving import Worker
+from ld3m.tuning.halving import Worker, measured
 from ld3m.tuning.ready import ready_axes
 from ld3m.tuning.results import Candidate, close, decision, importances, ranked
+from ld3m.tuning.results import Outcome as Results
 from ld3m.tuning.search import Search
 from ld3m.tuning.trials import Figure, Halving, Note, Trials
 
@@ -59,7 +61,7 @@ def test_lists_and_conditions_come_back(values: list[str], needed: list[str]) ->
 @given(positive, positive, st.sampled_from(["", ":log", ":linear"]))
 def test_ranges_are_logarithmic_from_a_factor_of_ten_on(low: float, high: float, scale: str) -> None:
     if low >= high:
-        with pytest.raises(UserError, match="the low end comes first"):
+        with pytest.raises(UserError, match="the low end comes first" if low > high else "both ends are the same"):
             parse_axis(f"distill.lr_latents={low}..{high}{scale}")
         return
     axis = parse_axis(f"distill.lr_latents={low}..{high}{scale}")
@@ -332,6 +334,32 @@ def test_a_diverged_trial_is_the_worst_and_other_failures_are_not_counted(tmp_pa
         worker(trials, measure, rungs=1, say=lines.append).search(20)
 
 
+def test_what_diverges_in_a_long_run_is_not_the_best(tmp_path: Path) -> None:
+    """However far it got; if all do, that is the mistake that is reported."""
+
+    def measure(number: int, settings: Mapping[str, str], rung: int, seed: int) -> Figure:
+        if number == 1 and rung:
+            raise DivergedError("the loss is not finite")
+        return {"mean": 50.0 + 10 * (number == 1) - rung, "seconds": 1.0}
+
+    trials = trials_in(tmp_path)
+    with trials.take(2, Halving(2, 2, 1, 0)) as taken:
+        assert taken
+        trials.record(taken, 0, measure(0, {}, 0, 0))
+        trials.pause(taken)
+    with trials.take(2, Halving(1, 2, 0, 0)) as taken:
+        assert taken
+        trials.record(taken, 0, measure(1, {}, 0, 0))
+        trials.record(taken, 1, measured(partial(measure, 1, {}, 1, 0)))
+        trials.complete(taken)
+    found = ranked(trials)
+    assert [(each.number, each.diverged) for each in found] == [(0, False), (1, True)]
+    assert decision(found, 1.0).startswith("trial 0 (the recipe as it is) is the only one")
+    assert close(found, 100.0) == []
+    with pytest.raises(UserError, match=r"no trial could be measured: trial 1 .* diverged: the loss is not finite"):
+        _ = Results(found[1:], "", {"trials": []}, is_main=True).best
+
+
 # --- results -----------------------------------------------------------------------------------------------
 
 
@@ -509,6 +537,17 @@ def test_the_same_from_python(counting: Counting, tmp_path: Path, monkeypatch: p
         (["--axes", "rates", "--minutes", "0"], "--minutes: 0 is invalid"),
         (["--axes", "rates", "data.read_test=true"], "data.read_test: is false until the end"),
         (["--axes", "rates", "--arch", "convnut"], "evaluate.arch: 'convnut' is not known"),
+        (
+            ["--axis", "prior.skip=paper:distill.lr_latents=5..500"],
+            "--axis prior.skip=paper:distill.lr_latents: no candidate has prior.skip=paper (the recipe has reference)",
+        ),
+        (
+            ["--axis", "prior.guidance=1..5", "--axis", "prior.guidance=3:distill.momentum=0,0.5"],
+            "--axis prior.guidance=3:distill.momentum: no candidate has prior.guidance=3; give",
+        ),
+        (["--axis", "sample.method=plain,d4m"], "--axis sample.method: has no effect, as nothing is sampled"),
+        (["--axes", "rates", "distill.init=sample", "distill.iterations=0"], "--axes rates: distill.iterations is 0"),
+        (["--axes", "rates", "--rungs", "9"], "--rungs: 9, but 2 of them would be as short as the one before; give 7"),
     ],
 )
 def test_mistakes_are_one_line_before_anything_is_run(

@@ -79,5 +79,5 @@ def tune(
     outcome = run(search, command_line())
     if outcome.is_main:
         show_report(outcome.report, as_json, markdown)
-        best = shlex.quote(str(search.folder / "best.yaml"))
-        print(f"next: ld3m distill {best}" if outcome.ranked else outcome.decision, file=sys.stderr)
+        assert outcome.best  # which says why, if there is none
+        print(f"next: ld3m distill {shlex.quote(str(search.folder / 'best.yaml'))}", file=sys.stderr)

@@ -10,8 +10,7 @@ SKEW = 0.1
 def distances(groups: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """‖mean − μ‖ + ‖std − σ‖ + 0.1 ‖skewness‖ of groups, [G].
 
-    Mean and standard deviation are of each element over a group's images, skewness of each image over its elements. One
-    image has no deviation, and is judged by the others.
+    All are over a group's images; of one image there is no deviation and no skewness, and the mean alone counts.
 
     Args:
         groups: [G, n, *latent_shape].
@@ -19,16 +18,20 @@ def distances(groups: Tensor, mean: Tensor, std: Tensor) -> Tensor:
         std: σ, likewise.
     """
     flat, (mean, std) = groups.flatten(2), (each.flatten() for each in (mean, std))
-    skewness = skew(flat).norm(dim=1)
-    found = (flat.mean(1) - mean).norm(dim=1) + SKEW * skewness
-    return found + (flat.std(1) - std).norm(dim=1) if flat.shape[1] > 1 else found
+    found = (flat.mean(1) - mean).norm(dim=1)
+    if flat.shape[1] == 1:
+        return found
+    return found + (flat.std(1) - std).norm(dim=1) + SKEW * skew(flat).norm(dim=1)
 
 
-def skew(values: Tensor) -> Tensor:
-    """Adjusted skewness over the last axis: n / ((n − 1) (n − 2)) Σ ((x − mean) / std)³."""
-    n = values.shape[-1]
-    standard = (values - values.mean(-1, keepdim=True)) / values.std(-1, keepdim=True).clamp_min(1e-12)
-    return standard.pow(3).sum(-1) * (n / max(1, (n - 1) * (n - 2)))
+def skew(groups: Tensor) -> Tensor:
+    """The code's skewness of each image [G, n], of groups [G, n, d]: d / ((d − 1) (d − 2)) Σ ((x − mean) / std)³.
+
+    The sum is over an image's elements, mean and std are those of each element over the group.
+    """
+    d = groups.shape[2]
+    standard = (groups - groups.mean(1, keepdim=True)) / groups.std(1, keepdim=True).clamp_min(1e-12)
+    return standard.pow(3).sum(2) * (d / max(1, (d - 1) * (d - 2)))
 
 
 def of_latents(latents: Tensor) -> tuple[Tensor, Tensor]:

@@ -184,7 +184,9 @@ def _range(key: str, first: str, last: str, scale: str | None) -> Range:
     low, high, written = float(first), float(last), f"--axis {key}={first}..{last}"
     if not (math.isfinite(low) and math.isfinite(high)):
         raise UserError(f"{written}: its ends must be finite numbers")
-    if low >= high:
+    if low == high:
+        raise UserError(f"{written}: both ends are the same; give {key}={first} as an override")
+    if low > high:
         raise UserError(f"{written}: the low end comes first; give {key}={last}..{first}, or one value as an override")
     if scale == "log" and low <= 0:
         raise UserError(f"{written}:log: a logarithmic range begins above 0; give another low end, or :linear")

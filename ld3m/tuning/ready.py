@@ -35,6 +35,10 @@ def ready_axes(name: str, recipe: Recipe, varied: Collection[str] = ()) -> list[
     """
     if name not in NAMES:
         raise UserError(f"--axes: {name!r} is not known; known are {', '.join(NAMES)}")
+    if not recipe.distill.iterations:
+        raise UserError(
+            f"--axes {name}: distill.iterations is 0, so nothing is learnt; give --axis, such as sample.guidance=1..8"
+        )
     others = [each for each in (_others(recipe) if name == "all" else ()) if parse_axis(each).key not in varied]
     keys = {*varied, *(parse_axis(each).key for each in others)}
     rates = [each for each in _rates(recipe) if parse_axis(each).key not in varied]

@@ -35,6 +35,11 @@ class Candidate:
     """Of all its runs."""
 
     @property
+    def diverged(self) -> bool:
+        """Whether the loss of one of these runs was not finite."""
+        return any("failed" in figure for figure in self.figures)
+
+    @property
     def by_seed(self) -> list[float]:
         """Accuracy in % on held-out images of each distillation, the mean over its networks."""
         return [float(figure["mean"]) for figure in self.figures]
@@ -75,13 +80,17 @@ class Outcome:
         Raises:
             UserError: if nothing was measured.
         """
-        if not self.ranked:
-            raise UserError("--minutes: no run ended in time; give more, or fewer iterations and epochs")
-        return self.ranked[0]
+        if sound(self.ranked):
+            return self.ranked[0]
+        why = [f"trial {trial['trial']}: {trial['why']}" for trial in self.report["trials"] if "why" in trial]
+        why += [f"{each.name} diverged: {_reason(each)}" for each in self.ranked]
+        if why:
+            raise UserError(f"no trial could be measured: {why[0]}")
+        raise UserError("--minutes: no run ended in time; give more, or fewer iterations and epochs")
 
 
 def ranked(trials: Trials) -> list[Candidate]:
-    """All that was measured, the best first: those of longer runs before others, then by accuracy."""
+    """All that was measured, the best first: by the length of the run, then by accuracy; what diverged is last."""
     candidates = []
     for note in trials.notes():
         if note.state == "failed" or not note.figures:
@@ -92,7 +101,17 @@ def ranked(trials: Trials) -> list[Candidate]:
             more, seed = [*more, figure], seed + 1
         seconds = sum(figure["seconds"] for figure in (*note.figures.values(), *more))
         candidates.append(Candidate(note.number, note.settings, rung, [note.figures[rung], *more], seconds))
-    return sorted(candidates, key=lambda candidate: (-candidate.rung, -candidate.mean, candidate.number))
+    return sorted(candidates, key=lambda each: (each.diverged, -each.rung, -each.mean, each.number))
+
+
+def sound(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Those that did not diverge."""
+    return [each for each in candidates if not each.diverged]
+
+
+def _reason(candidate: Candidate) -> str:
+    """Why a candidate diverged."""
+    return next(str(figure["failed"]) for figure in candidate.figures if "failed" in figure)
 
 
 def job(number: int, rung: int, seed: int) -> str:
@@ -107,7 +126,7 @@ def final_job(number: int, seed: int) -> str:
 
 def close(candidates: Sequence[Candidate], points: float) -> list[Candidate]:
     """The best and those within so many points of it, after runs of the same length; none if it is alone."""
-    if not candidates:
+    if not (candidates := sound(candidates)):
         return []
     best = candidates[0]
     near = [each for each in candidates if each.rung == best.rung and best.mean - each.mean <= points]
@@ -116,7 +135,7 @@ def close(candidates: Sequence[Candidate], points: float) -> list[Candidate]:
 
 def decision(candidates: Sequence[Candidate], points: float) -> str:
     """How the best was told from the next, in a sentence."""
-    if not candidates:
+    if not (candidates := sound(candidates)):
         return "nothing was measured"
     best, *others = candidates
     if not others or others[0].rung < best.rung:

@@ -5,18 +5,20 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from ld3m.cells.settings import blaming_axes, value_of
+from ld3m.cells.settings import blaming_axes, value_of, value_text
 from ld3m.data.prepared import preparation_of
 from ld3m.distillation.inputs import check_inputs
 from ld3m.errors import UserError
 from ld3m.evaluation.protocols import Task, full_ema, protocol
 from ld3m.recipe import Recipe
 from ld3m.recipe.files import load
+from ld3m.recipe.parsing import parse
 from ld3m.runs.resume import flat
-from ld3m.tuning.axes import Axis, ordered, parse_axis
+from ld3m.tuning.axes import Axis, Range, among, ordered, parse_axis
 from ld3m.tuning.options import Budget
 from ld3m.tuning.ready import ready_axes
 
@@ -97,17 +99,53 @@ class Search:
         """Checks the recipe, and each value of each axis, ends of ranges for all in them."""
         mistakes: list[str] = []
         check_inputs(self.base)
+        self._check_rungs()
         for axis in self.axes:
-            conditions = [(key, values[0]) for key, values in axis.when]
+            conditions, wrong = [(key, values[0]) for key, values in axis.when], list[str]()
             for end in axis.ends:
                 chosen = [*conditions, (axis.key, end)]
                 try:
                     recipe = load(Recipe, self.recipe, [*self.overrides, *self.held_out, *map("=".join, chosen)])
                     check_inputs(recipe)
                 except UserError as error:
-                    mistakes += [blaming_axes(line, chosen) for line in error.lines]
+                    wrong += [blaming_axes(line, chosen) for line in error.lines]
+            mistakes += wrong or self._never_searched(axis)
         if mistakes:
             raise UserError(*dict.fromkeys(mistakes))
+
+    def _check_rungs(self) -> None:
+        """That runs of a rung are longer than those of the one below.
+
+        Raises:
+            UserError: if there are too many rungs for that.
+        """
+        lengths = [self.run(0, {}, rung, 0) for rung in range(self.budget.rungs)]
+        steps = [(each.distill.iterations, each.evaluate.epochs) for each in lengths]
+        if same := sum(one == other for one, other in pairwise(steps)):
+            raise UserError(
+                f"--rungs: {self.budget.rungs}, but {same} of them would be as short as the one before; give "
+                f"{self.budget.rungs - same}, or more distill.iterations and evaluate.epochs"
+            )
+
+    def _never_searched(self, axis: Axis) -> list[str]:
+        """Why an axis would change no run, in a line; empty if it may."""
+        for key, wanted in axis.when:
+            others = [other for other in self.axes if other.key == key]
+            texts = {text for other in others if not isinstance(other.values, Range) for text in other.ends}
+            reached = [parse(text) for text in texts]
+            reached += [each for other in others if isinstance(other.values, Range) for each in other.options or ()]
+            if all(other.when for other in others):  # else all candidates that are drawn have one of these
+                reached.append(self.base_value(key))
+            if not any(among(wanted, value) for value in reached):
+                has = "" if others else f" (the recipe has {value_text(self.base_value(key))})"
+                return [
+                    f"--axis {axis.name}: no candidate has {key}={' or '.join(wanted)}{has}; give --axis {key}= a list "
+                    "with it, or leave the condition out"
+                ]
+        starts = {text for other in self.axes if other.key == "distill.init" for text in other.ends}
+        if axis.key.startswith("sample.") and not self.base.samples and "sample" not in starts:
+            return [f"--axis {axis.key}: has no effect, as nothing is sampled; give distill.init=sample too"]
+        return []
 
     @property
     def about(self) -> dict[str, Any]:

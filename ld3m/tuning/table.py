@@ -8,7 +8,7 @@ from ld3m.cells.settings import value_text
 from ld3m.markdown import code, sentence, table, text
 from ld3m.runs.metrics import duration
 from ld3m.tuning.axes import Axis, Range
-from ld3m.tuning.results import FINAL, MOST_CLOSE, Candidate, decision, final_job, importances
+from ld3m.tuning.results import FINAL, MOST_CLOSE, Candidate, decision, final_job, importances, sound
 from ld3m.tuning.search import Search
 from ld3m.tuning.trials import Note, Trials
 
@@ -80,8 +80,9 @@ def report(
 ) -> dict[str, Any]:
     """What tune.json holds."""
     notes = trials.notes()
-    best = ranked[0].number if ranked else None
-    final = [figure for seed in range(FINAL) if ranked and (figure := trials.figure(final_job(ranked[0].number, seed)))]
+    best = next((each.number for each in sound(ranked)), None)
+    jobs = [] if best is None else [final_job(best, seed) for seed in range(FINAL)]
+    final = [figure for job in jobs if (figure := trials.figure(job))]
     return {
         "command": command,
         "recipe": search.recipe,

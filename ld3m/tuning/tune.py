@@ -22,7 +22,7 @@ from ld3m.recipe.files import to_yaml
 from ld3m.runs.metrics import duration
 from ld3m.tuning import chart, table
 from ld3m.tuning.halving import Worker
-from ld3m.tuning.results import FINAL, Outcome, close, decision, final_job, job, ranked
+from ld3m.tuning.results import FINAL, Outcome, close, decision, final_job, job, ranked, sound
 from ld3m.tuning.search import Search
 from ld3m.tuning.trials import Figure, Trials
 
@@ -176,7 +176,7 @@ class Tuning:
         write_text(folder / "tune.md", table.markdown(report))
         write_text(folder / "tune.svg", chart.draw(report))
         outcome = Outcome(found, report["decision"], report, self.processes.is_main_process)
-        if found:
+        if sound(found):
             write_text(folder / "best.yaml", _best(search, outcome, self.command))
         return outcome
 
