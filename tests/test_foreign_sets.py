@@ -357,6 +357,21 @@ def test_frepo_keeps_channels_last_and_centred_labels(
 # --- values ------------------------------------------------------------------------------------------------
 
 
+def test_what_a_decoder_gives_is_known_by_its_range(
+    pixels: torch.Tensor, recipe_file: Path, tmp_path: Path, ld3m: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A VAE's images, clamped to [-1, 1]; those that do not reach its ends are judged by their spread."""
+    torch.save((pixels / 127.5 - 1, syn_labels(2)), tmp_path / "decoded.pt")
+    found, _ = brought("decoded.pt", recipe_file)
+    assert "taken as pixels from -1 to 1, as decoders of latents give them" in capsys.readouterr().err
+    assert torch.allclose(bytes_to_unit(found), pixels / 255, atol=1e-6)
+    torch.save((pixels / 255 - 0.5, syn_labels(2)), tmp_path / "narrow.pt")
+    brought("narrow.pt", recipe_file)
+    assert "from -1 to 1" not in capsys.readouterr().err
+    found, _ = brought("narrow.pt", recipe_file, reading=Reading(pixels="signed"))
+    assert torch.allclose(bytes_to_unit(found), pixels / 510 + 0.25, atol=1e-6)
+
+
 def test_whitening_is_that_of_kornia_and_of_frepo(real: ImageSet) -> None:
     """Against both formulas, computed by SVD on all training images."""
     values = (real.everything("train")[0] / 255).flatten(1).double()

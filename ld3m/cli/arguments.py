@@ -173,9 +173,9 @@ Pixels = Annotated[
     str | None,
     typer.Option(
         metavar="KIND",
-        help="What the floats of a .pt file mean: normalised, unit (in [0, 1]), whitened (by ZCA), or normalised by "
-        "public code's mean and std of mnist, fashion-mnist, svhn, cifar10, cifar100 or imagenet; by default it is "
-        "judged by their spread, and printed.",
+        help="What the floats of a .pt file mean: normalised, unit (in [0, 1]), signed (in [-1, 1]), whitened (by "
+        "ZCA), or normalised by public code's mean and std of mnist, fashion-mnist, svhn, cifar10, cifar100 or "
+        "imagenet; by default it is judged by their spread, and printed.",
     ),
 ]
 Whitening = Annotated[

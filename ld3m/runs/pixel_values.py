@@ -15,8 +15,10 @@ from ld3m.errors import UserError
 
 LARGEST = 50
 """Largest value of a normalised image; distilled images may go far beyond what real ones reach."""
-PIXELS = ("normalised", "unit", "whitened")
-"""What float values may mean: normalised by mean and std, in [0, 1], or whitened by ZCA."""
+PIXELS = ("normalised", "unit", "signed", "whitened")
+"""What float values may mean: normalised by mean and std, in [0, 1], in [-1, 1], or whitened by ZCA."""
+SIGNED = 0.9
+"""How near to -1 and 1 values come that are pixels in that range."""
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 NORMALISATIONS: dict[str, Statistics] = {
     "mnist": ((0.1307,), (0.3081,)),
@@ -95,6 +97,7 @@ def to_pixels(path: Path, found: TensorSet, open_real: Callable[[], ImageSet], p
         says = {
             "normalised": f"normalised by {whose} of the real images",
             "unit": "pixels in units of [0, 1]",
+            "signed": "pixels from -1 to 1, as decoders of latents give them",
             "whitened": f"whitened by ZCA of the real images ({Whitening.SAYS[whitened]}; with --whitening {whitened} "
             "networks see such images, as its authors' do)",
         }
@@ -105,6 +108,8 @@ def to_pixels(path: Path, found: TensorSet, open_real: Callable[[], ImageSet], p
         )
     if kind == "unit":
         return images
+    if kind == "signed":
+        return (images + 1) / 2
     if kind == "whitened":
         return whitening(real, whitened, f"RUN: {path}").undo(images)
     statistics = found.statistics or (NORMALISATIONS[told] if told else (real.mean, real.std))
@@ -113,9 +118,14 @@ def to_pixels(path: Path, found: TensorSet, open_real: Callable[[], ImageSet], p
 
 
 def _judged(images: Tensor, real: ImageSet) -> str:
-    """By spread, real images' if in units of [0, 1], 1 if normalised; whitened ones are about 0, and narrow."""
+    """By spread, real images' if in units of [0, 1], 1 if normalised; whitened ones are about 0, and narrow.
+
+    What fills the range from -1 to 1, and does not leave it, is signed: normalised and whitened images do.
+    """
     if images.min() >= 0 and images.max() <= 1:
         return "unit"
+    if -1 <= images.min() < -SIGNED and SIGNED < images.max() <= 1:
+        return "signed"
     if float(images.std(correction=0)) > float(real.std.mean()) ** 0.5:
         return "normalised"
     return "unit" if float(images.mean()) > float(real.mean.mean()) / 2 else "whitened"

@@ -1,6 +1,6 @@
 """Training and testing by every protocol, soft labels' too, against plain loops of the public kind.
 
-    python tests/benchmarks/public_loops.py [--two-cores] [ARCH [EPOCHS [IMAGES_PER_CLASS]]]
+    python tests/benchmarks/public_loops.py [--two-cores] [ARCH [EPOCHS [IMAGES_PER_CLASS [PROTOCOL…]]]]
 
 The plain loop has a DataLoader whose images go through transforms one by one, written out here, not torchvision's. The
 teacher is a ConvNet that nobody trained, and RDED's plain loop shows each batch to the student twice, as its code does.
@@ -36,9 +36,8 @@ from ld3m.data.prepared import ImageSet, prepare
 from ld3m.evaluation.protocols import PROTOCOLS, Protocol, Task, protocol
 from ld3m.evaluation.protocols.details import SCHEDULES, TESTS
 from ld3m.evaluation.soft_labels import Online
-from ld3m.evaluation.training import optimiser_of, train
+from ld3m.evaluation.training import SIAMESE, optimiser_of, train
 from ld3m.evaluation.training_sets import real_images
-from ld3m.images import augment
 from ld3m.images.ranges import bytes_to_unit
 from ld3m.images.resample import centre
 from ld3m.images.transforms import EIGENVALUES, EIGENVECTORS, LUMA
@@ -129,18 +128,18 @@ def plain(
     optimiser = optimiser_of(network, how)
     changes = [
         lambda image, name=name, numbers=numbers: TRANSFORMS[name](image, *numbers)
-        for name, numbers in how.augment if name != "dsa"
+        for name, numbers in how.augment if name in TRANSFORMS
     ]  # fmt: skip
     batches = DataLoader(Transformed(pixels, labels, images, changes), how.batch, shuffle=True)
-    average = networks.averaged(network, how.ema) if how.ema else None
+    average, draws = networks.averaged(network, how.ema) if how.ema else None, torch.Generator()
     for epoch in range(how.epochs):
         for group in optimiser.param_groups:
             group["lr"] = how.lr * SCHEDULES[how.schedule](epoch, how.epochs)
         for seen, targets in batches:
             share, other = 1.0, targets
-            if any(name == "dsa" for name, _ in how.augment):
-                seen = augment.draw(torch.Generator(), seen.shape[-1], len(seen))(seen)
-            if how.cutmix:
+            for name in (name for name, _ in how.augment if name in SIAMESE):
+                seen = SIAMESE[name](draws, seen.shape[-1], len(seen))(seen)
+            if how.cutmix and float(torch.rand(1)) < how.cutmix_share:
                 order, side = torch.randperm(len(seen)), seen.shape[-1]
                 cut = int(side * math.sqrt(1 - float(torch.distributions.Beta(1.0, 1.0).sample())))
                 row, column = torch.randint(side, (2,)).tolist()
@@ -237,18 +236,18 @@ def wall_seconds(*about: Any) -> list[float]:
         return [*seconds, time.perf_counter() - began]
 
 
-def main(arch: str, epochs: int, per_class: int, on_two_cores: bool) -> None:
+def main(arch: str, epochs: int, per_class: int, names: list[str], on_two_cores: bool) -> None:
     warnings.filterwarnings("ignore")
     classes = 10
     if on_two_cores:
         print(f"{arch}, {classes * per_class} images, {epochs} epochs; seconds of two networks on two cores")
-        for name in PROTOCOLS:
+        for name in names:
             plainly, here = wall_seconds(arch, name, epochs, per_class)
             print(f"  {name:<10} {plainly:6.1f} → {here:6.1f}: {here / plainly:.2f} ≤ {TARGET}?", flush=True)
         return
     cpu_seconds(arch, "custom", 1, 1)  # prepares kernels
     print(f"{arch}, {classes * per_class} images; CPU seconds of a whole training and its tests of 2,000 images")
-    for name in PROTOCOLS:
+    for name in names:
         whole = protocol(EvaluateRecipe(protocol=name), Task(arch, classes, classes * per_class, 32))
         points = len(TESTS[whole.tests](whole.epochs))
         (train_plain, test_plain), (train_ours, test_ours) = (
@@ -266,5 +265,5 @@ def main(arch: str, epochs: int, per_class: int, on_two_cores: bool) -> None:
 
 if __name__ == "__main__":
     words = [word for word in sys.argv[1:] if word != "--two-cores"]
-    numbers = [int(word) for word in [*words[1:], *["3", "10"][len(words[1:]) :]]]
-    main(words[0] if words else "convnet", *numbers, on_two_cores="--two-cores" in sys.argv)
+    arch, epochs, per_class, *only = [*words[:3], *["convnet", "3", "10"][len(words) :], *words[3:]]
+    main(arch, int(epochs), int(per_class), only or list(PROTOCOLS), on_two_cores="--two-cores" in sys.argv)
