@@ -20,6 +20,7 @@ from ld3m.automatic.budget import bracket, ends, full_epochs, measurement, pilot
 from ld3m.automatic.candidates import candidates
 from ld3m.automatic.look import Look
 from ld3m.automatic.question import Kept, Pilot, Question, State
+from ld3m.automatic.work import Work
 from ld3m.data.examples import Example, Source
 from ld3m.data.sources import SOURCES
 from ld3m.distillation.loop import distill
@@ -302,12 +303,10 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return reads
 
 
-def test_no_test_image_is_read_before_the_end(
-    counting: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A whole answer, small by its limits and not by its time; it is stopped before it measures, and resumed."""
+def asked_little(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Question:
+    """A whole answer, small by its limits and not by its time."""
     own = ("network.width=8", "distill.lr_latents=0.1", "distill.objective=dm")  # whole images, and four in one
-    question = Question("counting", 1, 60, own, str(tmp_path / "mine"))
+    question = Question("counting", 1, 60, own, str(folder))
     monkeypatch.setattr("ld3m.automatic.budget.second_round", lambda count: 1)
     for name, limit in {
         "pilots.MOST_ITERATIONS": 2,
@@ -319,6 +318,14 @@ def test_no_test_image_is_read_before_the_end(
         "budget.MANY": 1,
     }.items():
         monkeypatch.setattr(f"ld3m.automatic.{name}", limit)
+    return question
+
+
+def test_no_test_image_is_read_before_the_end(
+    counting: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is stopped before it measures, and resumed."""
+    question = asked_little(tmp_path / "mine", monkeypatch)
 
     def stop(*given: object) -> None:
         raise KeyboardInterrupt
@@ -348,6 +355,25 @@ def test_no_test_image_is_read_before_the_end(
     recipe = yaml.safe_load((tmp_path / "mine/auto.yaml").read_text())
     assert recipe["distill"]["iterations"] == 3
     assert set(counting[: counting.index("test/0")]) == {f"train/{index}" for index in range(24)}
+
+
+def test_late_pilots_go_rather_than_longer_ones(
+    counting: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first takes 700 of 1,080 seconds: the second would end after 438, when the longer one is to begin."""
+    question = asked_little(tmp_path / "mine", monkeypatch)
+    monkeypatch.setattr(Work, "spent", lambda self: 700.0 if self.state.pilots else 0.0)
+
+    def stop(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ld3m.automatic.answer._distil", stop)
+    with pytest.raises(KeyboardInterrupt):
+        answer(question)
+    state = json.loads((tmp_path / "mine/auto.json").read_text())
+    assert [(pilot["candidate"], pilot["longer"]) for pilot in state["pilots"]] == [(0, False), (0, True)]
+    assert state["chosen"] == 0
+    assert "no time left for a pilot of" in capsys.readouterr().err
 
 
 def test_the_command_says_what_it_would_try(ld3m: Callable[..., Outcome], shapes: Path) -> None:

@@ -151,5 +151,10 @@ def test_sources(source: str, listed: list[str] | None, shown: str) -> None:
 
 def test_pixels_have_no_chain() -> None:
     pixels = replace(section(), recipe=recipe(prior="pixels"))
-    assert "skip" not in " ".join(cells(card.merge(None, "me/x", pixels)))
+    text = card.merge(None, "me/x", pixels)
+    assert "skip" not in " ".join(cells(text))
+    assert "distilled from `digits` in pixels,\nwithout a prior, with the objective `dm`" in text
+    assert "diffusion" not in meta_of(text)["tags"]
+    assert "prior" not in " ".join(cells(text))
+    assert "prior" in " ".join(cells(card.merge(None, "me/x", section())))
     assert "`reference` skip" in card.merge(None, "me/x", section())

@@ -565,6 +565,7 @@ def test_the_digest_changes_with_what_decides_the_result(minimal: str, override:
         "distill.checkpoint_every=7",
         "distill.log_every=7",
         "data.source=fashion-mnist",
+        "data.on_corrupt=skip",
         "data.scorer.source=weights.safetensors",
         "prior.source=digits",
         "prior.micro_batch=7",

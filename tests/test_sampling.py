@@ -165,6 +165,21 @@ def test_at_full_strength_d4m_is_what_prototypes_are_rendered_as() -> None:
     torch.testing.assert_close(drawn.decode(sample_class(drawn).z), rendered)
 
 
+def test_what_has_no_part_is_said() -> None:
+    """A strength of chains from noise, a guide that no step is left to, and fewer real images than are wanted."""
+    with pytest.raises(
+        UserError, match=r"sample\.strength: 0\.3 has no part, as the chains of mgd3 start at noise; give"
+    ):
+        z_of("sample.method=mgd3", "sample.strength=0.3")
+    z_of("sample.start=real", "sample.strength=0.3")
+    for options, unguided in ((["sample.mgd3.stop=1"], True), ([], False), (["sample.mgd3.scale=0"], False)):
+        assert sample_class(task("sample.method=mgd3", *options)).unguided == unguided
+    with pytest.raises(UserError, match=r"0\.9 is above high, 0\.1, so that no step is guided"):
+        load(Recipe, "quickstart", ["sample.igd.low=0.9", "sample.igd.high=0.1"])
+    with pytest.raises(UserError, match=r"set fewer, or leave sample\.start out"):
+        z_of("sample.start=hard", "distill.images_per_class=30")
+
+
 def test_strength_counts_the_last_steps() -> None:
     """⌊strength · steps⌋ of them, as diffusers' get_timesteps for images: 35 of 50 at 0.7."""
     for strength, steps, first in [("0.7", 50, 15), ("0.29", 100, 71), ("0.01", 10, 9), ("1", 10, 0)]:
@@ -500,14 +515,23 @@ def test_a_plan_counts_the_calls_of_sampling() -> None:
     assert RunCost(none, 3, 10, SHAPE, (1,)).sampling_calls()["forwards in all"] == 0
 
 
-def test_a_plan_for_another_device_says_what_of_sampling_it_leaves_out() -> None:
-    """By the plain method, for which it counts all, it says nothing."""
-    by_method = {
-        name: not_counted(load(Recipe, "quickstart", ["distill.init=sample", f"sample.method={name}"]))
-        for name in ("plain", "d3hr")
-    }
-    assert by_method["plain"] == not_counted(load(Recipe, "quickstart", ["sample.method=d3hr"])) == []
-    assert by_method["d3hr"][0].startswith("sample.method: d3hr; the hours leave out the inversion of real images")
+@pytest.mark.parametrize(
+    ("method", "measured", "left_out"),
+    [
+        ("plain", False, None),
+        ("d3hr", True, None),
+        ("d3hr", False, "the inversion of real images"),
+        ("igd", True, "the gradients through decoder and denoiser"),
+        ("igd", False, "the gradients through decoder and denoiser"),
+    ],
+)
+def test_a_plan_says_what_of_sampling_it_leaves_out(method: str, measured: bool, left_out: str | None) -> None:
+    """Two timed steps are not those that networks guide."""
+    options = [f"sample.method={method}", "distill.init=sample"]
+    said = not_counted(load(Recipe, "quickstart", options), measured)
+    assert len(said) == (left_out is not None)
+    assert all(line.startswith(f"sample.method: {method}; the hours leave out {left_out}") for line in said)
+    assert not_counted(load(Recipe, "quickstart", options[:1]), measured) == []
 
 
 def test_the_method_of_the_page_is_one() -> None:

@@ -48,10 +48,11 @@ def choose(work: Work) -> None:
     if planned.tried < len(work.options):
         left_out = "; ".join(each.name for each in work.options[planned.tried :])
         work.say(f"no time for pilots of {left_out if planned.tried > 1 else 'any'} (more --minutes would try them)")
-    for number in range(planned.tried if planned.tried > 1 else 0):
-        _try(work, number, planned.seconds, longer=False)
+    until, longer = ends(work.total)["pilots"], LONGER * planned.seconds
+    for number in range(planned.tried if planned.tried > 1 else 0):  # late ones go, rather than longer ones
+        _try(work, number, planned.seconds, until - planned.again * longer, longer=False)
     for best in state.promoted(planned.again, [each.kind for each in work.options]):
-        _try(work, best.candidate, LONGER * planned.seconds, longer=True)
+        _try(work, best.candidate, longer, until, longer=True)
     if planned.tried > 1 and not state.best():
         raise UserError(f"all pilots failed, for the reasons above; {work.log} has what they printed")
     state.chosen = state.best()[0].candidate if state.best() else 0
@@ -104,12 +105,20 @@ def _recipe(work: Work, number: int) -> Recipe:
     return work.recipe(number, MOST_ITERATIONS, DISTILLING * first, POOL, folder).changed(kept)
 
 
-def _try(work: Work, number: int, seconds: float, longer: bool) -> None:
-    """A pilot, unless it is done; a longer one resumes the run of the first."""
+def _try(work: Work, number: int, seconds: float, until: float, longer: bool) -> None:
+    """A pilot, unless it is done or would end late; a longer one resumes the run of the first.
+
+    Args:
+        work: with the candidates.
+        number: of the candidate.
+        seconds: that the pilot takes.
+        until: when it should have ended, in seconds spent; half of it may be missing.
+        longer: whether it is one of the second round.
+    """
     if any((each.candidate, each.longer) == (number, longer) for each in work.state.pilots):
         return
     candidate, done = work.options[number], Pilot(candidate=number, longer=longer, accuracy=None)
-    if work.state.best() and work.spent() + seconds / 2 > ends(work.total)["pilots"]:
+    if work.state.best() and work.spent() + seconds / 2 > until:
         work.say(f"no time left for a pilot of {candidate.name}")
         return
     why = "the best of its kind, or of all, so it gets a longer pilot" if longer else candidate.why

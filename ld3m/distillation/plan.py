@@ -141,7 +141,7 @@ def plan(recipe: Recipe, processes: int, device: str | None = None) -> Plan:
     assert basis
     real = images.counts["train"]
     parts = _memory(cost, counts, weights, basis, real)
-    warnings = not_counted(recipe) if chosen else []
+    warnings = not_counted(recipe, measured=not chosen)
     if processes > cost.classes:
         idle = processes - cost.classes
         warnings.append(f"{idle} of {processes} processes would be idle; give --processes {cost.classes} or fewer")

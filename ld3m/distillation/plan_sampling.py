@@ -19,11 +19,19 @@ NOT_COUNTED = {
     "igd": "the gradients through decoder and denoiser in its guided steps, and those of real images",
 }
 """What a method does besides its chains, which no table counts."""
+TIMED_TOO = {"d3hr"}
+"""Methods of which a measurement on this machine counts that too."""
 
 
-def not_counted(recipe: Recipe) -> list[str]:
-    """What the hours of a plan for another device leave out of sampling, a line each."""
-    left_out = NOT_COUNTED.get(recipe.sample.method) if recipe.samples else None
+def not_counted(recipe: Recipe, measured: bool) -> list[str]:
+    """What the hours of a plan leave out of sampling, a line each.
+
+    Args:
+        recipe: of the run.
+        measured: whether they were measured here, and not counted for another device.
+    """
+    method = recipe.sample.method
+    left_out = NOT_COUNTED.get(method) if recipe.samples and not (measured and method in TIMED_TOO) else None
     return [f"sample.method: {recipe.sample.method}; the hours leave out {left_out}"] if left_out else []
 
 

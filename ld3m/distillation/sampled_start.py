@@ -48,6 +48,9 @@ def sampled_states(setup: Setup) -> list[dict[str, Tensor]]:
             done.append(sample_class(_task(setup, label), shown, recipe.folder / SAMPLING_PARTS, bar.update))
     _draw_on_the_way(setup, done, frames, classes, each)
     took = processes.gather([(each.seconds, each.drawn) for each in done])
+    if any(processes.gather([each.unguided for each in done])):
+        method, steps = recipe.sample.method, recipe.sample.steps
+        processes.print(f"sample.method: {method} guided none of {steps} steps, so that its images are plain samples")
     peak = max(processes.gather([memory.peak(processes.device)]))
     if processes.is_main_process:
         seconds, images = (sum(column) for column in zip(*took, strict=True))

@@ -93,6 +93,11 @@ class Section:
         return yaml.safe_dump(without_folders(content), sort_keys=False, allow_unicode=True)
 
     @property
+    def has_prior(self) -> bool:
+        """Whether a prior had a part."""
+        return self.recipe.prior.source != "pixels"
+
+    @property
     def licences(self) -> list[str]:
         """Licences of the result: the recipe's, or those of the real images and the prior, as far as known."""
         if self.recipe.hub.licence:
@@ -123,7 +128,8 @@ def merge(old: str | None, repo: str, section: Section) -> str:
     ):
         text = _put(text, name, content)
     licences, sources = section.licences, _sources(section.recipe.data.source)
-    meta = front_matter.with_config(meta, title, section.config, section.images, licences, sources)
+    tags = [tag for tag in front_matter.TAGS if section.has_prior or tag != "diffusion"]
+    meta = front_matter.with_config(meta, title, section.config, section.images, licences, sources, tags)
     return front_matter.joined(meta, text)
 
 
@@ -179,7 +185,8 @@ def _made(recipe: Recipe) -> str:
         return f"sampled from\nthe prior {prior} ({markdown.text(recipe.sampling_text)}) for the classes of {data}"
     start = f", from latents that it sampled ({markdown.text(recipe.sampling_text)})" if recipe.samples else ""
     how = f"with the objective {markdown.code(recipe.distill.objective)} in {recipe.distill.iterations} iterations"
-    return f"distilled from {data} through\nthe prior {prior} {how}{start}"
+    through = "in pixels,\nwithout a prior," if recipe.prior.source == "pixels" else f"through\nthe prior {prior}"
+    return f"distilled from {data} {through} {how}{start}"
 
 
 def _fill(template: str, **values: object) -> str:
@@ -272,16 +279,19 @@ def _facts(section: Section) -> dict[str, str]:
     about = section.metadata
     source = _without_folders(recipe.prior.source)
     sampling = f"{recipe.prior.steps_text}, guidance {recipe.prior.guidance:g}, `{recipe.prior.skip}` skip"
+    of_prior = {
+        "prior": f"{markdown.code(source)}, {markdown.text(prior.get('kind') or 'kind not recorded')}",
+        "revision of the prior": markdown.code(prior.get("revision") or "none"),
+        "SHA-256 of the prior": markdown.code(prior.get("sha256") or "not recorded"),
+        "licence of the prior": markdown.text(prior.get("licence") or "not known"),
+    }
     return {
         "seed": str(about.seed),
         "digest of the recipe": markdown.code(about.recipe),
         "versions": markdown.text(
             ", ".join(f"{name} {version}" for name, version in about.versions.items()) or "not recorded"
         ),
-        "prior": f"{markdown.code(source)}, {markdown.text(prior.get('kind') or 'kind not recorded')}",
-        "revision of the prior": markdown.code(prior.get("revision") or "none"),
-        "SHA-256 of the prior": markdown.code(prior.get("sha256") or "not recorded"),
-        "licence of the prior": markdown.text(prior.get("licence") or "not known"),
+        **(of_prior if section.has_prior else {}),
         **({"sampled latents": markdown.text(recipe.sampling_text)} if recipe.samples else {}),
         **({"sampling": sampling} if recipe.prior.steps else {}),
         "noise": markdown.text(f"{about.noise}, of iteration {about.noise_iteration}"),
@@ -338,6 +348,9 @@ def _licence(section: Section) -> str:
     data, prior_source = (_without_folders(source) for source in (recipe.data.source, recipe.prior.source))
     if recipe.hub.licence:
         sentences = [f"{markdown.code(recipe.hub.licence)}, as stated by its author."]
+    elif not section.has_prior:
+        terms = _licence_link(LICENCES.get(recipe.data.source))
+        sentences = [f"The images derive from the real images ({markdown.code(data)}): {terms}."]
     else:
         sentences = [
             "The images derive from the real images and from the prior, so the terms of both licences apply to them.",

@@ -45,7 +45,13 @@ def joined(meta: Meta, text: str) -> str:
 
 
 def with_config(
-    meta: Meta, title: str, config: str, images: int, licences: Sequence[str], sources: Sequence[str]
+    meta: Meta,
+    title: str,
+    config: str,
+    images: int,
+    licences: Sequence[str],
+    sources: Sequence[str],
+    tags: Sequence[str],
 ) -> dict[str, Any]:
     """Metadata that covers one more config; people's own keys stay.
 
@@ -54,6 +60,7 @@ def with_config(
         config: its name; a config of that name is replaced.
         licences: that apply to it, as far as known.
         sources: data sets of the Hub that it was made from.
+        tags: of it.
 
     Raises:
         UserError: if a key that we add to has no value of its kind.
@@ -66,7 +73,7 @@ def with_config(
         "task_categories": ["image-classification"],
         "size_categories": sorted(_and_ours(meta, "size_categories", [_size(images)]), key=str),
         **({"source_datasets": sources} if sources else {}),
-        "tags": _and_ours(meta, "tags", TAGS),
+        "tags": _and_ours(meta, "tags", tags),
         "configs": _configs(meta, config),
     }
 

@@ -57,6 +57,12 @@ class IgdRecipe(Section):
     real: int = Field(200, ge=1, le=10**7)
     """Real images of each class whose gradient is compared with."""
 
+    @model_validator(mode="after")
+    def _guided_from_high_to_low(self) -> "IgdRecipe":
+        if self.low > self.high:
+            raise ValueError(f"low: {self.low:g} is above high, {self.high:g}, so that no step is guided; swap them")
+        return self
+
 
 class CgsRecipe(Section):
     """Guidance of a class as a set (`sample.method=cgs`)."""

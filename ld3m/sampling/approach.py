@@ -88,10 +88,11 @@ class ClassTask:
         """
         there = self.images.counts["train"][self.label]
         if start != "noise" and there < self.count:
+            instead = "leave sample.start out" if self.settings.method == "plain" else "sample.method=plain"
             raise UserError(
                 f"distill.images_per_class: {self.recipe.distill.images_per_class}; {self.settings.method} takes "
                 f"{self.count} real latents, but class {self.images.classes[self.label]!r} has only {there} training "
-                "images; set fewer, or sample.method=plain"
+                f"images; set fewer, or {instead}"
             )
         draws = generator(self.recipe.seed, "init", self.label)
         if start == "prototype":  # of encodings that a method may look at, too
@@ -105,8 +106,16 @@ class ClassTask:
 
         From noise they go through all steps, from clean latents through the share of `sample.strength`, counted as
         diffusers' image-to-image pipelines do: the last ⌊strength · steps⌋, one at least.
+
+        Raises:
+            UserError: for a strength that has no part, and as `latents` does.
         """
-        start = self.settings.start or default
+        start, strength = self.settings.start or default, self.settings.strength
+        if start == "noise" and strength not in (1, type(self.settings).model_fields["strength"].default):
+            raise UserError(
+                f"sample.strength: {strength:g} has no part, as the chains of {self.settings.method} start at noise; "
+                "give sample.start=real or prototype beside it, or leave it out"
+            )
         if start == "noise":
             return Approach()
         return Approach(start=self.latents(start), first=self.first_step)

@@ -5,7 +5,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from ld3m.errors import UserError
 from ld3m.files import write_tensors
 from ld3m.reading import TensorSpec, read_tensors
-from ld3m.sampling.approach import Approach, ClassTask, Kept
+from ld3m.sampling.approach import Approach, ClassTask, Correction, Guide, Kept, Moment
 from ld3m.sampling.chains import follow
 from ld3m.sampling.choices import CHOICES
 from ld3m.sampling.methods import METHODS
@@ -35,6 +35,8 @@ class Sampled:
     """x̂0 [count, shown, *latent_shape] after the steps that are shown."""
     drawn: int
     """Images that were drawn."""
+    unguided: bool
+    """Whether its method has a guide, which changed nothing in any step."""
     seconds: float
     """What the class took, also in processes that were stopped, or by the run that encoded its real images."""
 
@@ -66,6 +68,9 @@ def sample_class(
         )
     if approach.start is not None:
         shown = [step for step in shown if step >= approach.first]
+    guided = list[bool]()
+    if approach.guide:
+        approach = replace(approach, guide=_noting(approach.guide, guided))
     parts = Parts(task, drawn, len(shown), keep)
     seconds = time.perf_counter() - began
     for images in _batches(task, approach, drawn):
@@ -82,7 +87,18 @@ def sample_class(
     if weights is None and approach.weights is not None:
         weights = approach.weights[kept.images]
     taken = parts.seconds + time.perf_counter() - began + task.earlier_seconds
-    return Sampled(z[kept.images], weights, way[kept.images], drawn, taken)
+    return Sampled(z[kept.images], weights, way[kept.images], drawn, bool(guided) and not any(guided), taken)
+
+
+def _noting(guide: Guide, guided: list[bool]) -> Guide:
+    """The guide, which notes of each step whether it changed something."""
+
+    def noting(moment: Moment) -> Correction | None:
+        correction = guide(moment)
+        guided.append(correction is not None)
+        return correction
+
+    return noting
 
 
 def _batches(task: ClassTask, approach: Approach, drawn: int) -> list[list[int]]:
