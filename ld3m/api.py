@@ -252,11 +252,7 @@ def compare(
         against: baselines, as `evaluate` has them.
         published: a YAML or JSON file of published figures, a list of entries with the keys of
             `ld3m.comparison.published.Figure`.
-        split: as `evaluate` has it.
-        again: as `evaluate` has it.
-        pixels: as `evaluate` has it.
-        class_order: as `evaluate` has it.
-        by_position: as `evaluate` has it.
+        split, again, pixels, class_order, by_position: as `evaluate` has them.
         output: the folder to write to; by default one in comparisons/, named after the sets.
 
     Returns:
@@ -301,13 +297,7 @@ def tune(
         axis: keys to search, such as "distill.lr_latents=0.03..3", as `ld3m.tuning.axes` describes them.
         axes: ready ones: "rates" or "all".
         output: the folder; by default one in tunings/.
-        trials: as all that follow, an option of `ld3m tune`.
-        minutes: of this call.
-        rungs: lengths of runs.
-        eta: of how many trials one is promoted, to runs so many times as long.
-        close: points of accuracy.
-        distillations: of candidates that are close.
-        final: whether the best is measured on test images.
+        trials, minutes, rungs, eta, close, distillations, final: as `ld3m tune --help` explains them.
 
     Returns:
         `best` and `ranked`, with `settings`, `overrides` and `mean` accuracy in %; the `report` that tune.json holds.

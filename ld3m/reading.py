@@ -1,6 +1,7 @@
 """Files that are read: what is in them is checked first, and whatever is wrong with one is one line.
 
-The line names the file, what is wrong, and the way on. Importing this module imports no torch.
+The line names the file, what is wrong, and the way on: readers take a `name` for the file, if errors call it by more
+than its path, and the `advice` that ends them. Importing this module imports no torch.
 """
 
 import stat
@@ -79,8 +80,6 @@ def read_text(path: Path, advice: str, name: str | None = None) -> str:
     """A UTF-8 text, without the byte order mark that some editors put before it.
 
     Args:
-        path: a regular file.
-        advice: what to do if it cannot be read; the error ends with it.
         name: what the error calls it, such as "data.subset: names.txt"; the path if None.
 
     Raises:
@@ -94,11 +93,8 @@ def read_json(path: Path, shape: type[T], advice: str, name: str | None = None) 
     """A JSON document of a given shape.
 
     Args:
-        path: a regular file.
         shape: a type that pydantic knows (a model, a TypedDict, dict[str, int], …). Types are taken strictly: a number
             is no text, a text no number; a whole number is a float, too.
-        advice: what to do if it cannot be read; the error ends with it.
-        name: what the error calls it; the path if None.
 
     Raises:
         UserError: if it cannot be read, is not JSON, or has another shape; the line names the first place that differs.
@@ -127,9 +123,6 @@ def open_tensors(path: Path, advice: str, name: str | None = None, framework: st
     """A safetensors file, of which only what is asked for is read; what goes wrong inside is the file's fault, too.
 
     Args:
-        path: a regular file.
-        advice: what to do if it cannot be read; the error ends with it.
-        name: what the error calls it; the path if None.
         framework: of its tensors, as `safetensors.safe_open` takes it.
 
     Raises:
@@ -159,10 +152,7 @@ def read_tensors(
     """The tensors of a safetensors file, and its metadata.
 
     Args:
-        path: a regular file.
-        advice: what to do if it cannot be read; the error ends with it.
         expected: the tensors that it must have, no others; whatever is there if None.
-        name: what the error calls it; the path if None.
         finite: refuse NaN and infinity.
 
     Raises:

@@ -45,7 +45,6 @@ class Registry(dict[str, Thing]):
         """What a name stands for: one of ours, else one that an installed package offers.
 
         Args:
-            name: what the user gave.
             key: what gave it, if it is not `self.key`.
 
         Raises:

@@ -40,9 +40,6 @@ def ablate(processes: Processes, ablation: Ablation, command: str) -> tuple[dict
     Baselines are measured with the first cell that has their images, number of images and protocol. On one process, a
     cell that fails, for example with a loss that is not finite, does not stop the others.
 
-    Args:
-        command: the command line, which is recorded with the results.
-
     Returns:
         What `ablation.json` holds, and whether this process is the one to print it.
 

@@ -64,12 +64,9 @@ class Ablation:
         """Resolves every cell and reports all mistakes that can be found without the data; writes nothing.
 
         Args:
-            recipes: files or names.
-            overrides: `KEY=VALUE` for all of them.
             axes: `KEY=VALUE,VALUE…`; a list in brackets is one value; seeds of the axis `seed` are pooled.
             folder: for the results; None: `ablations/<name of the first recipe>`.
             against: names of `BASELINES`.
-            split: as `evaluate` takes it.
 
         Raises:
             UserError: a line for each mistake.

@@ -69,7 +69,6 @@ def bracket(seconds: float, least: float, candidates: int, loading: float = 0.0)
     Args:
         seconds: for all pilots.
         least: seconds of a pilot below which it says nothing.
-        candidates: how many there are.
         loading: seconds of a pilot in which nothing is learnt.
     """
     for count in range(candidates, 1, -1):
@@ -93,7 +92,6 @@ def measurement(seconds: float, cost: Cost, sizes: Sequence[int], tested: int, p
 
     Args:
         seconds: for all networks.
-        cost: of an image in training and in testing.
         sizes: the images of each set as networks see them, the distilled one first, which is always measured.
         tested: images to test on.
     """

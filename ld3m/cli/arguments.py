@@ -85,9 +85,6 @@ def resolve(
     """The recipe of a command, with its overrides applied; a dry run prints it and exits, or refuses as the run would.
 
     Args:
-        recipe: a file, or the name of a shipped recipe.
-        dry_run: whether to print the recipe and exit.
-        output: overrides the recipe's `output`.
         data_only: whether the command reads only the data, neither the prior nor what a distillation starts from.
         resume: whether the command resumes what is in the run folder, which then must be a run of this recipe.
 

@@ -52,10 +52,7 @@ def compare(
 
     Args:
         sets: by the name in the table, what the command line called it and its folder, in the layout of a run.
-        recipe: the data and the protocol for all of them.
         against: names of `BASELINES`.
-        again: whether to measure everything again.
-        command: the command line, which is recorded with the results.
 
     Returns:
         What comparison.json holds, and whether this process is the one to print it.

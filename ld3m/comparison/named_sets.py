@@ -21,10 +21,7 @@ def sets_and_recipe(
     """Several sets, by their names what the command line calls each and its folder; and the recipe that measures all.
 
     Args:
-        names: sets, one or more.
         recipe: a file, or the name of a shipped recipe; None: that of the first run among them, or of the first.
-        overrides: `KEY=VALUE`, of either recipe.
-        reading: as `set_and_recipe` takes it.
 
     Raises:
         UserError: for an unknown set, or a mistake in the recipe.
@@ -51,8 +48,6 @@ def set_and_recipe(
 
     Args:
         names: one set, or none for the newest finished run in runs/.
-        recipe: a file, or the name of a shipped recipe.
-        overrides: `KEY=VALUE`, of either recipe.
         reading: what is said of a set of somebody else that its files do not say; None: nothing.
 
     Raises:

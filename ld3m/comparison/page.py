@@ -28,7 +28,6 @@ def draw(report: Report, name: str | None = None) -> str:
     baselines are lines from top to bottom.
 
     Args:
-        report: as `compare` returns it and comparison.json holds it.
         name: the beginning of its ids in a page; None: a file of its own.
     """
     panels = {}
@@ -50,11 +49,7 @@ def _dot(each: Report, cell: Report) -> Dot:
 
 
 def html(report: Report) -> str:
-    """The page, which loads nothing else.
-
-    Args:
-        report: as `compare` returns it and comparison.json holds it.
-    """
+    """The page, which loads nothing else."""
     content = {
         "data": report["data"],
         "classes": report["classes"],

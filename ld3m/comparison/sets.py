@@ -122,8 +122,6 @@ def describe(trained_on: str, name: str, folder: Path | None, group: int, sets: 
     """What the table says of a set.
 
     Args:
-        trained_on: its name in `sets`.
-        name: its name in the results.
         folder: None for a baseline.
         group: of sets of its number of images per class.
     """

@@ -114,11 +114,7 @@ def protocol_text(report: Report) -> str:
 
 
 def markdown(report: Report) -> str:
-    """All of it as Markdown.
-
-    Args:
-        report: as `compare` returns it and comparison.json holds it.
-    """
+    """All of it as Markdown."""
     parts = [f"# Comparison on {md.text(report['data'])}, {report['classes']:,} classes"]
     for part in filter(None, (accuracies(report), differences(report))):
         names = len(part.heads) - part.figures  # the columns that hold words of others

@@ -94,13 +94,7 @@ def match(theirs: Sequence[str], source: Source, chosen: Sequence[int], order: O
 
 
 def by_name(theirs: Sequence[str], classes: Sequence[str], aliases: Mapping[str, int]) -> dict[str, int]:
-    """The number of each class whose name or id is known; others are left out.
-
-    Args:
-        theirs: names or ids of classes.
-        classes: the known ones, by number.
-        aliases: other names of these.
-    """
+    """The number of each class whose name or id is known; others are left out."""
     exact = {**aliases, **{name: number for number, name in enumerate(classes)}}
     loose: dict[str, set[int]] = {}
     for name, number in exact.items():

@@ -58,7 +58,6 @@ def from_places(
     """A source of images in class folders, of some of the images in one folder, or of those in tars.
 
     Args:
-        root: a folder that holds them all.
         places: of each split, where the images of each class are, by the class's number.
         note: what was guessed; files that are no images are added.
     """

@@ -46,7 +46,6 @@ class Labels(NamedTuple):
         Args:
             images: their names, which may have folders and endings.
             wanted: classes of which no image may be missing.
-            where: what holds the images, for errors.
 
         Raises:
             UserError: if an image is not in the list; an image of a wanted class is in the list alone; or the list has
@@ -80,9 +79,6 @@ class Labels(NamedTuple):
 
 def find_labels(place: Path, where: str) -> Labels | None:
     """The list of the images of a folder or tar: in that folder, beside it or above, as it is or in a devkit.
-
-    Args:
-        where: what it is called in errors.
 
     Raises:
         UserError: if the only list cannot be read, or lacks what explains it.

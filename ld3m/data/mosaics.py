@@ -91,7 +91,6 @@ def description(factor: int, judge: str | None = None, weights: str | None = Non
 
     Args:
         factor: crops on a side of each.
-        judge: the teacher's name.
         weights: the beginning of the digest of its weights.
     """
     whose = {"judge": judge, "weights": weights} if judge else {}

@@ -30,7 +30,6 @@ def listed(place: Place, ignored: list[str]) -> SomeFiles | SomeMembers:
     """The images of a place, one by one.
 
     Args:
-        place: where they are.
         ignored: takes the names of files that are no images.
 
     Raises:

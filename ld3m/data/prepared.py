@@ -179,7 +179,6 @@ def prepare(recipe: DataRecipe, progress: bool = True, workers: int | None = Non
     share the classes.
 
     Args:
-        recipe: which images, and how they are prepared.
         progress: whether a bar and notes on guesses and unreadable files are shown.
         workers: threads that read images; None: one for each core that this process may use, 8 at most.
 

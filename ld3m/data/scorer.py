@@ -34,10 +34,6 @@ def train(classifier: nn.Module, images: ImageSet, epochs: int, seed: int, devic
     """Trains on all real training images by Adam with one cosine decay, and leaves the network in evaluation mode.
 
     Each batch is read when its turn comes, so that memory does not grow with the number of images.
-
-    Args:
-        classifier: any network for these images and classes.
-        device: where it is trained, and stays.
     """
     classifier.to(device).train()
     real = Rows(images, "train")

@@ -58,7 +58,6 @@ def from_files(path: Path, recipe: DataRecipe, classes: Sequence[str] | None = N
 
     Args:
         path: of the file or folder, or a pattern.
-        recipe: may name the columns.
         classes: names to give the classes, in their order; left out, their own.
 
     Raises:

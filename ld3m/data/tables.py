@@ -30,7 +30,6 @@ def hub(name: str, recipe: DataRecipe, classes: Sequence[str] | None = None) -> 
 
     Args:
         name: its id, with a configuration and a revision if it needs them: NAME:CONFIG@REVISION.
-        recipe: may name the columns.
         classes: names to give its classes, in its order; left out, its own.
 
     Raises:
@@ -99,8 +98,6 @@ def from_splits(
 
     Args:
         loaded: tables of `datasets`, by the names of their splits.
-        name: of the data set, for messages.
-        recipe: may name the columns.
         identity: what changes with the content of the tables that are used.
         classes: names to give its classes, in its order; left out, its own.
         folders: below which the files lie that rows name in place of an image, unless they name them whole.

@@ -108,7 +108,6 @@ def at_chance(correct: Sequence[int], counts: Sequence[int]) -> bool:
 
     Args:
         correct: images of each class that were classified correctly.
-        counts: images of each class.
     """
     tested = [(right, count) for right, count in zip(correct, counts, strict=True) if count]
     if len(tested) < 2:

@@ -65,7 +65,6 @@ def whitening(images: ImageSet, kind: str = "zca", what: str = "evaluate.whiteni
     Args:
         images: whose training split counts.
         kind: of `Whitening.SAYS`.
-        what: asks for it, for the error.
 
     Raises:
         UserError: if images have too many values for a covariance.

@@ -79,7 +79,6 @@ class Bookkeeping:
 
         Args:
             before: the latents it began with, which are saved if its loss is not finite.
-            received: signals that this process has got so far.
 
         Returns:
             The signal that some process has got, or 0.

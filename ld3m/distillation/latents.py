@@ -46,8 +46,6 @@ class LearntLatents:
 
         Args:
             iteration: from 0; decides the share of a falling learning rate, and Adam's correction of its means.
-            grad_z: of the shape of z.
-            grad_c: of the shape of c.
             settings: `learn`, the rates, `momentum`, `schedule` and `iterations`.
         """
         share = 1.0

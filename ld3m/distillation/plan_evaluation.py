@@ -25,7 +25,6 @@ def evaluation_hours(
         images: the real images; without a test split, tests are not counted.
         processes: that share the networks, or each of them (`evaluate.together`).
         device: where a step and a test are timed, if no device is chosen.
-        chosen: a device of the table.
     """
     settings = recipe.evaluate.before_a_run  # a learnt rate takes as long as any
     count = recipe.distill.latents_per_class * len(images.classes)

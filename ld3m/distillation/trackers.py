@@ -84,7 +84,6 @@ def started(recipe: Recipe, first: int, main: bool) -> Iterator[Trackers]:
 
     Args:
         recipe: of the run, which the trackers get too.
-        first: the iteration the run starts or resumes with.
         main: whether this is the main process; the others track nothing.
 
     Raises:

@@ -39,7 +39,6 @@ def cross_architecture(rows: Sequence[Row], matching: str | None) -> list[dict[s
     learning rates may differ only if they are an architecture's own.
 
     Args:
-        rows: results as in `evaluation.json`.
         matching: the architecture of the matching network; there are no means if it is not known.
 
     Returns:

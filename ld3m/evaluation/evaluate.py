@@ -108,7 +108,6 @@ def measure_rows(
     Args:
         recipe: its `evaluate` section has architectures and seeds.
         earlier: rows of results; those that were measured in the same way, on the same images, are reused.
-        again: whether to measure everything again.
 
     Returns:
         A row of results for each set and architecture, and the files that keep this process's networks meanwhile.

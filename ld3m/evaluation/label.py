@@ -53,7 +53,6 @@ def label(processes: Processes, folder: Path, recipe: Recipe, kept: Kept, again:
 
     Args:
         recipe: its recipe; its `teacher` section names the teacher, `evaluate` says how images are changed in an epoch.
-        again: whether labels that are there already are replaced.
 
     Returns:
         The folder of the labels.

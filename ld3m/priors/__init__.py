@@ -91,8 +91,6 @@ def load(
 
     Args:
         recipe: `prior.source` and how it is rendered.
-        device: of all but the denoiser.
-        denoiser_device: of the denoiser.
         size: height and width of what an autoencoder alone renders, if `prior.resolution` says none.
 
     Raises:

@@ -16,7 +16,6 @@ def lender(source: str, key: str, wanted: Sequence[str]) -> Path:
 
     Args:
         source: a folder, or `hub:<id>` with a folder and revision if need be.
-        key: the option that gives it, which errors name.
         wanted: patterns of the files that are fetched.
 
     Raises:

@@ -42,7 +42,6 @@ def get(name: str, origin: str | None = None, again: bool = False, key: str = "p
     Args:
         origin: where to take it from instead of its own origin, or of `mirrored`: a checkpoint of the original code, a
             zip archive with one, a folder in diffusers' layout, the URL of one of these files, or `hub:<id>`.
-        again: whether to replace what is here.
 
     Raises:
         UserError: if it is unknown, cannot be fetched, or is another model or damaged.

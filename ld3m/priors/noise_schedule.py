@@ -205,9 +205,6 @@ class NoiseSchedule:
         As diffusers' DDIMScheduler: the next level is ⌊T/S⌋ time steps below, which is the next step's level if
         the steps are that far apart.
 
-        Args:
-            key: of the recipe that gave it, for the error.
-
         Raises:
             UserError: if there are not so many time steps, or the first is noise alone and noise is predicted.
         """

@@ -27,7 +27,6 @@ def random_copy(source: str, folder: Path) -> None:
     has the prior's shapes and costs what the prior costs; its images are noise.
 
     Args:
-        source: as `outline` takes it.
         folder: to write, which is missing or empty.
 
     Raises:

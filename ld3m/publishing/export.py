@@ -114,7 +114,6 @@ def export(folder: Path, layout: str, output: Path | None = None) -> Path:
 
     Args:
         folder: of a finished run, or an imported set.
-        layout: of `LAYOUTS`.
         output: the folder to write; by default export/LAYOUT in the run's.
 
     Returns:

@@ -56,7 +56,6 @@ def with_config(
     """Metadata that covers one more config; people's own keys stay.
 
     Args:
-        meta: as it is now.
         config: its name; a config of that name is replaced.
         licences: that apply to it, as far as known.
         sources: data sets of the Hub that it was made from.

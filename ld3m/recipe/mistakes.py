@@ -42,7 +42,6 @@ class Origins:
         """The line about a mistake, which begins with the override or else with the file that made it.
 
         Args:
-            mistake: as `validation_mistakes` gives it.
             without_overrides: the mistakes that the files alone make. One that they do not make is the overrides',
                 also if it names a key of a file that does not fit them.
         """

@@ -34,7 +34,6 @@ def distilling(recipe: Recipe, rows: Sequence[metrics.Row], last: float, save: f
     """What `ld3m distill` will take.
 
     Args:
-        rows: of the rehearsal's metrics.jsonl.
         last: seconds of its last command, which loaded everything, did all iterations but the first, and ended the run.
         save: seconds of a checkpoint.
         done: iterations of the run that it resumes.

@@ -13,7 +13,6 @@ def page(template: str, content: Mapping[str, Any], filters: Mapping[str, Callab
     Args:
         template: its name in assets/report.
         content: its variables; one that is missing is an error. It gets `style` and `script` too.
-        filters: by their names in the template.
     """
     assets = jinja2.PackageLoader("ld3m", "assets/report")
     environment = jinja2.Environment(

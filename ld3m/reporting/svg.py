@@ -182,7 +182,6 @@ def drawing(
     """A whole drawing, with a title and a description for those who do not see it.
 
     Args:
-        size: width and height in its units.
         description: the figures, in words.
         name: the beginning of its ids in a page; None: a file of its own, which brings `STYLE` and a white ground.
     """

@@ -32,7 +32,6 @@ def fit(sheets: Mapping[int, Path | Image.Image], columns: int, room: int) -> di
 
     Args:
         sheets: by iteration, in order, each of square images in rows of `columns` without gaps.
-        columns: images in a row.
         room: bytes for all sheets.
 
     Raises:

@@ -99,9 +99,6 @@ def find_run(names: Sequence[str]) -> Path:
 def newest(finished: bool = False) -> Path:
     """The run below runs/ that was written to last.
 
-    Args:
-        finished: whether only finished runs count.
-
     Raises:
         UserError: if there is none.
     """

@@ -69,7 +69,6 @@ def find_set(
         names: none for the newest finished run below runs/, else one: a run's folder, `user/name` or `hub:user/name`
             on the Hub (see `download.fetch`), a folder of images by class, or a .pt or .npz file or a folder of these.
         recipe: for a set without a recipe: which data it stands for, and how it is measured.
-        reading: how a set without a recipe is read.
 
     Raises:
         UserError: if there is no such set, or it does not fit the recipe.

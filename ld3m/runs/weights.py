@@ -41,7 +41,6 @@ def read(folder: Path, counts: Mapping[str, int]) -> Weights | None:
 
     Args:
         folder: of a run, or one in another layout.
-        counts: images of each class.
 
     Raises:
         UserError: if they are not one number, zero or above, for each image of each class.

@@ -60,7 +60,6 @@ class Schedule:
 
         Args:
             made: how many of the steps; None: all.
-            key: of the recipe that gave S, for the error.
 
         Raises:
             UserError: if the noise schedule has fewer time steps.

@@ -51,7 +51,6 @@ def load(recipe: Recipe, images: ImageSet, device: torch.device, say: bool = Tru
     """The teacher of a recipe, tested on the real test images.
 
     Args:
-        recipe: its `teacher` section names it.
         images: the real images of the set, whose classes it must know.
         say: whether to print what was matched and assumed, and how good it is.
 
@@ -117,7 +116,6 @@ def is_named(recipe: Recipe, about: Mapping[str, Any]) -> bool:
     """Whether a recipe names the teacher of a row of results, as far as that is known without loading it.
 
     Args:
-        recipe: its `teacher` section.
         about: as `Teacher.about` has it, or stored labels' note.
     """
     source, name = recipe.teacher.source, str(about["teacher"])

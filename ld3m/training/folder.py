@@ -35,12 +35,9 @@ def claim(
 
     Args:
         folder: of the result; the training is in a folder below.
-        digest: of all that decides the result.
         recipe: resolved, as YAML, to keep beside the checkpoints.
         kind: what is trained, for errors: "a prior of ld3m train-prior".
         checkpoints: names of the trainings (`Fit.name`), whose checkpoints are removed unless it resumes.
-        resume: whether what is there is resumed.
-        key: of the recipe that names the folder.
 
     Raises:
         UserError: if it holds another recipe's result, or something that this did not train, or another process is at

@@ -119,7 +119,6 @@ class Worker:
 
         Args:
             jobs: what makes each run, by its name; the same for all workers.
-            rung: how long they are.
         """
         left = [name for name in jobs if self.trials.figure(name) is None]
         while left and not self.stopped:

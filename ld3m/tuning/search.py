@@ -56,11 +56,9 @@ class Search:
         """A search, with all mistakes that can be found without the data; writes nothing.
 
         Args:
-            recipe: a file, or the name of a shipped recipe.
             axes: as `axes.parse_axis` takes them.
             ready: axes that come ready, "rates" or "all", beside these; None: no others.
             folder: for everything; None: `tunings/<name of the recipe>`.
-            budget: how much is tried; None: as by default.
 
         Raises:
             UserError: a line for each mistake.

@@ -37,9 +37,6 @@ def tune(processes: Processes, search: Search, command: str = "") -> Outcome:
     Every process of a launch is a worker of its own, as are commands on other machines that share the folder. A worker
     that dies leaves its trial to the others, or to the next command; finished runs are not made again.
 
-    Args:
-        command: the command line, which is recorded with the results.
-
     Returns:
         Candidates from best to worst.
 

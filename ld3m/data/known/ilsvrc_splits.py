@@ -121,8 +121,6 @@ def first_whole(splits: Iterator[Split], wanted: Sequence[str], key: str, advice
 
     Args:
         wanted: WordNet ids of classes.
-        key: what named the folder, for errors.
-        advice: what to do if nothing tells classes.
 
     Raises:
         UserError: if none has, saying what the one with most classes lacks; or that they have no classes.
