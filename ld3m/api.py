@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ld3m.cells.settings import value_of
 from ld3m.errors import UserError
 from ld3m.recipe import Recipe, SamplerRecipe
 from ld3m.recipe.files import load
+from ld3m.recipe.varied import value_of
 
 if TYPE_CHECKING:
     import torch

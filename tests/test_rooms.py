@@ -16,7 +16,6 @@ FLOORS = [
     {"__init__"},
     {"api"},
     {"ablation", "automatic", "comparison", "rehearsal", "tuning"},
-    {"cells"},
     {"distillation"},
     {"sizing", "prior_training", "reporting", "publishing"},
     {"sampling", "evaluation"},

@@ -11,7 +11,7 @@ from typing_extensions import TypedDict  # pydantic wants this one before Python
 
 from ld3m.ablation import chart, table
 from ld3m.ablation.cells import Ablation, Cell
-from ld3m.cells.measured import cost, is_distilled, is_measured, make, result
+from ld3m.distillation.measured import cost, is_distilled, is_measured, make, result
 from ld3m.errors import UserError
 from ld3m.evaluation.cross_architecture import cross_architecture
 from ld3m.evaluation.protocols import Task, protocol

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ld3m.cells.settings import blaming_axes, split_values, value_of, value_text
 from ld3m.distillation.inputs import check_inputs
 from ld3m.errors import UserError
 from ld3m.evaluation.training_sets import BASELINES
 from ld3m.recipe import Recipe
 from ld3m.recipe.files import find_recipe, load
+from ld3m.recipe.varied import blaming_axes, split_values, value_of, value_text
 from ld3m.runs.resume import check_resumable
 
 PLAIN = re.compile(r"[A-Za-z0-9._-]{1,60}")

@@ -5,7 +5,7 @@ from typing import Any
 
 from ld3m.ablation import pareto
 from ld3m.ablation.table import Rows, accuracy_cell, columns, costs_differ_in_kind, row_label
-from ld3m.cells.settings import value_text
+from ld3m.recipe.varied import value_text
 from ld3m.reporting import dots, svg
 from ld3m.reporting.dots import Dot
 from ld3m.reporting.panels import BOTTOM, LEFT, LINE, PANEL, RIGHT, TOP, framed, side_by_side

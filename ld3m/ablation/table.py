@@ -9,10 +9,10 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ld3m.cells.settings import value_text
 from ld3m.evaluation.blocks import bests, few_images
 from ld3m.evaluation.differences import TOO_FEW_PAIRS, paired
 from ld3m.markdown import code, sentence, table, text
+from ld3m.recipe.varied import value_text
 from ld3m.runs.metrics import duration
 
 Rows = Sequence[Mapping[str, Any]]

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from ld3m.cells.settings import split_values
 from ld3m.errors import UserError
 from ld3m.recipe import Recipe
 from ld3m.recipe.keys import described
 from ld3m.recipe.parsing import parse
+from ld3m.recipe.varied import split_values
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

@@ -6,10 +6,10 @@ of objectives. A rate of SGD grows with the images of a class, of which each has
 
 from collections.abc import Collection, Iterator
 
-from ld3m.cells.settings import value_of
 from ld3m.errors import UserError
 from ld3m.recipe import Recipe
 from ld3m.recipe.objectives import LEARNING_RATES
+from ld3m.recipe.varied import value_of
 from ld3m.tuning.axes import among, parse_axis
 
 NAMES = ("rates", "all")

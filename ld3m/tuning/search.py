@@ -9,7 +9,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from ld3m.cells.settings import blaming_axes, value_of, value_text
 from ld3m.data.prepared import preparation_of
 from ld3m.distillation.inputs import check_inputs
 from ld3m.errors import UserError
@@ -17,6 +16,7 @@ from ld3m.evaluation.protocols import Task, full_ema, protocol
 from ld3m.recipe import Recipe
 from ld3m.recipe.files import load
 from ld3m.recipe.parsing import parse
+from ld3m.recipe.varied import blaming_axes, value_of, value_text
 from ld3m.runs.resume import flat
 from ld3m.tuning.axes import Axis, Range, among, ordered, parse_axis
 from ld3m.tuning.options import Budget

@@ -4,8 +4,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ld3m.cells.settings import value_text
 from ld3m.markdown import code, sentence, table, text
+from ld3m.recipe.varied import value_text
 from ld3m.runs.metrics import duration
 from ld3m.tuning.axes import Axis, Range
 from ld3m.tuning.results import FINAL, MOST_CLOSE, Candidate, decision, final_job, importances, sound

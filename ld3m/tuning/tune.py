@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ld3m.cells.measured import cost, make, result
+from ld3m.distillation.measured import cost, make, result
 from ld3m.errors import UserError
 from ld3m.files import writable, write_json, write_text
 from ld3m.machine import environment, signals
