@@ -12,8 +12,8 @@ from ld3m.distillation.inputs import check_inputs
 from ld3m.errors import UserError
 from ld3m.evaluation.training_sets import BASELINES
 from ld3m.recipe import Recipe
-from ld3m.recipe.files import find_recipe, load
-from ld3m.recipe.varied import blaming_axes, split_values, value_of, value_text
+from ld3m.recipe.files import find_recipe
+from ld3m.recipe.varied import load_varied, split_values, value_of, value_text
 from ld3m.runs.resume import check_resumable
 
 PLAIN = re.compile(r"[A-Za-z0-9._-]{1,60}")
@@ -86,13 +86,12 @@ class Ablation:
         resolved = []
         for name in recipes:
             for chosen in itertools.product(*values.values()):
-                pairs = [f"{key}={value}" for key, value in zip(values, chosen, strict=True)]
                 try:
-                    recipe = load(Recipe, name, [*overrides, *pairs])
+                    recipe = load_varied(name, overrides, list(zip(values, chosen, strict=True)))
                     check_inputs(recipe)
                     resolved.append((find_recipe(name).stem, recipe))
                 except UserError as error:
-                    mistakes += [blaming_axes(line, zip(values, chosen, strict=True)) for line in error.lines]
+                    mistakes += error.lines
         if mistakes:
             raise UserError(*dict.fromkeys(mistakes))
         folder = folder or Path("ablations") / resolved[0][1].name

@@ -1,10 +1,12 @@
 """Values of the keys that a comparison varies: read from a command line, found in a recipe, written for people."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
+from ld3m.errors import UserError
 from ld3m.recipe import Recipe
+from ld3m.recipe.files import load
 
 
 def split_values(listed: str) -> list[str]:
@@ -36,8 +38,19 @@ def value_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def blaming_axes(line: str, chosen: Iterable[tuple[str, str]]) -> str:
-    """A mistake of a recipe; what it says of an override that is an axis's, it says of the axis."""
+def load_varied(name: str, overrides: Sequence[str], chosen: Sequence[tuple[str, str]]) -> Recipe:
+    """A recipe with values of axes, by their keys, on top of its overrides.
+
+    Raises:
+        UserError: as `load` does; what that says of an override that is an axis's, it says of the axis.
+    """
+    try:
+        return load(Recipe, name, [*overrides, *map("=".join, chosen)])
+    except UserError as error:
+        raise UserError(*(_blaming_axes(line, chosen) for line in error.lines)) from None
+
+
+def _blaming_axes(line: str, chosen: Sequence[tuple[str, str]]) -> str:
     for key, value in chosen:
         override = f"override {key}={value}: "
         if line.startswith(override):

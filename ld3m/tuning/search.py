@@ -16,7 +16,7 @@ from ld3m.evaluation.protocols import Task, full_ema, protocol
 from ld3m.recipe import Recipe
 from ld3m.recipe.files import load
 from ld3m.recipe.parsing import parse
-from ld3m.recipe.varied import blaming_axes, value_of, value_text
+from ld3m.recipe.varied import load_varied, value_of, value_text
 from ld3m.runs.resume import flat
 from ld3m.tuning.axes import Axis, Range, among, ordered, parse_axis
 from ld3m.tuning.options import Budget
@@ -103,10 +103,9 @@ class Search:
             for end in axis.ends:
                 chosen = [*conditions, (axis.key, end)]
                 try:
-                    recipe = load(Recipe, self.recipe, [*self.overrides, *self.held_out, *map("=".join, chosen)])
-                    check_inputs(recipe)
+                    check_inputs(load_varied(self.recipe, [*self.overrides, *self.held_out], chosen))
                 except UserError as error:
-                    wrong += [blaming_axes(line, chosen) for line in error.lines]
+                    wrong += error.lines
             mistakes += wrong or self._never_searched(axis)
         if mistakes:
             raise UserError(*dict.fromkeys(mistakes))
@@ -198,10 +197,7 @@ class Search:
         return recipe.changed({"name": f"{recipe.name[:94]}-tuned", "output": None})
 
     def _resolved(self, settings: Mapping[str, str], more: Sequence[str]) -> Recipe:
-        try:
-            return load(Recipe, self.recipe, [*self.overrides, *more, *map("=".join, settings.items())])
-        except UserError as error:
-            raise UserError(*(blaming_axes(line, settings.items()) for line in error.lines)) from None
+        return load_varied(self.recipe, [*self.overrides, *more], list(settings.items()))
 
     def _shortened(self, recipe: Recipe, share: float) -> Recipe:
         """A run with a part of the iterations and epochs; averages of weights cover the same part of a training."""
