@@ -39,7 +39,8 @@ def plan(
     from ld3m.recipe import Recipe
 
     resolved = resolve(Recipe, recipe, overrides)
-    from ld3m.distillation.plan import plan, plan_text
+    from ld3m.distillation.plan import plan
+    from ld3m.distillation.plan_text import plan_text
 
     result = plan(resolved, processes, device)
     typer.echo(json.dumps(asdict(result), indent=2) if as_json else plan_text(result))
