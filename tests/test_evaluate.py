@@ -413,7 +413,7 @@ def test_another_protocol_and_its_best_stand_beside_glad(ld3m: Callable[..., Out
     last = json.loads(ld3m(*options, "--json").out)["results"][1]
     assert "best" not in last
     outcome = ld3m(*options, "--best")
-    assert "networks: minimax, but epochs 2, not 2000; 2 epochs, batch 64, sgd, rate 0.01, step; all det" in outcome.out
+    assert "networks: minimax, but epochs 2, not 2000; batch 64, sgd, rate 0.01, step; all details" in outcome.out
     glad, minimax = json.loads((run / "evaluation.json").read_text())["results"]
     assert list(glad["protocol"]) == ["epochs", "batch", "lr", "ema", "augment"]
     assert minimax["accuracies"] == last["accuracies"]

@@ -21,7 +21,7 @@ from ld3m.evaluation.protocols.details import SCHEDULES, TESTS
 from ld3m.evaluation.protocols.rded import LARGEST_WHOLE
 from ld3m.evaluation.rows import merged, protocol_text
 from ld3m.evaluation.soft_labels import Online
-from ld3m.evaluation.tables import accuracy_table
+from ld3m.evaluation.tables import accuracy_table, training_text
 from ld3m.evaluation.training import optimiser_of, train
 from ld3m.images.resample import centre
 from ld3m.images.transforms import CutMix, Flip, ResizedCrop
@@ -344,6 +344,28 @@ def test_the_best_is_shown_beside_the_last_and_said_to_be_chosen() -> None:
     )
     assert "networks: minimax; 2000 epochs, batch 64, sgd, rate 0.01, step; all details are in evaluation.json" in text
     assert "best" not in accuracy_table({"results": [row([60.0, 62.0])]})
+
+
+@pytest.mark.parametrize(
+    ("more", "line"),
+    [
+        ({}, "glad; {"),
+        ({"lr": 1e-4}, "glad; {"),  # VGG11's
+        ({"lr": {"convnet": 1e-3, "vgg11": 1e-4}, "augment": False}, "glad, but augment false, not true; {"),
+        (
+            {"epochs": 40, "schedule": "cosine"},
+            'glad, but epochs 40, not 1000; schedule "cosine", not "warmup-cosine"; {',
+        ),
+        (
+            {"labels": "soft", "teacher": {"teacher": "x"}, "temperature": 20.0},
+            'glad, but labels "soft", not "hard"; {',
+        ),
+    ],
+)
+def test_glad_is_named_and_its_changes_are_said(more: dict[str, object], line: str) -> None:
+    """Its rows have no name, and what GLaD's code has is 1,000 epochs in batches of 256 and so on."""
+    how = {"epochs": 1000, "batch": 256, "lr": 1e-3, "ema": 0.995, "augment": True}
+    assert training_text({**how, **more}).startswith(line)
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,7 @@ def test_what_is_stored_is_what_the_note_says(run: Path, recipe: Recipe, capsys:
     files = [run / "labels" / f"{view}.safetensors" for view in range(2)]
     tensors = [tensor for path in files for tensor in safetensors.torch.load_file(path).values()]
     assert note.size == sum(tensor.numel() * tensor.element_size() for tensor in tensors) == 2 * 9 * 3 * 2
-    assert f"{run / 'labels'}: 2 epochs, 3 classes, float16, 0.00 MB, of shapes (convnet)" in capsys.readouterr().out
+    assert f"{run / 'labels'}: 2 epochs, 3 classes, float16, 108 bytes, of shapes (convnet)" in capsys.readouterr().out
     files[1].unlink()
     before = files[0].stat().st_mtime_ns
     with pytest.raises(UserError, match=r"has labels of 1 of 2 views; the command that began it, ld3m label, makes"):
@@ -340,7 +340,7 @@ def test_a_set_is_pushed_with_its_labels(run: Path, recipe: Recipe) -> None:
     assert all(path.read_bytes() == (run / "labels" / path.name).read_bytes() for path in sent.iterdir())
     card = (run / "hub" / "README.md").read_text()
     note = stored.read_note(run)
-    assert f"2 epochs, 3 classes, float16, 0.00 MB, of shapes (convnet) ({note.accuracy:.1f} %)" in card
+    assert f"2 epochs, 3 classes, float16, 108 bytes, of shapes (convnet) ({note.accuracy:.1f} %)" in card
     assert str(recipe.teacher.source) not in card + (sent / "labels.json").read_text()
     shutil.copy(run / "images" / "circle" / "0.png", run / "images" / "circle" / "1.png")
     with pytest.raises(UserError, match="has labels of other images than"):

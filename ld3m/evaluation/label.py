@@ -175,5 +175,5 @@ def _begin(folder: Path, note: stored.Note, again: bool) -> None:
             "fewer, or --top"
         )
     if note.epochs:
-        print(f"the labels take {note.size / 1e6:,.2f} MB in {place}", file=sys.stderr)
+        print(f"the labels take {stored.size_text(note)} in {place}", file=sys.stderr)
     stored.write_note(folder, note)

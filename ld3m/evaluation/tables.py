@@ -6,6 +6,8 @@ from typing import Any
 
 from ld3m.evaluation.blocks import Block, blocks
 from ld3m.evaluation.differences import LEAST_PAIRS, TOO_FEW_PAIRS
+from ld3m.evaluation.protocols.details import Task
+from ld3m.evaluation.protocols.glad import LEARNING_RATES, glad
 from ld3m.evaluation.rows import Row, best_figures, protocol_text
 
 
@@ -64,7 +66,7 @@ MAIN = {
 
 
 def training_text(how: Mapping[str, Any]) -> str:
-    """How networks were trained, in a line: the protocol's name, what the user changed, and the main details.
+    """How networks were trained, in a line: the protocol's name, what the user changed, and the other main details.
 
     Of glad it is all, which is little; evaluation.json has the rest of others.
 
@@ -72,9 +74,23 @@ def training_text(how: Mapping[str, Any]) -> str:
         how: `protocol` of a block.
     """
     if "name" not in how:
-        return json.dumps(how)
-    main = [text.format(json.dumps(how[key]).strip('"')) for key, text in MAIN.items() if key in how]
+        return f"{_glad_text(how)}; {json.dumps(how)}"
+    said = {key for key in how.get("changed", ()) if not isinstance(how[key], dict)}
+    main = [
+        text.format(json.dumps(how[key]).strip('"')) for key, text in MAIN.items() if key in how and key not in said
+    ]
     return f"{protocol_text(how)}; {', '.join(main)}; all details are in evaluation.json"
+
+
+def _glad_text(how: Mapping[str, Any]) -> str:
+    """The name of glad, which its rows leave out, and what the user changed."""
+    protocol = glad(Task("", 2, 2, 32))
+    own = {key: getattr(protocol, key, value) for key, value in how.items()} | protocol.row()
+    of_columns = {key for key, value in how.items() if isinstance(value, dict) and key != "augment"}
+    changed = {key: own[key] for key, value in how.items() if value != own[key] and key not in of_columns}
+    if changed.get("lr") and how["lr"] in LEARNING_RATES.values():  # an architecture's own
+        del changed["lr"]
+    return protocol_text({**how, "name": "glad", "changed": changed})
 
 
 def accuracy_text(row: Row | None) -> str:

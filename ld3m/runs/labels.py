@@ -23,6 +23,8 @@ ADVICE = "ld3m label with --again makes the labels again"
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
 LEARNT = "learnt with the images"
 """In the place of a teacher's name, of labels that somebody else's set has."""
+SMALL = 100_000
+"""Bytes below which a size is given in bytes."""
 LARGEST = 60_000.0
 """Of a logit; float16 ends at 65,504."""
 
@@ -186,4 +188,9 @@ def text(note: Note) -> str:
     kept = f"the top {note.top} of {len(note.classes)} classes" if note.top else f"{len(note.classes)} classes"
     each = f"{note.epochs} epochs" if note.epochs else "one for each image"
     whose = note.teacher if note.accuracy is None else f"of {note.teacher} ({note.accuracy:.1f} %)"
-    return f"{each}, {kept}, {note.dtype}, {note.size / 1e6:,.2f} MB, {whose}"
+    return f"{each}, {kept}, {note.dtype}, {size_text(note)}, {whose}"
+
+
+def size_text(note: Note) -> str:
+    """What stored labels take, for people."""
+    return f"{note.size:,} bytes" if note.size < SMALL else f"{note.size / 1e6:,.2f} MB"
