@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from PIL import Image
 
 from ld3m.data.decode import convert
 from ld3m.data.known import fashion_mnist
-from ld3m.data.prepared import ImageSet, prepare
+from ld3m.data.prepared import ImageSet, notes_once, prepare
 from ld3m.errors import UserError
 from ld3m.images.ranges import bytes_to_unit
 from ld3m.recipe import DataRecipe
@@ -417,6 +418,14 @@ def test_images_prepared_without_the_unreadable_are_refused_where_they_are_error
     with pytest.raises(UserError, match=r"cannot read .*/train/a/cut\.png \(.*\); .*data\.on_corrupt=skip"):
         prepared(damaged)
     assert prepared(damaged, on_corrupt="skip").folder == skipped.folder
+
+
+def test_notes_are_said_once_where_that_is_wanted(damaged: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for once, times in ((nullcontext(), 2), (notes_once(), 1), (notes_once(), 1)):
+        with once:
+            for _ in range(2):
+                prepared(damaged, on_corrupt="skip")
+        assert capsys.readouterr().err.count("unreadable images: ") == times
 
 
 def test_unreadable_images_are_skipped_and_named(damaged: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ from typing_extensions import TypedDict  # pydantic wants this one before Python
 
 from ld3m.ablation import chart, table
 from ld3m.ablation.cells import Ablation, Cell
+from ld3m.data.prepared import notes_once
 from ld3m.distillation.measured import cost, is_distilled, is_measured, make, result
 from ld3m.errors import UserError
 from ld3m.evaluation.cross_architecture import cross_architecture
@@ -54,6 +55,7 @@ def ablate(processes: Processes, ablation: Ablation, command: str) -> tuple[dict
     failed: list[dict[str, str]] = []
     with ExitStack() as entered:
         entered.enter_context(signals.exiting())
+        entered.enter_context(notes_once())
         if main:
             entered.enter_context(lock.claim(ablation.folder))
         machines = _earlier_machines(ablation.folder / "ablation.json")

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ld3m.data.prepared import notes_once
 from ld3m.distillation.measured import cost, make, result
 from ld3m.errors import UserError
 from ld3m.files import writable, write_json, write_text
@@ -45,7 +46,7 @@ def tune(processes: Processes, search: Search, command: str = "") -> Outcome:
         SystemExit: with 128 + the signal's number after SIGINT, SIGTERM or SIGUSR1; the same command resumes.
     """
     keep_freed_memory()
-    with signals.exiting(), apart(processes):
+    with signals.exiting(), apart(processes), notes_once():
         tuning = Tuning(processes, search, command)
         tuning.search_all()
         if search.budget.final:
