@@ -109,8 +109,8 @@ def remarks(report: Report) -> list[str]:
 
 
 def protocol_text(report: Report) -> str:
-    """How the networks were trained, as YAML."""
-    return yaml.safe_dump(report["protocol"], sort_keys=False, allow_unicode=True)
+    """How the networks were trained, as YAML; rows of glad leave out its name."""
+    return yaml.safe_dump({"name": "glad"} | report["protocol"], sort_keys=False, allow_unicode=True)
 
 
 def markdown(report: Report) -> str:
