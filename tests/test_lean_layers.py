@@ -22,9 +22,10 @@ def however_small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def plain(network: Any) -> Any:
-    """The same weights in the layers that diffusers makes."""
+    """The same weights in the layers that diffusers makes, in the memory layout of frozen ones."""
     made = type(network).from_config(network.config)
     made.load_state_dict(network.state_dict())
+    made.to(memory_format=torch.channels_last)
     return made.eval().requires_grad_(False)
 
 

@@ -43,6 +43,8 @@ class DistributionMatching(Objective):
             return pixels.new_zeros(0), torch.zeros_like(pixels)
         number = iteration % self.settings.pool if self.settings.pool else iteration
         network = self.draws.network(number).requires_grad_(False)
+        if pixels.device.type == "cpu":  # where many real images take 0.7 of the time so
+            network = network.to(memory_format=torch.channels_last)
         self.draws.freeze_norms(network, number)
         statistics, distance = measure(self.settings, generator(self.draws.seed, "frequencies", number))
         losses, gradients = [], []

@@ -63,7 +63,10 @@ class Prior(Protocol):
 
 
 class Coder:
-    """An autoencoder of images, as diffusers has it: what priors with one share."""
+    """An autoencoder of images, as diffusers has it: what priors with one share.
+
+    Inside, images may lie channels last; outside they never do, or sums over them would depend on where they are from.
+    """
 
     def __init__(self, autoencoder: Any) -> None:
         self.autoencoder = freeze(autoencoder)
@@ -72,7 +75,7 @@ class Coder:
         self.quantises = hasattr(autoencoder, "quantize")
 
     def encode(self, images: Tensor) -> Tensor:
-        return (latents_of(self.autoencoder.encode(images)) - self.shift) * self.scale
+        return ((latents_of(self.autoencoder.encode(images)) - self.shift) * self.scale).contiguous()
 
     def quantise(self, z: Tensor) -> Tensor:
         if not self.quantises:
@@ -80,7 +83,8 @@ class Coder:
         return (self.autoencoder.quantize(z / self.scale + self.shift)[0] - self.shift) * self.scale
 
     def decode(self, z: Tensor) -> Tensor:
-        return self.autoencoder.decode(z / self.scale + self.shift).sample
+        images: Tensor = self.autoencoder.decode(z / self.scale + self.shift).sample
+        return images.contiguous()
 
 
 def latents_of(encoded: Any) -> Tensor:
@@ -99,6 +103,9 @@ class LatentDiffusion(Coder):
 
     takes: ClassVar[tuple[str, ...]] = ()
     """Which of `INPUTS` a kind gives its denoiser."""
+
+    halves_agree: bool = False
+    """Whether `denoise` takes N latents with the conditioning of 2 N, as if the latents were given twice."""
 
     def __init__(self, autoencoder: Any, denoiser: Any, scheduler: Any) -> None:
         size = _check_fit(autoencoder.config, denoiser.config, self.takes)

@@ -13,6 +13,7 @@ from ld3m.files import write_json, write_tensors
 from ld3m.priors.base import LatentDiffusion, numbers_of
 from ld3m.priors.diffusers_layout import GET_AGAIN
 from ld3m.priors.loading import Parts
+from ld3m.priors.shared_prefix import share_prefix
 
 
 class _LDM(LatentDiffusion):
@@ -69,6 +70,7 @@ class ClassConditionalLDM(_LDM):
         has_null = len(self.table) > len(self.classes)
         self.null_embedding = self.table[-1].view(1, *self.conditioning_shape) if has_null else None
         attend_to_one_token(self.denoiser)
+        self.halves_agree = share_prefix(self.denoiser)
 
     def denoise(self, z: Tensor, t: float, c: Tensor) -> Tensor:
         return self.denoiser(z.to(self.dtype), self.times(z, t), c.to(self.dtype)).sample.to(z.dtype)

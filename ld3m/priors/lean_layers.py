@@ -23,8 +23,10 @@ def freeze(network: Network) -> Network:
     """A network for inference and for gradients of its input; names and values of its weights stay.
 
     Inside it, convolutions, diffusers' GEGLU, and in diffusers' residual blocks each norm with the SiLU behind it are
-    replaced by layers that keep less. Their results and gradients are the same to the bit, and can be differentiated
-    once. The network given is changed, and is the one returned unless it is itself a layer to replace.
+    replaced by layers that keep less. On a CPU convolutions lie channels last, where they are quicker: their weights,
+    what they take and what they give. Results and gradients are the same to the bit as those of the layers replaced, in
+    that layout, and can be differentiated once. The network given is changed, and is the one returned unless it is
+    itself a layer to replace.
     """
     from diffusers.models.activations import GEGLU
     from diffusers.models.resnet import ResnetBlock2D
@@ -52,6 +54,11 @@ def _keeps_less(input: Tensor) -> bool:
     return torch.is_grad_enabled() and input.requires_grad and input.shape[1:].numel() >= LEAST
 
 
+def _laid_out(tensor: Tensor) -> Tensor:
+    """Channels last on a CPU, where convolutions are quicker so; elsewhere as it is."""
+    return tensor.contiguous(memory_format=torch.channels_last) if tensor.device.type == "cpu" else tensor
+
+
 # --- convolutions ------------------------------------------------------------------------------------------
 
 
@@ -71,8 +78,10 @@ class _Convolution(nn.Conv2d):
             device="meta",
         )
         self.weight, self.bias = layer.weight, layer.bias
+        self.weight.data = _laid_out(self.weight.data)
 
     def forward(self, input: Tensor) -> Tensor:
+        input = _laid_out(input)
         if not _keeps_less(input):
             return super().forward(input)
         settings = (self.stride, self.padding, self.dilation, self.groups)

@@ -52,6 +52,8 @@ def shard_denoiser(prior: Prior, recipe: SamplerRecipe, accelerator: Accelerator
         raise UserError(
             f"prior.source: a {type(prior).__name__} has no denoiser to shard; launch without ZeRO-3 and FSDP"
         )
+    for parameter in denoiser.parameters():  # which are cut up as they lie, and lie channels last on CPUs
+        parameter.data = parameter.data.contiguous()
     if accelerator.deepspeed_plugin is None:
         plugin = FullyShardedDataParallelPlugin()  # on CPUs Accelerate does not make one
         if plugin.fsdp_version != 2:

@@ -10,6 +10,7 @@ from ld3m.data.known import imagenet
 from ld3m.errors import UserError
 from ld3m.priors.base import LatentDiffusion
 from ld3m.priors.loading import Parts
+from ld3m.priors.shared_prefix import share_prefix
 
 
 class StableDiffusion(LatentDiffusion):
@@ -21,6 +22,7 @@ class StableDiffusion(LatentDiffusion):
 
     def __init__(self, autoencoder: Any, denoiser: Any, scheduler: Any, parts: Parts) -> None:
         super().__init__(autoencoder, denoiser, scheduler)
+        self.halves_agree = share_prefix(self.denoiser)
         self.parts = parts
         self.null_embedding = self._encode([""])
         self.conditioning_shape: tuple[int, ...] = tuple(self.null_embedding.shape[1:])

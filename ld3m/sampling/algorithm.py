@@ -144,12 +144,13 @@ def guided(prior: Prior, z: Tensor, time: float, c: Tensor, guidance: float) -> 
 def guided_and_own(prior: Prior, z: Tensor, time: float, c: Tensor, guidance: float) -> tuple[Tensor, Tensor]:
     """The denoiser's answer under classifier-free guidance, and that of the class alone."""
     if guidance == 1:
-        answer = prior.denoise(z, time, c)
+        answer = prior.denoise(z, time, c).contiguous()  # sums over latents do not depend on a prior's layout
         return answer, answer
     if prior.null_embedding is None:
         raise UserError(f"prior.guidance: {guidance:g}, but the prior has no null class to guide away from; give 1")
     null = prior.null_embedding.to(c).expand_as(c)
-    unconditional, conditional = prior.denoise(torch.cat([z, z]), time, torch.cat([null, c])).chunk(2)
+    both = z if getattr(prior, "halves_agree", False) else torch.cat([z, z])
+    unconditional, conditional = prior.denoise(both, time, torch.cat([null, c])).contiguous().chunk(2)
     return unconditional + guidance * (conditional - unconditional), conditional
 
 

@@ -56,7 +56,7 @@ def render(
 
     def pull_back(grad: Tensor) -> tuple[Tensor, Tensor]:
         grads = [pull(part) for (_, pull), part in zip(parts, grad.split(micro_batch), strict=True)]
-        return torch.cat([grad_z for grad_z, _ in grads]), torch.cat([grad_c for _, grad_c in grads])
+        return torch.cat([grad_z.contiguous() for grad_z, _ in grads]), torch.cat([grad_c for _, grad_c in grads])
 
     return torch.cat([pixels for pixels, _ in parts]), pull_back
 

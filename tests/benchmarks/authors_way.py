@@ -20,7 +20,7 @@ from ld3m.sampling import Schedule
 
 
 def authors_prior(prior: Any) -> Any:
-    """The same prior, weights shared, in diffusers' own layers, with checkpoints in transformer blocks."""
+    """The same prior in diffusers' own layers and layout, with checkpoints in transformer blocks."""
     from diffusers.models.transformers.transformer_2d import Transformer2DModel
 
     twin = copy.copy(prior)
@@ -33,10 +33,11 @@ def authors_prior(prior: Any) -> Any:
 
 
 def as_diffusers(network: Any) -> Any:
-    """A frozen network with the same weights in the layers that diffusers gives it."""
+    """A frozen network with the same weights in the layers, and the memory layout, that diffusers gives it."""
     with torch.device("meta"):
         plain = type(network).from_config(network.config)
-    plain.load_state_dict(network.state_dict(), assign=True)
+    weights = {name: weight.contiguous() for name, weight in network.state_dict().items()}  # not channels last
+    plain.load_state_dict(weights, assign=True)
     return plain.eval().requires_grad_(False)
 
 

@@ -283,7 +283,7 @@ class Bench:
         if self.recipe.data.resolution != self.prior.image_size:
             self.prior.render_at(self.recipe.data.resolution)
         for module in (self.prior.autoencoder, self.prior.denoiser):
-            module.to(device)
+            module.to(device, memory_format=torch.contiguous_format)  # as a GPU's run loads it
         self.prior.table, self.prior.null_embedding = (
             self.prior.table.to(device),
             self.prior.null_embedding.to(device),
@@ -375,10 +375,13 @@ class Bench:
 
     def captured(self, prior: Any) -> Any:
         """A prior each of whose denoiser's calls, of the gradient step's batch, is a CUDA graph."""
-        count = self.images * (1 if self.recipe.prior.guidance == 1 else 2)
+        rows = self.images * (1 if self.recipe.prior.guidance == 1 else 2)
         z, c = (
             torch.zeros(count, *shape, device=self.device, dtype=prior.dtype, requires_grad=True)
-            for shape in (prior.latent_shape, prior.conditioning_shape)
+            for count, shape in (
+                (self.images if prior.halves_agree else rows, prior.latent_shape),
+                (rows, prior.conditioning_shape),
+            )
         )
 
         def call(z: Tensor, times: Tensor, c: Tensor) -> Tensor:
