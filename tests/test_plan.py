@@ -180,7 +180,7 @@ def test_calls_are_those_a_render_makes(prior_folder: Path, recipe_file: Path) -
         prior = priors.load(recipe.prior)
         seen: list[int] = []
         denoise = prior.denoise
-        prior.denoise = lambda z, t, c, seen=seen, denoise=denoise: seen.append(len(z)) or denoise(z, t, c)  # type: ignore[method-assign]
+        prior.denoise = lambda z, t, c, seen=seen, denoise=denoise: seen.append(len(c)) or denoise(z, t, c)  # type: ignore[method-assign]
         z, c = torch.randn(6, 3, 8, 8), prior.null_embedding.expand(6, 1, 16)
         schedule = Schedule.of(prior.noise_schedule, 4, skip, 3.0)  # type: ignore[arg-type]
         pixels, pull_back = render(prior, schedule, z, c, z, keep_graph_steps=1)
