@@ -145,6 +145,7 @@ by_protocol() {
   compare "$name-glad" "$set" "${how[@]}" --protocol glad evaluate.epochs=300
   compare "$name-minimax" "$set" "${how[@]}" --protocol minimax evaluate.epochs=300
   compare "$name-minimax-soft" "$set" "${how[@]}" --protocol minimax evaluate.epochs=300 "${soft[@]}"
+  compare "$name-rd3" "$set" "${how[@]}" --protocol rd3 evaluate.labels=hard
   compare "$name-rd3-soft" "$set" "${how[@]}" --protocol rd3 "${soft[@]}"
 }
 protocols() {
