@@ -41,7 +41,7 @@ class Shortage:
         denoise = ClassConditionalLDM.denoise
 
         def scarce(prior: ClassConditionalLDM, z: Tensor, t: int, c: Tensor) -> Tensor:
-            if len(z) > 2 * (self.with_graph if torch.is_grad_enabled() else self.most):  # guidance doubles them
+            if len(c) > 2 * (self.with_graph if torch.is_grad_enabled() else self.most):  # guidance doubles them
                 self.refused += 1
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
             return denoise(prior, z, t, c)
