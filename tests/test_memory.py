@@ -319,11 +319,17 @@ def test_auto_begins_with_one_image_where_two_are_too_much(
 
 
 def test_what_runs_for_real_is_measured_as_in_outline(recipe_file: Path) -> None:
-    """Counted as it runs, the real prior's micro-batch takes what its outline's does."""
+    """Counted as it runs, the real prior's micro-batch takes what its outline's does.
+
+    An outline's layers lie plainly, as on a GPU, where transformers copy what they are given, which channels last is a
+    view: it takes more than a CPU, not less.
+    """
     bench = outlined(recipe_file)
     real = replace(bench, prior=make_prior(), device=torch.device("cpu"))
-    assert auto.peak_bytes(real, 2) == pytest.approx(auto.peak_bytes(bench, 2), rel=0.05)
-    assert auto.graph_bytes(real) == pytest.approx(auto.graph_bytes(bench), rel=0.05)
+    assert auto.peak_bytes(real, 2) <= auto.peak_bytes(bench, 2) <= 1.15 * auto.peak_bytes(real, 2)
+    (step, decoder), (outlined_step, outlined_decoder) = auto.graph_bytes(real), auto.graph_bytes(bench)
+    assert step <= outlined_step <= 1.15 * step
+    assert decoder == pytest.approx(outlined_decoder, rel=0.05)
 
 
 @pytest.mark.gpu
