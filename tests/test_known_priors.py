@@ -612,4 +612,4 @@ def test_a_random_copy_loads_as_the_prior_and_is_the_same_each_time(
 def test_a_non_commercial_licence_stands_alone_on_a_card(
     before: dict[str, Any], licences: list[str], after: Any
 ) -> None:
-    assert front_matter.with_config(before, "x", "ipc1", 10, licences, [])["license"] == after
+    assert front_matter.with_config(before, "x", "ipc1", 10, licences, [], [])["license"] == after

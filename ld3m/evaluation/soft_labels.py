@@ -198,11 +198,6 @@ class Labels:
         if has_stored_labels(self.recipe, self.folders.values()):
             found = self._stored(name, self.folders.get(name), content, how)
         else:
-            if how.whitening:
-                raise UserError(
-                    f"evaluate.whitening: {how.name} has soft labels, whose teacher has not learnt whitened images; "
-                    "leave it out, give evaluate.labels=hard, or labels that are stored with the set"
-                )
             self.teacher = self.teacher or load(self.recipe, self.images, self.device, self.say)
             found = Online(self.teacher)
         found.check(how)

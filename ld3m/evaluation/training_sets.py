@@ -158,7 +158,8 @@ def check_teacher(recipe: Recipe, folders: Collection[Path], baselines: Collecti
         baselines: with them.
 
     Raises:
-        UserError: if there is none, as `check_source`; or stored labels alone, where crops of real images want one.
+        UserError: if there is none, as `check_source`; or stored labels alone, where crops of real images want one; or
+            networks see whitened images, which no teacher has learnt.
     """
     judges = "rded" in baselines and judged_by_teacher(recipe)
     if judges and recipe.teacher.source == STORED:
@@ -167,6 +168,11 @@ def check_teacher(recipe: Recipe, folders: Collection[Path], baselines: Collecti
             "teacher.source=teachers/NAME, or leave rded out of --against"
         )
     labels = has_soft_labels(recipe) and not has_stored_labels(recipe, folders)
+    if labels and recipe.evaluate.whitening:
+        raise UserError(
+            f"evaluate.whitening: {recipe.evaluate.protocol} has soft labels, whose teacher has not learnt whitened "
+            "images; leave it out, give evaluate.labels=hard, or labels that are stored with the set"
+        )
     if not judges and not labels:
         return
     try:

@@ -42,7 +42,6 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, stack_module_state, vmap
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from ld3m import networks, objectives, priors
 from ld3m.data.coresets import open_whole
@@ -64,6 +63,7 @@ from ld3m.sampling import Schedule, render
 from ld3m.sampling.differentiated import EXACT, Differentiated
 from ld3m.sampling.memory_budget import MemoryBudget
 from ld3m.sampling.synthetic import SyntheticImages
+from ld3m.sizing.count import Tally
 
 TFLOP, GIB = 1e12, 2**30
 Answer = list[Tensor]
@@ -444,9 +444,9 @@ class Bench:
         prior = self.prior
 
         def count(run: Callable[[], Any]) -> float:
-            with FlopCounterMode(display=False) as counter:
+            with Tally() as tally:
                 run()
-            return float(counter.get_total_flops())
+            return float(tally.operations)
 
         def rendered(steps: int) -> float:
             one = (tensor[:1] for tensor in self.learnt)
