@@ -95,6 +95,13 @@ sampled() {
   ablate sampled-plain sampling/plain "${ten[@]}" "${seeds[@]}" --against random,herding,rded
   chart sampled
 }
+# Every other method and choice of sampling.
+methods() {
+  local ten=("${ten_each[@]}" distill.lr_latents=10 sample.steps=20 evaluate.lr=0.01 evaluate.ema=0.97 --seeds 1)
+  ablate sampled-methods sampling/{d4m,ddoq,mgd3-ddpm,coda,cgs,k-center,confident,subgroup,moments,d3hr} "${ten[@]}" \
+    --axis seed=2
+  ablate sampled-igd sampling/igd sample.igd.networks=scorer "${ten[@]}" --axis seed=2
+}
 several() { ablate several baselines/{random,autoencoder} distill.factor=2 distill.lr_latents=1 "${five[@]}" --seeds 5; }
 cifar10-images() { [ -f data/cifar10/test.parquet ] || python launch/cifar10.py; }
 # Fetches CIFAR-10 and trains a prior on it, unless that is done.
@@ -180,7 +187,7 @@ precision() {
 }
 gradient-norms() { python tests/benchmarks/gradient_norms.py recipes/results/gradient-norms.json; }
 
-(($#)) || set -- quickstart baselines steps starts sampling architectures several one transfer whole moments ten sampled digits \
+(($#)) || set -- quickstart baselines steps starts sampling architectures several one transfer whole moments ten sampled methods digits \
   cifar10 cifar10-mtt protocols scores precision gradient-norms
 for name; do $name; done
 python tests/results.py
