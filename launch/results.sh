@@ -102,6 +102,13 @@ methods() {
     --axis seed=2
   ablate sampled-igd sampling/igd sample.igd.networks=scorer "${ten[@]}" --axis seed=2
 }
+# Gradients through some of the denoiser's calls.
+pull-backs() {
+  ablate pull-backs-exact baselines/reference --axis prior.pull_back=exact "${seeds[@]}"
+  ablate pull-backs baselines/reference --axis prior.pull_back=shortcut --axis prior.differentiated=1,3 "${seeds[@]}"
+  ablate pull-backs-latents baselines/reference distill.learn=latents --axis prior.pull_back=shortcut,exact \
+    prior.differentiated=0 "${seeds[@]}"
+}
 several() { ablate several baselines/{random,autoencoder} distill.factor=2 distill.lr_latents=1 "${five[@]}" --seeds 5; }
 cifar10-images() { [ -f data/cifar10/test.parquet ] || python launch/cifar10.py; }
 # Fetches CIFAR-10 and trains a prior on it, unless that is done.
@@ -187,7 +194,7 @@ precision() {
 }
 gradient-norms() { python tests/benchmarks/gradient_norms.py recipes/results/gradient-norms.json; }
 
-(($#)) || set -- quickstart baselines steps starts sampling architectures several one transfer whole moments ten sampled methods digits \
+(($#)) || set -- quickstart baselines steps starts sampling architectures several one transfer whole moments ten sampled methods pull-backs digits \
   cifar10 cifar10-mtt protocols scores precision gradient-norms
 for name; do $name; done
 python tests/results.py

@@ -599,7 +599,7 @@ def test_the_real_size_is_recognised_and_equal(tmp_path: Path, kind: str, millio
     c = prior.class_embeddings(["tench"])
     expected = denoiser(z, torch.tensor([701]), c if kind == "cin256-v2" else None)
     assert relative(prior.denoise(z, 701, c), expected) <= 1e-4
-    for dtype, most in (("float32", 1.0), ("bfloat16", 1.1)):  # float32 stays in the file, but for convolutions
+    for dtype, most in (("float32", 1.0), ("bfloat16", 1.4)):  # float32 stays in the file, but for convolutions
         recipe = SamplerRecipe(source=str(tmp_path / "prior"), dtype=dtype)
         watched = subprocess.run(
             [sys.executable, "-c", LOADING, recipe.model_dump_json()], capture_output=True, text=True, check=True
