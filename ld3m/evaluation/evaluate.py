@@ -23,7 +23,7 @@ from ld3m.machine.processes import Processes, watched_command
 from ld3m.recipe import NetworkRecipe, Recipe
 from ld3m.runs import sources
 from ld3m.runs.folder import document, is_run, learnt, load_recipe
-from ld3m.teachers.loading import is_named
+from ld3m.teachers.sources import is_named
 
 NOT_THE_SPLIT = {"source", "root", "on_corrupt", "keep", "keep_order", "scorer", "read_test"}
 """Keys of a data recipe in which two runs may differ and still have the same training and test images; `data.source`

@@ -26,7 +26,8 @@ from ld3m.networks.training import orders
 from ld3m.recipe import Recipe
 from ld3m.runs import labels as stored
 from ld3m.runs.training_set import stored_digest, stored_set
-from ld3m.teachers.loading import STORED, load
+from ld3m.teachers.loading import load
+from ld3m.teachers.sources import STORED
 
 CHUNK = 100
 """Images labelled at a time, if none are mixed."""

@@ -19,7 +19,8 @@ from ld3m.runs.folder import load_recipe
 from ld3m.runs.labels import has_labels
 from ld3m.runs.result import read_images
 from ld3m.runs.training_set import seen_images, set_digest, stored_weights
-from ld3m.teachers.loading import STORED, check_source, is_named, load
+from ld3m.teachers.loading import load
+from ld3m.teachers.sources import STORED, check_source, is_named
 from ld3m.teachers.teacher import Teacher
 
 SCORED = (*coresets.SELECTIONS, "rded")

@@ -41,6 +41,9 @@ class Prior(Protocol):
     noise_schedule: NoiseSchedule
     denoiser: nn.Module | None
     """What `denoise` calls, to be compiled, sharded or given random weights; None if there is no such module."""
+    halves_agree: bool
+    """Whether guidance may give `denoise` N latents with the conditioning of 2 N, which answers as if it were given the
+    latents twice. False if it takes as many of both."""
 
     @property
     def null_embedding(self) -> Tensor | None:
@@ -67,6 +70,8 @@ class Coder:
 
     Inside, images may lie channels last; outside they never do, or sums over them would depend on where they are from.
     """
+
+    halves_agree = False
 
     def __init__(self, autoencoder: Any) -> None:
         self.autoencoder = freeze(autoencoder)
@@ -103,9 +108,6 @@ class LatentDiffusion(Coder):
 
     takes: ClassVar[tuple[str, ...]] = ()
     """Which of `INPUTS` a kind gives its denoiser."""
-
-    halves_agree: bool = False
-    """Whether `denoise` takes N latents with the conditioning of 2 N, as if the latents were given twice."""
 
     def __init__(self, autoencoder: Any, denoiser: Any, scheduler: Any) -> None:
         size = _check_fit(autoencoder.config, denoiser.config, self.takes)

@@ -11,6 +11,8 @@ from ld3m.priors.noise_schedule import NoiseSchedule
 class PixelSpace:
     """What priors have in common whose Z is the images themselves."""
 
+    halves_agree = False
+
     def encode(self, images: Tensor) -> Tensor:
         """The images."""
         return images

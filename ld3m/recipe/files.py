@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel
 
 from ld3m.errors import UserError
 from ld3m.files import PACKAGE
@@ -23,6 +22,7 @@ from ld3m.recipe.class_lists import is_class_list, read_class_list
 from ld3m.recipe.mistakes import KeyPath, Mistake, Origins, shown, validation_mistakes
 from ld3m.recipe.parsing import parse
 from ld3m.recipe.prior import PriorRecipe
+from ld3m.recipe.values import Section
 
 AnyRecipe = TypeVar("AnyRecipe", Recipe, PriorRecipe)
 
@@ -193,13 +193,13 @@ def _leave_to_pixels(content: dict[str, Any], applied: Mapping[KeyPath, str]) ->
             content[section].pop(key, None)
 
 
-def _removed(kind: type[BaseModel], content: Any, prefix: KeyPath = ()) -> dict[KeyPath, tuple[Any, str]]:
+def _removed(kind: type[Section], content: Any, prefix: KeyPath = ()) -> dict[KeyPath, tuple[Any, str]]:
     """The removed keys in a recipe's content: their former default, and why they went (`Section.removed_keys`)."""
     if not isinstance(content, dict):
         return {}
-    removed = {(*prefix, key): was for key, was in getattr(kind, "removed_keys", {}).items() if key in content}
+    removed = {(*prefix, key): was for key, was in kind.removed_keys.items() if key in content}
     for name, field in kind.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
             removed |= _removed(field.annotation, content.get(name), (*prefix, name))
     return removed
 

@@ -98,6 +98,11 @@ class TeacherRecipe(Section):
     """Training steps between checkpoints, from which a killed training resumes; there is one every five minutes at
     least."""
 
+    @property
+    def network(self) -> NetworkRecipe:
+        """The keys that its architecture depends on."""
+        return NetworkRecipe(norm=self.norm, width=self.width, depth=self.depth)
+
     @model_validator(mode="after")
     def _mean_and_std_belong_together(self) -> "TeacherRecipe":
         if (self.mean is None) != (self.std is None) or len(self.mean or ()) != len(self.std or ()):

@@ -31,9 +31,8 @@ def torchvision_classifier(source: str) -> Classifier:
     Raises:
         UserError: if torchvision is missing, has no such model or weights, or they cannot be fetched.
     """
-    models = _torchvision(source, "teacher.source")
+    models = torchvision(source, "teacher.source")
     name, _, wanted = source.removeprefix(TORCHVISION).partition("@")
-    _check_name(name, models.list_models(module=models), "teacher.source")
     known = models.get_model_weights(name)
     if wanted and wanted not in known.__members__:
         raise UserError(f"teacher.source: {name} has no weights {wanted!r}; it has {', '.join(known.__members__)}")
@@ -100,8 +99,7 @@ def untrained(arch: str, channels: int, classes: int, key: str) -> nn.Module:
         create = timm.library(arch, key).create_model
         network: nn.Module = create(arch.removeprefix(TIMM), pretrained=False, num_classes=classes, in_chans=channels)
         return network
-    models, name = _torchvision(arch, key), arch.removeprefix(TORCHVISION)
-    _check_name(name, models.list_models(module=models), key)
+    models, name = torchvision(arch, key), arch.removeprefix(TORCHVISION)
     extra = {"aux_logits": True, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
     network = models.get_model(name, weights=None, num_classes=classes, **extra)
     assert isinstance(network, nn.Module)
@@ -125,36 +123,28 @@ def with_small_stem(network: nn.Module, weights: Mapping[str, Tensor]) -> nn.Mod
 # --- the libraries -----------------------------------------------------------------------------------------
 
 
-def check_library(source: str) -> None:
-    """Checks that the library of a pre-trained classifier is installed and has it; nothing is fetched.
+def torchvision(arch: str, key: str) -> Any:
+    """torchvision's models, if it is installed and has this one; nothing is fetched.
+
+    Args:
+        arch: torchvision/<model>, or torchvision/<model>@<weights>.
+        key: the recipe's key that named it, for messages.
 
     Raises:
         UserError: if not.
     """
-    if source.startswith(TIMM):
-        timm.library(source, "teacher.source")
-    else:
-        models = _torchvision(source, "teacher.source")
-        _check_name(
-            source.removeprefix(TORCHVISION).partition("@")[0], models.list_models(module=models), "teacher.source"
-        )
-
-
-def _torchvision(arch: str, key: str) -> Any:
     try:
         from torchvision import models
     except (ImportError, RuntimeError) as error:  # RuntimeError: one that was built for another PyTorch
         raise UserError(
             f"{key}: {arch!r} needs torchvision, which timm brings along: pip install 'ld3m[timm]' ({one_line(error)})"
         ) from None
-    return models
-
-
-def _check_name(name: str, known: Sequence[str], key: str) -> None:
+    name, known = arch.removeprefix(TORCHVISION).partition("@")[0], models.list_models(module=models)
     if name not in known:
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
         hint = f"near are {', '.join(TORCHVISION + each for each in near)}" if near else f"it has {len(known)} others"
         raise UserError(f"{key}: torchvision has no classifier {name!r}; {hint}")
+    return models
 
 
 def _fetched(source: str, create: Callable[[], nn.Module]) -> nn.Module:

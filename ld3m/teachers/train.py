@@ -22,11 +22,11 @@ from ld3m.machine.determinism import repeatable
 from ld3m.machine.memory import keep_freed_memory
 from ld3m.machine.processes import Processes, watched_command
 from ld3m.randomness import generator, global_draws
-from ld3m.recipe import NetworkRecipe, Recipe
+from ld3m.recipe import Recipe
 from ld3m.recipe.files import to_yaml
 from ld3m.teachers.folder import FORMAT, NOTE, Note, fingerprints, is_teacher, read_note, untrained, write
-from ld3m.teachers.loading import FILES, STORED, folder_of
 from ld3m.teachers.pretrained import TIMM, TORCHVISION
+from ld3m.teachers.sources import FILES, STORED, folder_of
 from ld3m.training.fit import Fit, fit, steps_of_a_pass
 from ld3m.training.folder import TRAINING, check_images, claim
 
@@ -108,15 +108,14 @@ def _train(recipe: Recipe, images: ImageSet, folder: Path, processes: Processes)
     """Trains the network, and writes it with its accuracy; the note, on all processes."""
     settings, device = recipe.teacher, processes.device
     main = processes.is_main_process
-    keys = NetworkRecipe(norm=settings.norm, width=settings.width, depth=settings.depth)
-    networks.check(settings.arch, images.shape, keys, "teacher.arch")
+    networks.check(settings.arch, images.shape, settings.network, "teacher.arch")
     real = Rows(images, "train")
     batch = min(settings.batch, len(real))
     if batch < processes.num_processes:
         raise UserError(
             f"teacher.batch: {batch} images for {processes.num_processes} processes; give one for each, or start fewer"
         )
-    network = untrained(settings.arch, keys, images.shape, recipe.seed).to(device).train()
+    network = untrained(settings.arch, settings.network, images.shape, recipe.seed).to(device).train()
     how = Fit(
         name=NAME,
         folder=folder / TRAINING,

@@ -1,0 +1,137 @@
+"""A teacher whose weights a file has, of an architecture, classes and normalisation that the recipe says."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ld3m import networks
+from ld3m.data.prepared import ImageSet
+from ld3m.errors import UserError, some
+from ld3m.files import tensors_digest
+from ld3m.networks import Shape
+from ld3m.priors.checkpoints import check_values, read_checkpoint
+from ld3m.reading import parse_json, read_metadata
+from ld3m.recipe import TeacherRecipe
+from ld3m.teachers import pretrained
+from ld3m.teachers.classes import BY_POSITION, given_classes
+from ld3m.teachers.pretrained import IMAGENET_MEAN, IMAGENET_STD, TIMM, TORCHVISION, imagenet_ids
+from ld3m.teachers.teacher import Classifier
+
+PREFIXES = ("module.", "_orig_mod.", "model.", "network.")
+"""What wrappers put before the names of all weights."""
+UNUSUAL = 7919
+"""Outputs by which a network's last layer is found; no layer inside has as many."""
+
+
+def read_classifier(path: Path, settings: TeacherRecipe, images: ImageSet) -> Classifier:
+    """The classifier whose weights a file has.
+
+    Raises:
+        UserError: if it cannot be read, or does not fit the recipe.
+    """
+    try:
+        weights = _bare(read_checkpoint(path).weights)
+        check_values({name: value for name, value in weights.items() if value.is_floating_point()})
+    except UserError as error:
+        raise UserError(f"teacher.source: {error}") from None
+    size = settings.resolution or images.resolution
+    shape = _shape_of(settings, weights, size)
+    network = _filled(settings, shape, weights, path)
+    outputs, channels = shape.classes, shape.channels
+    classes, notes = _classes_of_file(path, settings, outputs, images)
+    like_imagenet = outputs == len(imagenet_ids()) and channels == 3
+    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if like_imagenet else (images.mean.tolist(), images.std.tolist())
+    if settings.mean is None or settings.std is None:
+        whose = "ImageNet's" if like_imagenet else "the training images'"
+        notes.append(f"it is taken to be normalised by {whose} mean and std (teacher.mean, teacher.std)")
+    else:
+        mean, std = settings.mean, settings.std
+    if len(mean) not in (1, channels):
+        raise UserError(
+            f"teacher.mean: {list(mean)} is for {len(mean)} channels, and {path} has weights for {channels}"
+        )
+    return Classifier(
+        name=f"{path.name} ({settings.arch})",
+        network=network,
+        classes=classes,
+        mean=torch.tensor(mean).expand(channels),
+        std=torch.tensor(std).expand(channels),
+        resolution=size,
+        digest=tensors_digest(weights),
+        notes=notes,
+    )
+
+
+def _bare(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights without what a wrapper, such as one for several GPUs, has put before all their names."""
+    while prefix := next((each for each in PREFIXES if all(name.startswith(each) for name in weights)), None):
+        weights = {name.removeprefix(prefix): value for name, value in weights.items()}
+    return weights
+
+
+def _shape_of(settings: TeacherRecipe, weights: Mapping[str, torch.Tensor], size: int) -> Shape:
+    """The channels and outputs of `teacher.arch` that weights have, by where a network of it has them."""
+    own = _untrained(settings, Shape(3, size, UNUSUAL), weights).state_dict()
+    last = next((name for name, value in own.items() if UNUSUAL in value.shape[:1] and name in weights), None)
+    first = next((name for name, value in own.items() if value.dim() == 4 and name in weights), None)
+    channels = int(weights[first].shape[1]) if first and weights[first].dim() == 4 else 3
+    return Shape(channels, size, len(weights[last]) if last and weights[last].dim() else 1)
+
+
+def _untrained(settings: TeacherRecipe, shape: Shape, weights: Mapping[str, torch.Tensor]) -> nn.Module:
+    """A network of `teacher.arch`; the stem is that of the weights, if it may be."""
+    if settings.arch.startswith((TORCHVISION, TIMM)):
+        network = pretrained.untrained(settings.arch, shape.channels, shape.classes, "teacher.arch")
+        return pretrained.with_small_stem(network, weights)
+    built: nn.Module = networks.build(settings.arch, shape, settings.network, torch.Generator(), "teacher.arch")
+    return built
+
+
+def _filled(settings: TeacherRecipe, shape: Shape, weights: dict[str, torch.Tensor], path: Path) -> nn.Module:
+    """A network of `teacher.arch` with a file's weights."""
+    network = _untrained(settings, shape, weights)
+    own = network.state_dict()
+    wrong = [f"it lacks {some(sorted(missing), 2)}" for missing in (own.keys() - weights.keys(),) if missing]
+    wrong += [f"it also has {some(sorted(extra), 2)}" for extra in (weights.keys() - own.keys(),) if extra]
+    wrong += [
+        f"its {name} is {list(weights[name].shape)}, not {list(own[name].shape)}"
+        for name in own
+        if name in weights and weights[name].shape != own[name].shape
+    ][:1]
+    if wrong:
+        raise UserError(
+            f"teacher.arch: {path} does not hold the weights of a {settings.arch} ({'; '.join(wrong)}); give the "
+            "architecture that it was trained as, such as torchvision/resnet18, with its teacher.norm"
+        )
+    network.load_state_dict(weights)
+    return network
+
+
+def _classes_of_file(
+    path: Path, settings: TeacherRecipe, outputs: int, images: ImageSet
+) -> tuple[list[str] | None, list[str]]:
+    """The classes of a file's outputs, None for those of the real images in their order; and what was assumed."""
+    given = given_classes(settings)
+    if settings.classes == BY_POSITION:
+        given = images.classes
+    elif given is None and path.suffix == ".safetensors":
+        metadata = read_metadata(path, "give another file", f"teacher.source: {path}")
+        try:
+            given = parse_json(metadata["classes"], list[str]) if "classes" in metadata else None
+        except ValueError as error:
+            raise UserError(
+                f"teacher.source: {path} has classes that are no list ({error}); give teacher.classes"
+            ) from None
+    if given is None:
+        if outputs == len(imagenet_ids()):
+            return imagenet_ids(), ["its 1,000 outputs are taken to be ImageNet's, in their usual order"]
+        raise UserError(
+            f"teacher.classes: {path} does not say what its {outputs} outputs are; give their names or WordNet ids in "
+            f"their order, as a list or a file, or {BY_POSITION} if they are {some(images.classes, 3)}"
+        )
+    if len(given) != outputs:
+        who = "teacher.classes" if settings.classes else f"teacher.source: {path}"
+        raise UserError(f"{who}: has {len(given)} classes, and the network {outputs} outputs; give one for each output")
+    return (None if settings.classes == BY_POSITION else list(given)), []
