@@ -367,7 +367,7 @@ def test_what_is_no_teacher_is_refused(images: ImageSet, shapes: Path, tmp_path:
     notes.write_text("{}")
     for source, line in {
         None: "teacher.source: there is no teachers/shapes; ld3m train-teacher with the same recipe trains one",
-        "missing": "teacher.source: there is no missing; ld3m train-teacher with the same recipe trains one, or give torchvision/",
+        "missing": "teacher.source: there is no missing; ld3m train-teacher with the same recipe trains one, or give t",
         tmp_path: f"teacher.source: {tmp_path} has no teacher.json; or give torchvision/<model>",
         notes: f"teacher.source: {notes}: is a JSON text; get the file with the weights",
     }.items():
