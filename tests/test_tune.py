@@ -32,12 +32,14 @@ from ld3m.recipe import Recipe
 from ld3m.recipe.files import digest, load
 from ld3m.recipe.objectives import LEARNING_RATES
 from ld3m.tuning.axes import Range, combinations, draw, ordered, parse_axis
-from ld3m.tuning.halving import Worker, measured
+from ld3m.tuning.draws import Draws
+from ld3m.tuning.halving import Figure, Halving, Note
 from ld3m.tuning.ready import ready_axes
 from ld3m.tuning.results import Candidate, close, decision, importances, ranked
 from ld3m.tuning.results import Outcome as Results
 from ld3m.tuning.search import Search
-from ld3m.tuning.trials import Figure, Halving, Note, Trials
+from ld3m.tuning.trials import Trials
+from ld3m.tuning.worker import Worker, measured
 
 # --- axes --------------------------------------------------------------------------------------------------
 
@@ -183,7 +185,7 @@ class MadeUp:
 
 def trials_in(folder: Path, options: list[str] = SKIPS, base: Mapping[str, Any] = BASE, seed: int = 0) -> Trials:
     axes = ordered(list(map(parse_axis, options)))
-    return Trials(folder, axes, base.get, lambda settings: json.dumps(base | settings), seed, {"a": 1}, print)
+    return Trials(folder, Draws(axes, base.get, lambda settings: json.dumps(base | settings), seed, print), {"a": 1})
 
 
 def worker(trials: Trials, measure: Any, **changes: Any) -> Worker:
@@ -283,7 +285,7 @@ def test_every_combination_is_tried_once(tmp_path: Path) -> None:
         return json.dumps(values)
 
     axes = ordered([parse_axis("a=1,2,3"), parse_axis("b=2,4")])
-    trials = Trials(tmp_path, axes, {"a": 1, "b": 2}.get, identify, 0, {}, lines.append)
+    trials = Trials(tmp_path, Draws(axes, {"a": 1, "b": 2}.get, identify, 0, lines.append), {})
     worker(trials, lambda *_: {"mean": 1.0, "seconds": 0.0}, rungs=1).search(None)
     found = [{"a": "1", "b": "2"} | note.settings for note in trials.notes()]
     assert sorted(found, key=str) == sorted(
@@ -297,7 +299,7 @@ def test_minutes_end_a_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     """Runs of a second, three and nine: none begins that would end after twenty; the same search continues."""
     now = count()
     clock = {"at": 0.0}
-    monkeypatch.setattr("ld3m.tuning.halving.time.monotonic", lambda: clock["at"])
+    monkeypatch.setattr("ld3m.tuning.worker.time.monotonic", lambda: clock["at"])
 
     def measure(number: int, settings: Mapping[str, str], rung: int, seed: int) -> Figure:
         clock["at"] += 3.0**rung

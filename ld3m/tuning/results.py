@@ -9,7 +9,8 @@ from typing import Any
 from ld3m.errors import UserError
 from ld3m.evaluation.differences import paired
 from ld3m.tuning.axes import Axis
-from ld3m.tuning.trials import Figure, Note, Trials
+from ld3m.tuning.halving import Figure, Note
+from ld3m.tuning.trials import Trials
 
 FINAL = 5
 """Distillations of the best that are measured on test images."""

@@ -8,9 +8,10 @@ from ld3m.markdown import code, sentence, table, text
 from ld3m.recipe.varied import value_text
 from ld3m.runs.metrics import duration
 from ld3m.tuning.axes import Axis, Range
+from ld3m.tuning.halving import Note
 from ld3m.tuning.results import FINAL, MOST_CLOSE, Candidate, decision, final_job, importances, sound
 from ld3m.tuning.search import Search
-from ld3m.tuning.trials import Note, Trials
+from ld3m.tuning.trials import Trials
 
 STATES = {
     "complete": "",

@@ -1,43 +1,29 @@
-"""The trials of a search, in a journal that its workers share: drawn, taken by one of them, measured, finished.
+"""The trials of a search, in a journal that its workers share: enqueued, taken by one of them, measured, finished.
 
 The journal is Optuna's, a file that needs no database and no more of a disk than that files can be created exclusively.
 Who is at a trial holds a lock of its number, which the system releases if that process dies; another takes it up then.
 """
 
 import importlib.util
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import torch
 
 from ld3m.errors import UserError, some, user_error_if_damaged
 from ld3m.files import writable
 from ld3m.machine.lock import LOCK, check_kind, hold
-from ld3m.randomness import generator
-from ld3m.tuning.axes import Axis, Settings, combinations, draw
+from ld3m.tuning.draws import Draws
+from ld3m.tuning.halving import Figure, Halving, Note
 
 if TYPE_CHECKING:
-    from optuna.study import Study
     from optuna.trial import FrozenTrial, Trial
 
 JOURNAL = "journal.jsonl"
 """The file of the trials; its folder is a search's."""
 ADVICE = "give another --output, or remove that folder to begin again"
 NO_LOCKS = "give an --output on a disk with file locks, such as a local one"
-SPREAD = 4
-"""Values of a range, and of each entry of a list, that are spread before figures say where to look."""
-SPREAD_OF = 16
-"""Random values of which one is the farthest from all others."""
-ATTEMPTS = 30
-"""Draws before all combinations are gone through, if they can be counted: many are known, or not allowed."""
-
-Figure = dict[str, Any]
-"""What a run got: `mean`, the accuracy in %, `accuracies` by architecture, `seconds`, `iterations`, `epochs`, `seed`,
-`folder`; or `mean` 0 and why it `failed`."""
 
 
 @dataclass(frozen=True)
@@ -51,80 +37,27 @@ class Taken:
     """By rung, as far as another worker got that died."""
 
 
-@dataclass(frozen=True)
-class Note:
-    """What the journal says of a trial."""
-
-    number: int
-    settings: dict[str, str]
-    parameters: dict[str, Any]
-    figures: dict[int, Figure]
-    """By rung."""
-    state: str
-    """complete, pruned (until it is promoted, if ever), running, or failed."""
-    reason: str = ""
-    """Why it failed."""
-
-
-@dataclass(frozen=True)
-class Halving:
-    """Asynchronous successive halving (Li et al., 2020): the best 1/eta of the runs of a rung get longer ones."""
-
-    rungs: int
-    eta: int
-    highest: int
-    """The highest rung, from 0, for which there is time."""
-    least: int
-    """Trials that go on from each rung at least: 0 as long as there are more to come, 1 at the end."""
-
-    def promoted(self, notes: Sequence[Note]) -> int | None:
-        """The trial to promote, from the highest rung that has one; the recipe as it is has all rungs anyway."""
-        for rung in range(min(self.rungs - 1, self.highest) - 1, -1, -1):
-            measured = [note for note in notes if rung in note.figures and "failed" not in note.figures[rung]]
-            measured.sort(key=lambda note: -note.figures[rung]["mean"])
-            as_it_is = [note for note in measured if note.number == 0]
-            others = [note for note in measured if note.number != 0]
-            for note in [*as_it_is, *others[: max(self.least, len(others) // self.eta)]]:
-                if note.state == "pruned" and rung + 1 not in note.figures:
-                    return note.number
-        return None
-
-
 class Trials:
     """The trials of a search.
 
     Args:
         folder: of the search; it is there.
-        axes: as `ordered` gives them.
-        base: the values of keys of the recipe, for conditions and for the first trial.
-        identify: what is the same for settings that make the same run; raises a UserError for those that make none.
-        seed: of the draws, which depend on it and on what has been measured, not on who draws.
+        draws: its candidates.
         about: what the search is; a journal of another one is refused.
-        say: prints a line.
 
     Raises:
         UserError: if the journal is damaged or another search's, or Optuna is missing.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        axes: Sequence[Axis],
-        base: Callable[[str], Any],
-        identify: Callable[[Settings], str],
-        seed: int,
-        about: dict[str, Any],
-        say: Callable[[str], None],
-    ) -> None:
+    def __init__(self, folder: Path, draws: Draws, about: dict[str, Any]) -> None:
         if importlib.util.find_spec("optuna") is None:
             raise UserError("ld3m tune needs the package optuna: pip install 'ld3m[tune]'")
         import optuna
         from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
-        self.folder, self.axes, self.base, self.identify, self.seed, self.say = folder, axes, base, identify, seed, say
+        self.folder, self.draws = folder, draws
         self.exhausted = False
         """Whether every combination has been tried."""
-        self.refused: set[str] = set()
         check_kind(folder, JOURNAL, "a search of ld3m tune")
         path = folder / JOURNAL
         path.touch()  # first of all, so that others know the folder by it
@@ -135,7 +68,7 @@ class Trials:
             _cut_to_whole_lines(path, lock)
             self.study = optuna.create_study(
                 storage=optuna.storages.JournalStorage(JournalFileBackend(str(path), lock_obj=lock)),
-                sampler=optuna.samplers.RandomSampler(seed=0),  # never asked: `_draw` draws
+                sampler=optuna.samplers.RandomSampler(seed=0),  # never asked: `draws` are asked
                 study_name="tune",
                 direction="maximize",
                 load_if_exists=True,
@@ -181,7 +114,7 @@ class Trials:
     # --- a trial's course ----------------------------------------------------------------------------------
 
     @contextmanager
-    def take(self, limit: int | None, halving: "Halving") -> Iterator[Taken | None]:
+    def take(self, limit: int | None, halving: Halving) -> Iterator[Taken | None]:
         """A trial for this worker alone, until the context ends; or None.
 
         It is one whose worker died, else one that is to be promoted, else a new one.
@@ -253,7 +186,7 @@ class Trials:
                 self.study.enqueue_trial(trial.user_attrs["parameters"], user_attrs=trial.user_attrs)
             self.study.tell(trial.number, state=TrialState.FAIL)
 
-    def _enqueue_promoted(self, halving: "Halving") -> bool:
+    def _enqueue_promoted(self, halving: Halving) -> bool:
         """Enqueues a trial again that is worth a longer run, if there is one."""
         if (number := halving.promoted(self.notes())) is None:
             return False
@@ -267,81 +200,11 @@ class Trials:
         notes = self.notes()
         if limit is not None and sum(note.state != "failed" for note in notes) >= limit:
             return
-        number = len(notes)
         known = {trial.user_attrs["fingerprint"] for trial in self.study.get_trials(deepcopy=False)}
-        for settings, parameters in self._candidates(number):
-            if (fingerprint := self._fingerprint(settings)) is not None and fingerprint not in known:
-                attrs = {"number": number, "settings": settings, "parameters": parameters, "fingerprint": fingerprint}
-                self.study.enqueue_trial(parameters, user_attrs=attrs)
-                return
-        self.exhausted = True
-
-    def _candidates(self, number: int) -> Iterator[tuple[dict[str, str], dict[str, Any]]]:
-        """Candidates for a trial, the best guess first: the recipe as it is, draws, then all that there are."""
-        if number == 0:
-            yield {}, self._parameters_as_it_is()
-        known = self._known()
-        for attempt in range(ATTEMPTS):
-            yield draw(self.axes, self.base, partial(self._draw, known, (number, attempt)))
-        yield from combinations(self.axes, self.base)
-
-    def _known(self) -> "Study":
-        """What the estimator goes by: each trial once, with what it got in its longest run."""
-        import optuna
-        from optuna.trial import TrialState, create_trial
-
-        states = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "running": TrialState.RUNNING}
-        known = optuna.create_study(direction="maximize")
-        for note in self.notes():
-            if note.state in states:
-                means = {rung: figure["mean"] for rung, figure in note.figures.items()}
-                trial = create_trial(
-                    state=states[note.state],
-                    params=note.parameters,
-                    distributions={axis.name: axis.distribution for axis in self.axes if axis.name in note.parameters},
-                    intermediate_values=means,
-                    value=means[max(means)] if note.state == "complete" else None,
-                )
-                known.add_trial(trial)
-        return known
-
-    def _parameters_as_it_is(self) -> dict[str, Any]:
-        """What would have to be drawn for the recipe as it is; what cannot be is left out."""
-        axes = [axis for axis in self.axes if axis.applies(self.base)]
-        drawn = {axis.name: axis.parameter(self.base(axis.key)) for axis in axes}
-        return {name: value for name, value in drawn.items() if value is not None}
-
-    def _draw(self, known: "Study", key: tuple[int, int], axis: Axis) -> Any:
-        """A value of an axis, from a stream of its own: the same trials make the same draw.
-
-        The first values are spread over the axis, as far from each other as the best of some random ones are; later
-        ones are those of Optuna's estimator.
-
-        Args:
-            key: of the draw: the trial and the attempt.
-        """
-        from optuna.samplers import RandomSampler, TPESampler
-        from optuna.trial import create_trial
-
-        seed = int(torch.randint(2**31, (), generator=generator(self.seed, f"tune {axis.name}", *key)))
-        tried = [trial.params[axis.name] for trial in known.trials if axis.name in trial.params]
-        unborn = create_trial(value=0.0)
-        unborn.number = len(known.trials)
-        if len(tried) < SPREAD * (len(axis.values) if isinstance(axis.values, tuple) else 1):
-            sampler = RandomSampler(seed)
-            some = [sampler.sample_independent(known, unborn, axis.name, axis.distribution) for _ in range(SPREAD_OF)]
-            return max(some, key=lambda value: axis.apart(value, tried))
-        return TPESampler(n_startup_trials=0, seed=seed).sample_independent(known, unborn, axis.name, axis.distribution)
-
-    def _fingerprint(self, settings: Settings) -> str | None:
-        """What is the same for settings that make the same run; None for those that make none, which is said once."""
-        try:
-            return self.identify(settings)
-        except UserError as error:
-            if (line := error.lines[0]) not in self.refused:
-                self.refused.add(line)
-                self.say(f"not tried: {line}")
-            return None
+        if attrs := self.draws.next(notes, known):
+            self.study.enqueue_trial(attrs["parameters"], user_attrs=attrs)
+        else:
+            self.exhausted = True
 
     def _start(self, held: ExitStack) -> Taken | None:
         """The trial that waits longest, started and locked."""
@@ -350,8 +213,7 @@ class Trials:
             return None
         attrs = waiting[0].user_attrs
         held.enter_context(hold(self.lock(attrs["number"]), instead=NO_LOCKS))
-        distributions = {axis.name: axis.distribution for axis in self.axes if axis.name in attrs["parameters"]}
-        trial = self.study.ask(distributions)
+        trial = self.study.ask(self.draws.distributions(attrs["parameters"]))
         taken = Taken(trial, attrs["number"], attrs["settings"], {})
         for rung, figure in _figures(attrs).items():
             self.record(taken, rung, figure)

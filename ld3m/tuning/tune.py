@@ -22,10 +22,12 @@ from ld3m.recipe import Recipe
 from ld3m.recipe.files import to_yaml
 from ld3m.runs.metrics import duration
 from ld3m.tuning import chart, table
-from ld3m.tuning.halving import Worker
+from ld3m.tuning.draws import Draws
+from ld3m.tuning.halving import Figure
 from ld3m.tuning.results import FINAL, Outcome, close, decision, final_job, job, ranked, sound
 from ld3m.tuning.search import Search
-from ld3m.tuning.trials import Figure, Trials
+from ld3m.tuning.trials import Trials
+from ld3m.tuning.worker import Worker
 
 SEARCHED = 0.7
 """The part of the minutes in which new trials are made; the rest is for long runs and distillations of the best."""
@@ -60,9 +62,8 @@ class Tuning:
     def __init__(self, processes: Processes, search: Search, command: str) -> None:
         self.processes, self.search, self.command = processes, search, command
         began, folder = time.monotonic(), writable(search.folder, "give another --output")
-        self.trials = Trials(
-            folder, search.axes, search.base_value, search.identify, search.base.seed, search.about, self.say
-        )
+        draws = Draws(search.axes, search.base_value, search.identify, search.base.seed, self.say)
+        self.trials = Trials(folder, draws, search.about)
         end = began + 60 * search.budget.minutes if search.budget.minutes else float("inf")
         self.worker = Worker(
             self.trials, self.measure, search.budget.rungs, search.budget.eta, self.say, self.write, end
