@@ -262,18 +262,12 @@ def compare(
         UserError: for sets that cannot be compared, an unknown baseline, architecture or split.
     """
     from ld3m.comparison.compare import compare
-    from ld3m.comparison.named_sets import sets_and_recipe
-    from ld3m.comparison.published import read_figures
-    from ld3m.comparison.sets import folder_of
     from ld3m.runs.imported import Reading
 
+    names, by = list(map(str, sets)), None if recipe is None else str(recipe)
     reading = Reading(pixels, class_order, by_position)
-    told = None if recipe is None else str(recipe), list(overrides), reading
-    found, measured_by = sets_and_recipe(list(map(str, sets)), *told)
-    figures = read_figures(Path(published), found) if published else []
-    place = Path(output) if output else folder_of(found)
-    report, _ = compare(found, measured_by, place, against, figures, split, again)
-    return report
+    figures, place = (None if path is None else Path(path) for path in (published, output))
+    return compare(names, overrides, by, reading, against, figures, split, again, place)[0]
 
 
 def tune(
@@ -282,13 +276,7 @@ def tune(
     axis: Sequence[str] = (),
     axes: str | None = None,
     output: str | Path | None = None,
-    trials: int | None = None,
-    minutes: float | None = None,
-    rungs: int = 3,
-    eta: int = 3,
-    close: float = 1.0,
-    distillations: int = 3,
-    final: bool = False,
+    **budget: Any,
 ) -> "Outcome":
     """Searches the settings that make the best set, as `ld3m tune` does; the same call resumes.
 
@@ -297,7 +285,7 @@ def tune(
         axis: keys to search, such as "distill.lr_latents=0.03..3", as `ld3m.tuning.axes` describes them.
         axes: ready ones: "rates" or "all".
         output: the folder; by default one in tunings/.
-        trials, minutes, rungs, eta, close, distillations, final: as `ld3m tune --help` explains them.
+        budget: trials, minutes, rungs, eta, close, distillations and final, as `ld3m tune --help` explains them.
 
     Returns:
         `best` and `ranked`, with `settings`, `overrides` and `mean` accuracy in %; the `report` that tune.json holds.
@@ -310,8 +298,8 @@ def tune(
     from ld3m.tuning.search import Search
     from ld3m.tuning.tune import tune
 
-    budget = Budget(trials, minutes, rungs, eta, close, distillations, final)
-    return tune(Search.of(str(recipe), overrides, axis, axes, None if output is None else Path(output), budget))
+    folder = None if output is None else Path(output)
+    return tune(Search.of(str(recipe), overrides, axis, axes, folder, Budget(**budget)))
 
 
 def load_latents(run: str | Path) -> "dict[str, Tensor]":

@@ -76,16 +76,13 @@ def compare(
     names, overrides = names_and_overrides(arguments)
     overrides = measured.overrides(overrides)
     from ld3m.comparison.compare import compare
-    from ld3m.comparison.named_sets import sets_and_recipe
-    from ld3m.comparison.published import read_figures
-    from ld3m.comparison.sets import folder_of
     from ld3m.comparison.table import markdown
 
-    sets, measured_by = sets_and_recipe(names, recipe, overrides, read.reading)
-    figures = read_figures(published, sets) if published else []
-    folder = Path(output) if output else folder_of(sets)
     baselines = [name for name in against.split(",") if name]
-    report, is_main = compare(sets, measured_by, folder, baselines, figures, split, again, command_line())
+    place = Path(output) if output else None
+    report, folder, is_main = compare(
+        names, overrides, recipe, read.reading, baselines, published, split, again, place, command_line()
+    )
     if is_main:
         show_report(report, as_json, markdown)
         typer.echo(f"written to {folder / 'comparison.html'}, .md, .json and .svg", err=True)

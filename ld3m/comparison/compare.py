@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from ld3m.comparison import page, table
-from ld3m.comparison.published import Figure
+from ld3m.comparison.named_sets import sets_and_recipe
+from ld3m.comparison.published import Figure, read_figures
 from ld3m.comparison.rows import general_notes, same_content, shared_protocol, varying, with_accuracies
-from ld3m.comparison.sets import PREFIX, REAL, Measured, check, check_classes, counts, describe, notes
+from ld3m.comparison.sets import PREFIX, REAL, Measured, check, check_classes, counts, describe, folder_of, notes
 from ld3m.comparison.significance import pairwise
 from ld3m.data.prepared import ImageSet
 from ld3m.errors import UserError
@@ -25,22 +26,50 @@ from ld3m.machine.processes import Processes, watched_command
 from ld3m.reading import unless_unreadable
 from ld3m.recipe import Recipe
 from ld3m.runs.folder import load_recipe
+from ld3m.runs.imported import Reading
 
 FILE = "comparison"
 """The name of what is written, with .json, .md, .html and .svg after it."""
 
 
-@watched_command
 def compare(
+    names: Sequence[str],
+    overrides: Sequence[str],
+    recipe: str | None,
+    reading: Reading,
+    against: Sequence[str],
+    published: Path | None,
+    split: str,
+    again: bool,
+    output: Path | None,
+    command: str = "",
+) -> tuple[dict[str, Any], Path, bool]:
+    """Compares sets that a command line names, whose options these are, by the recipe that it names or theirs.
+
+    Returns:
+        What comparison.json holds, the folder that it is in, and whether this process is the one to print it.
+
+    Raises:
+        UserError: for an unknown set, a mistake in the recipe or in the published figures, and as `compare_sets`.
+    """
+    sets, measured_by = sets_and_recipe(names, recipe, list(overrides), reading)
+    figures = read_figures(published, sets) if published else []
+    folder = output or folder_of(sets)
+    report, is_main = compare_sets(sets, measured_by, folder, against, figures, split, again, command)
+    return report, folder, is_main
+
+
+@watched_command
+def compare_sets(
     processes: Processes,
     sets: Mapping[str, tuple[str, Path]],
     recipe: Recipe,
     output: Path,
-    against: Sequence[str] = (),
-    published: Sequence[Figure] = (),
-    split: str = "test",
-    again: bool = False,
-    command: str = "",
+    against: Sequence[str],
+    published: Sequence[Figure],
+    split: str,
+    again: bool,
+    command: str,
 ) -> tuple[dict[str, Any], bool]:
     """Trains networks on several sets by one protocol and writes the comparison, as JSON, Markdown, HTML and SVG.
 
