@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from ld3m.ablation.table import accuracy_cell, markdown, row_label
-from ld3m.evaluation.rows import labels_text, protocol_text
-from ld3m.evaluation.tables import accuracy_table, accuracy_text
+from ld3m.evaluation.rows import labels_text
+from ld3m.evaluation.tables import accuracy_table, accuracy_text, training_text
 from ld3m.machine.environment import machine
 
 ROOT = Path(__file__).parent.parent
@@ -122,15 +122,15 @@ def norms(report: dict[str, Any]) -> str:
 def evaluation(report: dict[str, Any]) -> str:
     """One run's evaluation as the command prints it; the protocol of its networks is folded."""
     lines = accuracy_table(report).splitlines()
-    networks = [f"Networks: `{line.split(': ', 1)[1]}`" for line in lines if line.startswith("networks: ")]
+    networks = [line.capitalize() for line in lines if line.startswith("networks: ")]
     shown = [line for line in lines if not line.startswith("networks: ")]
     return "\n".join(["```", *shown, "```", "", folded(report["command"], [*networks, made_on(report)])]) + "\n"
 
 
 def comparisons(reports: list[dict[str, Any]]) -> str:
     """Comparisons of the same sets as one table, a column for each protocol; bold differences hold."""
-    hows = [{"name": "glad", **report["protocol"]} for report in reports]
-    heads = [f"{how['name']}, {labels_text(how, short=True)}" for how in hows]
+    hows = [report["protocol"] for report in reports]
+    heads = [f"{how.get('name', 'glad')}, {labels_text(how, short=True)}" for how in hows]
     names = [each["name"] for each in reports[0]["sets"]]
     measured = [{each["name"]: each["accuracies"]["convnet"] for each in report["sets"]} for report in reports]
     differences = [
@@ -141,8 +141,7 @@ def comparisons(reports: list[dict[str, Any]]) -> str:
     lines += ["", f"| {names[0]}, against | {' | '.join(heads)} |", f"| --- |{' --: |' * len(heads)}"]
     for name in names[1:]:
         lines.append(f"| {name} | {' | '.join(map(difference, (column[name] for column in differences)))} |")
-    told = [protocol_text(how) if "changed" in how else f"{how['name']}, {how['epochs']} epochs" for how in hows]
-    notes = [f"{head}: {text}; {labels_text(how)}." for head, text, how in zip(heads, told, hows, strict=True)]
+    notes = [f"{head}: {training_text(how)}; {labels_text(how)}." for head, how in zip(heads, hows, strict=True)]
     notes += dict.fromkeys(note for report in reports for note in report["notes"])
     notes += dict.fromkeys(map(made_on, reports))
     return "\n".join([*lines, "", folded("; ".join(report["command"] for report in reports), notes)]) + "\n"

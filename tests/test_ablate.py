@@ -341,7 +341,7 @@ def test_the_tables_numbers_are_those_of_the_json(made: Path) -> None:
             assert float(line[5]) == pytest.approx(row["seconds_per_iteration"], rel=0.006)
         else:
             assert (line[:3], line[5]) == (["random", "", ""], "")
-    assert '"epochs": 1' in text
+    assert "Networks of convnet: glad, but epochs 1, not 1000; " in text
     seconds = sum(run["seconds"] for row in report["rows"][:4] for run in row["runs"])
     assert f"Distilling took {duration(seconds)} in all." in text
     assert "Command: `ld3m ablate shapes`" in text
@@ -457,7 +457,7 @@ def test_unlike_protocols_have_columns_of_their_own() -> None:
         "convnet, epochs 40, accuracy in %": 3,
         "Seconds per iteration": 0,
     }
-    assert 'convnet, epochs 40 on full: `{"epochs": 9' in text
+    assert "convnet, epochs 40 on full: glad, but epochs 9, not 1000; " in text
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def test_table_json_and_file_agree(ld3m: Callable[..., Outcome], run: Path) -> N
     outcome = ld3m("evaluate", run, "--arch", "convnet", "--against", "random")
     row = report["results"][0]
     assert f"{row['mean']:.1f} ± {row['std']:.1f} (2)" in outcome.out
-    assert '"epochs": 3' in outcome.out, "the protocol is printed with the figure"
+    assert "networks: glad, but epochs 3, not 1000; " in outcome.out, "the protocol is printed with the figure"
 
 
 def test_evaluations_add_up(ld3m: Callable[..., Outcome], run: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from ld3m.evaluation.blocks import bests, few_images
 from ld3m.evaluation.differences import TOO_FEW_PAIRS, paired
+from ld3m.evaluation.tables import training_text
 from ld3m.markdown import code, sentence, table, text
 from ld3m.recipe.varied import value_text
 from ld3m.runs.metrics import duration
@@ -240,7 +241,7 @@ def _measured_how(report: Mapping[str, Any], archs: Sequence[str]) -> list[str]:
     figures = [each for row in rows for each in row["accuracies"].values()]
     paragraphs += map(sentence, bests(figures))
     protocols = {
-        f"{text(arch)}{' on full' * (row['trained_on'] == 'full')}: {code(json.dumps(each['protocol']))}"
+        f"{text(arch)}{' on full' * (row['trained_on'] == 'full')}: {text(training_text(each['protocol']))}"
         for row in rows
         for arch, each in row["accuracies"].items()
         if "archs" not in each

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from ld3m.evaluation.blocks import Block, blocks
@@ -51,7 +52,8 @@ def _table(block: Block) -> str:
     if block.scores:
         lines.append("DD-Ranking's scores, mean ± std; from 0 to 1, higher is better")
     lines += [f"{label:<{left}}{score_text(row)}" for label, row in zip(scored, block.scores, strict=True)]
-    return "\n".join([*lines, *block.notes, f"networks: {training_text(block.protocol)}"])
+    rest = "; all details are in evaluation.json" if "name" in block.protocol else ""
+    return "\n".join([*lines, *block.notes, f"networks: {training_text(block.protocol)}{rest}"])
 
 
 MAIN = {
@@ -66,31 +68,28 @@ MAIN = {
 
 
 def training_text(how: Mapping[str, Any]) -> str:
-    """How networks were trained, in a line: the protocol's name, what the user changed, and the other main details.
-
-    Of glad it is all, which is little; evaluation.json has the rest of others.
+    """How networks were trained, in a line: the protocol's name, what the user changed, and other main details.
 
     Args:
-        how: `protocol` of a block.
+        how: `protocol` of a block or a row; rows of glad leave out its name and what is the same in all of them.
     """
-    if "name" not in how:
-        return f"{_glad_text(how)}; {json.dumps(how)}"
-    said = {key for key in how.get("changed", ()) if not isinstance(how[key], dict)}
+    how = how if "name" in how else _with_glads(how)
+    changed = {key for key in how.get("changed", ()) if not isinstance(how[key], dict)}
     main = [
-        text.format(json.dumps(how[key]).strip('"')) for key, text in MAIN.items() if key in how and key not in said
+        text.format(json.dumps(how[key]).strip('"')) for key, text in MAIN.items() if key in how and key not in changed
     ]
-    return f"{protocol_text(how)}; {', '.join(main)}; all details are in evaluation.json"
+    return f"{protocol_text(how)}; {', '.join(main)}"
 
 
-def _glad_text(how: Mapping[str, Any]) -> str:
-    """The name of glad, which its rows leave out, and what the user changed."""
+def _with_glads(how: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of glad as those of other protocols are: with its name, all details, and what the user changed."""
     protocol = glad(Task("", 2, 2, 32))
-    own = {key: getattr(protocol, key, value) for key, value in how.items()} | protocol.row()
+    own = asdict(protocol) | protocol.row()
     of_columns = {key for key, value in how.items() if isinstance(value, dict) and key != "augment"}
-    changed = {key: own[key] for key, value in how.items() if value != own[key] and key not in of_columns}
+    changed = {key: own[key] for key, value in how.items() if value != own.get(key, value) and key not in of_columns}
     if changed.get("lr") and how["lr"] in LEARNING_RATES.values():  # an architecture's own
         del changed["lr"]
-    return protocol_text({**how, "name": "glad", "changed": changed})
+    return {**own, **how, "changed": changed}
 
 
 def accuracy_text(row: Row | None) -> str:

@@ -15,7 +15,7 @@ from ld3m.errors import UserError
 from ld3m.evaluation import rows
 from ld3m.evaluation.blocks import Block, Line, blocks
 from ld3m.evaluation.protocols.details import ALWAYS
-from ld3m.evaluation.tables import accuracy_text
+from ld3m.evaluation.tables import accuracy_text, training_text
 from ld3m.files import ASSETS
 from ld3m.priors.source import PACKAGED_PRIORS
 from ld3m.publishing import front_matter
@@ -219,12 +219,9 @@ def _accuracy_table(block: Block) -> str:
 
 
 def _networks(how: Mapping[str, Any]) -> str:
-    """How the networks of a table were trained; rows of glad do not have what is the same in all of them."""
-    details = markdown.code(json.dumps(how))
-    if name := rows.protocol_text(how):
-        return f"Networks: {markdown.text(name)}: {details}."
-    sgd = "" if "optimiser" in how else ", SGD with momentum 0.9, weight decay 5e-4"
-    return f"Networks: {details}{sgd}."
+    """How the networks of a table were trained; what all of glad have in common stands in no file of a run."""
+    rest = "; all details are in evaluation.json" if "name" in how else ", momentum 0.9, weight decay 0.0005"
+    return f"Networks: {markdown.text(training_text(how))}{rest}."
 
 
 def _trained_on(line: Line, block: Block) -> str:
