@@ -3,7 +3,8 @@
     python tests/results.py [NAME RUN COMMAND]
 
 Between `<!-- recipes/results/NAME.json -->` and `<!-- end -->` stands the table that `ld3m ablate` or `ld3m evaluate`
-prints for that file, or a table of the norms of tests/benchmarks/gradient_norms.py; for `*`, the summary. Command,
+prints for that file, or a table of the norms of tests/benchmarks/gradient_norms.py; for `*`, the summary; after
+`<!-- claims -->` what the paper finds, with verdicts. Command,
 machine and protocol are folded below each table; captions are left to the page, which has each of them once.
 Several files of ablations become one table, with differences from the first row of the first file; several of
 `ld3m compare` become one of a column for each protocol, with differences of the first set from the others. With
@@ -14,9 +15,9 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from ld3m.ablation.table import accuracy_cell, markdown, row_label
+from ld3m.ablation.table import accuracy_cell, markdown, row_label, seed_difference
 from ld3m.evaluation.rows import labels_text
 from ld3m.evaluation.tables import accuracy_table, accuracy_text, training_text
 from ld3m.machine.environment import machine
@@ -26,6 +27,7 @@ RESULTS = ROOT / "recipes" / "results"
 PAGES = (ROOT / "README.md", ROOT / "recipes" / "SPEED.md", RESULTS / "README.md")
 """The pages with generated tables."""
 BLOCK = re.compile(r"(<!-- ((?:recipes/results/[\w*-]+\.json )+)-->\n).*?(<!-- end -->)", re.DOTALL)
+CLAIMED = re.compile(r"(<!-- claims -->\n).*?(<!-- end -->)", re.DOTALL)
 CAPTION = re.compile(r"(Accuracy|Difference) in ")
 """How the captions of an ablation's tables begin."""
 SUMMARY = {
@@ -42,8 +44,78 @@ SECTIONS = {
     "baselines": "baselines",
     "one": "several-images-in-one",
     **dict.fromkeys(["whole", "whole-reference", "ten"], "ten-images-per-class"),
+    "digits": "digits",
+    "architectures": "other-networks",
+    "cifar10-prior-architectures": "cifar-10",
 }
 """The section of recipes/results/README.md that has the table of each of these files."""
+
+
+class Claim(NamedTuple):
+    """Something the paper finds better than something else."""
+
+    text: str
+    published: str
+    """The accuracies in %."""
+    network: str
+    """The column of the measured tables."""
+    rows: dict[str, tuple[str, str]]
+    """By data set the better and the worse row, each "FILE ROW"."""
+
+
+CONVNET, OTHERS = "convnet", "cross-architecture"
+FASHION, DIGITS, CIFAR10 = "Fashion-MNIST", "digits", "CIFAR-10"
+CLAIMS = (
+    Claim(
+        "Learning Z and c is better than c alone.",
+        "15.8, 22.3",
+        CONVNET,
+        {
+            FASHION: ("baselines no-skip", "baselines conditioning"),
+            DIGITS: ("digits no-skip", "digits conditioning"),
+        },
+    ),
+    Claim(
+        "A skip is better than none.",
+        "22.3, 28.1",
+        CONVNET,
+        {FASHION: ("baselines reference", "baselines no-skip"), DIGITS: ("digits reference", "digits no-skip")},
+    ),
+    Claim(
+        "The chain is better than the autoencoder alone.",
+        "35.3, 36.5",
+        CONVNET,
+        {
+            FASHION: ("baselines reference", "baselines autoencoder"),
+            DIGITS: ("digits reference", "digits autoencoder"),
+        },
+    ),
+    Claim(
+        "The same",
+        "",
+        OTHERS,
+        {
+            FASHION: ("architectures reference", "architectures autoencoder"),
+            CIFAR10: ("cifar10-prior-architectures reference", "cifar10-prior-architectures autoencoder"),
+        },
+    ),
+    Claim(
+        "Latents are better than pixels.",
+        "44.4, 47.3",
+        CONVNET,
+        {FASHION: ("baselines reference", "baselines pixels"), DIGITS: ("digits reference", "digits-pixels pixels")},
+    ),
+    Claim(
+        "The same",
+        "",
+        OTHERS,
+        {
+            FASHION: ("architectures reference", "architectures pixels"),
+            CIFAR10: ("cifar10-prior-architectures reference", "cifar10-architectures pixels"),
+        },
+    ),
+)
+"""What the paper finds by means over AlexNet, VGG11, ResNet18 and ViT on subsets of ImageNet."""
 
 
 def filled(text: str) -> str:
@@ -59,7 +131,7 @@ def filled(text: str) -> str:
         show = norms if "norms" in report else ablation if "rows" in report else evaluation
         return f"{block[1]}\n{show(report)}\n{block[3]}"
 
-    return BLOCK.sub(generate, text)
+    return CLAIMED.sub(lambda block: f"{block[1]}\n{claims()}\n{block[2]}", BLOCK.sub(generate, text))
 
 
 def joined(reports: list[dict[str, Any]]) -> dict[str, Any]:
@@ -85,6 +157,42 @@ def accuracy(source: str) -> str:
         return ""
     file, name = source.split()
     return f"[{accuracy_cell(row(file, name)['accuracies']['convnet'])}](recipes/results/README.md#{SECTIONS[file]})"
+
+
+def claims() -> str:
+    """A row for each claim, a column for each data set, and a verdict by the intervals."""
+    sets = (FASHION, DIGITS, CIFAR10)
+    lines = [
+        f"| the paper finds | there | networks here | {' | '.join(sets)} | here |",
+        f"| --- | --: | --- |{' --: |' * len(sets)} --- |",
+    ]
+    for claim in CLAIMS:
+        measured = {data: difference_of(claim, data) for data in claim.rows}
+        cells = [f"[{measured[data]}](#{section_of(claim, data)})" if data in measured else "" for data in sets]
+        networks = "ConvNet" if claim.network == CONVNET else "others"
+        lines.append(f"| {claim.text} | {claim.published} | {networks} | {' | '.join(cells)} | {verdict(measured)} |")
+    return "\n".join(lines) + "\n"
+
+
+def difference_of(claim: Claim, data: str) -> str:
+    """How much better the better row of a claim is on a data set, as the tables show it."""
+    better, worse = (row(*source.split()) for source in claim.rows[data])
+    return seed_difference(better, worse, claim.network)
+
+
+def section_of(claim: Claim, data: str) -> str:
+    """The section that has the better row of a claim."""
+    return SECTIONS[claim.rows[data][0].split()[0]]
+
+
+def verdict(measured: dict[str, str]) -> str:
+    """Where the interval of a difference leaves out 0, and on which side."""
+    intervals = {data: [float(end) for end in re.findall(r"[+-][\d.]+", text)[1:]] for data, text in measured.items()}
+    holds = [data for data, (low, _) in intervals.items() if low > 0]
+    opposite = [data for data, (_, high) in intervals.items() if high < 0]
+    said = [f"holds on {' and '.join(holds)}"] if holds else []
+    said += [f"the opposite on {' and '.join(opposite)}"] if opposite else []
+    return "; ".join(said) or "not shown"
 
 
 def row(file: str, name: str) -> dict[str, Any]:

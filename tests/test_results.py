@@ -75,6 +75,13 @@ def test_captions_stand_once() -> None:
             "reference",
             "convnet",
         ),
+        (
+            "on CIFAR-10 with others: {:.1f} ({:.1f} to {:.1f})",
+            "cifar10-prior-architectures",
+            "autoencoder",
+            "reference",
+            "cross-architecture",
+        ),
         ("{:.1f} points behind it ({:.1f} to {:.1f})", "baselines", "pixels", "reference", "convnet"),
         (
             "the autoencoder is {:.1f} points ahead with other networks ({:.1f} to {:.1f})",
