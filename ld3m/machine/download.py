@@ -1,6 +1,5 @@
 """Files from the web: whole or missing, resumed after a cut, and fetched by one process at a time."""
 
-import hashlib
 import itertools
 import os
 import re
@@ -37,9 +36,7 @@ PASSING = (exceptions.ConnectionError, exceptions.Timeout, exceptions.ChunkedEnc
 """Errors after which another attempt may succeed."""
 
 
-def download(
-    url: str, path: Path, *, what: str, advice: str, size: int | None = None, sha256: str | None = None, terms: str = ""
-) -> str:
+def download(url: str, path: Path, *, what: str, advice: str, terms: str = "") -> None:
     """Fetches a file over HTTP, unless it is there; call it on one process of a run.
 
     A proxy is taken from HTTPS_PROXY, certificates from REQUESTS_CA_BUNDLE or SSL_CERT_FILE. Other commands that fetch
@@ -51,19 +48,14 @@ def download(
             resumes from there; `.lock` is left behind. Both are appended to its name.
         what: the file is, for the progress bar, for those who wait and for errors: "cin256-v2".
         advice: what to do if it cannot be fetched; errors end with it.
-        size: its exact length in bytes; whatever the server says if None.
-        sha256: of its content, in hexadecimal digits; not compared if None.
         terms: what else to say when it is fetched, such as its licence.
 
-    Returns:
-        the SHA-256 of its content.
-
     Raises:
-        UserError: if it cannot be fetched, is another file than expected, or does not fit on the disk.
+        UserError: if it cannot be fetched, is a web page or a pointer, or does not fit on the disk.
     """
     writable(path.parent, ANOTHER_CACHE)
     with hold(beside(path, ".lock"), doing=f"fetches {what}"):
-        return _Download(url, path, what, advice, size, sha256, terms).run()
+        _Download(url, path, what, advice, terms).run()
 
 
 class _CutError(Exception):
@@ -77,10 +69,8 @@ class _CutError(Exception):
 class _Download:
     """A file's way to the disk, in as many attempts as it takes."""
 
-    def __init__(
-        self, url: str, path: Path, what: str, advice: str, size: int | None, sha256: str | None, terms: str
-    ) -> None:
-        self.url, self.path, self.what, self.advice, self.size, self.sha256 = url, path, what, advice, size, sha256
+    def __init__(self, url: str, path: Path, what: str, advice: str, terms: str) -> None:
+        self.url, self.path, self.what, self.advice = url, path, what, advice
         self.terms = f" {terms}" if terms else ""
         self.shown = without_secrets(url)
         self.announced = False
@@ -89,12 +79,12 @@ class _Download:
         self.furthest, self.heard = 0, time.monotonic()
         """The most bytes that were there so far, and when."""
 
-    def run(self) -> str:
-        """Makes attempts until the file is whole; returns its SHA-256."""
+    def run(self) -> None:
+        """Makes attempts until the file is whole, unless it is there."""
         with self._disk():
             remove_leftovers(self.path)
-            if digest := self._kept():
-                return digest
+            if self.path.is_file():
+                return
             self.part = Part(self.path, self.url)
         if self.part.dropped:
             self._say(f"{self.what}: what was fetched before is not used: {self.part.dropped}")
@@ -102,18 +92,10 @@ class _Download:
             with requests.Session() as self.session:
                 self.session.verify = os.environ.get("SSL_CERT_FILE") or True  # REQUESTS_CA_BUNDLE goes before it
                 self._attempts()
-            return self._finish()
+            self._finish()
         finally:
             with suppress(OSError, UserError):  # of a full disk, which another error names
                 self.part.close()
-
-    def _kept(self) -> str | None:
-        """The SHA-256 of the file that is there, if it is as expected."""
-        if not self.path.is_file() or self._differs(self.size, self.path.stat().st_size):
-            return None
-        with self.path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return None if self._differs(self.sha256, digest) else digest
 
     def _attempts(self) -> None:
         tries, said = 0, False
@@ -137,11 +119,9 @@ class _Download:
     def _attempt(self) -> bool:
         """Asks for what is missing, and takes what comes; returns whether the file is whole."""
         offset, headers = self.part.offset, {"User-Agent": "ld3m", "Accept-Encoding": "identity"}
-        resumes = offset > 0 and self.ranges and bool(self.part.validator or self.sha256)
+        resumes = offset > 0 and self.ranges and self.part.validator is not None
         if resumes:
-            headers["Range"] = f"bytes={offset}-"
-            if self.part.validator:
-                headers["If-Range"] = self.part.validator
+            headers |= {"Range": f"bytes={offset}-", "If-Range": str(self.part.validator)}
         with self._ask(headers) as response:
             status, validator = response.status_code, _validator(response)
             start, length = _extent(response)
@@ -194,20 +174,16 @@ class _Download:
         first, whole = next(chunks, b""), response.status_code == 200
         if whole:
             self._check_kind(first[:HEAD])
-        if self._differs(self.size, length):
-            raise self._error(f"{self.shown} gives {length:,} bytes, not {self.size:,}")
         if not whole:
             length = length or self.part.length
         elif length is None and not _is_chunked(response):
-            length = self.size
-            if length is None and not self.sha256:
-                raise self._error(f"{self.shown} does not say how long it is, so that a cut would not be noticed")
+            raise self._error(f"{self.shown} does not say how long it is, so that a cut would not be noticed")
         if whole and self.part.offset:
             self._restart(changed or "its server cannot resume")
         if whole:
             self.part.validator, self.part.length = validator, length
         self._announce()
-        most, here = self.size if length is None else length, self.part.offset
+        here = self.part.offset
         with tqdm(desc=self.what, total=length, initial=here, unit="B", unit_scale=True, leave=False) as bar:
             for chunk in itertools.chain([first], chunks):
                 with self._disk():
@@ -215,29 +191,16 @@ class _Download:
                 bar.update(len(chunk))
                 if self.part.offset > self.furthest:
                     self.furthest, self.heard = self.part.offset, time.monotonic()
-                if most is not None and self.part.offset > most:
-                    self.part.remove()
-                    raise self._error(f"{self.shown} gives more than the {most:,} bytes that it should have")
         if length is not None and self.part.offset < length:
             raise _CutError("the connection broke")
         return True
 
-    def _finish(self) -> str:
-        """Checks the whole, and makes it the file."""
-        digest = self.part.content.hexdigest()
-        problem = ""
+    def _finish(self) -> None:
+        """Makes the whole the file."""
         if not self.part.offset:
-            problem = "an empty file"
-        elif self._differs(self.size, self.part.offset):
-            problem = f"{self.part.offset:,} bytes, not {self.size:,}"
-        elif self._differs(self.sha256, digest):
-            problem = f"a file with the SHA-256 {digest}, not {self.sha256}"
-        if problem:
-            self.part.remove()
-            raise self._error(f"{self.shown} gives {problem}")
+            raise self._error(f"{self.shown} gives an empty file")
         with self._disk():
             self.part.become(self.path)
-        return digest
 
     def _check_kind(self, head: bytes) -> None:
         """Raises a UserError if a file's beginning is that of what servers give in its place."""
@@ -271,7 +234,7 @@ class _Download:
         """Drops what is there."""
         self._say(f"{self.what}: {reason}; starting over")
         with self._disk():
-            self.part.restart(None, None)
+            self.part.restart()
 
     @contextmanager
     def _disk(self) -> Iterator[None]:

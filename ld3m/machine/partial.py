@@ -58,7 +58,7 @@ class Part:
             self._resume()
         except UserError as error:
             self.dropped = str(error) if left else None
-            self.restart(None, None)
+            self.restart()
 
     def _resume(self) -> None:
         """Raises a UserError if the part is not what its note says."""
@@ -75,9 +75,9 @@ class Part:
         self.offset, self.content, self.validator, self.length = note.saved, content, note.validator, note.length
         self._saved_at = time.monotonic()
 
-    def restart(self, validator: str | None, length: int | None) -> None:
+    def restart(self) -> None:
         """Begins the file again."""
-        self.offset, self.content, self.validator, self.length = 0, hashlib.sha256(), validator, length
+        self.offset, self.content, self.validator, self.length = 0, hashlib.sha256(), None, None
         self._file.seek(0)
         self._file.truncate()
         self.save()
