@@ -1,15 +1,13 @@
 """An autoencoder without a denoiser as a prior: any of diffusers' that takes and gives images, by its own folder."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ld3m.errors import UserError, one_line
-from ld3m.priors.base import Coder, latents_of
+from ld3m.priors.base import Coder, WithoutDenoiser, latents_of
 from ld3m.priors.loading import Parts
-from ld3m.priors.noise_schedule import NoiseSchedule
 
 UNIT = "AutoencoderRAE"
 """The kind whose images are in [0, 1], and that applies the `scaling_factor` of its configuration itself."""
@@ -17,25 +15,22 @@ FACTORS = (2, 4, 8, 16, 32, 64, 128, 256)
 """Of which the sizes that an autoencoder takes are multiples."""
 
 
-class Autoencoder(Coder):
+class Autoencoder(WithoutDenoiser, Coder):
     """A folder with `config.json` and weights, such as AutoencoderKL, VQModel, AutoencoderDC or AutoencoderTiny.
 
-    An image is D(Z), so that `prior.steps` is 0. It renders at `prior.resolution`, or at the size of the images.
+    It renders at `prior.resolution`, or at the size of the images.
     """
 
     def __init__(
         self, autoencoder: Any, shape: tuple[int, int, int], channels: int, size: int, device: torch.device | str
     ) -> None:
-        super().__init__(autoencoder)
+        WithoutDenoiser.__init__(self, device)
+        Coder.__init__(self, autoencoder)
         self.latent_shape, self.image_channels = shape, channels
         self.unit = type(autoencoder).__name__ == UNIT
         if self.unit:
             self.scale = 1.0
         self.image_size = size
-        self.conditioning_shape: tuple[int, ...] = (0,)
-        self.noise_schedule = NoiseSchedule(torch.ones(1, dtype=torch.float64), offset=0)
-        self.denoiser: nn.Module | None = None
-        self.null_embedding = torch.empty(1, 0, device=device)
 
     def encode(self, images: Tensor) -> Tensor:
         return super().encode((images + 1) / 2 if self.unit else images)
@@ -44,22 +39,14 @@ class Autoencoder(Coder):
         images = super().decode(z)
         return 2 * images - 1 if self.unit else images
 
-    def denoise(self, z: Tensor, t: float, c: Tensor) -> Tensor:
-        """Never called: with no steps, an image is D(Z)."""
-        raise NotImplementedError("an autoencoder alone has no denoiser; prior.steps is 0")
-
-    def class_embeddings(self, classes: Sequence[str]) -> Tensor:
-        """[len(classes), 0]: nothing conditions an autoencoder."""
-        return self.null_embedding.expand(len(classes), 0)
-
     @property
     def weights(self) -> list[Tensor]:
         """Everything that a process loads and keeps."""
         return [*self.autoencoder.parameters(), *self.autoencoder.buffers()]
 
     @classmethod
-    def load(cls, parts: Parts, outline: bool = False) -> "Autoencoder":
-        """Reads the folder of an autoencoder, with its weights, or its configuration alone on the meta device.
+    def load(cls, parts: Parts) -> "Autoencoder":
+        """Reads the folder of an autoencoder.
 
         Raises:
             UserError: if the recipe asks for steps, or it takes no images, or none of their size.
@@ -72,9 +59,8 @@ class Autoencoder(Coder):
             )
         if not parts.size:
             raise UserError(f"prior.resolution: give the size in pixels of the images of {parts.recipe.source}")
-        meta = parts.outline(kind, part)
-        shape, channels = _shapes(meta, parts.size)
-        return cls(meta if outline else parts.autoencoder(), shape, channels, parts.size, parts.device)
+        shape, channels = _shapes(parts.outline(kind, part), parts.size)
+        return cls(parts.autoencoder(), shape, channels, parts.size, parts.device)
 
 
 def _shapes(outline: Any, size: int) -> tuple[tuple[int, int, int], int]:

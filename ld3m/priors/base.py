@@ -92,6 +92,24 @@ class Coder:
         return images.contiguous()
 
 
+class WithoutDenoiser:
+    """What priors have in common of which an image is D(Z), so that `prior.steps` is 0; nothing conditions them."""
+
+    def __init__(self, device: torch.device | str) -> None:
+        self.conditioning_shape: tuple[int, ...] = (0,)
+        self.noise_schedule = NoiseSchedule(torch.ones(1, dtype=torch.float64), offset=0)
+        self.denoiser: nn.Module | None = None
+        self.null_embedding = torch.empty(1, 0, device=device)
+
+    def denoise(self, z: Tensor, t: float, c: Tensor) -> Tensor:
+        """Never called: there are no steps."""
+        raise NotImplementedError(f"{type(self).__name__} has no denoiser; prior.steps is 0")
+
+    def class_embeddings(self, classes: Sequence[str]) -> Tensor:
+        """[len(classes), 0]."""
+        return self.null_embedding.expand(len(classes), 0)
+
+
 def latents_of(encoded: Any) -> Tensor:
     """The latents of what an autoencoder of diffusers answers: the likeliest ones, if they are distributed."""
     if hasattr(encoded, "latent_dist"):
@@ -145,6 +163,11 @@ class LatentDiffusion(Coder):
         """Everything that a process loads and keeps, but for a table of class embeddings."""
         models = (self.autoencoder, self.denoiser)
         return [tensor for model in models for tensor in (*model.parameters(), *model.buffers())]
+
+    def denoise(self, z: Tensor, t: float, c: Tensor) -> Tensor:
+        """What the denoiser says of latents; the half that is a learnt variance is dropped: DDIM at η = 0 has none."""
+        answer = self.denoiser(z.to(self.dtype), self.times(z, t), c.to(self.dtype)).sample
+        return answer[:, : self.latent_shape[0]].to(z.dtype)
 
     def times(self, z: Tensor, t: float) -> Tensor:
         """The time step for each of a batch, [N]."""

@@ -90,8 +90,8 @@ class ConsistencyModel(PixelSpace):
         return parts.class_labels("UNet", parts.json("unet/config.json", Classes).num_class_embeds or 0)
 
     @classmethod
-    def load(cls, parts: Parts, outline: bool = False) -> "ConsistencyModel":
-        """Reads a folder of diffusers' ConsistencyModelPipeline, or its configurations alone on the meta device."""
+    def load(cls, parts: Parts) -> "ConsistencyModel":
+        """Reads a folder of diffusers' ConsistencyModelPipeline."""
         from diffusers import UNet2DModel
 
         if parts.recipe.scaling_factor is not None:
@@ -100,4 +100,4 @@ class ConsistencyModel(PixelSpace):
                 "encodes nothing; leave the key out"
             )
         names = cls.class_names(parts)
-        return cls(parts.denoiser(UNet2DModel, outline=outline), names, parts.scheduler(), parts.device)
+        return cls(parts.denoiser(UNet2DModel), names, parts.scheduler(), parts.device)

@@ -23,7 +23,7 @@ class DiT(LatentDiffusion):
     """`transformer/` (DiTTransformer2DModel), `vae/` (AutoencoderKL), `scheduler/`, class names in model_index.json.
 
     Each block adds a row of the same table of class embeddings to its time embedding; conditioning c is that row, and
-    is given to all blocks. The half of the output that is a learnt variance is dropped: DDIM at η = 0 has none.
+    is given to all blocks.
     """
 
     kind = "DiTPipeline"
@@ -51,10 +51,6 @@ class DiT(LatentDiffusion):
             each.class_embedder = nn.Identity()  # the denoiser is given c itself instead of class numbers
         self.conditioning_shape: tuple[int, ...] = tuple(self.table.shape[1:])
         self.null_embedding = self.table[-1:]
-
-    def denoise(self, z: Tensor, t: float, c: Tensor) -> Tensor:
-        answer = self.denoiser(z.to(self.dtype), self.times(z, t), c.to(self.dtype)).sample
-        return answer[:, : self.latent_shape[0]].to(z.dtype)
 
     def class_embeddings(self, classes: Sequence[str]) -> Tensor:
         return self.table[numbers_of(classes, self.names, self.named_in)]

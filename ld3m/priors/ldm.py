@@ -72,9 +72,6 @@ class ClassConditionalLDM(_LDM):
         attend_to_one_token(self.denoiser)
         self.halves_agree = share_prefix(self.denoiser)
 
-    def denoise(self, z: Tensor, t: float, c: Tensor) -> Tensor:
-        return self.denoiser(z.to(self.dtype), self.times(z, t), c.to(self.dtype)).sample.to(z.dtype)
-
     def class_embeddings(self, classes: Sequence[str]) -> Tensor:
         rows = numbers_of(classes, _names(self.classes), self.named_in)
         return self.table[rows].view(len(rows), *self.conditioning_shape)

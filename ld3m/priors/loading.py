@@ -27,7 +27,7 @@ AUTOENCODERS = ("AutoencoderKL", "VQModel", "AutoencoderDC", "AutoencoderTiny")
 
 
 class Parts:
-    """The parts of a prior's folder in diffusers' layout, read one at a time."""
+    """The parts of a prior's folder in diffusers' layout, read one at a time; on the meta device without weights."""
 
     def __init__(
         self,
@@ -79,10 +79,10 @@ class Parts:
 
         return self.read(part, load)
 
-    def denoiser(self, kind: Any, part: str = "unet", outline: bool = False) -> Any:
-        """The model that the recipe gives a precision, or its outline."""
+    def denoiser(self, kind: Any, part: str = "unet") -> Any:
+        """The model that the recipe gives a precision."""
         dtype = getattr(torch, self.recipe.dtype)
-        if outline:  # diffusers' own `to` warns, of a list that is empty
+        if self.device == "meta":  # diffusers' own `to` warns, of a list that is empty
             return nn.Module.to(self.outline(kind, part), dtype)
         return self.model(kind, part, dtype, self.denoiser_device)
 
@@ -142,6 +142,8 @@ class Parts:
             UserError: if its scaling factor is one that nobody chose.
         """
         kind, part = self.autoencoder_kind()
+        if self.device == "meta":
+            return self.outline(kind, part)
         autoencoder = self.model(kind, part)
         if self.recipe.scaling_factor is not None:
             autoencoder.register_to_config(scaling_factor=self.recipe.scaling_factor)

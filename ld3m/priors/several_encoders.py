@@ -117,13 +117,12 @@ class SeveralEncoders(LatentDiffusion, ABC):
         return {}
 
     @classmethod
-    def load(cls, parts: Parts, outline: bool = False) -> Any:
-        """Reads a folder of diffusers' pipeline, or its configurations alone on the meta device."""
+    def load(cls, parts: Parts) -> Any:
+        """Reads a folder of diffusers' pipeline."""
         import diffusers
 
-        autoencoder = parts.outline(*parts.autoencoder_kind()) if outline else parts.autoencoder()
-        denoiser = parts.denoiser(getattr(diffusers, cls.denoiser_kind), cls.part, outline)
-        return cls(autoencoder, denoiser, parts.scheduler(), parts)
+        denoiser = parts.denoiser(getattr(diffusers, cls.denoiser_kind), cls.part)
+        return cls(parts.autoencoder(), denoiser, parts.scheduler(), parts)
 
 
 class StableDiffusionXL(SeveralEncoders):

@@ -32,9 +32,6 @@ class StableDiffusion(LatentDiffusion):
                 f"numbers per token, its UNet takes {wanted}"
             )
 
-    def denoise(self, z: Tensor, t: float, c: Tensor) -> Tensor:
-        return self.denoiser(z.to(self.dtype), self.times(z, t), c.to(self.dtype)).sample.to(z.dtype)
-
     def class_embeddings(self, classes: Sequence[str]) -> Tensor:
         names = [imagenet.in_english(name).replace("_", " ") for name in classes]
         return self._encode([self.parts.recipe.prompt.format(name) for name in names])

@@ -40,14 +40,11 @@ class MetaPrior(LatentDiffusion):
         self.null_embedding: Tensor | None = torch.empty(1, *conditioning_shape, device="meta")
 
     def denoise(self, z: Tensor, t: float, c: Tensor) -> Tensor:
-        times = self.times(z, t)
-        match type(self.denoiser).__name__:
-            case "UNet2DConditionModel":
-                answer = self.denoiser(z.to(self.dtype), times, c.to(self.dtype)).sample
-            case "UNet2DModel":
-                answer = self.denoiser(z.to(self.dtype), times).sample
-            case _:  # a Diffusion Transformer, of which c replaces the row of a table
-                answer = self.denoiser(z.to(self.dtype), times, times).sample
+        if type(self.denoiser).__name__ == "UNet2DConditionModel":
+            return super().denoise(z, t, c)
+        times = self.times(z, t)  # of a Diffusion Transformer class numbers too: c replaces the row of a table
+        classes = () if type(self.denoiser).__name__ == "UNet2DModel" else (times,)
+        answer = self.denoiser(z.to(self.dtype), times, *classes).sample
         return answer[:, : self.latent_shape[0]].to(z.dtype)
 
     def class_embeddings(self, classes: Sequence[str]) -> Tensor:
@@ -70,7 +67,7 @@ class MetaPrior(LatentDiffusion):
         loader = WITH_OUTLINES.get(kind) if is_whole(parts.folder) else Autoencoder
         if loader:
             with priors.whole(parts.folder, kind):
-                outlined: Outline = loader.load(parts, outline=True)
+                outlined: Outline = loader.load(parts)
             priors.check_null_class(recipe, outlined.null_embedding is not None)
             priors.render_at(outlined, kind, recipe)
             return outlined
@@ -83,8 +80,7 @@ class MetaPrior(LatentDiffusion):
         if kind not in denoisers:
             raise UserError(f"prior.source: {parts.folder} is a {kind}, whose shapes ld3m plan does not know")
         with priors.whole(parts.folder, kind):
-            autoencoder = parts.outline(*parts.autoencoder_kind())
-            denoiser = parts.denoiser(*denoisers[kind], outline=True)
+            denoiser = parts.denoiser(*denoisers[kind])
             match kind:
                 case "ClassConditionalLDM":
                     shape: tuple[int, ...] = (1, denoiser.config.cross_attention_dim)
@@ -95,7 +91,7 @@ class MetaPrior(LatentDiffusion):
                     shape = (denoiser.config.num_attention_heads * denoiser.config.attention_head_dim,)
                 case _:
                     shape = (0,)
-            prior = cls(autoencoder, denoiser, parts.scheduler(), shape)
+            prior = cls(parts.autoencoder(), denoiser, parts.scheduler(), shape)
             if kind == "ClassConditionalLDM":
                 priors.check_null_class(recipe, read_class_table(parts).null_class)
         priors.render_at(prior, kind, recipe)
