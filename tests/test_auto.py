@@ -115,7 +115,7 @@ def test_all_real_images_fit_or_are_left_out(seconds: float, cost: Cost, images:
     [
         ("L", (8, 8), 1, 8, "grey (L)"),
         ("RGB", (28, 28), 3, 32, "colour (RGB)"),
-        ("RGBA", (40, 24), 3, 24, "transparency is ignored"),
+        ("RGBA", (40, 24), 3, 24, "what is transparent becomes white"),
         ("LA", (5, 9), 1, 8, "grey (LA)"),
         ("1", (300, 200), 1, 64, "data.resolution=128 is finer"),
         ("RGB", (96, 96), 3, 64, "data.resolution=96 is finer"),
@@ -141,12 +141,24 @@ def test_grey_images_stored_in_colour_are_grey(tmp_path: Path) -> None:
     assert look(Question(str(folder), 1, overrides=("data.channels=3", "data.resolution=24")), "cpu").channels == 3
 
 
+def test_colours_that_transparency_hides_do_not_count(tmp_path: Path) -> None:
+    """They are laid on white when images are prepared."""
+    folder = write_images(tmp_path / "photos", "L", (16, 16), 6)
+    for path in folder.rglob("*.png"):
+        hidden = Image.new("RGBA", (16, 16), (200, 30, 30, 0))
+        hidden.paste(Image.open(path).convert("RGBA").crop((0, 0, 8, 16)))
+        hidden.save(path)
+    found = look(Question(str(folder), 1), "cpu")
+    assert found.channels == 1
+    assert "grey (RGBA): data.channels=1; what is transparent becomes white" in found.lines
+
+
 @pytest.mark.parametrize(
     ("classes", "count", "wanted", "message"),
     [
         (1, 6, 1, "one class only"),
         (2, 2, 1, r"--images-per-class: 1, but class 'class0' has 0 training images .* give it more images"),
-        (2, 6, 9, r"--images-per-class: 9, but class 'class0' has 3 training images .* give 3 or fewer"),
+        (2, 6, 9, r"--images-per-class: 9, but class 'class0' has 3 training images .* give 3 or fewer, .* or leave"),
     ],
 )
 def test_too_few_images_are_named(tmp_path: Path, classes: int, count: int, wanted: int, message: str) -> None:
@@ -265,7 +277,7 @@ def test_classes_too_small_for_several_in_one_are_named(tmp_path: Path) -> None:
     question = Question(str(folder), 1)
     found = look(question, "cpu")
     lines = plan_lines(question, found, worth_trying(question, found))
-    assert "class 'class1' has 2 images in a pilot, so that 4 in one, which take 4, are not tried" in lines
+    assert "not tried: 4 and 16 in one, which take 4 images of each class or more; 'class1' has 2 in a pilot" in lines
 
 
 def test_a_run_ends_by_its_time_and_resumes(recipe_file: Path, tmp_path: Path) -> None:

@@ -69,11 +69,12 @@ def left_out(found: Look, images_per_class: int) -> list[str]:
     tried = _factors(found, images_per_class)
     if not (missing := [factor for factor in _of_size(found) if factor not in tried]):
         return []
-    name, images = found.smallest, images_per_class * missing[0] ** 2
-    fewer = (
-        f"class {name!r} has {found.fewest} images in a pilot, so that {missing[0] ** 2} in one, which take {images}"
-    )
-    return [f"{fewer}, are not tried"]
+    several = " and ".join(str(factor**2) for factor in missing)
+    needed = images_per_class * missing[0] ** 2
+    return [
+        f"not tried: {several} in one, which take {needed:,} images of each class{' or more' * (len(missing) > 1)}; "
+        f"{found.smallest!r} has {found.fewest:,} in a pilot"
+    ]
 
 
 def _factors(found: Look, images_per_class: int) -> list[int]:

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from ld3m.data.class_choice import choose_from
+from ld3m.data.decode import is_transparent, on_white
 from ld3m.data.examples import Examples
 from ld3m.data.sources import open_source
 from ld3m.errors import UserError, span
@@ -134,17 +135,16 @@ def _resolution(images: Sequence[Image.Image], largest: int) -> tuple[int, str]:
 def _channels(images: Sequence[Image.Image]) -> tuple[int, str]:
     """Grey or colour, and why."""
     modes = ", ".join(sorted({image.mode for image in images}))
-    if all(map(_is_grey, images)):
-        return 1, f"grey ({modes}): data.channels=1"
-    seen_through = "; transparency is ignored" if any(image.mode in ("RGBA", "LA", "PA") for image in images) else ""
-    return 3, f"colour ({modes}): data.channels=3{seen_through}"
+    kind, channels = ("grey", 1) if all(map(_is_grey, images)) else ("colour", 3)
+    white = "; what is transparent becomes white" if any(map(is_transparent, images)) else ""
+    return channels, f"{kind} ({modes}): data.channels={channels}{white}"
 
 
 def _is_grey(image: Image.Image) -> bool:
     """Whether an image has no colour, however it is stored."""
     if image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;16"):
         return True
-    pixels = np.asarray(image.convert("RGB"))
+    pixels = np.asarray(on_white(image).convert("RGB"))  # colours that nobody sees do not count
     return bool((pixels == pixels[..., :1]).all())
 
 
@@ -152,8 +152,12 @@ def _check_enough(found: Look, images_per_class: int) -> None:
     """That the smallest class has training images for a set, and one more to measure pilots on."""
     if found.fewest < images_per_class:
         name, rest = found.smallest, max(0, found.fewest)
+        fewer = f"give {rest} or fewer, " if rest else ""
         raise UserError(
-            f"--images-per-class: {images_per_class}, but class {name!r} has {rest} training images without those that "
-            "are held out; "
-            + (f"give {rest} or fewer" if rest else "give it more images, or leave it out by data.subset")
+            f"--images-per-class: {images_per_class}, but class {name!r} has {_training_images(rest)} without those "
+            f"that are held out; {fewer}give it more images, or leave it out by data.subset"
         )
+
+
+def _training_images(count: int) -> str:
+    return f"{count:,} training image{'s' * (count != 1)}"

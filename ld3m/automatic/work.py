@@ -9,16 +9,14 @@ from pathlib import Path
 from statistics import median
 from typing import TypeVar
 
-import torch
-
 from ld3m.automatic.budget import enough
 from ld3m.automatic.candidates import Candidate
 from ld3m.automatic.look import Look
 from ld3m.automatic.question import PILOTS, Kept, Question, State
 from ld3m.data.prepared import ImageSet
 from ld3m.distillation.loop import distill
-from ld3m.evaluation.effort import MOST, Cost, costs
-from ld3m.evaluation.protocols import Task, full_ema, protocol
+from ld3m.evaluation.effort import Cost, costs_of
+from ld3m.evaluation.protocols import full_ema
 from ld3m.machine.processes import Processes
 from ld3m.recipe import Recipe
 from ld3m.runs import metrics
@@ -34,8 +32,6 @@ EMA = 0.985, 300
 """Decay of the average of a network's weights, and the epochs that it is for."""
 SCORER_EPOCHS = 3
 """Of the network by which herding chooses, for many images; the recipes' own."""
-TRIES = 5
-"""By whose median an image's cost is known: other programs may be busy during one."""
 Value = TypeVar("Value")
 
 
@@ -135,16 +131,8 @@ class Work:
 
     def cost(self, images: ImageSet, recipe: Recipe) -> Cost:
         """What an image takes in training and testing the networks of a recipe's `evaluate`, by some short tries."""
-        count = min(MOST, self.seen(recipe))
-        pixels = torch.zeros(count, len(images.mean), images.resolution, images.resolution, dtype=torch.uint8)
-        labels = torch.zeros(count, dtype=torch.long)
-        sets = {
-            arch: (pixels, labels, protocol(recipe.evaluate, Task(arch, len(images.classes), count, images.resolution)))
-            for arch in recipe.evaluate.arch
-        }
-        tries = [costs(sets, images, self.processes.device).values() for _ in range(TRIES)]
-        train, test = (median(sum(each[part] for each in once) for once in tries) for part in range(2))
-        return self.agreed(Cost(train, test))
+        each = costs_of(recipe.evaluate, self.seen(recipe), images, self.processes.device).values()
+        return self.agreed(Cost(*map(sum, zip(*each, strict=True))))
 
     def seen(self, recipe: Recipe) -> int:
         """Images of a recipe's set, as networks see them."""

@@ -14,6 +14,19 @@ def upright(image: Image.Image) -> Image.Image:
     return image
 
 
+def is_transparent(image: Image.Image) -> bool:
+    """Whether an image says of its pixels how much of them is seen."""
+    return image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    """A loaded image as it looks on white paper, if it is transparent anywhere; else itself."""
+    if not is_transparent(image):
+        return image
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+
+
 def convert(image: Image.Image, resolution: int, channels: int) -> np.ndarray:
     """A PIL image of at most 8 bits per value as uint8 [channels, resolution, resolution].
 
@@ -26,9 +39,7 @@ def convert(image: Image.Image, resolution: int, channels: int) -> np.ndarray:
     image = upright(image)
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         raise UnreadableImageError(f"has more than 8 bits per value (mode {image.mode}); save it as 8-bit PNG")
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    image = on_white(image)
     mode = "L" if channels == 1 else "RGB"
     if image.mode != mode:
         image = image.convert(mode)

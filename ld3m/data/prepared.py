@@ -258,7 +258,7 @@ def _say(notes: Sequence[ClassNote], histogram: Tensor, ranges: Mapping[str, Fou
         for kind, found in ranges.items()
     ]
     if corrupt:
-        lines.append(f"skipped {len(corrupt)} unreadable images: {some(corrupt)}")
+        lines.append(f"skipped {len(corrupt):,} unreadable image{'s' * (len(corrupt) != 1)}: {some(corrupt)}")
     if several:
         lines.append(f"took the first frame or page of {len(several)} images that have more: {some(several)}")
     if narrow := _narrow(histogram):

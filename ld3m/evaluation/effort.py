@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from statistics import median
 from typing import NamedTuple
 
 import torch
@@ -9,15 +10,18 @@ from torch import Tensor
 from torch.nn import functional
 
 from ld3m.data.prepared import ImageSet, Rows
-from ld3m.evaluation.protocols import Protocol
+from ld3m.evaluation.protocols import Protocol, Task, protocol
 from ld3m.evaluation.soft_labels import SoftLabels
 from ld3m.evaluation.training import untrained
 from ld3m.images.ranges import bytes_to_unit
+from ld3m.recipe import EvaluateRecipe
 
 MOST = 32
 """Images of the step and the test that are timed."""
 LONG = 3.0
 """Seconds of a step beside which the preparation of kernels does not count."""
+TRIES = 5
+"""By whose median a step before there is a set is known: other programs may be busy during one."""
 
 
 class Cost(NamedTuple):
@@ -47,6 +51,22 @@ def costs(
     """
     soft = soft_labels or {}
     return {arch: _cost(arch, *some, images, device, soft.get(arch)) for arch, some in sets.items()}
+
+
+def costs_of(asked: EvaluateRecipe, count: int, images: ImageSet, device: torch.device) -> dict[str, Cost]:
+    """What an image takes in training and testing each architecture, on hard labels and before there is a set.
+
+    Args:
+        count: images of the set, as networks see them.
+    """
+    blank = torch.zeros(min(MOST, count), len(images.mean), images.resolution, images.resolution, dtype=torch.uint8)
+    labels = torch.zeros(len(blank), dtype=torch.long)
+    sets = {
+        arch: (blank, labels, protocol(asked, Task(arch, len(images.classes), count, images.resolution)))
+        for arch in asked.arch
+    }
+    tries = [costs(sets, images, device) for _ in range(TRIES)]
+    return {arch: Cost(*(median(once[arch][part] for once in tries) for part in range(2))) for arch in sets}
 
 
 def _cost(

@@ -62,20 +62,6 @@ def rungs_text(search: Search) -> str:
     return f"rungs: {'; '.join(lengths)}; the best 1/{budget.eta} of a rung go on to the next, in a run of its own"
 
 
-def forecast(search: Search, seconds: float, processes: int) -> str:
-    """What the search will take, by its first and shortest run."""
-    budget = search.budget
-    assert budget.wanted
-    whole = seconds * budget.eta ** (budget.rungs - 1)
-    trials = budget.wanted * seconds * budget.rungs / processes  # 1/eta of the trials, in runs eta times as long
-    most = budget.wanted * sum(seconds * budget.eta**rung for rung in range(budget.rungs)) / processes
-    further = MOST_CLOSE * (budget.distillations - 1) * whole / processes
-    line = f"by this run {budget.wanted} trials take about {duration(trials)} ({duration(most)} if all went to the end)"
-    line += f", further distillations up to {duration(further)}" if further else ""
-    line += f"; no more than {budget.minutes:g} minutes of it in this command" if budget.minutes else ""
-    return line + (f"; then {duration(FINAL * whole / processes)} for the final five" if budget.final else "")
-
-
 def report(
     search: Search, trials: Trials, ranked: Sequence[Candidate], command: str, machine: Mapping[str, Any]
 ) -> dict[str, Any]:

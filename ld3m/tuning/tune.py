@@ -4,7 +4,7 @@ import io
 import statistics
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
@@ -24,13 +24,11 @@ from ld3m.runs.metrics import duration
 from ld3m.tuning import chart, table
 from ld3m.tuning.draws import Draws
 from ld3m.tuning.halving import Figure
+from ld3m.tuning.outlook import SEARCHED, forecast, timed
 from ld3m.tuning.results import FINAL, Outcome, close, decision, final_job, job, ranked, sound
 from ld3m.tuning.search import Search
 from ld3m.tuning.trials import Trials
 from ld3m.tuning.worker import Worker
-
-SEARCHED = 0.7
-"""The part of the minutes in which new trials are made; the rest is for long runs and distillations of the best."""
 
 
 @watched_command
@@ -83,8 +81,11 @@ class Tuning:
     def search_all(self) -> None:
         """Makes trials, then further distillations of candidates that are close, within the budget."""
         search, budget, worker = self.search, self.search.budget, self.worker
-        for line in table.beginning(search, self.trials.notes()):
+        notes = self.trials.notes()
+        for line in table.beginning(search, notes):
             self.say_once(line)
+        if any(note.figures for note in notes):
+            self.say_once(self.forecast([worker.expected(rung) for rung in range(budget.rungs)]))
         end, began = worker.until, time.monotonic()
         if budget.minutes:
             worker.until = began + SEARCHED * (end - began)
@@ -126,10 +127,16 @@ class Tuning:
         """What a candidate gets in a run on held-out images; said, and written."""
         which = f"trial {number}, rung {rung + 1} of {self.search.budget.rungs}"
         which += f", distillation {seed + 1}" if seed else ""
-        figure = self._made(self.search.run(number, settings, rung, seed), "validation", which, settings)
-        if self.search.budget.wanted and number == rung == seed == 0:
-            self.say(table.forecast(self.search, figure["seconds"], self.processes.num_processes))
-        return figure
+        if number == rung == seed == 0:
+            with redirect_stdout(io.StringIO()):  # what the run prints at its start
+                by_rung = timed(self.search, self.processes)
+            self.say(f"by some iterations and steps: {self.forecast(by_rung)}")
+        return self._made(self.search.run(number, settings, rung, seed), "validation", which, settings)
+
+    def forecast(self, by_rung: Sequence[float]) -> str:
+        """What is left to do will take, by the seconds of a run on each rung."""
+        made = sum(bool(note.figures) for note in self.trials.notes())
+        return forecast(self.search, by_rung, made, self.processes.num_processes)
 
     def measure_on_test(self, number: int, settings: Mapping[str, str], seed: int) -> Figure:
         """What the best gets in a whole run on test images."""
