@@ -28,6 +28,8 @@ from ld3m.teachers.teacher import Classifier, Teacher
 from ld3m.teachers.train import train_teacher
 
 CPU = torch.device("cpu")
+COUNTER = {"n_averaged": torch.tensor(3)}
+"""What AveragedModel of PyTorch adds."""
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -231,6 +233,36 @@ def test_permuted_classes_are_matched_by_name(trained: Path, images: ImageSet, s
     assert teacher.columns.tolist() == [1, 2, 0]
 
 
+@pytest.mark.parametrize(
+    "saved",
+    [
+        lambda weights: {"net": weights, "acc": 81.3, "epoch": 3},
+        lambda weights: {"optimizer": {"state": {0: {"step": torch.ones(1)}}}, "params": weights},
+        lambda weights: {"state_dict": {f"model.backbone.{name}": value for name, value in weights.items()}},
+        lambda weights: {"model": {f"module.{name}": value for name, value in weights.items()} | COUNTER},
+        lambda weights: {f"_orig_mod.module.{name}": value for name, value in weights.items()},
+    ],
+    ids=["net", "params", "lightning", "averaged", "compiled"],
+)
+def test_weights_are_found_as_training_scripts_save_them(
+    trained: Path, images: ImageSet, shapes: Path, tmp_path: Path, saved: Callable[[dict[str, Tensor]], object]
+) -> None:
+    torch.save(saved(weights(trained)), tmp_path / "theirs.pth")
+    own = {"mean": images.mean.tolist(), "std": images.std.tolist()}
+    teacher = load(recipe_of(shapes, tmp_path / "theirs.pth", classes="by-position", **own), images, CPU)
+    batch = torch.randn(4, 1, 16, 16)
+    assert torch.allclose(teacher(batch), network_of(trained)(batch), atol=1e-6)
+
+
+def test_a_whole_network_in_a_file_is_named(trained: Path, images: ImageSet, shapes: Path, tmp_path: Path) -> None:
+    torch.save(network_of(trained), tmp_path / "theirs.pth")
+    line = (
+        r"theirs.pth: holds no tensors by name, but objects that are not created \(.*save the model's state_dict\(\)$"
+    )
+    with pytest.raises(UserError, match=line):
+        load(recipe_of(shapes, tmp_path / "theirs.pth", classes="by-position"), images, CPU)
+
+
 def test_classes_that_are_not_known_are_refused(trained: Path, images: ImageSet, shapes: Path, tmp_path: Path) -> None:
     path = tmp_path / "theirs.safetensors"
     safetensors.torch.save_file(weights(trained), path)  # without the classes
@@ -273,10 +305,10 @@ class SmallResNet(nn.Module):
     def __init__(self, num_classes: int = 1000) -> None:
         super().__init__()
         self.conv1, self.maxpool = nn.Conv2d(3, 4, 7, 2, 3, bias=False), nn.MaxPool2d(3, 2, 1)
-        self.fc = nn.Linear(4, num_classes)
+        self.bn1, self.fc = nn.BatchNorm2d(4), nn.Linear(4, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.fc(self.maxpool(self.conv1(images)).mean((2, 3)))
+        return self.fc(self.maxpool(self.bn1(self.conv1(images))).mean((2, 3)))
 
 
 @pytest.fixture
@@ -310,7 +342,9 @@ def test_a_resnet_of_torchvision_is_read_from_a_file(
     """With the stem for small images that SRe2L and RDED give it."""
     network = SmallResNet(3)
     network.conv1, network.maxpool = nn.Conv2d(3, 4, 3, 1, 1, bias=False), nn.Identity()
-    torch.save({"model": network.state_dict()}, tmp_path / "theirs.pth")
+    network.bn1.running_mean, network.bn1.running_var = torch.randn(4), torch.rand(4) + 0.1
+    saved = {name: value for name, value in network.state_dict().items() if name != "bn1.num_batches_tracked"}
+    torch.save({"model": saved}, tmp_path / "theirs.pth")  # as PyTorch before 0.4.1 and torchvision's own files
     recipe = recipe_of(shapes, tmp_path / "theirs.pth", arch="torchvision/resnet18", classes="by-position")
     teacher = load(recipe, images, CPU)
     batch = torch.randn(2, 1, 16, 16)

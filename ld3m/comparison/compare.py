@@ -109,14 +109,18 @@ def compare_sets(
         for argument, folder in sets.values():
             check_classes(argument, folder, images)
         groups = list(_groups({name: folder for name, (_, folder) in sets.items()}, images))
+        asked = list[tuple[Evaluation, list[Row]]]()
         for number, group in enumerate(groups):
             folders: dict[str, Path | None] = {f"{PREFIX}{name}": folder for name, folder in group.items()}
             folders |= dict.fromkeys(name for name in against if name != "full" or number == 0)
             evaluation = _evaluation(processes, folders, recipe, images, split)
-            found, _ = measure_rows(processes, evaluation, recipe, _earlier(group, processes.is_main_process), again)
-            names = {each: _name(each, next(iter(group)) if len(groups) > 1 else None) for each in folders}
+            asked.append((evaluation, _earlier(group, processes.is_main_process)))
+        done = zip(groups, asked, measure_rows(processes, asked, recipe, again), strict=True)
+        for number, (group, (evaluation, _), (found, _)) in enumerate(done):
+            with_set, made = next(iter(group)) if len(groups) > 1 else None, evaluation.sets
+            names = {each: _name(each, with_set) for each in evaluation.digests}
             rows += [{**row, "trained_on": names[row["trained_on"]]} for row in found]
-            measured += [describe(each, names[each], folders[each], number, evaluation.sets) for each in folders]
+            measured += [describe(each, name, made.folders.get(each), number, made) for each, name in names.items()]
     measured.sort(key=lambda each: each.kind == REAL)
     of_sets = [line for name, (_, folder) in sets.items() for line in notes(name, folder, images, recipe)]
     report = {

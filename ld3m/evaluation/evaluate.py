@@ -11,7 +11,7 @@ from ld3m.data.prepared import ImageSet, prepare
 from ld3m.data.testing import Tested
 from ld3m.errors import UserError
 from ld3m.evaluation.blocks import blocks
-from ld3m.evaluation.measure import Evaluation, Training, clean_up, measure
+from ld3m.evaluation.measure import Evaluation, Training, Work, announce, clean_up, measure
 from ld3m.evaluation.protocols import OTHERS, Protocol, Task, augments, protocol
 from ld3m.evaluation.rows import FILE, Row, figures, gathered, merged, read, set_name
 from ld3m.evaluation.tables import accuracy_text
@@ -83,7 +83,7 @@ def evaluate(
         evaluation = _prepare(processes, folder, place, recipe, others, split, with_scores)
         if elsewhere:
             check_content(elsewhere, before, evaluation.digests["distilled"], folder)
-        rows, own = measure_rows(processes, evaluation, recipe, earlier.get("results", []), again)
+        ((rows, own),) = measure_rows(processes, [(evaluation, earlier.get("results", []))], recipe, again)
     imported = document(folder, "origin.json").get("classes")
     report, lost = _report(evaluation, recipe, earlier, rows, imported)
     processes.wait_for_everyone()  # all have read the earlier rows
@@ -101,32 +101,44 @@ def evaluate(
 
 
 def measure_rows(
-    processes: Processes, evaluation: Evaluation, recipe: Recipe, earlier: Sequence[Row], again: bool
-) -> tuple[list[dict[str, Any]], dict[Training, Path]]:
-    """Trains what is missing of an evaluation's networks, dealt to the processes.
+    processes: Processes, asked: Iterable[tuple[Evaluation, Sequence[Row]]], recipe: Recipe, again: bool
+) -> list[tuple[list[dict[str, Any]], Mapping[Training, Path]]]:
+    """Trains what is missing of the networks of evaluations, dealt to the processes; says first what all will take.
 
     Args:
+        asked: each evaluation, and rows of results; those that were measured in the same way, on the same images, are
+            reused.
         recipe: its `evaluate` section has architectures and seeds.
-        earlier: rows of results; those that were measured in the same way, on the same images, are reused.
 
     Returns:
-        A row of results for each set and architecture, and the files that keep this process's networks meanwhile.
+        Of each evaluation a row of results for each set and architecture, and the files that keep this process's
+        networks meanwhile.
     """
-    known = {} if again else _known(evaluation, recipe, earlier)
+    parts = [_part(processes, evaluation, recipe, () if again else earlier, again) for evaluation, earlier in asked]
+    if processes.is_main_process:
+        announce(processes, [work for work, _, _ in parts])
+    found = []
+    for work, known, groups in parts:
+        networks = known | measure(processes, work)
+        seeds = range(recipe.evaluate.seeds)
+        rows = [work.evaluation.row(*group, [networks[Training(*group, seed)] for seed in seeds]) for group in groups]
+        found.append((rows, work.own))
+    return found
+
+
+def _part(
+    processes: Processes, evaluation: Evaluation, recipe: Recipe, earlier: Sequence[Row], again: bool
+) -> tuple[Work, dict[Training, Tested], list[tuple[str, bool, str]]]:
+    """What this process has to measure of an evaluation, what is known of it, and what its rows are of."""
+    known = _known(evaluation, recipe, earlier)
     trainings = [Training(*group, seed) for group in evaluation.protocols for seed in range(recipe.evaluate.seeds)]
     missing = [training for training in trainings if training not in known]
     if missing:  # before hours of training
         writable(evaluation.folder, evaluation.instead)
-    own = {
-        training: evaluation.path(training)
-        for training in (missing if evaluation.together else processes.shard(missing))
-    }
-    networks = known | measure(processes, evaluation, own, len(missing), len(trainings), again)
-    rows = [
-        evaluation.row(*group, [networks[Training(*group, seed)] for seed in range(recipe.evaluate.seeds)])
-        for group in dict.fromkeys(training.group for training in trainings)
-    ]
-    return rows, own
+    mine = missing if evaluation.together else processes.shard(missing)
+    own = {training: evaluation.path(training) for training in mine}
+    work = Work.of(evaluation, own, len(trainings) - len(missing), again)
+    return work, known, list(evaluation.protocols)
 
 
 def check_archs(recipe: Recipe) -> None:

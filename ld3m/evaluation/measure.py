@@ -264,30 +264,48 @@ def _kept(path: Path, how: Protocol, best: bool) -> Tested | None:
     return None if best and known.best is None else known
 
 
-def measure(
-    processes: Processes,
-    evaluation: Evaluation,
-    own: Mapping[Training, Path],
-    missing: int,
-    wanted: int,
-    again: bool,
-) -> dict[Training, Tested]:
+@dataclass(frozen=True)
+class Work:
+    """This process's networks of an evaluation, before any is trained."""
+
+    evaluation: Evaluation
+    own: Mapping[Training, Path]
+    """All of them, and the files that keep them meanwhile."""
+    left: Sequence[Training]
+    """Those without such a file."""
+    already: int
+    """Networks, of all processes, that are measured already."""
+    cost: Mapping[str, Cost]
+    """Of an architecture."""
+
+    @classmethod
+    def of(cls, evaluation: Evaluation, own: Mapping[Training, Path], already: int, again: bool) -> Self:
+        """Looks for what is kept, which `again` removes, and times a step of each architecture.
+
+        Args:
+            already: networks whose accuracies are known from rows of results.
+        """
+        for training, path in own.items():  # before hours of training
+            if not path.is_file():
+                writable(path.parent, ANOTHER_CACHE if training.is_shared else evaluation.instead)
+            elif again and evaluation.is_kept(training) and evaluation.writes:
+                path.unlink(missing_ok=True)
+        kept = [training for training, path in own.items() if path.is_file()]
+        if evaluation.together:  # which must agree
+            kept = evaluation.together.gather([kept])[0]
+        left = [training for training in own if training not in kept]
+        return cls(evaluation, own, left, already + len(kept), _costs(evaluation, left))
+
+    @property
+    def seconds(self) -> dict[Training, float]:
+        """That the networks which are left will take."""
+        return {training: self.evaluation.effort(training, self.cost[training.arch]) for training in self.left}
+
+
+def measure(processes: Processes, work: Work) -> dict[Training, Tested]:
     """Trains and tests this process's networks; how all processes' networks do."""
-    for training, path in own.items():  # before hours of training
-        if not path.is_file():
-            writable(path.parent, ANOTHER_CACHE if training.is_shared else evaluation.instead)
-        elif again and evaluation.is_kept(training) and evaluation.writes:
-            path.unlink(missing_ok=True)
-    there = [training for training, path in own.items() if path.is_file()]
-    if evaluation.together:  # which must agree
-        there = evaluation.together.gather([there])[0]
-    kept = {training: own[training] for training in there}
-    left = [training for training in own if training not in kept]
-    cost = _costs(evaluation, left)
-    efforts = {training: evaluation.effort(training, cost[training.arch]) for training in left}
-    if processes.is_main_process:
-        _announce(processes, evaluation, left, wanted - missing + len(kept), sum(efforts.values()))
-    done = {training: evaluation.tested(training, path) for training, path in kept.items()}
+    evaluation, own, left, efforts = work.evaluation, work.own, work.left, work.seconds
+    done = {training: evaluation.tested(training, path) for training, path in own.items() if training not in efforts}
     hidden = not processes.is_main_process or not left
     shape = "{desc}: {percentage:3.0f}%|{bar}| {postfix} [{elapsed}<{remaining}]"
     bars = tqdm(desc="evaluating", total=sum(efforts.values()), disable=hidden, bar_format=shape)
@@ -297,7 +315,7 @@ def measure(
             before = bar.n
             try:
                 done[training] = evaluation.tested(
-                    training, own[training], _moving(bar, cost[training.arch], evaluation)
+                    training, own[training], _moving(bar, work.cost[training.arch], evaluation)
                 )
             except (KeyboardInterrupt, SystemExit) as stop:
                 bar.close()
@@ -331,21 +349,22 @@ def _costs(evaluation: Evaluation, trainings: Sequence[Training]) -> dict[str, C
     return costs(some, evaluation.images, evaluation.device, soft)
 
 
-def _announce(
-    processes: Processes, evaluation: Evaluation, left: Sequence[Training], measured: int, seconds: float
-) -> None:
-    """Says what an evaluation will take, before it begins."""
+def announce(processes: Processes, works: Sequence[Work]) -> None:
+    """Says what evaluations will take together, before the first begins."""
+    left = [(work.evaluation, training) for work in works for training in work.left]
+    measured = sum(work.already for work in works)
     if not left:
         print(f"all {measured} networks are measured already; --again repeats", file=sys.stderr)
         return
-    epochs = sorted({evaluation.protocols[training.group].epochs for training in left})
-    where = f" by {processes.num_processes} processes together" if evaluation.together else " here"
+    first = works[0].evaluation
+    epochs = sorted({evaluation.protocols[training.group].epochs for evaluation, training in left})
+    where = f" by {processes.num_processes} processes together" if first.together else " here"
     parts = [
         f"{len(left)} network{'s' * (len(left) != 1)} to train{where if processes.num_processes > 1 else ''}",
-        f"{', '.join(dict.fromkeys(training.arch for training in left))} "
-        f"on {', '.join(dict.fromkeys(training.trained_on for training in left))}",
-        f"{' and '.join(map(str, epochs))} epochs by {evaluation.recipe.evaluate.protocol}",
-        f"about {duration(seconds)}",
+        f"{', '.join(dict.fromkeys(training.arch for _, training in left))} "
+        f"on {', '.join(dict.fromkeys(training.trained_on for _, training in left))}",
+        f"{' and '.join(map(str, epochs))} epoch{'s' * (epochs != [1])} by {first.recipe.evaluate.protocol}",
+        f"about {duration(sum(sum(work.seconds.values()) for work in works))}",
     ]
     already = f" ({measured} are measured already)" if measured else ""
     print(f"evaluating: {'; '.join(parts)}{already}", file=sys.stderr)

@@ -9,7 +9,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from ld3m.errors import UserError, one_line
+from ld3m.errors import UserError, one_line, some
 from ld3m.priors.file_kinds import LEGACY, READABLE, SAFETENSORS, kind_of
 
 WRAPPERS = ("state_dict", "ema", "model", "model_state_dict")
@@ -72,7 +72,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise UserError(f"{path}: cannot be read ({error.strerror or one_line(error)})") from None
     weights = _tensors(content)
     if not weights:
-        raise UserError(f"{path}: holds no tensors by name; a checkpoint of latent-diffusion has a state_dict")
+        objects = f", but objects that are not created ({some(foreign, 2)})" if foreign else ""
+        raise UserError(f"{path}: holds no tensors by name{objects}; save the model's state_dict()")
     for name, weight in weights.items():
         if problem := _problem(weight):
             raise UserError(f"{path}: {name} {problem}; save the weights as plain tensors of floats")
@@ -118,11 +119,20 @@ def _read(path: Path, kind: str) -> tuple[Any, list[str]]:
 
 
 def _tensors(content: Any) -> dict[str, Tensor]:
-    """The tensors by name of a checkpoint's content, whichever of the usual keys they are under."""
+    """The tensors by name of a checkpoint's content: under one of the usual keys, at the top, or under another key.
+
+    Training scripts call that `net`, `network`, `params` and more: it is that with the most tensors in it.
+    """
     if not isinstance(content, Mapping):
         return {}
-    inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), content)
-    return {str(name): value for name, value in inner.items() if isinstance(value, Tensor)}
+    usual = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
+    if usual is not None or (top := _by_name(content)):
+        return _by_name(usual) if usual is not None else top
+    return max((_by_name(each) for each in content.values() if isinstance(each, Mapping)), key=len, default={})
+
+
+def _by_name(content: Mapping[Any, Any]) -> dict[str, Tensor]:
+    return {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
 
 
 def _problem(weight: Tensor) -> str | None:

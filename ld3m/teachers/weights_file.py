@@ -19,8 +19,8 @@ from ld3m.teachers.classes import BY_POSITION, given_classes
 from ld3m.teachers.pretrained import IMAGENET_MEAN, IMAGENET_STD, TIMM, TORCHVISION, imagenet_ids
 from ld3m.teachers.teacher import Classifier
 
-PREFIXES = ("module.", "_orig_mod.", "model.", "network.")
-"""What wrappers put before the names of all weights."""
+COUNTERS = ("n_averaged", "num_batches_tracked")
+"""How names of counters end, which files have or lack by the version that wrote them; no output depends on them."""
 UNUSUAL = 7919
 """Outputs by which a network's last layer is found; no layer inside has as many."""
 
@@ -32,12 +32,14 @@ def read_classifier(path: Path, settings: TeacherRecipe, images: ImageSet) -> Cl
         UserError: if it cannot be read, or does not fit the recipe.
     """
     try:
-        weights = _bare(read_checkpoint(path).weights)
+        weights = read_checkpoint(path).weights
         check_values({name: value for name, value in weights.items() if value.is_floating_point()})
     except UserError as error:
         raise UserError(f"teacher.source: {error}") from None
     size = settings.resolution or images.resolution
-    shape = _shape_of(settings, weights, size)
+    any_network = _untrained(settings, Shape(3, size, UNUSUAL))
+    weights = _bare(weights, any_network.state_dict())
+    shape = _shape_of(any_network, weights, size)
     network = _filled(settings, shape, weights, path)
     outputs, channels = shape.classes, shape.channels
     classes, notes = _classes_of_file(path, settings, outputs, images)
@@ -64,48 +66,58 @@ def read_classifier(path: Path, settings: TeacherRecipe, images: ImageSet) -> Cl
     )
 
 
-def _bare(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Weights without what a wrapper, such as one for several GPUs, has put before all their names."""
-    while prefix := next((each for each in PREFIXES if all(name.startswith(each) for name in weights)), None):
-        weights = {name.removeprefix(prefix): value for name, value in weights.items()}
+def _bare(weights: dict[str, torch.Tensor], own: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights without what wrappers have put before all their names, such as `module.` or `backbone.`.
+
+    Args:
+        own: those of a network, whose names may begin alike, too.
+    """
+    weights = {name: value for name, value in weights.items() if not name.endswith(COUNTERS[0])}
+    known = {name.partition(".")[0] for name in own}
+    while all("." in name for name in weights) and len(before := {name.partition(".")[0] for name in weights}) == 1:
+        if before & known:
+            break
+        weights = {name.partition(".")[2]: value for name, value in weights.items()}
     return weights
 
 
-def _shape_of(settings: TeacherRecipe, weights: Mapping[str, torch.Tensor], size: int) -> Shape:
-    """The channels and outputs of `teacher.arch` that weights have, by where a network of it has them."""
-    own = _untrained(settings, Shape(3, size, UNUSUAL), weights).state_dict()
+def _shape_of(network: nn.Module, weights: Mapping[str, torch.Tensor], size: int) -> Shape:
+    """The channels and outputs that weights have, by where a network with `UNUSUAL` outputs has them."""
+    own = network.state_dict()
     last = next((name for name, value in own.items() if UNUSUAL in value.shape[:1] and name in weights), None)
     first = next((name for name, value in own.items() if value.dim() == 4 and name in weights), None)
     channels = int(weights[first].shape[1]) if first and weights[first].dim() == 4 else 3
     return Shape(channels, size, len(weights[last]) if last and weights[last].dim() else 1)
 
 
-def _untrained(settings: TeacherRecipe, shape: Shape, weights: Mapping[str, torch.Tensor]) -> nn.Module:
-    """A network of `teacher.arch`; the stem is that of the weights, if it may be."""
+def _untrained(settings: TeacherRecipe, shape: Shape) -> nn.Module:
+    """A network of `teacher.arch`."""
     if settings.arch.startswith((TORCHVISION, TIMM)):
-        network = pretrained.untrained(settings.arch, shape.channels, shape.classes, "teacher.arch")
-        return pretrained.with_small_stem(network, weights)
+        return pretrained.untrained(settings.arch, shape.channels, shape.classes, "teacher.arch")
     built: nn.Module = networks.build(settings.arch, shape, settings.network, torch.Generator(), "teacher.arch")
     return built
 
 
 def _filled(settings: TeacherRecipe, shape: Shape, weights: dict[str, torch.Tensor], path: Path) -> nn.Module:
-    """A network of `teacher.arch` with a file's weights."""
-    network = _untrained(settings, shape, weights)
-    own = network.state_dict()
-    wrong = [f"it lacks {some(sorted(missing), 2)}" for missing in (own.keys() - weights.keys(),) if missing]
-    wrong += [f"it also has {some(sorted(extra), 2)}" for extra in (weights.keys() - own.keys(),) if extra]
+    """A network of `teacher.arch` with a file's weights; the stem is that of the weights, if it may be."""
+    network = _untrained(settings, shape)
+    if settings.arch.startswith((TORCHVISION, TIMM)):
+        network = pretrained.with_small_stem(network, weights)
+    own = {name: value for name, value in network.state_dict().items() if not name.endswith(COUNTERS)}
+    theirs = {name: value for name, value in weights.items() if not name.endswith(COUNTERS)}
+    wrong = [f"it lacks {some(sorted(missing), 2)}" for missing in (own.keys() - theirs.keys(),) if missing]
+    wrong += [f"it also has {some(sorted(extra), 2)}" for extra in (theirs.keys() - own.keys(),) if extra]
     wrong += [
-        f"its {name} is {list(weights[name].shape)}, not {list(own[name].shape)}"
+        f"its {name} is {list(theirs[name].shape)}, not {list(own[name].shape)}"
         for name in own
-        if name in weights and weights[name].shape != own[name].shape
+        if name in theirs and theirs[name].shape != own[name].shape
     ][:1]
     if wrong:
         raise UserError(
             f"teacher.arch: {path} does not hold the weights of a {settings.arch} ({'; '.join(wrong)}); give the "
             "architecture that it was trained as, such as torchvision/resnet18, with its teacher.norm"
         )
-    network.load_state_dict(weights)
+    network.load_state_dict(weights, strict=False)  # but for counters
     return network
 
 
