@@ -241,7 +241,8 @@ def test_a_comparison_resumes_from_what_others_measured(
     assert "written to comparisons/one-two/comparison.html" in first.err
     before = json.loads(Path("comparisons/one-two/comparison.json").read_text())
     assert first.out == table.markdown(before) == Path("comparisons/one-two/comparison.md").read_text()
-    assert "\nname: glad\nepochs: " in first.out
+    assert "\nNetworks: glad, but epochs 1, not 1000" in first.out
+    assert "\nname: glad\nepochs: 1\n" in first.out
     second = ld3m("compare", two, one, other, *options, "-o", "elsewhere", "--json")
     assert second.code == 0, second.err
     assert second.err.count(" to train") == 1  # sets of both sizes are told in one line

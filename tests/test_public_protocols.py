@@ -344,6 +344,9 @@ def test_the_best_is_shown_beside_the_last_and_said_to_be_chosen() -> None:
     )
     assert "networks: minimax; 2000 epochs, batch 64, sgd, rate 0.01, step; all details are in evaluation.json" in text
     assert "best" not in accuracy_table({"results": [row([60.0, 62.0])]})
+    once = accuracy_table({"results": [row([60.0, 62.0]) | {"best": {"tests": "last", "accuracies": [60.0, 62.0]}}]})
+    assert "(2), best" not in once
+    assert "best: this protocol tests after the last epoch alone, whose accuracy this is" in once
 
 
 @pytest.mark.parametrize(

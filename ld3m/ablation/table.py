@@ -11,6 +11,7 @@ from typing import Any
 
 from ld3m.evaluation.blocks import bests, few_images
 from ld3m.evaluation.differences import TOO_FEW_PAIRS, paired
+from ld3m.evaluation.protocols.details import LAST
 from ld3m.evaluation.tables import training_text
 from ld3m.markdown import code, sentence, table, text
 from ld3m.recipe.varied import value_text
@@ -131,7 +132,8 @@ def accuracy_cell(accuracies: Mapping[str, Any] | None) -> str:
     def spread(figures: Mapping[str, Any]) -> str:
         return f"{figures['mean']:.1f}" + (f" ± {figures['std']:.1f}" if accuracies["networks"] > 1 else "")
 
-    best = f", best {spread(accuracies['best'])}" if "best" in accuracies else ""
+    several = accuracies.get("best", {"tests": LAST})["tests"] != LAST
+    best = f", best {spread(accuracies['best'])}" if several else ""
     return f"{spread(accuracies)} ({accuracies['networks']}){best}"
 
 

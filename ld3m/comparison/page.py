@@ -9,7 +9,8 @@ from ld3m.comparison.table import (
     columns,
     differences,
     figure_text,
-    protocol_text,
+    protocol_details,
+    protocol_name,
     published,
     remarks,
 )
@@ -57,7 +58,8 @@ def html(report: Report) -> str:
         "chart": Markup(draw(report, "chart")),
         "caption": TITLE,
         "tables": [part for part in (accuracies(report), differences(report)) if part],
-        "protocol": protocol_text(report),
+        "protocol": protocol_name(report),
+        "details": protocol_details(report),
         "remarks": remarks(report),
         "command": report["command"],
     }

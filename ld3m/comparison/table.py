@@ -10,7 +10,8 @@ from ld3m import markdown as md
 from ld3m.comparison.published import Figure
 from ld3m.errors import span
 from ld3m.evaluation.differences import LEAST_PAIRS, TOO_FEW_PAIRS
-from ld3m.evaluation.tables import accuracy_text
+from ld3m.evaluation.rows import protocol_text
+from ld3m.evaluation.tables import accuracy_text, named
 
 Report = Mapping[str, Any]
 """What comparison.json holds."""
@@ -108,7 +109,12 @@ def remarks(report: Report) -> list[str]:
     ]
 
 
-def protocol_text(report: Report) -> str:
+def protocol_name(report: Report) -> str:
+    """The protocol of all networks, and what the user changed of it, as tables of evaluations say it."""
+    return protocol_text(named(report["protocol"]))
+
+
+def protocol_details(report: Report) -> str:
     """How the networks were trained, as YAML; rows of glad leave out its name."""
     return yaml.safe_dump({"name": "glad"} | report["protocol"], sort_keys=False, allow_unicode=True)
 
@@ -122,7 +128,7 @@ def markdown(report: Report) -> str:
         parts += [md.table([md.text(head) for head in part.heads], cells, part.figures), md.text(part.caption)]
     if said := remarks(report):
         parts.append("\n".join(f"- {md.text(each)}" for each in said))
-    parts.append(f"How the networks were trained:\n\n{md.fenced(protocol_text(report), 'yaml')}")
+    parts.append(f"Networks: {md.text(protocol_name(report))}\n\n{md.fenced(protocol_details(report), 'yaml')}")
     if report["command"]:
         parts.append(f"Command: {md.code(report['command'])}")
     return "\n\n".join(parts) + "\n"

@@ -10,7 +10,7 @@ from typing import Any
 
 from ld3m.evaluation.cross_architecture import column, cross_architecture, headings
 from ld3m.evaluation.differences import differences
-from ld3m.evaluation.protocols.details import TESTS_TEXT
+from ld3m.evaluation.protocols.details import LAST, TESTS_TEXT
 from ld3m.evaluation.rows import (
     Row,
     by_protocol,
@@ -195,13 +195,14 @@ def _not_learnt(rows: Sequence[Row], names: Mapping[Any, str], look_at: str) -> 
 
 def bests(rows: Sequence[Row]) -> list[str]:
     """A line if rows have the best of several tests, which no other figure here is made of."""
-    when = dict.fromkeys(TESTS_TEXT.get(row["best"]["tests"], row["best"]["tests"]) for row in rows if "best" in row)
-    if not when:
-        return []
-    return [
-        f"best: each network's highest accuracy of those after {' or '.join(when)}, chosen by the test images; means, "
-        "differences and scores are of the last epoch"
-    ]
+    tests = dict.fromkeys(row["best"]["tests"] for row in rows if "best" in row)
+    when = [TESTS_TEXT.get(each, each) for each in tests if each != LAST]
+    if when:
+        return [
+            f"best: each network's highest accuracy of those after {' or '.join(when)}, chosen by the test images; "
+            "means, differences and scores are of the last epoch"
+        ]
+    return ["best: this protocol tests after the last epoch alone, whose accuracy this is"] * bool(tests)
 
 
 def few_images(tested_on: int | None) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from ld3m.errors import UserError
 from ld3m.evaluation.protocols import full_ema
+from ld3m.evaluation.protocols.details import LAST
 from ld3m.evaluation.protocols.glad import LEARNING_RATES
 from ld3m.evaluation.row_schema import Evaluation
 from ld3m.reading import read_json, unless_unreadable
@@ -80,9 +81,13 @@ def figures(accuracies: Sequence[float]) -> dict[str, Any]:
 
 
 def best_figures(row: Row) -> dict[str, Any] | None:
-    """Mean and deviation of the best accuracies that a row has, as `figures` gives them; None if it has none."""
-    found = [value for value in row.get("best", {}).get("accuracies", ()) if value is not None]
-    return figures(found) if found else None
+    """Mean and deviation of the best accuracies that a row has, as `figures` gives them.
+
+    None if it has none, or if its protocol tests after the last epoch alone, whose accuracy stands there already.
+    """
+    best = row.get("best", {"tests": LAST})
+    found = [value for value in best.get("accuracies", ()) if value is not None]
+    return figures(found) if found and best["tests"] != LAST else None
 
 
 # --- what a row is of --------------------------------------------------------------------------------------

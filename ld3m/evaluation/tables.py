@@ -73,7 +73,7 @@ def training_text(how: Mapping[str, Any]) -> str:
     Args:
         how: `protocol` of a block or a row; rows of glad leave out its name and what is the same in all of them.
     """
-    how = how if "name" in how else _with_glads(how)
+    how = named(how)
     changed = {key for key in how.get("changed", ()) if not isinstance(how[key], dict)}
     main = [
         text.format(json.dumps(how[key]).strip('"')) for key, text in MAIN.items() if key in how and key not in changed
@@ -81,8 +81,10 @@ def training_text(how: Mapping[str, Any]) -> str:
     return f"{protocol_text(how)}; {', '.join(main)}"
 
 
-def _with_glads(how: Mapping[str, Any]) -> dict[str, Any]:
+def named(how: Mapping[str, Any]) -> Mapping[str, Any]:
     """A row of glad as those of other protocols are: with its name, all details, and what the user changed."""
+    if "name" in how:
+        return how
     protocol = glad(Task("", 2, 2, 32))
     own = asdict(protocol) | protocol.row()
     of_columns = {key for key, value in how.items() if isinstance(value, dict) and key != "augment"}

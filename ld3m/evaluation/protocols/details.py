@@ -17,6 +17,9 @@ NOT_IN_ROWS = {*OF_SOFT_LABELS, "whitening", "tests", "dtype", "cutmix_share", "
 Operations = tuple[tuple[str, tuple[float, ...]], ...]
 """Names of `evaluate.augment` with their numbers, in the order in which they are applied."""
 
+LAST = "last"
+"""The name in `TESTS` of a single test."""
+
 
 @dataclass(frozen=True)
 class Task:
@@ -75,7 +78,7 @@ class Protocol:
     """A kind of `data.whitening.Whitening`, which images are shown by; None: they are normalised."""
     test_resize: int | None = None
     """Side to which test images are resized before their centre is cut out; None: they stay as they are."""
-    tests: str = "last"
+    tests: str = LAST
     """A name of `TESTS`: the epochs after which the best is looked for, if it is asked for."""
     dtype: str = "float32"
     """float32 or bfloat16, in which convolutions and matrix products are computed; weights stay in float32."""
@@ -159,7 +162,7 @@ SCHEDULES: dict[str, Callable[[int, int], float]] = {
 """The factor of the learning rate in an epoch, from 0, of so many."""
 
 TESTS: dict[str, Callable[[int], set[int]]] = {
-    "last": lambda epochs: {epochs},
+    LAST: lambda epochs: {epochs},
     "hundredths": lambda epochs: {*range(max(1, epochs // 100), epochs + 1, max(1, epochs // 100)), epochs},
     "last-fifth": lambda epochs: {*(done for done in range(10, epochs + 1, 10) if done - 1 > 0.8 * epochs), epochs},
     "fifties": lambda epochs: {*range(1, epochs + 1, 50), epochs},
@@ -167,7 +170,6 @@ TESTS: dict[str, Callable[[int], set[int]]] = {
 """The numbers of epochs after which a protocol tests, of so many. The last is always one of them."""
 
 TESTS_TEXT = {
-    "last": "the last epoch",
     "hundredths": "each hundredth of the epochs",
     "last-fifth": "each tenth epoch of the last fifth",
     "fifties": "each fiftieth epoch",
