@@ -22,3 +22,12 @@ fi
 extras=".[${1:-report}]"
 { "$venv/bin/pip" install --quiet uv && "$venv/bin/uv" pip install --quiet --python "$venv/bin/python" --editable "$extras"; } \
   || "$venv/bin/pip" install --quiet --editable "$extras"
+# timm brings torchvision, in the package index's build for GPUs, with which a CPU build of PyTorch loads neither it nor diffusers.
+loads() { "$venv/bin/python" -W ignore -c "import importlib.util as u; u.find_spec('torchvision') and __import__('torchvision')" 2>/dev/null; }
+loads && exit
+version=$("$venv/bin/python" -c "from importlib.metadata import version as v; print(v('torchvision').partition('+')[0])")
+"$venv/bin/pip" install --quiet --retries 0 --force-reinstall --no-deps "torchvision==$version+cpu" 2>/dev/null \
+  || "$venv/bin/uv" pip install --quiet --python "$venv/bin/python" --torch-backend cpu --reinstall-package torchvision torchvision 2>/dev/null \
+  || true
+loads || { "$venv/bin/pip" uninstall --quiet --yes torchvision \
+  && echo "no torchvision for this build of PyTorch is to be had here: timm's and torchvision's models cannot be used" >&2; }

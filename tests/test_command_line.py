@@ -122,6 +122,11 @@ def test_a_traceback_is_printed_on_request(failing: Callable[..., Outcome], monk
             1,
             "ld3m: unexpected error (UnicodeDecodeError: 'utf-8",
         ),
+        (
+            RuntimeError("Failed to import diffusers: operator torchvision::nms does not exist"),
+            1,
+            "ld3m: torchvision ",
+        ),
         (RecursionError("too deep"), 1, "ld3m: unexpected error (RecursionError: too deep)"),
     ],
 )

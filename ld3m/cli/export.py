@@ -36,4 +36,6 @@ def export(
     written = export(folder, layout, Path(output) if output else None)
     distilled = load_recipe(folder).distill
     several = f", each {distilled.factor} × {distilled.factor} smaller ones" if distilled.factor > 1 else ""
-    typer.echo(f"{written}: {distilled.images_per_class} images per class{several}")
+    typer.echo(
+        f"{written}: {distilled.images_per_class} image{'s' * (distilled.images_per_class != 1)} per class{several}"
+    )

@@ -55,6 +55,19 @@ def machine() -> dict[str, str | int]:
     }
 
 
+def misfit(error: Exception) -> str | None:
+    """What to do about a torchvision that was built for another PyTorch, if that is why an import failed.
+
+    Builds for GPUs, which are the package index's, do not fit a CPU build of PyTorch; diffusers and timm import it.
+    """
+    if "operator torchvision::" not in str(error):
+        return None
+    return (
+        f"torchvision {_version('torchvision')} was built for another PyTorch than the {_version('torch')} here, and "
+        "what imports it fails; install its build for this one, or remove it: pip uninstall torchvision"
+    )
+
+
 def _lines() -> Iterator[tuple[str, str]]:
     parts: dict[str, Callable[[], str]] = {
         "ld3m": _ld3m,

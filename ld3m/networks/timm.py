@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ld3m.errors import UserError, one_line
+from ld3m.machine.environment import misfit
 from ld3m.networks.blocks import Shape
 
 PREFIX = "timm/"
@@ -59,7 +60,8 @@ def library(arch: str, key: str) -> Any:
     try:
         import timm
     except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision was built for another PyTorch
-        raise UserError(f"{key}: {arch!r} needs the extra timm: pip install 'ld3m[timm]' ({one_line(error)})") from None
+        how = misfit(error) or f"pip install 'ld3m[timm]' ({one_line(error)})"
+        raise UserError(f"{key}: {arch!r} needs the extra timm: {how}") from None
     name = arch.removeprefix(PREFIX).partition(".")[0]
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ld3m.data.known import imagenet
 from ld3m.errors import UserError, one_line
 from ld3m.files import tensors_digest
+from ld3m.machine.environment import misfit
 from ld3m.networks import timm
 from ld3m.teachers.teacher import Classifier
 
@@ -136,9 +137,8 @@ def torchvision(arch: str, key: str) -> Any:
     try:
         from torchvision import models
     except (ImportError, RuntimeError) as error:  # RuntimeError: one that was built for another PyTorch
-        raise UserError(
-            f"{key}: {arch!r} needs torchvision, which timm brings along: pip install 'ld3m[timm]' ({one_line(error)})"
-        ) from None
+        how = misfit(error) or f"pip install 'ld3m[timm]' ({one_line(error)})"
+        raise UserError(f"{key}: {arch!r} needs torchvision, which timm brings along: {how}") from None
     name, known = arch.removeprefix(TORCHVISION).partition("@")[0], models.list_models(module=models)
     if name not in known:
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
