@@ -457,15 +457,21 @@ def test_a_sampled_run_holds_what_each_class_was_sampled_as(sampled: tuple[Path,
 def test_a_sampled_run_says_how_it_was_sampled(sampled: tuple[Path, Recipe], ld3m: Callable[..., Outcome]) -> None:
     folder, _ = sampled
     how = "mgd3, 4 steps of DDIM, guidance 3, 2 × as many drawn, kept by k-center"
-    assert how in ld3m("status", folder).out
+    status = ld3m("status", folder).out
+    assert how in status
+    assert status.startswith(f"{folder}: finished, nothing is learnt\n")
+    assert re.search(r"^  prior +\S+, the autoencoder alone$", status, re.M)
+    assert "checkpoint" not in status
     assert ld3m("report", folder).code == 0
     page = (folder / "report.html").read_text()
     assert how in page
     assert "Finished, sampled" in page
     assert 'data-unit="step"' in page
     assert "12 images were sampled in" in page
+    assert "Nothing is learnt in this run, so there are no curves." in page
     text = card.merge(None, "me/set", card.Section.of(folder))
     assert f"sampled from\nthe prior `prior0` ({how}) for the classes of `shapes0`." in text
+    assert "| noise |" not in text, "none is added to the latents that the autoencoder renders"
 
 
 def test_a_finished_sampling_is_refined_by_more_iterations(
@@ -556,7 +562,9 @@ def test_a_sampling_under_way_says_how_far_it_is(
     (run / "recipe.yaml").write_text(to_yaml(load(Recipe, str(recipe_file), ["distill.init=sample"])))
     for name in ("class-0000-000000", "class-0000-000064", "class-0002-000000"):
         (run / "sampling" / f"{name}.safetensors").touch()
-    assert "plain, 50 steps of DDIM, guidance 3; images of 2 classes are kept so far" in ld3m("status", run).out
+    status = ld3m("status", run).out
+    assert "plain, 50 steps of DDIM, guidance 3; images of 2 classes are kept so far" in status
+    assert "resumes after the images that are kept" in status
 
 
 def test_recipes_of_methods_sample_by_them() -> None:

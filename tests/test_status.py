@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import time
@@ -14,6 +15,8 @@ from conftest import Outcome, distilled, latents
 from processes import command_line, finish, spawn
 
 from ld3m.machine import lock
+from ld3m.recipe import Recipe
+from ld3m.recipe.files import load, to_yaml
 from ld3m.reporting.status import read, text
 from ld3m.runs.metrics import duration
 
@@ -71,6 +74,11 @@ def test_a_finished_run(finished: Path, ld3m: Callable[..., Outcome]) -> None:
     assert lines[0] == f"{finished}: finished, iteration 6 of 6 (100 %)"
     assert f"{first['loss']:.5g} → {last['loss']:.5g}" in lines[1]
     assert not any("to resume" in line or "time left" in line for line in lines)
+
+
+def test_pixels_have_no_prior_that_is_named(tmp_path: Path, ld3m: Callable[..., Outcome]) -> None:
+    (tmp_path / "recipe.yaml").write_text(to_yaml(load(Recipe, "digits", ["prior.source=pixels"])))
+    assert re.search(r"^  prior +none: pixels$", ld3m("status", tmp_path).out, re.M)
 
 
 def test_status_writes_nothing(finished: Path, tmp_path: Path) -> None:

@@ -276,6 +276,7 @@ def _facts(section: Section) -> dict[str, str]:
     about = section.metadata
     source = _without_folders(recipe.prior.source)
     sampling = f"{recipe.prior.steps_text}, guidance {recipe.prior.guidance:g}, `{recipe.prior.skip}` skip"
+    noise = markdown.text(f"{about.noise}, of iteration {about.noise_iteration}")
     of_prior = {
         "prior": f"{markdown.code(source)}, {markdown.text(prior.get('kind') or 'kind not recorded')}",
         "revision of the prior": markdown.code(prior.get("revision") or "none"),
@@ -290,8 +291,7 @@ def _facts(section: Section) -> dict[str, str]:
         ),
         **(of_prior if section.has_prior else {}),
         **({"sampled latents": markdown.text(recipe.sampling_text)} if recipe.samples else {}),
-        **({"sampling": sampling} if recipe.prior.steps else {}),
-        "noise": markdown.text(f"{about.noise}, of iteration {about.noise_iteration}"),
+        **({"sampling": sampling, "noise": noise} if recipe.prior.steps else {}),
         "normalisation": _normalisation(section),
         **({"soft labels": _soft_labels(section.config, section.soft_labels)} if section.soft_labels else {}),
         **({"weights": f"{image_weights.text(section.weights)}: column `weight`"} if section.weights else {}),

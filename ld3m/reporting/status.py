@@ -11,6 +11,7 @@ from typing import Any
 from ld3m.evaluation.rows import augmented, best_figures, has_learnt, results, set_name
 from ld3m.machine import lock
 from ld3m.reading import unless_unreadable
+from ld3m.recipe.rendering import SamplerRecipe
 from ld3m.runs import manifests, metrics
 from ld3m.runs.folder import (
     SAMPLING,
@@ -24,6 +25,8 @@ from ld3m.runs.folder import (
 
 CHEAP = 2**28
 """Bytes of a checkpoint up to which all of it is looked at; of a larger one, whether the rest is there."""
+KEPT = "are kept so far"
+"""Said of the images of a sampling that has been interrupted."""
 RECENT = 20
 """Logged iterations by which the rate is measured."""
 LOOK_AT = (
@@ -80,7 +83,7 @@ class Status:
     sampling: str
     """How Z was sampled; empty if it was not."""
     prior: str
-    """Its source, the decaying skip and the steps."""
+    """Its source, and the decaying skip and the steps if it has any."""
     evaluation: list[dict[str, Any]]
     """What `ld3m evaluate` measured: trained_on, arch, split, augment, mean, std, the number of seeds, and how the
     networks were trained."""
@@ -127,7 +130,7 @@ def read(folder: Path) -> Status:
         unread=list(dict.fromkeys(unread)),
         objective=recipe.distill.objective,
         sampling=recipe.sampling_text + _took(folder, unread),
-        prior=f"{recipe.prior.source}, skip {recipe.prior.skip}, {recipe.prior.steps_text}",
+        prior=_prior(recipe.prior),
         evaluation=evaluation,
         look_at=[name for name in LOOK_AT if (folder / name).exists()],
     )
@@ -142,12 +145,19 @@ def _checkpoints(folder: Path, unread: list[str], changing: bool) -> tuple[int |
     return saved, int(newest.name) if newest else None
 
 
+def _prior(prior: SamplerRecipe) -> str:
+    if prior.source == "pixels":
+        return "none: pixels"
+    how = f"skip {prior.skip}, {prior.steps_text}" if prior.steps else "the autoencoder alone"
+    return f"{prior.source}, {how}"
+
+
 def _took(folder: Path, unread: list[str]) -> str:
     """What the sampling of a run took, or how far it is; empty if nothing was sampled."""
     if seconds := unless_unreadable(unread, {}, document, folder, SAMPLING).get("seconds"):
         return f", {metrics.duration(seconds)}"
     begun = {path.name.rpartition("-")[0] for path in (folder / SAMPLING_PARTS).glob("*.safetensors")}
-    return f"; images of {len(begun)} class{'es' * (len(begun) > 1)} are kept so far" if begun else ""
+    return f"; images of {len(begun)} class{'es' * (len(begun) > 1)} {KEPT}" if begun else ""
 
 
 def _evaluation(folder: Path) -> list[dict[str, Any]]:
@@ -171,8 +181,10 @@ def _evaluation(folder: Path) -> list[dict[str, Any]]:
 
 def text(status: Status) -> str:
     """A status for people, one line per fact that is known."""
-    share = f" ({100 * status.iteration // status.iterations} %)" if status.iterations else ""
-    head = f"{status.run}: {status.state}, iteration {status.iteration:,} of {status.iterations:,}{share}"
+    head = f"{status.run}: {status.state}, nothing is learnt"
+    if status.iterations:
+        share = 100 * status.iteration // status.iterations
+        head = f"{status.run}: {status.state}, iteration {status.iteration:,} of {status.iterations:,} ({share} %)"
     known = {name: value for name, value in _lines(status).items() if value}
     width = max(map(len, known)) + 2
     lines = [f"  {name:<{width}}{value}" for name, value in known.items()]
@@ -191,7 +203,7 @@ def _lines(status: Status) -> dict[str, str]:
         "time left": f"about {metrics.duration(left)}" if left is not None else "",
         "damaged lines": f"{status.damaged_lines} in {metrics.FILE}, skipped" if status.damaged_lines else "",
         "last logged": f"{metrics.duration(since)} ago" if since is not None else "",
-        "checkpoint": f"iteration {status.checkpoint:,}" if status.checkpoint is not None else "",
+        "checkpoint": f"iteration {status.checkpoint:,}" if status.checkpoint is not None and status.iterations else "",
         "objective": status.objective if status.iterations else "",
         "sampling": status.sampling,
         "prior": status.prior,
@@ -200,6 +212,8 @@ def _lines(status: Status) -> dict[str, str]:
         lines["checkpoint"] = f"{lines['checkpoint'] or 'none that is whole'} (the newest is damaged)"
     if status.state == "stopped":
         begin = f"from iteration {status.checkpoint:,}" if status.checkpoint else "from the beginning"
+        if KEPT in status.sampling:
+            begin = "after the images that are kept"
         recipe = shlex.quote(str(Path(status.run) / "recipe.yaml"))
         command = f"ld3m distill {recipe} -o {shlex.quote(status.run)}"
         lines["to resume"] = f"the same command, or {command}, resumes {begin}"
