@@ -5,6 +5,7 @@ than its path, and the `advice` that ends them. Importing this module imports no
 """
 
 import stat
+import sys
 from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -102,6 +103,17 @@ def read_json(path: Path, shape: type[T], advice: str, name: str | None = None) 
     text = read_text(path, advice, name)
     with _named(path, advice, name):
         return parse_json(text, shape)
+
+
+def read_json_if_whole(path: Path, shape: type[T], advice: str) -> T | None:
+    """`read_json` for what can be made again: None if the file is missing, or, which is printed, damaged."""
+    if not path.is_file():
+        return None
+    try:
+        return read_json(path, shape, advice)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return None
 
 
 def parse_json(text: str | bytes, shape: type[T]) -> T:

@@ -68,14 +68,12 @@ def row(
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_fewer_than_three_pairs_have_no_interval(count: int) -> None:
-    """Nor have those that an older version stored beside an interval."""
     test = paired([50.0, 60.0][:count], [45.0, 54.0][:count])
     assert (test.low, test.high, test.p) == (None, None, None)
     (found,) = differences([row("distilled", [50.0, 60.0][:count]), row("random", [45.0, 54.0][:count])])
     assert (found["mean"], found["low"], found["high"], found["p"]) == ([5, 5.5][count - 1], None, None, None)
-    for stored in (found, found | {"low": -0.9, "high": 11.9, "p": 0.058}):
-        assert difference_text(stored) == f"+{[5, 5.5][count - 1]:.1f}  no interval: fewer than three pairs"
-        assert difference_caption([stored]) == ", paired by seed"
+    assert difference_text(found) == f"+{[5, 5.5][count - 1]:.1f}  no interval: fewer than three pairs"
+    assert difference_caption([found]) == ", paired by seed"
 
 
 def test_three_pairs_have_an_interval_but_equal_differences_none() -> None:

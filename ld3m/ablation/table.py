@@ -12,7 +12,7 @@ from typing import Any
 from ld3m.evaluation.blocks import bests, few_images
 from ld3m.evaluation.differences import TOO_FEW_PAIRS, paired
 from ld3m.evaluation.protocols.details import LAST
-from ld3m.evaluation.tables import training_text
+from ld3m.evaluation.tables import figures_text, training_text
 from ld3m.markdown import code, sentence, table, text
 from ld3m.recipe.varied import value_text
 from ld3m.runs.metrics import duration
@@ -75,8 +75,8 @@ def _headings(results: Rows) -> dict[str, str]:
     for key, result in first.items():
         how, others = _how(result), [_how(other) for other in first.values() if other["arch"] == result["arch"]]
         unlike = [name for name in how if any(other.get(name) != how[name] for other in others)]
-        said = [f"{name} {value_text(how[name])}" for name in unlike if how[name] is not None]
-        headings[key] = ", ".join([result["arch"], *said])
+        details = [f"{name} {value_text(how[name])}" for name in unlike if how[name] is not None]
+        headings[key] = ", ".join([result["arch"], *details])
     return headings
 
 
@@ -122,19 +122,11 @@ def row_label(row: Mapping[str, Any], rows: Rows) -> str:
 
 
 def accuracy_cell(accuracies: Mapping[str, Any] | None) -> str:
-    """Mean ± standard deviation and the number of networks, as `ld3m evaluate` prints them; nothing for None.
-
-    One network has no deviation: "62.0 (1)". The best of several tests follows, if it is known.
-    """
+    """Mean ± standard deviation and the number of networks, as `ld3m evaluate` prints them; nothing for None."""
     if not accuracies:
         return ""
-
-    def spread(figures: Mapping[str, Any]) -> str:
-        return f"{figures['mean']:.1f}" + (f" ± {figures['std']:.1f}" if accuracies["networks"] > 1 else "")
-
-    several = accuracies.get("best", {"tests": LAST})["tests"] != LAST
-    best = f", best {spread(accuracies['best'])}" if several else ""
-    return f"{spread(accuracies)} ({accuracies['networks']}){best}"
+    best = accuracies.get("best")
+    return figures_text(accuracies, accuracies["networks"], best if best and best["tests"] != LAST else None)
 
 
 def seed_difference(row: Mapping[str, Any], first: Mapping[str, Any], arch: str) -> str:
@@ -271,8 +263,8 @@ def _notes(name: str, rows: Rows) -> list[str]:
             at_chance.append(f"{count} of {figures['networks']} on {', '.join([row_label(row, rows), *settings])}")
     if at_chance:
         rate = code(f"evaluate.lr={{{first['arch']}: …}}")
-        said = text(f"{name}: networks at chance, which have not learnt: {'; '.join(at_chance)}")
-        notes.append(f"{said}; give more epochs, or a rate of its own: {rate}.")
+        note = text(f"{name}: networks at chance, which have not learnt: {'; '.join(at_chance)}")
+        notes.append(f"{note}; give more epochs, or a rate of its own: {rate}.")
     return [*notes, *map(sentence, few_images(first.get("tested_on")))]
 
 

@@ -43,8 +43,8 @@ def varying(rows: Sequence[Row]) -> list[str]:
         by_arch = _by(values, [row["arch"] for row in rows])
         by_set = _by(values, [row["trained_on"].removeprefix(PREFIX) for row in rows])
         both = _by(values, [f"{row['arch']} on {row['trained_on'].removeprefix(PREFIX)}" for row in rows])
-        said = ", ".join(f"{value} ({', '.join(names)})" for value, names in (by_arch or by_set or both).items())
-        lines.append(f"{key}: {said}.")
+        values_text = ", ".join(f"{value} ({', '.join(names)})" for value, names in (by_arch or by_set or both).items())
+        lines.append(f"{key}: {values_text}.")
     return lines
 
 
@@ -81,5 +81,5 @@ def same_content(rows: Sequence[Row]) -> list[str]:
 
 def general_notes(rows: Sequence[Row], caveat: str) -> list[str]:
     """What the tables of `ld3m evaluate` say below: networks at chance, few test images, a split that is not usual."""
-    said = [note for block in blocks({"results": rows, "caveat": caveat}) for note in block.notes]
-    return [f"{note.replace(PREFIX, '')}." for note in dict.fromkeys(said)]
+    notes = [note for block in blocks({"results": rows, "caveat": caveat}) for note in block.notes]
+    return [f"{note.replace(PREFIX, '')}." for note in dict.fromkeys(notes)]

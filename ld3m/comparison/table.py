@@ -126,8 +126,8 @@ def markdown(report: Report) -> str:
         names = len(part.heads) - part.figures  # the columns that hold words of others
         cells = [[*map(md.text, row[:names]), *row[names:]] for row in part.rows]
         parts += [md.table([md.text(head) for head in part.heads], cells, part.figures), md.text(part.caption)]
-    if said := remarks(report):
-        parts.append("\n".join(f"- {md.text(each)}" for each in said))
+    if notes := remarks(report):
+        parts.append("\n".join(f"- {md.text(note)}" for note in notes))
     parts.append(f"Networks: {md.text(protocol_name(report))}\n\n{md.fenced(protocol_details(report), 'yaml')}")
     if report["command"]:
         parts.append(f"Command: {md.code(report['command'])}")

@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import shutil
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache, partial
@@ -17,13 +15,12 @@ from tqdm import tqdm
 
 from ld3m import networks
 from ld3m.data import scorer
+from ld3m.data.cached import REMOVE, cached
 from ld3m.data.identity import CHEAP
-from ld3m.data.listing import exists
 from ld3m.data.prepared import ImageSet
 from ld3m.errors import UserError, one_line
-from ld3m.files import ANOTHER_CACHE, cache_folder, cache_key, tensors_digest, writable, write_folder, write_tensors
+from ld3m.files import cache_folder, cache_key, tensors_digest, write_tensors
 from ld3m.images.ranges import bytes_to_unit
-from ld3m.machine.lock import hold
 from ld3m.machine.out_of_memory import in_parts
 from ld3m.randomness import generator
 from ld3m.reading import Tensors, TensorSpec, parse_json, read_tensors
@@ -35,7 +32,6 @@ DIGEST = "sha256"
 """Key of their metadata that has their digest."""
 CHUNK = 100
 """Images scored at a time."""
-REMOVE = "remove the folder, and the same command makes it again"
 
 
 # --- selections: indices in the order in which they are taken, so that fewer are a beginning of more -------
@@ -196,8 +192,7 @@ def score(images: ImageSet, recipe: ScorerRecipe, device: torch.device) -> Path:
 
     For each class `<label>.safetensors` holds `losses` float32 [n], cross-entropies of the unaugmented images, and
     `features` float32 [n, d], what the network's classifier sees; one class is in memory at a time. The weights,
-    `scorer.safetensors`, may be another recipe's `source`. If several processes want the same scores, one makes them
-    and the others wait.
+    `scorer.safetensors`, may be another recipe's `source`.
 
     Raises:
         UserError: for an unknown network, or given weights that are not its.
@@ -209,18 +204,11 @@ def score(images: ImageSet, recipe: ScorerRecipe, device: torch.device) -> Path:
         _given_weights(recipe.source)  # before its bytes are read: it is a sound file then
         weights = hashlib.sha256(Path(recipe.source).read_bytes()).hexdigest()
     folder = cache_folder() / "scores" / cache_key([LAYOUT, images.folder.name, settings, weights])
-    if exists(str(folder)) and not _damage(folder, images):
-        return folder
-    writable(folder.parent, ANOTHER_CACHE)
-    with hold(folder.with_suffix(".lock")):
-        damage = _damage(folder, images) if folder.exists() else None
-        if damage:
-            print(f"{damage}; the scores are made again", file=sys.stderr)
-            shutil.rmtree(folder) if folder.is_dir() else folder.unlink()
-        if not folder.exists():
-            network = _scorer(images, recipe, device)
-            write_folder(folder, lambda target: _score_into(target, network, images, device))
-    return folder
+
+    def fill(target: Path) -> None:
+        _score_into(target, _scorer(images, recipe, device), images, device)
+
+    return cached(folder, lambda: _checked(folder, images), fill, "scores")
 
 
 def scoring_network(scores: Path, images: ImageSet, recipe: ScorerRecipe, device: torch.device) -> Any:
@@ -230,15 +218,12 @@ def scoring_network(scores: Path, images: ImageSet, recipe: ScorerRecipe, device
     return network.to(device).eval()
 
 
-def _damage(folder: Path, images: ImageSet) -> str | None:
-    """What is wrong with a folder of scores; values of large ones are looked at when they are used."""
-    try:
-        large = sum(path.stat().st_size for path in folder.glob("*.safetensors")) > CHEAP
-        for label, count in enumerate(images.counts["train"]):
-            _read_scores(folder, label, count, values=not large)
-    except UserError as error:
-        return str(error).removesuffix(f"; {REMOVE}")
-    return None
+def _checked(folder: Path, images: ImageSet) -> Path:
+    """A folder of scores, if nothing is wrong with it; values of large ones are looked at when they are used."""
+    large = sum(path.stat().st_size for path in folder.glob("*.safetensors")) > CHEAP
+    for label, count in enumerate(images.counts["train"]):
+        _read_scores(folder, label, count, values=not large)
+    return folder
 
 
 def _read_scores(folder: Path, label: int, count: int = -1, values: bool = True) -> dict[str, Tensor]:

@@ -6,8 +6,6 @@ square crops of each, of each image the crop of lowest cross-entropy, and the ea
 optimised. They crop the original images; here the prepared ones, of `data.resolution`, are cropped.
 """
 
-import shutil
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +17,11 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from ld3m.data import coresets
+from ld3m.data.cached import REMOVE, cached
 from ld3m.data.prepared import ImageSet
-from ld3m.errors import UserError
-from ld3m.files import ANOTHER_CACHE, cache_folder, cache_key, writable, write_folder, write_tensors
+from ld3m.files import cache_folder, cache_key, write_tensors
 from ld3m.images.ranges import bytes_to_unit, unit_to_bytes
 from ld3m.images.transforms import ResizedCrop
-from ld3m.machine.lock import hold
 from ld3m.machine.out_of_memory import in_parts
 from ld3m.randomness import generator
 from ld3m.reading import TensorSpec, read_tensors
@@ -41,7 +38,6 @@ LARGEST_WHOLE = 64
 CHUNK = 50
 """Images that are cropped and judged at a time."""
 ADVICE = "data.resolution: memory ran out while judging a single crop; give smaller images or more memory"
-REMOVE = "remove the folder, and the same command makes it again"
 
 
 @dataclass(frozen=True)
@@ -163,16 +159,7 @@ def mosaics(images: ImageSet, counts: Sequence[int], factor: int, judge: Judge, 
             )
             write_tensors(target / f"{label}.safetensors", {"images": made})
 
-    writable(folder.parent, ANOTHER_CACHE)
-    with hold(folder.with_suffix(".lock")):
-        if folder.exists():
-            try:
-                return _read(folder, images, counts)
-            except UserError as error:
-                print(f"{str(error).removesuffix(f'; {REMOVE}')}; the mosaics are made again", file=sys.stderr)
-                shutil.rmtree(folder) if folder.is_dir() else folder.unlink()
-        write_folder(folder, fill)
-        return _read(folder, images, counts)
+    return cached(folder, lambda: _read(folder, images, counts), fill, "mosaics")
 
 
 def _read(folder: Path, images: ImageSet, counts: Sequence[int]) -> list[Tensor]:

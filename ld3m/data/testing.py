@@ -51,16 +51,16 @@ def tested(
         processes: that share the classes, each with the same network; None: this one tests on all.
     """
     classes, counts = len(images.classes), images.counts[split]
-    said = torch.zeros(classes, classes, dtype=torch.long)
+    confusion = torch.zeros(classes, classes, dtype=torch.long)
     own = processes.shard(range(classes)) if processes else range(classes)
     for label, chunk in _in_memory(images, split, own):
         logits = network(images.normalise(bytes_to_unit(chunk.to(device))))
-        said[label] += torch.bincount(logits.argmax(1).cpu(), minlength=classes)
+        confusion[label] += torch.bincount(logits.argmax(1).cpu(), minlength=classes)
     if processes:
-        for label, row in processes.gather([(label, said[label]) for label in own]):
-            said[label] = row
-    correct = said.diag().tolist()
-    return Tested(100 * sum(correct) / sum(counts), at_chance(correct, counts), None, reassigned(said))
+        for label, row in processes.gather([(label, confusion[label]) for label in own]):
+            confusion[label] = row
+    correct = confusion.diag().tolist()
+    return Tested(100 * sum(correct) / sum(counts), at_chance(correct, counts), None, reassigned(confusion))
 
 
 def _in_memory(images: ImageSet, split: str, labels: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
@@ -73,16 +73,16 @@ def _in_memory(images: ImageSet, split: str, labels: Sequence[int]) -> Iterator[
             yield chunk
 
 
-def reassigned(said: Tensor) -> float:
+def reassigned(confusion: Tensor) -> float:
     """The highest accuracy in percent of a classifier whose answers are renamed, each class for another one.
 
     Args:
-        said: int64 [classes, classes], images of a class by row and what they were taken for by column.
+        confusion: int64 [classes, classes], images of a class by row and what they were taken for by column.
     """
     from scipy.optimize import linear_sum_assignment
 
-    rows, columns = linear_sum_assignment(said.numpy(), maximize=True)
-    return 100 * int(said[rows, columns].sum()) / max(1, int(said.sum()))
+    rows, columns = linear_sum_assignment(confusion.numpy(), maximize=True)
+    return 100 * int(confusion[rows, columns].sum()) / max(1, int(confusion.sum()))
 
 
 def is_permuted(accuracy: float, renamed: float, classes: int) -> bool:

@@ -16,7 +16,6 @@ from tqdm import tqdm
 from ld3m.data.prepared import ImageSet, buffers
 from ld3m.data.testing import Tested, is_permuted, tested
 from ld3m.data.whitening import whitening
-from ld3m.errors import UserError
 from ld3m.evaluation.checkpoint import Checkpoint
 from ld3m.evaluation.effort import Cost, costs
 from ld3m.evaluation.protocols import Protocol, Task, has_own_rate, protocol
@@ -31,7 +30,7 @@ from ld3m.images.resample import centre
 from ld3m.machine import signals
 from ld3m.machine.lock import hold
 from ld3m.machine.processes import Processes
-from ld3m.reading import read_json
+from ld3m.reading import read_json_if_whole
 from ld3m.recipe import Recipe
 from ld3m.runs.metrics import duration
 
@@ -149,7 +148,7 @@ class Evaluation:
         how, best = self.protocols[training.group], self.recipe.evaluate.best
         is_awaited = self.writes and self.is_kept(training) and not path.is_file()
         with hold(path.with_suffix(".lock")) if is_awaited else nullcontext():
-            known = _kept(path, how, best) if self.writes and path.is_file() else None
+            known = _kept(path, how, best) if self.writes else None
             if self.together:
                 known = self.together.gather([known])[0]
             if known:
@@ -253,11 +252,8 @@ class Kept(BaseModel):
 
 
 def _kept(path: Path, how: Protocol, best: bool) -> Tested | None:
-    """How a network did, or None if its file is damaged or lacks its best, and is to be made again."""
-    try:
-        kept = read_json(path, Kept, "it is measured again")
-    except UserError as error:
-        print(error, file=sys.stderr)
+    """How a network did, or None if its file is missing, damaged or lacks its best, and is to be made again."""
+    if (kept := read_json_if_whole(path, Kept, "it is measured again")) is None:
         return None
     of_tests = kept.best if kept.tests == how.tests else None
     known = Tested(kept.accuracy, kept.at_chance, of_tests, kept.reassigned)

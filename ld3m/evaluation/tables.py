@@ -102,19 +102,22 @@ def accuracy_text(row: Row | None) -> str:
     """
     if not row:
         return ""
-    best = best_figures(row)
-    return f"{_spread(row)} ({len(row['accuracies'])})" + (f", best {_spread(best)}" if best else "")
+    return figures_text(row, len(row["accuracies"]), best_figures(row))
 
 
-def _spread(figures: Row) -> str:
-    """Mean ± standard deviation; one network has none."""
-    alone = len(figures["accuracies"]) == 1 or figures["std"] is None
-    return f"{figures['mean']:.1f}" + ("" if alone else f" ± {figures['std']:.1f}")
+def figures_text(figures: Row, networks: int, best: Row | None) -> str:
+    """`accuracy_text` of `mean` and `std` over so many networks, and those of the best of several tests, if known."""
+
+    def spread(each: Row) -> str:
+        alone = networks == 1 or each["std"] is None
+        return f"{each['mean']:.1f}" + ("" if alone else f" ± {each['std']:.1f}")
+
+    return f"{spread(figures)} ({networks})" + (f", best {spread(best)}" if best else "")
 
 
 def difference_caption(rows: Sequence[Row]) -> str:
     """What stands beside the means of differences, which all tables of them say in their heading."""
-    if all(_lacks_interval(row) for row in rows):
+    if all(row["p"] is None for row in rows):
         return ", paired by seed"
     return ", mean, 95 % interval and p-value of a two-sided t-test, paired by seed"
 
@@ -122,16 +125,11 @@ def difference_caption(rows: Sequence[Row]) -> str:
 def difference_text(row: Row) -> str:
     """A difference with its interval and p-value, or why it has none."""
     pairs = len(row["differences"])
-    if _lacks_interval(row):
+    if row["p"] is None:
         reason = TOO_FEW_PAIRS if pairs < LEAST_PAIRS else f"the same for all {pairs} seeds"
         return f"{row['mean']:+.1f}  no interval: {reason}"
     p = f"p = {row['p']:.2g}" if row["p"] >= 1e-4 else "p < 0.0001"
     return f"{row['mean']:+.1f}  [{row['low']:+.1f}, {row['high']:+.1f}]  {p} ({pairs})"
-
-
-def _lacks_interval(row: Row) -> bool:
-    """Also that of two pairs which an older version computed and stored."""
-    return row["p"] is None or len(row["differences"]) < LEAST_PAIRS
 
 
 def score_text(row: Row) -> str:

@@ -183,11 +183,11 @@ def shown_in_epoch(
             targets = targets if counted is None else counted * targets
             targets = mix.labels(targets) if mix else targets
         if soft_labels and how.labels == "soft":
-            said = soft_labels(seen, indices, epoch, mix, own if share else None)
+            logits = soft_labels(seen, indices, epoch, mix, own if share else None)
             if counted is None:
-                return seen, said
+                return seen, logits
             counted = (mix.labels(counted) if mix else counted).squeeze(1)
-            return seen, said, counted[send(own, counted.device)] if share else counted
+            return seen, logits, counted[send(own, counted.device)] if share else counted
         return seen, targets[send(own, targets.device)] if share else targets
 
     return shown

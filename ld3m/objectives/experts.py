@@ -29,7 +29,6 @@ FORMAT = "ld3m-experts-1"
 DIGESTS = "sha256"
 """Key of the metadata that has the digest of each snapshot, so that one is checked as it is read; one key, since
 several come out in random order."""
-DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 
 class Training(TypedDict):
@@ -104,7 +103,7 @@ class Trajectories:
         self.about = describe(experts.network, images, parameters)
         self.training = experts.settings.model_dump(include={"epochs", "batch", "lr", "augment", "dtype"})
         self.training["seed"] = experts.seed
-        self.dtype = DTYPES[experts.settings.dtype]
+        self.dtype = getattr(torch, experts.settings.dtype)
         self.parameters = parameters
         self.epochs = experts.settings.epochs
 

@@ -98,8 +98,8 @@ def check_scheduler(config: dict[str, Any], file: object) -> None:
 
 def is_flow(config: Mapping[str, Any]) -> bool:
     """Whether a scheduler's configuration is one of flow matching: its own kind, or a solver that was told so."""
-    told = config.get("use_flow_sigmas") is True and config.get("prediction_type") == "flow_prediction"
-    return told or str(config.get("_class_name")).startswith("FlowMatch")
+    asked = config.get("use_flow_sigmas") is True and config.get("prediction_type") == "flow_prediction"
+    return asked or str(config.get("_class_name")).startswith("FlowMatch")
 
 
 def is_consistency(config: Mapping[str, Any]) -> bool:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from ld3m.errors import UserError
+from ld3m.errors import UserError, shortened
 from ld3m.files import write_json
 from ld3m.reading import read_json
 from ld3m.recipe import DistilledDataRecipe, Recipe
@@ -139,7 +139,7 @@ def data_difference(before: Note, now: Note) -> str | None:
     """The first difference between two notes on data, as part of an error; None if their content is the same."""
     old, new = before["classes"], now["classes"]
     if list(old) != list(new):
-        return f"its classes are {_short(new)}, not {_short(old)}"
+        return f"its classes are {shortened(list(new))}, not {shortened(list(old))}"
     for name, was in old.items():
         count = new[name]["images"]
         if count != was["images"]:
@@ -147,11 +147,6 @@ def data_difference(before: Note, now: Note) -> str | None:
         if was["sha256"] not in (None, new[name]["sha256"]):
             return f"class {name!r} has other training images"
     return "data.scorer.source holds other weights" if before["scorer"] != now["scorer"] else None
-
-
-def _short(names: Mapping[str, Any]) -> str:
-    text = ", ".join(names)
-    return text if len(text) <= 60 else f"{text[:57]}…"
 
 
 def check(recipe: Recipe, sources: Sources, prior: Note | None, data: Note | None, run: Path, instead: str) -> None:

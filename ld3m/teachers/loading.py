@@ -2,7 +2,6 @@
 
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Annotated
 
 import torch
@@ -14,7 +13,7 @@ from ld3m.errors import UserError
 from ld3m.files import ANOTHER_CACHE, cache_folder, cache_key, writable, write_json
 from ld3m.machine.lock import hold
 from ld3m.networks.speed import quick_on_cpus
-from ld3m.reading import read_json
+from ld3m.reading import read_json_if_whole
 from ld3m.recipe import Recipe
 from ld3m.teachers.classes import columns_of
 from ld3m.teachers.sources import source_of
@@ -93,7 +92,7 @@ def _tested(teacher: Teacher, device: torch.device) -> Teacher:
     path = cache_folder() / "teachers" / f"{cache_key([LAYOUT, own.digest, images.folder.name, how])}.json"
     writable(path.parent, ANOTHER_CACHE)
     with hold(path.with_suffix(".lock"), doing="tests the same teacher"):
-        known = _kept(path)
+        known = read_json_if_whole(path, Accuracy, "it is measured again")
         if known is None:
             measured = tested(teacher, images, images.judging, device)
             renamed = round(measured.reassigned or 0.0, 2)
@@ -108,14 +107,3 @@ def _tested(teacher: Teacher, device: torch.device) -> Teacher:
     return replace(
         teacher, accuracy=known.accuracy, classifier=replace(own, notes=[*own.notes, *([hint] if hint else [])])
     )
-
-
-def _kept(path: Path) -> Accuracy | None:
-    """A teacher's accuracy, unless it was not measured yet or its file is damaged."""
-    if not path.is_file():
-        return None
-    try:
-        return read_json(path, Accuracy, "it is measured again")
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return None

@@ -56,6 +56,6 @@ def _panel(
     share = f", {100 * importance[name]:.0f} % of what mattered" if name in importance else ""
     parts = [*framed(f"accuracy in %{share}", up), *below, *svg.base_line(LEFT, RIGHT, BOTTOM, name)]
     for value, run, number in having:
-        said = f"trial {number}, {name} {value}, rung {run['rung']}: {run['mean']:.1f} %"
-        parts.append(svg.dot(run["rung"] - 1, place[value], up(run["mean"]), said, "mark"))
+        hover = f"trial {number}, {name} {value}, rung {run['rung']}: {run['mean']:.1f} %"
+        parts.append(svg.dot(run["rung"] - 1, place[value], up(run["mean"]), hover, "mark"))
     return parts

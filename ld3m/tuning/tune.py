@@ -145,9 +145,9 @@ class Tuning:
 
     def _made(self, recipe: Recipe, split: str, which: str, settings: Mapping[str, str]) -> Figure:
         """Makes a run as far as it is not made, and reads what it got."""
-        said, began = " ".join(map("=".join, settings.items())) or "the recipe as it is", time.monotonic()
+        settings_text, began = " ".join(map("=".join, settings.items())) or "the recipe as it is", time.monotonic()
         iterations, epochs = recipe.distill.iterations, recipe.evaluate.epochs
-        self.say(f"{which}: {said}")
+        self.say(f"{which}: {settings_text}")
         printed = io.StringIO()
         try:
             with redirect_stdout(printed):  # what each run prints of itself would bury the lines of the search

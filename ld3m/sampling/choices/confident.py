@@ -28,7 +28,7 @@ def by_confidence(logits: Tensor, label: int, most: bool) -> Tensor:
         logits: [n, classes].
         most: whether the most confident come first.
     """
-    confidence, said = logits.double().softmax(1).max(1)
+    confidence, predicted = logits.double().softmax(1).max(1)
     order = confidence.argsort(descending=most, stable=True)
-    right = said[order] == label
+    right = predicted[order] == label
     return torch.cat([order[right], order[~right]])
