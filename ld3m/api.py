@@ -133,8 +133,8 @@ def auto(
     from ld3m.automatic.answer import answer
     from ld3m.automatic.question import Question
 
-    place = None if output is None else str(output)
-    question = Question(str(source), images_per_class, minutes, overrides, place)
+    folder = None if output is None else str(output)
+    question = Question(str(source), images_per_class, minutes, overrides, folder)
     answer(question)
     return question.folder
 
@@ -225,8 +225,8 @@ def evaluate(
     reading = Reading(pixels, class_order, by_position)
     changes = [*from_own_values(overrides, protocol), *(["evaluate.best=true"] if best else [])]
     folder, measured_by = set_and_recipe(names, None if recipe is None else str(recipe), changes, reading)
-    place = None if output is None else Path(output)
-    report, _ = evaluate(folder, measured_by, [str(name) for name in against], split, scores, again, place)
+    elsewhere = None if output is None else Path(output)
+    report, _ = evaluate(folder, measured_by, [str(name) for name in against], split, scores, again, elsewhere)
     return report
 
 
@@ -266,8 +266,8 @@ def compare(
 
     names, by = list(map(str, sets)), None if recipe is None else str(recipe)
     reading = Reading(pixels, class_order, by_position)
-    figures, place = (None if path is None else Path(path) for path in (published, output))
-    return compare(names, overrides, by, reading, against, figures, split, again, place)[0]
+    figures, folder = (None if path is None else Path(path) for path in (published, output))
+    return compare(names, overrides, by, reading, against, figures, split, again, folder)[0]
 
 
 def tune(

@@ -8,11 +8,13 @@ import typer
 from ld3m.cli import completion
 from ld3m.cli.arguments import (
     AsJson,
+    Baselines,
     HowMeasured,
     Output,
     Split,
     command_line,
     grouped,
+    listed,
     names_and_overrides,
     show_report,
 )
@@ -39,14 +41,7 @@ def ablate(
     ] = None,
     *,
     measured: HowMeasured,
-    against: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME,…",
-            help="Baselines: as many real images chosen by random, herding, k-center, easy or hard; rded for "
-            "mosaics of easy crops; full for all real images. Cells that share a baseline share its measurement.",
-        ),
-    ] = "",
+    against: Baselines = "",
     split: Split = "test",
     output: Output = None,
     as_json: AsJson = False,
@@ -75,8 +70,7 @@ def ablate(
     from ld3m.ablation.cells import Ablation
     from ld3m.ablation.table import markdown
 
-    names = [name for name in against.split(",") if name]
-    ablation = Ablation.of(recipes, overrides, axis or [], Path(output) if output else None, names, split)
+    ablation = Ablation.of(recipes, overrides, axis or [], Path(output) if output else None, listed(against), split)
     if dry_run:
         from ld3m.distillation.inputs import check_classes
 

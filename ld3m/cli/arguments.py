@@ -233,9 +233,22 @@ Best = Annotated[
         "--best", help="Also note the best of the protocol's own tests during training, as most published figures are."
     ),
 ]
+Baselines = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME,…",
+        help="Baselines, measured in the same way: as many real images chosen by random, herding, k-center, easy or "
+        "hard; rded for as many mosaics of easy crops; full for all real images.",
+    ),
+]
 Again = Annotated[
     bool, typer.Option("--again", help="Measure everything again; by default what is measured already is reused.")
 ]
+
+
+def listed(names: str) -> list[str]:
+    """Names between commas."""
+    return [name for name in names.split(",") if name]
 
 
 def names_and_overrides(arguments: list[str] | None) -> tuple[list[str], list[str]]:

@@ -9,6 +9,7 @@ from ld3m.cli import completion
 from ld3m.cli.arguments import (
     Again,
     AsJson,
+    Baselines,
     HowMeasured,
     HowRead,
     MeasuredBy,
@@ -16,6 +17,7 @@ from ld3m.cli.arguments import (
     Split,
     command_line,
     grouped,
+    listed,
     names_and_overrides,
     show_report,
 )
@@ -36,14 +38,7 @@ def compare(
     *,
     read: HowRead,
     measured: HowMeasured,
-    against: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME,…",
-            help="Baselines, trained in the same way: as many real images chosen by random, herding, k-center, easy or "
-            "hard; rded for as many of RDED's mosaics; full for all real images.",
-        ),
-    ] = "",
+    against: Baselines = "",
     published: Annotated[
         Path | None,
         typer.Option(
@@ -78,10 +73,9 @@ def compare(
     from ld3m.comparison.compare import compare
     from ld3m.comparison.table import markdown
 
-    baselines = [name for name in against.split(",") if name]
-    place = Path(output) if output else None
+    wanted = Path(output) if output else None
     report, folder, is_main = compare(
-        names, overrides, recipe, read.reading, baselines, published, split, again, place, command_line()
+        names, overrides, recipe, read.reading, listed(against), published, split, again, wanted, command_line()
     )
     if is_main:
         show_report(report, as_json, markdown)

@@ -70,8 +70,8 @@ def evaluate(
     elsewhere = output if output and output.resolve() != folder.resolve() else None
     if elsewhere and is_run(elsewhere):
         raise UserError(f"--output: {elsewhere} is a run; give a folder of your own for what is measured")
-    place, unread = elsewhere or folder, list[str]()
-    before = read(place)  # it is added to, so that it must be readable
+    target, unread = elsewhere or folder, list[str]()
+    before = read(target)  # it is added to, so that it must be readable
     earlier = gathered(folder, elsewhere, unread) if elsewhere else before
     for line in unread if processes.is_main_process else ():
         print(f"left out: {line}", file=sys.stderr)
@@ -80,7 +80,7 @@ def evaluate(
     check_teacher(recipe, [folder, *filter(None, others.values())], others)
     keep_freed_memory()
     with repeatable(processes.device, recipe.tf32, warn_only=True):  # networks of other packages may not be repeatable
-        evaluation = _prepare(processes, folder, place, recipe, others, split, with_scores)
+        evaluation = _prepare(processes, folder, target, recipe, others, split, with_scores)
         if elsewhere:
             check_content(elsewhere, before, evaluation.digests["distilled"], folder)
         ((rows, own),) = measure_rows(processes, [(evaluation, earlier.get("results", []))], recipe, again)
@@ -92,11 +92,11 @@ def evaluate(
             name = f"{set_name(row)}, {row['arch']}, {row['split']} split, {json.dumps(row['protocol'])}"
             print(f"measured again: {name}; it was {accuracy_text(row)}", file=sys.stderr)
         if own or lost or before.get("results") != report["results"]:
-            write_json(place / FILE, report)
+            write_json(target / FILE, report)
             if elsewhere:
-                print(f"written to {place / FILE}; ld3m report {folder} -o {place} shows it", file=sys.stderr)
+                print(f"written to {target / FILE}; ld3m report {folder} -o {target} shows it", file=sys.stderr)
     processes.wait_for_everyone()
-    clean_up(place, own)
+    clean_up(target, own)
     return report | {"run": str(folder)}, processes.is_main_process
 
 
@@ -155,7 +155,7 @@ def check_archs(recipe: Recipe) -> None:
 def _prepare(
     processes: Processes,
     folder: Path,
-    place: Path,
+    target: Path,
     recipe: Recipe,
     others: Mapping[str, Path | None],
     split: str,
@@ -169,7 +169,7 @@ def _prepare(
     folders = {**others, "distilled": folder}
     of_runs = {name: folders.get(name) for name, _ in wanted}
     sets = TrainingSets.of(recipe, of_runs, images, processes.device, processes.is_main_process)
-    return Evaluation.of(place, images, split, sets, wanted, recipe, processes)
+    return Evaluation.of(target, images, split, sets, wanted, recipe, processes)
 
 
 def prepare_to_test(recipe: Recipe, split: str, progress: bool) -> ImageSet:
@@ -190,7 +190,7 @@ def prepare_to_test(recipe: Recipe, split: str, progress: bool) -> ImageSet:
 
 
 def with_learnt_rate(recipe: Recipe, folder: Path) -> Recipe:
-    """The recipe with the step size that the run learnt in place of `evaluate.lr: learnt`."""
+    """The recipe with the step size that the run learnt in target of `evaluate.lr: learnt`."""
     step_size = learnt(folder).get("step_size")
     if step_size is None:
         raise UserError(f"evaluate.lr: {folder} has learnt no step size (objective mtt does); give a number")

@@ -71,12 +71,12 @@ def label(processes: Processes, folder: Path, recipe: Recipe, kept: Kept, again:
         how = _protocol(recipe, images, len(pixels))
         teacher = load(recipe, images, device, main)
         note = _note(folder, recipe, images, kept, how, teacher.about, len(pixels))
-        place = folder / stored.FOLDER
+        labels = folder / stored.FOLDER
         with ExitStack() as claimed:
             with processes.main_process_first():
                 if main:
                     kind = "labels of ld3m label"
-                    claimed.enter_context(lock.claim(place, stored.NOTE, kind, "RUN", "move it away"))
+                    claimed.enter_context(lock.claim(labels, stored.NOTE, kind, "RUN", "move it away"))
                     _begin(folder, note, again)
             own = processes.shard(stored.missing(folder, note))
             processes.wait_for_everyone()  # all have looked before any view is finished
@@ -91,8 +91,8 @@ def label(processes: Processes, folder: Path, recipe: Recipe, kept: Kept, again:
                 stored.write_view(folder, note, view, record.logits)
             processes.wait_for_everyone()
     if main:
-        print(f"{place}: {stored.text(note)}; ld3m evaluate {folder} evaluate.labels=soft trains with them")
-    return place
+        print(f"{labels}: {stored.text(note)}; ld3m evaluate {folder} evaluate.labels=soft trains with them")
+    return labels
 
 
 def see_epoch(
@@ -156,25 +156,25 @@ def _note(
 
 def _begin(folder: Path, note: stored.Note, again: bool) -> None:
     """Prepares the folder, and says what the disk will take before it is filled."""
-    place = folder / stored.FOLDER
+    labels = folder / stored.FOLDER
     if again:
-        for path in (place / stored.NOTE, *place.glob("*.safetensors")):
+        for path in (labels / stored.NOTE, *labels.glob("*.safetensors")):
             path.unlink(missing_ok=True)
     if stored.has_labels(folder):
         before = stored.read_note(folder)
         if unlike := [key for key, value in note.model_dump().items() if before.model_dump()[key] != value]:
             raise UserError(
-                f"RUN: {place} has labels with {unlike[0]} {shortened(getattr(before, unlike[0]))}, not "
+                f"RUN: {labels} has labels with {unlike[0]} {shortened(getattr(before, unlike[0]))}, not "
                 f"{shortened(getattr(note, unlike[0]))}; ld3m label with --again replaces them"
             )
-    remove_temporary(place)
+    remove_temporary(labels)
     left = note.size * len(stored.missing(folder, note)) // len(note.files)
     free = shutil.disk_usage(folder).free
     if left > free:
         raise UserError(
-            f"--epochs: the labels need {left / 1e6:,.1f} MB in {place}, where {free / 1e6:,.0f} MB are free; give "
+            f"--epochs: the labels need {left / 1e6:,.1f} MB in {labels}, where {free / 1e6:,.0f} MB are free; give "
             "fewer, or --top"
         )
     if note.epochs:
-        print(f"the labels take {stored.size_text(note)} in {place}", file=sys.stderr)
+        print(f"the labels take {stored.size_text(note)} in {labels}", file=sys.stderr)
     stored.write_note(folder, note)
