@@ -49,6 +49,10 @@ class Prior(Protocol):
     def null_embedding(self) -> Tensor | None:
         """[1, *conditioning_shape], what guidance contrasts with; None if there is nothing: `prior.guidance` is 1."""
 
+    @property
+    def weights(self) -> Sequence[Tensor]:
+        """Everything that a process loads and keeps, but for a table of class embeddings."""
+
     def encode(self, images: Tensor) -> Tensor:
         """Latents of images, before quantisation."""
 

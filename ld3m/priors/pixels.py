@@ -1,5 +1,7 @@
 """No prior: distillation in pixel space, as the objectives were published with, the baseline of all others."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -26,6 +28,8 @@ class PixelSpace:
 
 class Pixels(PixelSpace, WithoutDenoiser):
     """Z is the images themselves, in [-1, 1]."""
+
+    weights: Sequence[Tensor] = ()
 
     def __init__(self, channels: int, size: int, device: torch.device | str = "cpu") -> None:
         super().__init__(device)

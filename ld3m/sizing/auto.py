@@ -5,7 +5,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
 
 from ld3m.machine.out_of_memory import ran_out
 from ld3m.recipe import Recipe
@@ -114,13 +113,7 @@ def _measured(bench: Bench, run: Callable[[Callable[[], int]], Any]) -> tuple[in
     """
     device = bench.device
     if device.type != "cuda":
-        weights = [
-            tensor
-            for model in vars(bench.prior).values()
-            if isinstance(model, nn.Module)
-            for tensor in (*model.parameters(), *model.buffers())
-        ]
-        with Tally(weights) as tally:
+        with Tally(bench.prior.weights) as tally:
             answer = run(lambda: tally.bytes)
         return tally.peak, answer
     before = torch.cuda.memory_allocated(device)

@@ -13,9 +13,9 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from ld3m.objectives.draws import REAL_CHUNK
+from ld3m.priors import Prior
 from ld3m.sampling.algorithm import decoded, reverse_step
 from ld3m.sizing.bench import Bench
-from ld3m.sizing.meta_models import Outline
 
 
 class Tally(TorchDispatchMode):
@@ -109,7 +109,7 @@ class Counts:
     """Steps of the inner loop in an iteration that has one."""
 
     @classmethod
-    def of(cls, bench: Bench, prior: Outline) -> "Counts":
+    def of(cls, bench: Bench, prior: Prior) -> "Counts":
         """Those of a recipe; `bench` has the meta prior."""
         settings = bench.recipe.distill
         micro_batch = min(len(bench.own) * settings.latents_per_class, bench.recipe.prior.images_at_a_time)

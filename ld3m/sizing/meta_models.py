@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,13 @@ from ld3m.data.prepared import ImageSet
 from ld3m.data.sources import open_source
 from ld3m.errors import UserError
 from ld3m.priors.autoencoder import Autoencoder
-from ld3m.priors.base import LatentDiffusion
+from ld3m.priors.base import LatentDiffusion, Prior
 from ld3m.priors.consistency import ConsistencyModel
 from ld3m.priors.diffusers_layout import is_whole
 from ld3m.priors.ldm import read_class_table
 from ld3m.priors.loading import Parts
 from ld3m.priors.pixels import Pixels
-from ld3m.priors.several_encoders import Sana, SeveralEncoders, StableDiffusion3, StableDiffusionXL
+from ld3m.priors.several_encoders import Sana, StableDiffusion3, StableDiffusionXL
 from ld3m.priors.source import outline
 from ld3m.recipe import DataRecipe, Recipe, SamplerRecipe
 
@@ -51,7 +51,7 @@ class MetaPrior(LatentDiffusion):
         return torch.empty(len(classes), *self.conditioning_shape, device="meta")
 
     @classmethod
-    def of(cls, recipe: SamplerRecipe, size: int | None = None) -> "Outline":
+    def of(cls, recipe: SamplerRecipe, size: int | None = None) -> Prior:
         """The prior of `prior.source`, of which only the configurations need to be on this machine.
 
         Args:
@@ -64,10 +64,10 @@ class MetaPrior(LatentDiffusion):
 
         parts = Parts(outline(recipe.source), "meta", recipe, size=size)
         kind = parts.kind()
-        loader = WITH_OUTLINES.get(kind) if is_whole(parts.folder) else Autoencoder
+        loader = WITH_OUTLINES.get(kind) if is_whole(parts.folder) else Autoencoder.load
         if loader:
             with priors.whole(parts.folder, kind):
-                outlined: Outline = loader.load(parts)
+                outlined = loader(parts)
             priors.check_null_class(recipe, outlined.null_embedding is not None)
             priors.render_at(outlined, kind, recipe)
             return outlined
@@ -98,24 +98,16 @@ class MetaPrior(LatentDiffusion):
         return prior
 
 
-class MetaPixels(Pixels):
-    """No prior, on the meta device: images without values."""
-
-    weights: tuple[Tensor, ...] = ()
-
-
-Outline = MetaPrior | MetaPixels | Autoencoder | ConsistencyModel | SeveralEncoders
-"""A prior on the meta device."""
-WITH_OUTLINES: dict[str, Any] = {
-    each.kind: each for each in (ConsistencyModel, StableDiffusionXL, StableDiffusion3, Sana)
+WITH_OUTLINES: dict[str, Callable[[Parts], Prior]] = {
+    each.kind: each.load for each in (ConsistencyModel, StableDiffusionXL, StableDiffusion3, Sana)
 }
 """Kinds that are made of configurations alone by their own `load`."""
 
 
-def meta_prior(recipe: Recipe) -> Outline:
+def meta_prior(recipe: Recipe) -> Prior:
     """The prior of a recipe on the meta device, as `MetaPrior.of` has it; for `prior.source=pixels` there is none."""
     if recipe.prior.source == "pixels":
-        return MetaPixels(recipe.data.channels, recipe.rendered_size, "meta")
+        return Pixels(recipe.data.channels, recipe.rendered_size, "meta")
     return MetaPrior.of(recipe.prior, recipe.rendered_size)
 
 
