@@ -126,7 +126,7 @@ def _by_number(path: Path, incomplete: list[str]) -> Labels | None:
     """
     file = printable(str(path))
     lines = [line.split() for line in read_text(path, ADVICE).splitlines() if line.strip()]
-    ids = [each.wordnet_id for each in imagenet.classes()]
+    ids = imagenet.ids()
     numbers = [int(line[1]) for line in lines if len(line) == 2 and "." in line[0] and line[1].isdecimal()]
     ordered = [number for _, number in sorted(zip(lines, numbers, strict=False))]
     plausible = len(lines) == len(numbers) > 0 and max(numbers) < len(ids)

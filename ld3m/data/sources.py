@@ -114,8 +114,7 @@ def _outline(recipe: DataRecipe) -> Source | None:
     if name in ("fashion-mnist", "fashion-mnist-small"):
         return Source(fashion_mnist.CLASSES, {}, "")
     if name == "imagenet" and recipe.subset is not None:  # else a small copy may have fewer
-        names = [each.name for each in imagenet.classes()]
-        return Source(names, {}, "", imagenet.numbers(), imagenet.subsets())
+        return Source(imagenet.names(), {}, "", imagenet.numbers(), imagenet.subsets())
     if name in SOURCES or name.startswith("hub:") or not path.is_dir():
         return None
     path = table_files.hub_snapshot(path)

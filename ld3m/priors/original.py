@@ -47,7 +47,7 @@ def untrained(kind: str) -> ClassConditionalLDM | UnconditionalLDM:
     autoencoder = _autoencoder(params, {})
     if unet.context_dim is None:
         return UnconditionalLDM(autoencoder, denoiser, _scheduler(params))
-    classes = [each.name for each in imagenet.classes()]
+    classes = imagenet.names()
     table = torch.randn(len(classes) + 1, unet.context_dim)
     return ClassConditionalLDM(autoencoder, denoiser, table, classes, _scheduler(params))
 
@@ -119,7 +119,7 @@ def _guess_classes(rows: int, params: Params) -> list[str]:
     Raises:
         UserError: if it can be either.
     """
-    known = [each.name for each in imagenet.classes()]
+    known = imagenet.names()
     if rows - len(known) in (0, 1):
         return known
     conditioner = params.cond_stage_config

@@ -56,7 +56,7 @@ def build(weights: Weights, classes: list[str] | None, vae: str | None) -> Conve
         raise UserError(f"--vae: a DiT's checkpoint has no autoencoder; give a folder of one, or --vae {VAE}")
     denoiser = _denoiser(weights)
     rows = len(weights[TABLE])
-    known = [each.name for each in imagenet.classes()]
+    known = imagenet.names()
     names = classes or (known if len(known) == rows - 1 else [str(number) for number in range(rows - 1)])
     if len(names) != rows - 1:
         raise UserError(

@@ -127,9 +127,8 @@ class MetaImages(ImageSet):
             UserError: if `data.source` or `data.subset` is wrong.
         """
         if recipe.source == "imagenet":
-            names = [each.name for each in imagenet.classes()]
-            aliases = {each.wordnet_id: number for number, each in enumerate(imagenet.classes())}
-            chosen = choose(recipe.subset, names, aliases, imagenet.subsets())
+            names = imagenet.names()
+            chosen = choose(recipe.subset, names, imagenet.numbers(), imagenet.subsets())
             counts = [IMAGENET_CLASS] * len(chosen)
         else:
             source = open_source(recipe)

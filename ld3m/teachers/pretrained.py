@@ -21,11 +21,6 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's training pixels, as nearly all its networks have it."""
 
 
-def imagenet_ids() -> list[str]:
-    """The classes of a network with ImageNet's 1,000 outputs, in the order that all of them have."""
-    return [each.wordnet_id for each in imagenet.classes()]
-
-
 def torchvision_classifier(source: str) -> Classifier:
     """A classifier of torchvision with its pre-trained weights; `@<weights>` behind the model names others of it.
 
@@ -43,7 +38,7 @@ def torchvision_classifier(source: str) -> Classifier:
     return Classifier(
         name=f"{TORCHVISION}{name}@{weights.name}",
         network=network.eval(),
-        classes=imagenet_ids() if len(labels) == len(imagenet_ids()) else labels,
+        classes=imagenet.ids() if len(labels) == len(imagenet.ids()) else labels,
         mean=torch.tensor(preset.mean),
         std=torch.tensor(preset.std),
         resolution=int(preset.crop_size[0]),
@@ -82,7 +77,7 @@ def _timm_classes(network: Any, source: str) -> list[str]:
     if names := network.pretrained_cfg.get("label_names"):
         return list(names)
     if subset := infer_imagenet_subset(network):
-        return imagenet_ids() if network.num_classes == len(imagenet_ids()) else ImageNetInfo(subset).label_names()
+        return imagenet.ids() if network.num_classes == len(imagenet.ids()) else ImageNetInfo(subset).label_names()
     raise UserError(
         f"teacher.source: timm does not say what the {network.num_classes} outputs of {source} are; give "
         "teacher.classes=FILE with their names or WordNet ids, in their order"

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from ld3m import networks
+from ld3m.data.known import imagenet
 from ld3m.data.prepared import ImageSet
 from ld3m.errors import UserError, some
 from ld3m.files import tensors_digest
@@ -16,7 +17,7 @@ from ld3m.reading import parse_json, read_metadata
 from ld3m.recipe import TeacherRecipe
 from ld3m.teachers import pretrained
 from ld3m.teachers.classes import BY_POSITION, given_classes
-from ld3m.teachers.pretrained import IMAGENET_MEAN, IMAGENET_STD, TIMM, TORCHVISION, imagenet_ids
+from ld3m.teachers.pretrained import IMAGENET_MEAN, IMAGENET_STD, TIMM, TORCHVISION
 from ld3m.teachers.teacher import Classifier
 
 COUNTERS = ("n_averaged", "num_batches_tracked")
@@ -43,7 +44,7 @@ def read_classifier(path: Path, settings: TeacherRecipe, images: ImageSet) -> Cl
     network = _filled(settings, shape, weights, path)
     outputs, channels = shape.classes, shape.channels
     classes, notes = _classes_of_file(path, settings, outputs, images)
-    like_imagenet = outputs == len(imagenet_ids()) and channels == 3
+    like_imagenet = outputs == len(imagenet.ids()) and channels == 3
     mean, std = (IMAGENET_MEAN, IMAGENET_STD) if like_imagenet else (images.mean.tolist(), images.std.tolist())
     if settings.mean is None or settings.std is None:
         whose = "ImageNet's" if like_imagenet else "the training images'"
@@ -137,8 +138,8 @@ def _classes_of_file(
                 f"teacher.source: {path} has classes that are no list ({error}); give teacher.classes"
             ) from None
     if given is None:
-        if outputs == len(imagenet_ids()):
-            return imagenet_ids(), ["its 1,000 outputs are taken to be ImageNet's, in their usual order"]
+        if outputs == len(imagenet.ids()):
+            return imagenet.ids(), ["its 1,000 outputs are taken to be ImageNet's, in their usual order"]
         raise UserError(
             f"teacher.classes: {path} does not say what its {outputs} outputs are; give their names or WordNet ids in "
             f"their order, as a list or a file, or {BY_POSITION} if they are {some(images.classes, 3)}"

@@ -53,8 +53,7 @@ def source(recipe: DataRecipe) -> Source:
         UserError: if what is named is not laid out as ImageNet is, or lacks a chosen class, or is damaged, or the Hub
             does not give it.
     """
-    names = [each.name for each in imagenet.classes()]
-    aliases, subsets = imagenet.numbers(), imagenet.subsets()
+    names = imagenet.names()
     root, key, named_by = _root(recipe)
     if root.startswith("hub:"):
         with _or_a_folder(recipe):
@@ -69,7 +68,7 @@ def source(recipe: DataRecipe) -> Source:
             images = replace(images, note=note) if named_by else images
         else:
             raise UserError(f"{key}: {printable(root)} has no training split: {TRAIN_WANTED}{_instead(folder)}")
-    return replace(images, aliases=aliases, subsets=subsets)
+    return replace(images, aliases=imagenet.numbers(), subsets=imagenet.subsets())
 
 
 def check_access(recipe: DataRecipe) -> None:
@@ -136,7 +135,7 @@ def _from_folder(recipe: DataRecipe, home: Path, root: Path, key: str, named_by:
     """
     found = _find(recipe, home, root, key)
     train, test, chosen = found.train, found.test, found.chosen
-    names = [each.name for each in imagenet.classes()]
+    names = imagenet.names()
     places = {
         name: {number: split.classes[imagenet.classes()[number].wordnet_id] for number in chosen}
         for name, split in (("train", train), ("test", test))
@@ -169,7 +168,7 @@ def _find(recipe: DataRecipe, home: Path, root: Path, key: str) -> Found:
     Raises:
         UserError: if a split is missing, or lacks a class, or is damaged.
     """
-    names, ids = [each.name for each in imagenet.classes()], [each.wordnet_id for each in imagenet.classes()]
+    names, ids = imagenet.names(), imagenet.ids()
     declared = _declared(home) if recipe.subset is None else None
     chosen = declared or choose(recipe.subset, names, imagenet.numbers(), imagenet.subsets())
     wanted = [ids[number] for number in chosen]
@@ -188,7 +187,7 @@ def _declared(home: Path) -> list[int] | None:
     """The classes of a set that says which of the thousand it has: fastai's, Tiny ImageNet, ImageNet-100."""
     for name in ("wnids.txt", "Labels.json"):
         if (path := home / name).is_file():
-            return choose(read_class_list(path), [each.name for each in imagenet.classes()], imagenet.numbers())
+            return choose(read_class_list(path), imagenet.names(), imagenet.numbers())
     for name in (home.name, *(path.name for path in home.glob("noisy_image*.csv"))):
         if kind := re.fullmatch(r"(?:noisy_)?(imagenette|imagewoof)\d?(?:-\d+)?(?:\.csv)?", name):
             return imagenet.subsets()[kind[1]]

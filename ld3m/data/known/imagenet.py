@@ -25,6 +25,16 @@ def classes() -> tuple[ImageNetClass, ...]:
     return tuple(ImageNetClass(*line.split()) for line in lines)
 
 
+def names() -> list[str]:
+    """English names of all classes, in their order."""
+    return [each.name for each in classes()]
+
+
+def ids() -> list[str]:
+    """WordNet ids of all classes, in their order."""
+    return [each.wordnet_id for each in classes()]
+
+
 @cache
 def subsets() -> dict[str, list[int]]:
     """Numbers of the classes of each subset known by name, in the literature's order."""
