@@ -219,10 +219,10 @@ def evaluate(
     from ld3m.comparison.named_sets import set_and_recipe
     from ld3m.evaluation.evaluate import evaluate
     from ld3m.recipe.evaluation import from_own_values
-    from ld3m.runs.imported import Reading
+    from ld3m.runs.options import Reading
 
     names = [] if run is None else [str(run)]
-    reading = Reading(pixels, class_order, by_position)
+    reading = Reading(pixels, None if class_order is None else str(class_order), by_position)
     changes = [*from_own_values(overrides, protocol), *(["evaluate.best=true"] if best else [])]
     folder, measured_by = set_and_recipe(names, None if recipe is None else str(recipe), changes, reading)
     elsewhere = None if output is None else Path(output)
@@ -262,10 +262,10 @@ def compare(
         UserError: for sets that cannot be compared, an unknown baseline, architecture or split.
     """
     from ld3m.comparison.compare import compare
-    from ld3m.runs.imported import Reading
+    from ld3m.runs.options import Reading
 
     names, by = list(map(str, sets)), None if recipe is None else str(recipe)
-    reading = Reading(pixels, class_order, by_position)
+    reading = Reading(pixels, None if class_order is None else str(class_order), by_position)
     figures, folder = (None if path is None else Path(path) for path in (published, output))
     return compare(names, overrides, by, reading, against, figures, split, again, folder)[0]
 

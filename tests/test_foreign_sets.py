@@ -31,7 +31,8 @@ from ld3m.recipe import Recipe
 from ld3m.recipe.files import load
 from ld3m.runs import labels as stored
 from ld3m.runs.folder import load_recipe
-from ld3m.runs.imported import Reading, find_set
+from ld3m.runs.imported import find_set
+from ld3m.runs.options import Reading
 from ld3m.runs.pixel_values import NORMALISATIONS, TensorSet, to_pixels
 from ld3m.runs.result import read_images
 

@@ -21,7 +21,8 @@ from ld3m.errors import UserError
 from ld3m.recipe import Recipe
 from ld3m.recipe.files import load
 from ld3m.runs.folder import EXACT_PIXELS, load_recipe
-from ld3m.runs.imported import Reading, find_set
+from ld3m.runs.imported import find_set
+from ld3m.runs.options import Reading
 from ld3m.runs.pixel_values import PIXELS
 from ld3m.runs.result import read_images
 

@@ -17,7 +17,8 @@ from ld3m.data.mosaics import Judge, mosaics
 from ld3m.data.prepared import ImageSet, prepare
 from ld3m.errors import UserError
 from ld3m.evaluation.evaluate import matching_row
-from ld3m.evaluation.label import Kept, label
+from ld3m.evaluation.label import label
+from ld3m.evaluation.options import Kept
 from ld3m.evaluation.protocols import Task, protocol
 from ld3m.evaluation.protocols.details import Protocol
 from ld3m.evaluation.soft_labels import Labels, OfEpochs, OfImages, Online, SoftLabels
@@ -322,7 +323,8 @@ def test_a_set_of_numbers_is_labelled_in_the_order_that_is_said(
 
 def test_a_set_is_pushed_with_its_labels(run: Path, recipe: Recipe) -> None:
     from ld3m.publishing.card import Section
-    from ld3m.publishing.push import Destination, push
+    from ld3m.publishing.options import Destination
+    from ld3m.publishing.push import push
 
     label(run, recipe, Kept(epochs=2))
     images = 3

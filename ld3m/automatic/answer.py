@@ -31,7 +31,8 @@ from ld3m.files import write_text
 from ld3m.machine import lock, signals
 from ld3m.machine.memory import keep_freed_memory
 from ld3m.machine.processes import Processes, watched_command
-from ld3m.publishing.push import Destination, push
+from ld3m.publishing.options import Destination
+from ld3m.publishing.push import push
 from ld3m.recipe import Recipe
 from ld3m.recipe.files import digest, to_yaml
 from ld3m.reporting.report import report

@@ -18,7 +18,6 @@ from ld3m.errors import UserError
 if TYPE_CHECKING:
     from ld3m.recipe import Recipe
     from ld3m.recipe.files import AnyRecipe
-    from ld3m.runs.imported import Reading
 
 # --- recipes and what is made of them ----------------------------------------------------------------------
 
@@ -166,35 +165,12 @@ MeasuredBy = Annotated[
         autocompletion=completion.recipes,
     ),
 ]
-Pixels = Annotated[
-    str | None,
-    typer.Option(
-        metavar="KIND",
-        help="What the floats of a .pt file mean: normalised, unit (in [0, 1]), signed (in [-1, 1]), whitened (by "
-        "ZCA), or normalised by public code's mean and std of mnist, fashion-mnist, svhn, cifar10, cifar100 or "
-        "imagenet; by default it is judged by their spread, and printed.",
-    ),
-]
 Whitening = Annotated[
     str | None,
     typer.Option(
         metavar="zca",
         help="For a set distilled in whitened images, as MTT's often are: train and test on images whitened by ZCA, "
         "fitted on the real training images; frepo fits as FRePo does.",
-    ),
-]
-ClassOrder = Annotated[
-    str | None,
-    typer.Option(
-        "--class-order",
-        metavar="FILE",
-        help="For a set that numbers its classes: names or WordNet ids of the classes 0, 1, …, one per line.",
-    ),
-]
-ByPosition = Annotated[
-    bool,
-    typer.Option(
-        "--by-position", help="For a set that numbers its classes: 0, 1, … are the recipe's classes in their order."
     ),
 ]
 Arch = Annotated[
@@ -268,22 +244,6 @@ def show_report(report: Mapping[str, Any], as_json: bool, markdown: Callable[[Ma
 
 
 # --- options that several commands have together -----------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class HowRead:
-    """What is said of a set of somebody else that its files do not say."""
-
-    pixels: Pixels = None
-    class_order: ClassOrder = None
-    by_position: ByPosition = False
-
-    @property
-    def reading(self) -> "Reading":
-        """The same, checked."""
-        from ld3m.runs.imported import Reading
-
-        return Reading(self.pixels, self.class_order, self.by_position)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from ld3m.cli.arguments import (
     AsJson,
     Baselines,
     HowMeasured,
-    HowRead,
     MeasuredBy,
     Output,
     Split,
@@ -21,6 +20,7 @@ from ld3m.cli.arguments import (
     names_and_overrides,
     show_report,
 )
+from ld3m.runs.options import Reading
 
 
 @grouped
@@ -36,7 +36,7 @@ def compare(
     ],
     recipe: MeasuredBy = None,
     *,
-    read: HowRead,
+    reading: Reading,
     measured: HowMeasured,
     against: Baselines = "",
     published: Annotated[
@@ -75,7 +75,7 @@ def compare(
 
     wanted = Path(output) if output else None
     report, folder, is_main = compare(
-        names, overrides, recipe, read.reading, listed(against), published, split, again, wanted, command_line()
+        names, overrides, recipe, reading, listed(against), published, split, again, wanted, command_line()
     )
     if is_main:
         show_report(report, as_json, markdown)

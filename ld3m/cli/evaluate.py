@@ -10,7 +10,6 @@ from ld3m.cli.arguments import (
     Again,
     AsJson,
     HowMeasured,
-    HowRead,
     MeasuredBy,
     SetAndOverrides,
     Split,
@@ -18,6 +17,7 @@ from ld3m.cli.arguments import (
     grouped,
     names_and_overrides,
 )
+from ld3m.runs.options import Reading
 
 
 def _sets(listed: str) -> list[str]:
@@ -35,7 +35,7 @@ def evaluate(
     arguments: SetAndOverrides = None,
     recipe: MeasuredBy = None,
     *,
-    read: HowRead,
+    reading: Reading,
     measured: HowMeasured,
     whitening: Whitening = None,
     against: Annotated[
@@ -92,7 +92,7 @@ def evaluate(
     from ld3m.evaluation.evaluate import evaluate
     from ld3m.evaluation.tables import accuracy_table
 
-    folder, measured_by = set_and_recipe(names, recipe, overrides, read.reading)
+    folder, measured_by = set_and_recipe(names, recipe, overrides, reading)
     report, is_main = evaluate(folder, measured_by, _sets(against), split, scores, again, output)
     if is_main:
         typer.echo(json.dumps(report, indent=2) if as_json else accuracy_table(report))

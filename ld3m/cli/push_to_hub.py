@@ -4,34 +4,18 @@ from typing import Annotated
 
 import typer
 
-from ld3m.cli.arguments import RunArgument
+from ld3m.cli.arguments import RunArgument, grouped
+from ld3m.publishing.options import Destination
 
 
+@grouped
 def push_to_hub(
     name: RunArgument = None,
-    to: Annotated[
-        str | None,
-        typer.Option(
-            metavar="USER/NAME",
-            help="The data set; by default the recipe's hub.repo_id, else `<login>/ld3m-<run>`.",
-        ),
-    ] = None,
-    private: Annotated[
-        bool, typer.Option("--private", help="Make the data set private, if this command creates it.")
-    ] = False,
+    *,
+    destination: Destination,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Write what would be pushed to RUN/hub/, without asking the Hub.")
     ] = False,
-    revision: Annotated[
-        str | None, typer.Option(metavar="BRANCH", help="The branch to push to; created if it does not exist.")
-    ] = None,
-    create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead.")] = False,
-    token: Annotated[
-        str | None,
-        typer.Option(
-            help="A Hub token. HF_TOKEN or hf auth login are safer: other users of this machine see command lines."
-        ),
-    ] = None,
 ) -> None:
     """Publish a run as a data set on the Hugging Face Hub.
 
@@ -42,4 +26,4 @@ def push_to_hub(
     from ld3m.runs.imported import find_set
 
     folder = find_set([name] if name else [])
-    push.push(folder, push.Destination(to, private, revision, create_pr, token), dry_run)
+    push.push(folder, destination, dry_run)

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from ld3m.cli.arguments import HowRead, MeasuredBy, SetAndOverrides, grouped, names_and_overrides
+from ld3m.cli.arguments import MeasuredBy, SetAndOverrides, grouped, names_and_overrides
+from ld3m.runs.options import Reading
 
 
 @grouped
@@ -13,7 +14,7 @@ def report(
     arguments: SetAndOverrides = None,
     recipe: MeasuredBy = None,
     *,
-    read: HowRead,
+    reading: Reading,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -35,4 +36,4 @@ def report(
     from ld3m.runs.imported import find_set
 
     run = Path(names[0]) if len(names) == 1 and (Path(names[0]) / "recipe.yaml").is_file() else None
-    typer.echo(report(run or find_set(names, recipe, overrides, read.reading), output))
+    typer.echo(report(run or find_set(names, recipe, overrides, reading), output))

@@ -26,7 +26,7 @@ from ld3m.machine.processes import Processes, watched_command
 from ld3m.reading import unless_unreadable
 from ld3m.recipe import Recipe
 from ld3m.runs.folder import load_recipe
-from ld3m.runs.imported import Reading
+from ld3m.runs.options import Reading
 
 FILE = "comparison"
 """The name of what is written, with .json, .md, .html and .svg after it."""

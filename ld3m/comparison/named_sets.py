@@ -9,7 +9,8 @@ from ld3m.errors import UserError
 from ld3m.recipe import Recipe
 from ld3m.recipe.files import load
 from ld3m.runs.folder import is_run, load_recipe
-from ld3m.runs.imported import Reading, find_set
+from ld3m.runs.imported import find_set
+from ld3m.runs.options import Reading
 
 
 def sets_and_recipe(
@@ -53,7 +54,7 @@ def set_and_recipe(
     Raises:
         UserError: for an unknown set, or a mistake in the recipe.
     """
-    folder = find_set(names, recipe, overrides, reading or Reading())
+    folder = find_set(names, recipe, overrides, reading)
     if recipe:
         return folder, load(Recipe, recipe, overrides)
     own = load_recipe(folder, overrides)

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from ld3m.data.prepared import ImageSet, prepare
 from ld3m.errors import UserError, shortened
+from ld3m.evaluation.options import Kept
 from ld3m.evaluation.protocols import Protocol, Task, protocol
 from ld3m.evaluation.soft_labels import Online, views
 from ld3m.evaluation.training import LEAST, epoch_draws, shown_in_epoch
@@ -33,17 +34,6 @@ CHUNK = 100
 """Images labelled at a time, if none are mixed."""
 NETWORK = 0
 """The network whose views are labelled; all others see the same then."""
-
-
-@dataclass(frozen=True)
-class Kept:
-    """Which labels are stored, and how exactly."""
-
-    epochs: int = 0
-    """For how many epochs each image is labelled as it is seen in them; 0: once, as it is."""
-    top: int | None = None
-    """How many classes of each label are kept; None: all."""
-    dtype: str = "float16"
 
 
 @watched_command

@@ -3,7 +3,6 @@
 import io
 import shutil
 import tempfile
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from ld3m.errors import UserError, one_line
 from ld3m.files import write_bytes, write_json, write_text
 from ld3m.machine.hub import asking, explained, is_of_the_network, patiently, status_of
 from ld3m.publishing import card
+from ld3m.publishing.options import Destination
 from ld3m.runs import labels
 from ld3m.runs.download import COPIED
 from ld3m.runs.folder import has_result, image_paths, load_recipe
@@ -19,21 +19,6 @@ from ld3m.runs.result import read_image
 
 SHARD_BYTES = 500_000_000
 """Images in one Parquet file, roughly."""
-
-
-@dataclass(frozen=True)
-class Destination:
-    """Where and how a run is pushed."""
-
-    to: str | None = None
-    """`user/name`, or a name below the login; None: the recipe's hub.repo_id, else `ld3m-` and the run's name."""
-    private: bool = False
-    """Whether a data set that does not exist yet is created as a private one."""
-    revision: str | None = None
-    """A branch, created if there is none."""
-    create_pr: bool = False
-    """Whether to open a pull request instead of pushing to the branch."""
-    token: str | None = None
 
 
 def push(folder: Path, destination: Destination, dry_run: bool = False) -> None:

@@ -24,7 +24,8 @@ from ld3m.machine.processes import Processes, watched_command
 from ld3m.objectives.experts import check_there, experts_of
 from ld3m.priors import sharding
 from ld3m.priors.hub_folder import HubFolder
-from ld3m.publishing import push
+from ld3m.publishing.options import Destination
+from ld3m.publishing.push import push
 from ld3m.recipe import NetworkRecipe, Recipe
 from ld3m.recipe.values import STARTS
 from ld3m.rehearsal import forecast, stand_in
@@ -359,7 +360,7 @@ class _Rehearsing:
         return f"a page of {size_text(report(self.rehearsed.folder).stat().st_size)}"
 
     def _push(self) -> str:
-        push.push(self.rehearsed.folder, push.Destination(), dry_run=True)
+        push(self.rehearsed.folder, Destination(), dry_run=True)
         files = [path for path in (self.rehearsed.folder / "hub").rglob("*") if path.is_file()]
         return f"{len(files)} files of {size_text(sum(path.stat().st_size for path in files))}, sent nowhere"
 

@@ -29,39 +29,23 @@ from ld3m.recipe.files import load, to_yaml
 from ld3m.runs import download, foreign_tensors, weights
 from ld3m.runs import labels as stored
 from ld3m.runs.folder import CLASS_ORDER, EXACT_PIXELS, IMPORTED, is_run, newest, note_classes
-from ld3m.runs.pixel_values import check_pixels, to_pixels
+from ld3m.runs.options import Reading
+from ld3m.runs.pixel_values import to_pixels
 from ld3m.runs.training_set import stored_digest
 
 
-@dataclass(frozen=True)
-class Reading:
-    """What a command line says of a set of somebody else that its files do not say."""
-
-    pixels: str | None = None
-    """What the floats of a .pt file mean, of `pixel_values.PIXELS` or `NORMALISATIONS`; None to judge by their
-    spread."""
-    class_order: str | Path | None = None
-    """A file with a class per line, in the order of the set's numbers."""
-    by_position: bool = False
-    """Whether the set's numbers count the recipe's classes."""
-
-    def __post_init__(self) -> None:
-        check_pixels(self.pixels)
-        if self.class_order and self.by_position:
-            raise UserError("--by-position: --class-order gives an order already; give one of them")
-
-    def order(self, beside: Path, theirs: Sequence[str]) -> Order | None:
-        """The order of the set's classes: as said, else, if it numbers them, of a file that lies with it."""
-        if self.by_position:
-            return Order("--by-position", None)
-        if self.class_order:
-            return class_matching.read_order(Path(self.class_order))
-        lies_there = class_matching.class_numbers(theirs) and (beside / CLASS_ORDER).is_file()
-        return class_matching.read_order(beside / CLASS_ORDER)._replace(said_by=CLASS_ORDER) if lies_there else None
+def _order(reading: Reading, beside: Path, theirs: Sequence[str]) -> Order | None:
+    """The order of a set's classes: as said, else, if it numbers them, of a file that lies with it."""
+    if reading.by_position:
+        return Order("--by-position", None)
+    if reading.class_order:
+        return class_matching.read_order(Path(reading.class_order))
+    lies_there = class_matching.class_numbers(theirs) and (beside / CLASS_ORDER).is_file()
+    return class_matching.read_order(beside / CLASS_ORDER)._replace(said_by=CLASS_ORDER) if lies_there else None
 
 
 def find_set(
-    names: Sequence[str], recipe: str | None = None, overrides: Sequence[str] = (), reading: Reading = Reading()
+    names: Sequence[str], recipe: str | None = None, overrides: Sequence[str] = (), reading: Reading | None = None
 ) -> Path:
     """The folder of the distilled set that a command line names, with images/, recipe.yaml and what else is known.
 
@@ -73,6 +57,7 @@ def find_set(
     Raises:
         UserError: if there is no such set, or it does not fit the recipe.
     """
+    reading = reading or Reading()
     if len(names) > 1:
         raise UserError(f"RUN: give one run, not {len(names)}: {', '.join(names)}")
     if not names:
@@ -124,7 +109,7 @@ class _Classes:
         source = open_source(recipe.data)
         chosen = choose_from(source, recipe.data.subset)
         try:
-            matched = class_matching.match(theirs, source, chosen, reading.order(beside, theirs))
+            matched = class_matching.match(theirs, source, chosen, _order(reading, beside, theirs))
         except UserError as error:
             raise UserError(f"RUN: {name}: {error.lines[0]}") from None
         places = {number: place for place, number in enumerate(chosen)}

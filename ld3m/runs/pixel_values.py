@@ -51,9 +51,9 @@ class TensorSet(NamedTuple):
     """What labels are called, if the file says it."""
 
 
-def check_pixels(pixels: str | None) -> None:
-    """Raises a UserError if `--pixels` is given and means nothing."""
-    if pixels is not None and pixels not in (*PIXELS, *NORMALISATIONS):
+def check_pixels(pixels: str) -> None:
+    """Raises a UserError if `--pixels` means nothing."""
+    if pixels not in (*PIXELS, *NORMALISATIONS):
         raise UserError(
             f"--pixels: {pixels!r} is not known; give {', '.join(PIXELS)}, or by whose mean and std they are "
             f"normalised: {', '.join(NORMALISATIONS)}"
