@@ -4,7 +4,6 @@ import json
 import math
 import shlex
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ld3m import priors
-from ld3m.data.prepared import ImageSet, prepare
+from ld3m.data.prepared import ImageSet
 from ld3m.data.sources import check_source
 from ld3m.errors import UserError
 from ld3m.files import write_json
 from ld3m.images.ranges import bytes_to_signed
-from ld3m.machine import signals
-from ld3m.machine.determinism import repeatable
 from ld3m.machine.processes import Processes, watched_command
 from ld3m.prior_training.quality import evaluate_prior
 from ld3m.priors import ClassConditionalLDM
@@ -29,7 +26,7 @@ from ld3m.recipe import SamplerRecipe
 from ld3m.recipe.files import digest, to_yaml
 from ld3m.recipe.prior import NORM_GROUPS, AutoencoderRecipe, DenoiserRecipe, PriorRecipe
 from ld3m.training.fit import Fit, fit
-from ld3m.training.folder import TRAINING, check_images, claim
+from ld3m.training.folder import TRAINING, claimed
 
 TRAIN_STEPS = 1000
 BETAS = (0.0015, 0.0195)
@@ -51,29 +48,17 @@ def train_prior(processes: Processes, recipe: PriorRecipe, resume: bool = True) 
         SystemExit: with 128 + the signal's number after SIGINT, SIGTERM or SIGUSR1.
     """
     check_source(recipe.data)  # before the folder is made
-    main = processes.is_main_process
-    folder = recipe.folder
-    training = folder / TRAINING
-    try:
-        with repeatable(processes.device), signals.exiting(), ExitStack() as claimed:
-            with processes.main_process_first():
-                if main:
-                    how = digest(recipe), to_yaml(recipe), "a prior of ld3m train-prior", ("autoencoder", "denoiser")
-                    claimed.enter_context(claim(folder, *how, resume, "output"))
-            _train(recipe, folder, training, processes)
-    except SystemExit:
-        if main:
-            print(f"{folder} is unfinished; the same command resumes from what was saved", file=sys.stderr)
-        raise
+    folder, made = recipe.folder, [f"{TRAINING}/{name}.safetensors" for name in ("autoencoder", "denoiser")]
+    with claimed(
+        processes, folder, recipe.data, digest=digest(recipe), recipe=to_yaml(recipe),
+        kind="a prior of ld3m train-prior", made=made, resume=resume, key="output",
+    ) as images:  # fmt: skip
+        _train(recipe, images, folder, folder / TRAINING, processes)
     return folder
 
 
-def _train(recipe: PriorRecipe, folder: Path, training: Path, processes: Processes) -> None:
+def _train(recipe: PriorRecipe, images: ImageSet, folder: Path, training: Path, processes: Processes) -> None:
     """Trains both networks, saves them as a prior, and judges it."""
-    main = processes.is_main_process
-    images = prepare(recipe.data, progress=main)
-    if main:
-        check_images(images, training.parent, "output")
     real, labels = images.everything("train")
     autoencoder, autoencoder_seconds = _train_autoencoder(recipe, real, training, processes)
     latents = _encode_all(autoencoder, real, processes)
@@ -87,7 +72,7 @@ def _train(recipe: PriorRecipe, folder: Path, training: Path, processes: Process
     autoencoder.register_to_config(scaling_factor=scale)
     latents = latents * scale
     prior, denoiser_seconds = _train_denoiser(recipe, autoencoder, latents, labels, images, training, processes)
-    if main:
+    if processes.is_main_process:
         prior.save(folder, torch.float16)
         # By its whole path: a relative one may be the name of a packaged prior.
         saved = priors.load(SamplerRecipe(source=str(folder.absolute()), guidance=1), processes.device)

@@ -1,7 +1,6 @@
 """`ld3m train-teacher`: a classifier of a recipe's real images, trained once for everything that wants soft labels."""
 
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +9,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ld3m import networks
-from ld3m.data.prepared import ImageSet, Rows, prepare
+from ld3m.data.prepared import ImageSet, Rows
 from ld3m.data.sources import check_source
 from ld3m.data.testing import tested
 from ld3m.errors import UserError
 from ld3m.files import cache_key, tensors_digest
 from ld3m.images import augment
 from ld3m.images.ranges import bytes_to_unit
-from ld3m.machine import signals
-from ld3m.machine.determinism import repeatable
 from ld3m.machine.memory import keep_freed_memory
 from ld3m.machine.processes import Processes, watched_command
 from ld3m.randomness import generator, global_draws
@@ -28,9 +25,8 @@ from ld3m.teachers.folder import FORMAT, NOTE, Note, fingerprints, is_teacher, r
 from ld3m.teachers.pretrained import TIMM, TORCHVISION
 from ld3m.teachers.sources import FILES, STORED, folder_of
 from ld3m.training.fit import Fit, fit, steps_of_a_pass
-from ld3m.training.folder import TRAINING, check_images, claim
+from ld3m.training.folder import TRAINING, claimed
 
-KIND = "a teacher of ld3m train-teacher"
 NAME = "teacher"
 """Of its checkpoint, its log and its curve, and what its random numbers are for."""
 SETTINGS = ("arch", "norm", "width", "depth", "epochs", "batch", "lr", "augment")
@@ -55,28 +51,16 @@ def train_teacher(processes: Processes, recipe: Recipe, resume: bool = True) -> 
     folder, settings = _folder(recipe), recipe.teacher
     check_source(recipe.data)  # before the folder is made
     keep_freed_memory()
-    main = processes.is_main_process
     what = {key: getattr(settings, key) for key in SETTINGS}
     digest = cache_key([recipe.seed, what, recipe.data.model_dump(mode="json", exclude=NOT_LEARNT_FROM)])
-    try:
-        with repeatable(processes.device, recipe.tf32), signals.exiting(), ExitStack() as claimed:
-            with processes.main_process_first():
-                if main:
-                    claimed.enter_context(
-                        claim(folder, digest, to_yaml(recipe), KIND, (NAME,), resume, "teacher.source")
-                    )
-                    if not resume:
-                        (folder / NOTE).unlink(missing_ok=True)
-            images = prepare(recipe.data, progress=main)
-            if main:
-                check_images(images, folder, "teacher.source")
-            note = read_note(folder) if is_teacher(folder) else _train(recipe, images, folder, processes)
-            processes.wait_for_everyone()  # all have looked before another command may change it
-    except SystemExit:
-        if main:
-            print(f"{folder} is unfinished; the same command resumes from what was saved", file=sys.stderr)
-        raise
-    if main:
+    made = NOTE, f"{TRAINING}/{NAME}.safetensors"
+    with claimed(
+        processes, folder, recipe.data, digest=digest, recipe=to_yaml(recipe), kind="a teacher of ld3m train-teacher",
+        made=made, resume=resume, key="teacher.source", tf32=recipe.tf32,
+    ) as images:  # fmt: skip
+        note = read_note(folder) if is_teacher(folder) else _train(recipe, images, folder, processes)
+        processes.wait_for_everyone()  # all have looked before another command may change it
+    if processes.is_main_process:
         print(
             f"{folder}: {note.arch} of {len(note.classes)} classes, {note.accuracy:.2f} % of {note.tested_on:,} test "
             f"images after {note.epochs} epochs"
