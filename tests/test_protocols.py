@@ -171,7 +171,7 @@ def test_one_network_has_no_deviation_and_few_test_images_are_said() -> None:
     table = accuracy_table({"results": [alone]})
     assert "61.0 (1)" in table
     assert "±" not in table.split("\n")[1]
-    assert "a test set of 6 images: each image is 16.7 points of accuracy" in table
+    assert "measured on 6 images: each is 16.7 points of accuracy" in table
 
 
 # --- learning ----------------------------------------------------------------------------------------------

@@ -489,8 +489,13 @@ def test_a_search_reads_no_test_image_before_its_end(
         assert {row["split"] for row in json.loads((run / "evaluation.json").read_text())["results"]} == {"validation"}
     said = [line for line in outcome.err.splitlines() if "rung 1 of 2" in line]
     assert said[0] == "trial 0, rung 1 of 2: the recipe as it is"
-    assert "by some iterations and steps: a run takes about " in outcome.err.partition(said[0])[0], "at the start"
-    assert "after 1 iterations, in" in said[1]
+    assert "by some iterations and steps: runs of the 2 rungs take about " in outcome.err.partition(said[0])[0], (
+        "at the start"
+    )
+    assert "after 1 iteration, in" in said[1]
+    few = "easured on 2 images: each is 50.0 points of accuracy; data.validation_share holds out more"
+    assert few in outcome.err
+    assert few in (tmp_path / "found/tune.md").read_text()
     assert "no test image is read" in outcome.err
     assert "(data.validation_share; set by tune, as the recipe has none)" in outcome.err
 
@@ -499,7 +504,9 @@ def test_a_search_reads_no_test_image_before_its_end(
     outcome = ld3m("tune", *options, "--trials", "3", "--final")
     assert outcome.code == 0, outcome.err
     assert "resumed: 2 trials" in outcome.err
-    assert re.search(r"^a run takes about .*, 1 trial ", outcome.err, re.M), "what is left, by the runs that are made"
+    assert re.search(r"^runs of the 2 rungs take about .*; 1 trial ", outcome.err, re.M), (
+        "what is left, by the runs that are made"
+    )
     assert counting.reads["test"] == 8
     report = json.loads((tmp_path / "found/tune.json").read_text())
     assert [trial["runs"][0] for trial in report["trials"][:2]] == [trial["runs"][0] for trial in first["trials"]]
@@ -579,17 +586,21 @@ def test_a_dry_run_says_what_it_will_take(ld3m: Callable[..., Outcome], tmp_path
 @pytest.mark.parametrize(
     ("budget", "made", "said"),
     [  # a third of the trials gets each longer run: 20 × (10 + 30/3 + 90/9) / 2 s; four twice more; five
-        (Budget(trials=20, final=True), 0, "20 trials 5 min 0 s (21 min 40 s if all went to the end); further "
-         "distillations up to 6 min 0 s; then 3 min 45 s for the final five"),
-        (Budget(trials=20, distillations=1), 19, "1 trial 30 s (2 min 10 s if all went to the end)"),
-        (Budget(minutes=10), 5, "so that there is time for about 28 trials"),
-        (Budget(minutes=1), 0, "so that there is time for about 3 trials; none of full length: that takes more than "
+        (Budget(trials=20, final=True), 0, "; 20 trials 5 min 0 s (21 min 40 s if all went to the end); further "
+         "distillations up to 6 min 0 s; then 3 min 45 s for the final 5"),
+        (Budget(trials=20, distillations=1), 19, "; 1 trial 30 s (2 min 10 s if all went to the end)"),
+        (Budget(trials=20, distillations=1), 20, ""),
+        (Budget(minutes=10), 5, ", so that there is time for about 28 trials"),
+        (Budget(minutes=1), 0, ", so that there is time for about 3 trials; none of full length: that takes more than "
          "--minutes 1"),
     ],
 )  # fmt: skip
 def test_what_a_search_will_take(tmp_path: Path, budget: Budget, made: int, said: str) -> None:
     search = Search.of("digits", [], ["distill.momentum=0,0.9"], folder=tmp_path, budget=budget)
-    assert forecast(search, [10, 30, 90], made, processes=2) == f"a run takes about 10 s, 30 s and 1 min 30 s, {said}"
+    assert (
+        forecast(search, [10, 30, 90], made, processes=2)
+        == f"runs of the 3 rungs take about 10 s, 30 s and 1 min 30 s{said}"
+    )
 
 
 def test_a_short_run_has_its_part_of_everything(tmp_path: Path) -> None:

@@ -210,4 +210,4 @@ def few_images(tested_on: int | None) -> list[str]:
     if not tested_on or tested_on >= FEW:
         return []
     images = "1 image" if tested_on == 1 else f"{tested_on} images"
-    return [f"a test set of {images}: each image is {100 / tested_on:.1f} points of accuracy"]
+    return [f"measured on {images}: each is {100 / tested_on:.1f} points of accuracy"]

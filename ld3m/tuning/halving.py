@@ -6,7 +6,7 @@ from typing import Any
 
 Figure = dict[str, Any]
 """What a run got: `mean`, the accuracy in %, `accuracies` by architecture, `seconds`, `iterations`, `epochs`, `seed`,
-`folder`; or `mean` 0 and why it `failed`."""
+`folder`, `tested_on` images; or `mean` 0 and why it `failed`."""
 
 
 @dataclass(frozen=True)

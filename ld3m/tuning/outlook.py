@@ -59,20 +59,32 @@ def forecast(search: Search, by_rung: Sequence[float], made: int, processes: int
         processes: that share them.
     """
     budget, whole, cheap = search.budget, by_rung[-1], len(by_rung) - 1
-    runs = " and ".join(filter(None, [", ".join(map(duration, by_rung[:cheap])), duration(whole)]))
+    runs = f"a run takes about {duration(whole)}"
+    if cheap:
+        shorter = ", ".join(map(duration, by_rung[:cheap]))
+        runs = f"runs of the {len(by_rung)} rungs take about {shorter} and {duration(whole)}"
+    parts = [runs]
     promoted = sum(seconds / budget.eta**rung for rung, seconds in enumerate(by_rung))
     if budget.wanted is None:
         assert budget.minutes is not None
         limit = 60 * budget.minutes
         trials = max(1, round(SEARCHED * limit * processes / promoted))
-        line = f"a run takes about {runs}, so that there is time for about {trials:,} trials"
-        line += "" if whole <= limit else f"; none of full length: that takes more than --minutes {budget.minutes:g}"
-    else:
-        trials = max(0, budget.wanted - made)
-        each = trials / max(1, min(processes, trials))
-        line = f"a run takes about {runs}, {trials:,} trial{'s' * (trials != 1)} {duration(each * promoted)}"
-        line += f" ({duration(each * sum(by_rung))} if all went to the end)" if cheap else ""
-        line += f"; no more than {budget.minutes:g} minutes of it in this command" if budget.minutes else ""
-    further = MOST_CLOSE * (budget.distillations - 1) * whole / processes
-    line += f"; further distillations up to {duration(further)}" if further and budget.minutes is None else ""
-    return line + (f"; then {duration(FINAL * whole / processes)} for the final five" if budget.final else "")
+        parts[0] += f", so that there is time for about {_trials(trials)}"
+        if whole > limit:
+            parts.append(f"none of full length: that takes more than --minutes {budget.minutes:g}")
+    elif (left := budget.wanted - made) > 0:
+        each = left / min(processes, left)
+        longest = f" ({duration(each * sum(by_rung))} if all went to the end)" if cheap else ""
+        parts.append(f"{_trials(left)} {duration(each * promoted)}{longest}")
+    if budget.wanted and budget.minutes:
+        parts.append(f"no more than {budget.minutes:g} minutes of it in this command")
+    if budget.distillations > 1 and budget.minutes is None:
+        further = MOST_CLOSE * (budget.distillations - 1) * whole / processes
+        parts.append(f"further distillations up to {duration(further)}")
+    if budget.final:
+        parts.append(f"then {duration(FINAL * whole / processes)} for the final {FINAL}")
+    return "; ".join(parts)
+
+
+def _trials(count: int) -> str:
+    return f"{count:,} trial{'s' * (count != 1)}"

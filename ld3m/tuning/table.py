@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ld3m.evaluation.blocks import few_images
 from ld3m.markdown import code, sentence, table, text
 from ld3m.recipe.varied import value_text
 from ld3m.runs.metrics import duration
@@ -32,9 +33,10 @@ def beginning(search: Search, before: Sequence[Note]) -> list[str]:
         f"{rungs_text(search)}",
     ]
     if budget.distillations > 1:
+        near = f"{budget.close:g} point{'s' * (budget.close != 1)}"
         lines.append(
-            f"then candidates within {budget.close:g} points of the best get {budget.distillations} distillations "
-            f"each, {MOST_CLOSE} at a time; the highest mean is the best"
+            f"then candidates within {near} of the best get {budget.distillations} distillations each, {MOST_CLOSE} at "
+            "a time; the highest mean is the best"
         )
     if before:
         runs = sum(len(note.figures) for note in before)
@@ -138,6 +140,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         f"{', '.join(f'{share:.3g}' for share in report['rungs'])} of the iterations and epochs, and their figures "
         "compare only with those of the same rung.",
     ]
+    paragraphs += map(sentence, few_held_out([run for trial in report["trials"] for run in trial["runs"]]))
     if report["ranked"]:
         paragraphs.append(text(sentence(report["decision"])))
     paragraphs += _final(report["final"])
@@ -151,6 +154,12 @@ def markdown(report: Mapping[str, Any]) -> str:
     if report["command"]:
         paragraphs.append(f"Command: {code(report['command'])}")
     return "\n\n".join(paragraphs) + "\n"
+
+
+def few_held_out(figures: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line if candidates are compared on so few images that each weighs much; what the best lead by may be one."""
+    counts = [figure["tested_on"] for figure in figures if "tested_on" in figure]
+    return [f"{line}; data.validation_share holds out more" for line in few_images(min(counts, default=None))]
 
 
 def _final(figures: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -95,7 +95,7 @@ class Tuning:
         worker.until = end
         worker.end()
         while not worker.stopped and (jobs := self.further_distillations()):
-            self.say_once(f"{len(jobs)} more distillations of candidates within {budget.close:g} points of the best")
+            self.say_once(f"{len(jobs)} more distillations of candidates that are close to the best")
             worker.share(jobs, ranked(self.trials)[0].rung)
         self.say_once(decision(ranked(self.trials), budget.close))
         if worker.stopped:
@@ -131,7 +131,11 @@ class Tuning:
             with redirect_stdout(io.StringIO()):  # what the run prints at its start
                 by_rung = timed(self.search, self.processes)
             self.say(f"by some iterations and steps: {self.forecast(by_rung)}")
-        return self._made(self.search.run(number, settings, rung, seed), "validation", which, settings)
+        figure = self._made(self.search.run(number, settings, rung, seed), "validation", which, settings)
+        if number == rung == seed == 0:
+            for line in table.few_held_out([figure]):
+                self.say(line)
+        return figure
 
     def forecast(self, by_rung: Sequence[float]) -> str:
         """What is left to do will take, by the seconds of a run on each rung."""
@@ -167,9 +171,10 @@ class Tuning:
             "epochs": epochs,
             "seed": recipe.seed,
             "folder": str(recipe.folder.relative_to(self.search.folder)),
+            "tested_on": next(row["tested_on"] for row in rows.values() if row),
         }
         got = ", ".join(f"{arch} {mean:.1f} %" for arch, mean in means.items())
-        self.say(f"{which}: {got} after {iterations:,} iterations, in {duration(seconds)}")
+        self.say(f"{which}: {got} after {iterations:,} iteration{'s' * (iterations != 1)}, in {duration(seconds)}")
         return figure
 
     # --- what is written -----------------------------------------------------------------------------------
