@@ -25,9 +25,9 @@ from ld3m import priors
 from ld3m.errors import UserError
 from ld3m.priors import ClassConditionalLDM, UnconditionalLDM
 from ld3m.priors.checkpoints import read_checkpoint
-from ld3m.priors.convert import convert
-from ld3m.priors.original import untrained
-from ld3m.priors.original_config import KINDS
+from ld3m.priors.originals.config import KINDS
+from ld3m.priors.originals.convert import convert
+from ld3m.priors.originals.latent_diffusion import untrained
 from ld3m.recipe import SamplerRecipe
 from ld3m.sampling import Schedule, render
 

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from ld3m import priors
 from ld3m.errors import UserError
-from ld3m.priors.convert import convert
+from ld3m.priors.originals.convert import convert
 from ld3m.recipe import SamplerRecipe
 
 # --- DiT ---------------------------------------------------------------------------------------------------

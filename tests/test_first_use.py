@@ -20,10 +20,10 @@ from web_server import Answer, Web, web
 from ld3m import priors
 from ld3m.errors import UserError
 from ld3m.machine import download
-from ld3m.priors.convert import write_configurations
 from ld3m.priors.getting import MIRROR, get, mirrored
 from ld3m.priors.known import KNOWN, KnownPrior
-from ld3m.priors.original_config import KINDS
+from ld3m.priors.originals.config import KINDS
+from ld3m.priors.originals.convert import write_configurations
 from ld3m.recipe import SamplerRecipe
 
 NAME = "tiny256"
@@ -147,7 +147,7 @@ import json, sys
 from pathlib import Path
 from ld3m.priors.getting import get
 from ld3m.priors.known import KNOWN, KnownPrior
-from ld3m.priors.original_config import KINDS
+from ld3m.priors.originals.config import KINDS
 name, params, outline, origin = sys.argv[1:]
 KINDS[name] = json.loads(params)
 KNOWN[name] = KnownPrior("random", "ClassConditionalLDM", 16, "mit", Path(outline), origin, 1, name)

@@ -26,10 +26,10 @@ from ld3m.distillation.setup import load_prior_and_images
 from ld3m.errors import UserError
 from ld3m.machine.processes import Processes
 from ld3m.priors import getting, stored
-from ld3m.priors.convert import convert, write_configurations
+from ld3m.priors.kinds.ldm import ClassConditionalLDM, UnconditionalLDM
 from ld3m.priors.known import KNOWN, KnownPrior
-from ld3m.priors.ldm import ClassConditionalLDM, UnconditionalLDM
-from ld3m.priors.original_config import KINDS
+from ld3m.priors.originals.config import KINDS
+from ld3m.priors.originals.convert import convert, write_configurations
 from ld3m.priors.random_copy import random_copy
 from ld3m.priors.source import fetch, outline, provenance, weight_bytes
 from ld3m.publishing import front_matter

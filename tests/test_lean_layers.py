@@ -12,7 +12,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
 from ld3m.priors import lean_layers
-from ld3m.priors.ldm import attend_to_one_token
+from ld3m.priors.kinds.ldm import attend_to_one_token
 from ld3m.priors.shared_prefix import share_prefix
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from ld3m.errors import UserError
 from ld3m.networks import ConvNet
 from ld3m.objectives import dm
-from ld3m.priors.ldm import ClassConditionalLDM
+from ld3m.priors.kinds.ldm import ClassConditionalLDM
 from ld3m.recipe import Recipe
 from ld3m.recipe.files import load
 from ld3m.sampling.memory_budget import MemoryBudget

@@ -16,7 +16,7 @@ from torch import nn
 from ld3m.distillation.plan import remedies
 from ld3m.machine import memory
 from ld3m.priors import weight_bytes
-from ld3m.priors.convert import write_configurations
+from ld3m.priors.originals.convert import write_configurations
 from ld3m.recipe import Recipe
 from ld3m.recipe.files import load
 from ld3m.sizing import devices

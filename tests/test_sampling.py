@@ -24,8 +24,8 @@ from ld3m.errors import UserError
 from ld3m.images import grids
 from ld3m.images.ranges import bytes_to_signed
 from ld3m.machine.processes import Processes
+from ld3m.priors.kinds.pixels import Pixels
 from ld3m.priors.noise_schedule import FlowSchedule, Level, NoiseSchedule
-from ld3m.priors.pixels import Pixels
 from ld3m.publishing import card
 from ld3m.randomness import generator
 from ld3m.recipe import Recipe

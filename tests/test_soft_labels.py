@@ -303,7 +303,7 @@ def test_a_teacher_that_is_missing_is_missed_before_anything_is_made(
     ):
         refused = ld3m(*command, *soft)
         assert refused.code == 2
-        assert "teacher.source: there is no 'gone'; give torchvision/<model>" in refused.err
+        assert "teacher.source: there is no gone; ld3m train-teacher with the same recipe trains one" in refused.err
     assert sorted(cache.rglob("*")) == before
     assert not list(tmp_path.glob("ablation/*/*/latents*"))
 

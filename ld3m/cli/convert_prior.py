@@ -52,8 +52,8 @@ def convert_prior(
     --device.
     """
     from ld3m.errors import UserError
-    from ld3m.priors.convert import convert, write_configurations
-    from ld3m.priors.original_config import KINDS
+    from ld3m.priors.originals.config import KINDS
+    from ld3m.priors.originals.convert import convert, write_configurations
 
     if str(checkpoint) in KINDS and not checkpoint.exists():
         if config or classes or vae or kind != "auto":

@@ -1,6 +1,6 @@
-"""Priors: frozen, pre-trained latent diffusion models behind one small protocol, their folders and their conversion.
+"""Priors: frozen, pre-trained latent diffusion models behind one small protocol; how their folders are found and read.
 
-How a prior renders is `sampling`; training one on one's own images is `prior_training`.
+`kinds` has a file per kind, `originals` makes priors of original checkpoints. How a prior renders is `sampling`; training one on one's own images is `prior_training`.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,18 +11,18 @@ import torch
 from torch import nn
 
 from ld3m.errors import UserError, one_line, user_error_if_damaged
-from ld3m.priors.autoencoder import Autoencoder
 from ld3m.priors.base import LatentDiffusion, Prior, numbers_of
-from ld3m.priors.consistency import ConsistencyModel
 from ld3m.priors.diffusers_layout import is_whole, read_index
-from ld3m.priors.dit import DiT
+from ld3m.priors.kinds.autoencoder import Autoencoder
+from ld3m.priors.kinds.consistency import ConsistencyModel
+from ld3m.priors.kinds.dit import DiT
+from ld3m.priors.kinds.ldm import ClassConditionalLDM, UnconditionalLDM
+from ld3m.priors.kinds.pixels import Pixels
+from ld3m.priors.kinds.several_encoders import Sana, StableDiffusion3, StableDiffusionXL
+from ld3m.priors.kinds.stable_diffusion import StableDiffusion
 from ld3m.priors.known import KNOWN
-from ld3m.priors.ldm import ClassConditionalLDM, UnconditionalLDM
 from ld3m.priors.loading import Parts
-from ld3m.priors.pixels import Pixels
-from ld3m.priors.several_encoders import Sana, StableDiffusion3, StableDiffusionXL
 from ld3m.priors.source import fetch, outline, provenance, weight_bytes
-from ld3m.priors.stable_diffusion import StableDiffusion
 from ld3m.recipe import SamplerRecipe
 from ld3m.registry import Registry
 

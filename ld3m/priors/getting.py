@@ -215,7 +215,7 @@ class _Getting:
 
     def _convert(self, checkpoint: Path, folder: Path) -> None:
         """The prior of a checkpoint; every tensor finds its place, or the error names one that does not."""
-        from ld3m.priors.convert import convert
+        from ld3m.priors.originals.convert import convert
 
         try:
             convert(checkpoint, folder, **self._options(checkpoint))
@@ -235,15 +235,15 @@ class _Getting:
         Raises:
             UserError: if it is a single file of another kind.
         """
-        from ld3m.priors import original_dit, original_stable_diffusion
         from ld3m.priors.checkpoints import read_checkpoint
+        from ld3m.priors.originals import dit, stable_diffusion
 
         if self.known.original:
             return {"kind": self.known.original}
         weights = read_checkpoint(checkpoint).weights
-        if self.known.kind == "DiTPipeline" and original_dit.TABLE in weights:
-            return {"vae": original_dit.VAE}
-        if self.known.kind == "StableDiffusionPipeline" and original_stable_diffusion.is_one(weights):
+        if self.known.kind == "DiTPipeline" and dit.TABLE in weights:
+            return {"vae": dit.VAE}
+        if self.known.kind == "StableDiffusionPipeline" and stable_diffusion.is_one(weights):
             return {"config": self.known.origin}
         raise UserError(f"it has none of the tensors of a {self.known.kind}")
 

@@ -44,7 +44,7 @@ class KnownPrior:
     size: int = 0
     """Bytes to fetch."""
     original: str | None = None
-    """Of a checkpoint of the original code: its name in `original_config.KINDS`."""
+    """Of a checkpoint of the original code: its name in `originals.config.KINDS`."""
     parameters: tuple[int, int] = (0, 0)
     """Of the denoiser, and of all else that is kept in memory."""
     channels: int = 3

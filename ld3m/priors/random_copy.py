@@ -11,7 +11,7 @@ from ld3m.errors import UserError
 from ld3m.files import write_tensors, write_text
 from ld3m.priors import whole
 from ld3m.priors.diffusers_layout import UNUSED, is_whole, read_index
-from ld3m.priors.ldm import read_class_table
+from ld3m.priors.kinds.ldm import read_class_table
 from ld3m.priors.loading import Parts
 from ld3m.priors.source import outline
 from ld3m.recipe import SamplerRecipe

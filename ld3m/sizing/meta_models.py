@@ -16,14 +16,14 @@ from ld3m.data.known import imagenet
 from ld3m.data.prepared import ImageSet
 from ld3m.data.sources import open_source
 from ld3m.errors import UserError
-from ld3m.priors.autoencoder import Autoencoder
 from ld3m.priors.base import LatentDiffusion, Prior
-from ld3m.priors.consistency import ConsistencyModel
 from ld3m.priors.diffusers_layout import is_whole
-from ld3m.priors.ldm import read_class_table
+from ld3m.priors.kinds.autoencoder import Autoencoder
+from ld3m.priors.kinds.consistency import ConsistencyModel
+from ld3m.priors.kinds.ldm import read_class_table
+from ld3m.priors.kinds.pixels import Pixels
+from ld3m.priors.kinds.several_encoders import Sana, StableDiffusion3, StableDiffusionXL
 from ld3m.priors.loading import Parts
-from ld3m.priors.pixels import Pixels
-from ld3m.priors.several_encoders import Sana, StableDiffusion3, StableDiffusionXL
 from ld3m.priors.source import outline
 from ld3m.recipe import DataRecipe, Recipe, SamplerRecipe
 

@@ -75,7 +75,7 @@ Answer = list[Tensor]
 
 def full_prior() -> Any:
     """cin256-v2's configuration with random weights."""
-    from ld3m.priors.original import untrained
+    from ld3m.priors.originals.latent_diffusion import untrained
 
     torch.manual_seed(0)
     return untrained("cin256-v2")

@@ -35,7 +35,7 @@ SETTINGS = [
 
 def save_prior(folder: Path) -> int:
     """A prior of cin256-v2's configuration with random weights, which are counted."""
-    from ld3m.priors.original import untrained
+    from ld3m.priors.originals.latent_diffusion import untrained
 
     torch.manual_seed(0)
     prior = untrained("cin256-v2")

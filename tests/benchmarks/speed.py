@@ -114,7 +114,7 @@ def small_prior() -> ClassConditionalLDM:
 
 def full_prior() -> ClassConditionalLDM:
     """cin256-v2's configuration with random weights, at 32 × 32 latents for 128 pixels."""
-    from ld3m.priors.original import untrained
+    from ld3m.priors.originals.latent_diffusion import untrained
 
     torch.manual_seed(0)
     prior = untrained("cin256-v2")

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from ld3m.errors import UserError, blamed_on
-from ld3m.priors.borrowed import lender, parts_of, save_parts
 from ld3m.priors.diffusers_layout import read_index
-from ld3m.priors.original import (
+from ld3m.priors.originals.borrowed import lender, parts_of, save_parts
+from ld3m.priors.originals.latent_diffusion import (
     FIRST_STAGE,
     Converted,
     Weights,

@@ -16,7 +16,7 @@ from ld3m.data.known import imagenet
 from ld3m.errors import UserError, one_line
 from ld3m.priors import ClassConditionalLDM, UnconditionalLDM
 from ld3m.priors.checkpoints import check_values
-from ld3m.priors.original_config import KINDS, Params, Part, UNetParams
+from ld3m.priors.originals.config import KINDS, Params, Part, UNetParams
 
 UNET = "model.diffusion_model."
 FIRST_STAGE = "first_stage_model."

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ld3m.data.known import imagenet
 from ld3m.errors import UserError
-from ld3m.priors.borrowed import autoencoder, save_parts
-from ld3m.priors.original import Converted, Weights, load_weights
+from ld3m.priors.originals.borrowed import autoencoder, save_parts
+from ld3m.priors.originals.latent_diffusion import Converted, Weights, load_weights
 
 TABLE = "y_embedder.embedding_table.weight"
 POSITIONS = "pos_embed"

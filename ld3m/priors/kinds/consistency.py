@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from ld3m.errors import UserError
 from ld3m.priors.base import check_inputs, numbers_of, sample_size
+from ld3m.priors.kinds.pixels import PixelSpace
 from ld3m.priors.lean_layers import freeze
 from ld3m.priors.loading import Parts
 from ld3m.priors.noise_schedule import ConsistencySchedule, NoiseSchedule
-from ld3m.priors.pixels import PixelSpace
 
 
 class Classes(BaseModel):

@@ -10,10 +10,10 @@ import yaml
 
 from ld3m.errors import UserError, one_line
 from ld3m.files import write_folder, write_json
-from ld3m.priors import original_dit, original_stable_diffusion
 from ld3m.priors.checkpoints import another_model, read_checkpoint
-from ld3m.priors.original import EMA, TABLE, TRAINING_ONLY, UNET, Weights, build, untrained
-from ld3m.priors.original_config import KINDS
+from ld3m.priors.originals import dit, stable_diffusion
+from ld3m.priors.originals.config import KINDS
+from ld3m.priors.originals.latent_diffusion import EMA, TABLE, TRAINING_ONLY, UNET, Weights, build, untrained
 from ld3m.priors.stored import digest
 from ld3m.reading import read_text
 
@@ -55,12 +55,12 @@ def convert(
     content = read_checkpoint(checkpoint)
     weights = content.weights
     given = {"--config": config, "--classes": classes, "--vae": vae, "--kind": None if kind == "auto" else kind}
-    if original_dit.TABLE in weights:
+    if dit.TABLE in weights:
         _refuse(given, "--config", "--kind")
-        converted = original_dit.build(weights, names, vae)
-    elif original_stable_diffusion.is_one(weights):
+        converted = dit.build(weights, names, vae)
+    elif stable_diffusion.is_one(weights):
         _refuse(given, "--classes", "--vae", "--kind")
-        converted = original_stable_diffusion.build(weights, None if config is None else str(config))
+        converted = stable_diffusion.build(weights, None if config is None else str(config))
     elif what := another_model(weights):
         raise UserError(f"{checkpoint}: {what}")
     else:
@@ -150,7 +150,7 @@ def _left_out(names: set[str], averaged: bool) -> dict[str, str]:
             why[name] = "for training only"
         elif averaged and name.startswith(UNET):
             why[name] = "its average is used"
-        elif name.startswith(original_stable_diffusion.TEXT):
+        elif name.startswith(stable_diffusion.TEXT):
             why[name] = "its text encoder does not use it"
         else:
             raise UserError(f"{name}: the checkpoint has this tensor, which the prior does not need")
