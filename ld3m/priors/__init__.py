@@ -1,6 +1,7 @@
 """Priors: frozen, pre-trained latent diffusion models behind one small protocol; how their folders are found and read.
 
-`kinds` has a file per kind, `originals` makes priors of original checkpoints. How a prior renders is `sampling`; training one on one's own images is `prior_training`.
+`kinds` has a file per kind, `originals` makes priors of original checkpoints. How a prior renders is `sampling`;
+training one on one's own images is `prior_training`.
 """
 
 from collections.abc import Callable, Sequence
