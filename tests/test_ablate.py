@@ -484,7 +484,7 @@ def test_networks_at_chance_and_few_test_images_are_said() -> None:
         "convnet: networks at chance, which have not learnt: 2 of 3 on r, k 1; give more epochs, or a rate of its own"
     )
     assert f"{said}: `evaluate.lr={{convnet: …}}`." in text
-    assert "A test set of 6 images: each image is 16.7 points of accuracy." in text
+    assert "Measured on 6 images: each is 16.7 points of accuracy." in text
 
 
 RESULTS = Path(__file__).parent.parent / "recipes" / "results"
