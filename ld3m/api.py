@@ -211,7 +211,8 @@ def evaluate(
 
     Returns:
         The run's evaluation.json. `results` has a row for each set, architecture and protocol: `trained_on`, `arch`,
-        `protocol`, `mean` and `std` in %, and the `accuracies` of the single networks.
+        `protocol`, `mean` and `std` in %, and the `accuracies` of the single networks. `asked` has the places in it of
+        the rows that this call asked for.
 
     Raises:
         UserError: for an unknown run, baseline, architecture or split.

@@ -71,10 +71,11 @@ def test_figures_with_and_without_augmentation_stand_beside_each_other(ld3m: Cal
     results = json.loads((run / "evaluation.json").read_text())["results"]
     said = [(row["trained_on"], row["protocol"]["augment"], row["protocol"]["epochs"]) for row in results]
     assert said == [("distilled", True, 1), ("distilled", False, 1), ("random", False, 1)]
-    outcome = ld3m("evaluate", run, "evaluate.epochs=1")
+    shown = ld3m("evaluate", run, "evaluate.epochs=1").out
+    shown += ld3m("evaluate", run, "--against", "random", "evaluate.augment=false", "evaluate.epochs=1").out
     for row, label in zip(results, ("", ", no augmentation", ", no augmentation"), strict=True):
         line = f"{row['trained_on']}, 6 images, test split{label} "
-        (found,) = [found for found in outcome.out.splitlines() if found.startswith(line)]
+        (found,) = [found for found in shown.splitlines() if found.startswith(line)]
         assert found.endswith(f"{row['mean']:.1f} ± {row['std']:.1f} (2)")
     status = ld3m("status", run).out
     assert "accuracy, distilled convnet (test, epochs 1, lr 0.001)" in status
@@ -414,6 +415,8 @@ def test_another_protocol_and_its_best_stand_beside_glad(ld3m: Callable[..., Out
     assert "best" not in last
     outcome = ld3m(*options, "--best")
     assert "networks: minimax, but epochs 2, not 2000; batch 64, sgd, rate 0.01, step; all details" in outcome.out
+    assert "networks: glad" not in outcome.out, "only what was asked for is shown"
+    assert outcome.out.endswith(f"1 more table of networks trained or tested otherwise: ld3m report {run} shows all\n")
     glad, minimax = json.loads((run / "evaluation.json").read_text())["results"]
     assert list(glad["protocol"]) == ["epochs", "batch", "lr", "ema", "augment"]
     assert minimax["accuracies"] == last["accuracies"]

@@ -261,6 +261,10 @@ def test_hard_and_soft_figures_stand_side_by_side(
     said = f"soft labels of shapes (convnet), {accuracy:.1f} % of the test images correct; "
     assert f"{said}made for each batch\n" in table
     assert f"{said}stored: 2 epochs, float32, 216 bytes\n" in table
+    published = ("--protocol", "rd3")  # whatever the recipe changes for its own, as evaluate takes it
+    assert ld3m("label", run, source, *published, "--epochs", 1, "--again").code == 0
+    outcome = ld3m("evaluate", run, *published, "teacher.source=stored", "evaluate.epochs=1", "--seeds", 1)
+    assert outcome.code == 0, outcome.err
     again = ld3m("evaluate", run, source, "evaluate.epochs=2", "--seeds", 2)
     assert "all 2 networks are measured already" in again.err
     refused = ld3m("evaluate", run, "teacher.source=gone", "evaluate.epochs=2")

@@ -13,7 +13,7 @@ from ld3m.errors import UserError
 from ld3m.evaluation.blocks import blocks
 from ld3m.evaluation.measure import Evaluation, Training, Work, announce, clean_up, measure
 from ld3m.evaluation.protocols import OTHERS, Protocol, Task, augments, protocol
-from ld3m.evaluation.rows import FILE, Row, figures, gathered, merged, read, set_name
+from ld3m.evaluation.rows import FILE, Row, figures, gathered, is_same, merged, read, set_name
 from ld3m.evaluation.tables import accuracy_text
 from ld3m.evaluation.training_sets import BASELINES, TrainingSets, check_content, check_teacher, judged_alike
 from ld3m.files import writable, write_json
@@ -97,7 +97,8 @@ def evaluate(
                 print(f"written to {target / FILE}; ld3m report {folder} -o {target} shows it", file=sys.stderr)
     processes.wait_for_everyone()
     clean_up(target, own)
-    return report | {"run": str(folder)}, processes.is_main_process
+    own_rows = [number for number, row in enumerate(report["results"]) if any(is_same(row, each) for each in rows)]
+    return report | {"run": str(folder), "asked": own_rows}, processes.is_main_process
 
 
 def measure_rows(

@@ -286,6 +286,11 @@ def _best_of_both(row: Row, there: Row | None, kept: int) -> dict[str, Any]:
     return {"best": {"tests": old["tests"], "accuracies": every}} if any(each is not None for each in every) else {}
 
 
+def is_same(row: Row, other: Row) -> bool:
+    """Whether two rows are of the same set, architecture and protocol, whatever their accuracies."""
+    return _identity(row) == _identity(other)
+
+
 def _identity(row: Row) -> str:
     keys = ("trained_on", "arch", "split", "images", "tested_on", "protocol", "scorer", "seed")
     return _text([row.get(key) for key in keys])

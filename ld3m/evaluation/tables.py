@@ -19,9 +19,17 @@ def accuracy_table(report: Mapping[str, Any]) -> str:
     readers must know, and how the networks were trained.
 
     Args:
-        report: as `evaluate` returns it and evaluation.json holds it.
+        report: as `evaluate` returns it and evaluation.json holds it. `asked`, if it is there, are the places in
+            `results` of what was asked for: tables without any of it are counted only.
     """
-    return "\n\n".join(_table(block) for block in blocks(report))
+    tables = blocks(report)
+    asked = [report["results"][number] for number in report.get("asked", range(len(report["results"])))]
+    shown = [block for block in tables if any(row in asked for line in block.lines for row in line.cells.values())]
+    texts = [_table(block) for block in shown]
+    if left := len(tables) - len(shown):
+        others = f"{left} more table{'s' * (left != 1)} of networks trained or tested otherwise"
+        texts.append(f"{others}: ld3m report {report['run']} shows all")
+    return "\n\n".join(texts)
 
 
 def _table(block: Block) -> str:
