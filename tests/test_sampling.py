@@ -16,7 +16,7 @@ from conftest import Outcome, latents, launch
 from torch import Tensor
 
 from ld3m import priors
-from ld3m.api import sample
+from ld3m.api import SAMPLING, sample
 from ld3m.data.coresets import open_kept
 from ld3m.data.prepared import prepare
 from ld3m.distillation.plan_sampling import not_counted
@@ -519,6 +519,17 @@ def test_a_plan_counts_the_calls_of_sampling() -> None:
     assert calls == {"forwards": 4 * 2 * 7, "images": 8, "forwards in all": 10 * 2 * 7}
     none = load(Recipe, "quickstart", ["distill.iterations=0"])
     assert RunCost(none, 3, 10, SHAPE, (1,)).sampling_calls()["forwards in all"] == 0
+
+
+def test_a_plan_of_a_sampling_has_no_iterations(recipe_file: Path, ld3m: Callable[..., Outcome]) -> None:
+    """Three classes of two images: one batch of each goes through four steps."""
+    sampling = [f"{key}={value}" for key, value in SAMPLING.items()]
+    counted = ["sample.steps=4", "distill.images_per_class=2", "evaluate.seeds=1", "evaluate.epochs=1"]
+    outcome = ld3m("plan", recipe_file, *sampling, *counted)
+    assert "denoiser  at most 12 calls forwards, of 4 images; 12 in all\n" in outcome.out
+    assert "  the start, and sampling\n" in outcome.out
+    for word in ("iteration", "objective", "pull_back", "momentum\n", "backwards"):
+        assert word not in outcome.out
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,8 @@ class Plan:
     """(processes, classes of each)."""
     images: int
     """Of the process."""
+    iterations: int
+    """0 if Z is sampled, and nothing learnt."""
     z: list[int]
     """The shape over all processes."""
     c: list[int]
@@ -130,9 +132,7 @@ def plan(recipe: Recipe, processes: int, device: str | None = None) -> Plan:
         recipe = here[0].recipe
     elif chosen:
         recipe = _with_auto(bench, processes, chosen.gib * 2**30 - devices.RESERVED - weights)
-    _say(
-        f"counting the operations and the memory of an iteration, with {recipe.distill.backbone or recipe.network.arch}"
-    )
+    _say(f"counting operations and memory{_with_network(recipe)}")
     counts = Counts.of(replace(bench, recipe=recipe), meta)
     features = bench.gathered_features
     cost = RunCost(recipe, processes, len(images.classes), meta.latent_shape, meta.conditioning_shape, features)
@@ -162,6 +162,7 @@ def plan(recipe: Recipe, processes: int, device: str | None = None) -> Plan:
         basis=basis.text,
         shards=cost.shards,
         images=cost.images,
+        iterations=recipe.distill.iterations,
         z=[cost.classes, per_class, *cost.latent],
         c=[cost.classes, per_class, *cost.conditioning],
         learnt_bytes=cost.everyone * cost.learnt_bytes,
@@ -183,6 +184,11 @@ def plan(recipe: Recipe, processes: int, device: str | None = None) -> Plan:
         experts_bytes=_experts(bench) if recipe.needs_experts else 0,
         warnings=warnings,
     )
+
+
+def _with_network(recipe: Recipe) -> str:
+    """What an iteration matches in, as part of a line; nothing if there is none."""
+    return f", with {recipe.distill.backbone or recipe.network.arch}" if recipe.distill.iterations else ""
 
 
 def _say(phase: str) -> None:
@@ -235,8 +241,8 @@ def _measure(bench: Bench, embeddings: torch.Tensor, start: Seconds) -> Basis:
     clock = np.array([time.perf_counter(), time.process_time()])
     states = [initial_state(begun, images, bench.prior, embeddings[label], label, device) for label in few]  # type: ignore[arg-type]
     start = start + (now(device) - clock) * len(bench.own) / len(few)
-    network = recipe.distill.backbone or recipe.network.arch
-    _say(f"timing an iteration, with {network}: about {BUDGET:.0f} seconds of this processor alone")
+    what = f"an iteration{_with_network(recipe)}" if recipe.distill.iterations else "how images are rendered"
+    _say(f"timing {what}: about {BUDGET:.0f} seconds of this processor alone")
     parts, sample = timed(bench)
     with tempfile.TemporaryDirectory() as folder:
         elsewhere = recipe.changed({"output": folder})

@@ -185,7 +185,7 @@ class RunCost:
         moments: dict[str, float] = {
             "a denoiser step": share * (step.peak if self.again else step.peak - step.graph),
             "the decoder": share * (decoder.peak - (decoder.graph if self.keeps_decoder else 0)),
-            "the objective": objective,
+            "the objective": objective if settings.iterations else 0.0,
         }
         most = max(moments, key=lambda name: moments[name])
         return {**self.lasting(images, steps), "graphs kept": images * graphs, most: moments[most]}, most

@@ -32,7 +32,11 @@ class Sample(NamedTuple):
 
 
 def run_sample(bench: Bench, sample: Sample, iteration: int) -> dict[str, Seconds]:
-    """Runs a sample of an iteration as the loop runs a whole one; the seconds of its parts."""
+    """Runs a sample of an iteration as the loop runs a whole one, or of what a run renders that learns nothing.
+
+    Returns:
+        The seconds of its parts.
+    """
     prior, settings, own = bench.prior, bench.recipe.prior, bench.own
     count = sample.images
     per_class = bench.recipe.distill.latents_per_class
@@ -61,6 +65,8 @@ def run_sample(bench: Bench, sample: Sample, iteration: int) -> dict[str, Second
         through=Differentiated.of(bench.recipe).through(schedule, iteration),
     )
     lap("render")
+    if not bench.recipe.distill.iterations:
+        return seconds
     bench.match(iteration, sample.units)
     lap("objective")
     if sample.batches:
@@ -78,7 +84,7 @@ def now(device: torch.device) -> Seconds:
 
 
 def timed(bench: Bench) -> tuple[dict[str, Seconds], Sample]:
-    """Seconds of the parts of a process's iteration, and the sample that they were measured on.
+    """Seconds of the parts of a process's iteration, and the sample that they were measured on; see `run_sample`.
 
     Medians of a few iterations: whole ones if there is one micro-batch only and `BUDGET` allows, else smaller in
     images, steps and units, and scaled in proportion.
@@ -92,13 +98,13 @@ def timed(bench: Bench) -> tuple[dict[str, Seconds], Sample]:
             part: float(spent.min() if bench.device.type == "cpu" else spent[0])
             for part, spent in run_sample(bench, least, iteration).items()
         }
-    chain, share = small["render"] + small["pull_back"], BUDGET / 2
+    chain, share = small["render"] + small.get("pull_back", 0.0), BUDGET / 2
     images = min(count, settings.images_at_a_time, max(1, int(share / (chain * max(1, steps)))))
     fewer = min(steps, max(2, int(share / (chain * images))))
     sample = Sample(
         images,
         fewer if settings.pull_back == "exact" else steps,  # the calls that are differentiated take longer than others
-        min(bench.units, max(1, int(share / small["objective"]))),
+        min(bench.units, max(1, int(share / small.get("objective", share)))),
         min(bench.batches, max(1, int(share / small.get("inner loop", share)))),
     )
     rounds: list[dict[str, Seconds]] = []
@@ -106,15 +112,17 @@ def timed(bench: Bench) -> tuple[dict[str, Seconds], Sample]:
     while len(rounds) < REPEATS and (time.perf_counter() - began) * (1 + 1 / max(1, len(rounds))) < BUDGET:
         rounds.append(run_sample(bench, sample, len(rounds)))
     median = {part: np.median([each[part] for each in rounds], axis=0) for part in rounds[0]}
+    through_prior = [part for part in ("render", "pull_back") if part in median]
     if sample.steps < steps:  # the decoder's share must not grow with the steps
         short = run_sample(bench, sample._replace(steps=1), len(rounds))
-        for part in ("render", "pull_back"):
+        for part in through_prior:
             a_step = (median[part] - short[part]) / (sample.steps - 1)
             median[part] = short[part] + a_step * (calls(bench.recipe.prior) - 1)
-    for part in ("render", "pull_back"):
+    for part in through_prior:
         median[part] *= count / sample.images
-    median["objective"] *= bench.units / sample.units
-    if sample.batches:
+    if "objective" in median:
+        median["objective"] *= bench.units / sample.units
+    if "inner loop" in median:
         outer = bench.recipe.distill.dc.outer
         median["inner loop"] *= bench.batches / sample.batches * (outer - 1) / outer
     return median, sample._replace(iterations=len(rounds))
