@@ -85,19 +85,23 @@ def reassigned(confusion: Tensor) -> float:
     return 100 * int(confusion[rows, columns].sum()) / max(1, int(confusion.sum()))
 
 
-def is_permuted(accuracy: float, renamed: float, classes: int) -> bool:
+def is_permuted(accuracy: float, renamed: float, classes: int, images: int) -> bool:
     """Whether a classifier tells classes apart, but calls them by each other's names.
 
-    Networks that have learnt nothing gain by renaming, too: untrained ConvNets reach 18 to 26 % of ten garments so. Of
-    ten classes 28 % must be right, of others a share as far from chance.
+    Networks that have learnt nothing gain by renaming, too: untrained ConvNets reach 18 to 26 % of ten garments so, and
+    more of few images, to which the renaming is fitted. Of ten classes 28 % must be right, of others a share as far
+    from chance, and three standard errors of that share, but never more than half of the way.
 
     Args:
         accuracy: in percent.
         renamed: `reassigned` of the same answers.
         classes: how many there are.
+        images: that were classified.
     """
-    chance = 100 / classes
-    return renamed - accuracy >= PERMUTED and renamed >= min(3 * chance, chance + (100 - chance) / 5)
+    chance = 1 / classes
+    least = min(3 * chance, chance + (1 - chance) / 5)
+    least = min(least + 3 * math.sqrt(least * (1 - least) / max(1, images)), (1 + chance) / 2)
+    return renamed - accuracy >= PERMUTED and renamed >= 100 * least
 
 
 def at_chance(correct: Sequence[int], counts: Sequence[int]) -> bool:

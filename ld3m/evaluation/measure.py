@@ -226,17 +226,17 @@ class Evaluation:
             "content": self.digests[trained_on],
             **({"own_rate": True} if has_own_rate(recipe.evaluate, arch) else {}),
             **({"at_chance": at_chance} if at_chance else {}),
-            **_in_another_order(networks, len(self.images.classes)),
+            **_in_another_order(networks, len(self.images.classes), sum(self.images.counts[self.split])),
             **self.sets.chosen_by(trained_on),
             **self.sets.weighted(trained_on),
         }
 
 
-def _in_another_order(networks: Sequence[Tested], classes: int) -> dict[str, Any]:
+def _in_another_order(networks: Sequence[Tested], classes: int, images: int) -> dict[str, Any]:
     """What accuracies would be if classes were renamed, if that is so much more that labels must be permuted."""
     renamed = [network.reassigned or 0.0 for network in networks]
     accuracy = statistics.fmean(network.accuracy for network in networks)
-    permuted = is_permuted(accuracy, statistics.fmean(renamed), classes)
+    permuted = is_permuted(accuracy, statistics.fmean(renamed), classes, images)
     return {"reassigned": [round(each, 2) for each in renamed]} if permuted else {}
 
 

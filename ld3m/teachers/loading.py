@@ -71,9 +71,9 @@ class Accuracy(BaseModel):
     reassigned: Annotated[float, Field(ge=0, le=100)]
     """If its classes were renamed, one for one, to the best."""
 
-    def hint(self, classes: int) -> str | None:
-        """That its classes are in another order than assumed, if it looks so for so many."""
-        if not is_permuted(self.accuracy, self.reassigned, classes):
+    def hint(self, classes: int, images: int) -> str | None:
+        """That its classes are in another order than assumed, if so many images of so many classes look so."""
+        if not is_permuted(self.accuracy, self.reassigned, classes, images):
             return None
         return (
             f"renamed one for one, {self.reassigned:.1f} % would be right, so its classes may be in another order than "
@@ -98,7 +98,7 @@ def _tested(teacher: Teacher, device: torch.device) -> Teacher:
             renamed = round(measured.reassigned or 0.0, 2)
             known = Accuracy(accuracy=round(measured.accuracy, 2), at_chance=measured.at_chance, reassigned=renamed)
             write_json(path, known.model_dump())
-    hint = known.hint(len(images.classes))
+    hint = known.hint(len(images.classes), sum(images.counts[images.judging]))
     if known.at_chance:
         raise UserError(
             f"teacher.source: {own.name} classifies {known.accuracy:.1f} % of the {images.judging} images of "
