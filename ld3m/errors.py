@@ -45,6 +45,11 @@ def some(names: Sequence[str], most: int = 5) -> str:
     return ", ".join([*names[:most], *["…"] * (len(names) > most)])
 
 
+def classes_text(names: Sequence[str]) -> str:
+    """Classes for a message: "class 'cat'", or "classes 'cat', 'dog'"."""
+    return f"class{'es' * (len(names) > 1)} {some([repr(name) for name in names])}"
+
+
 def shortened(value: Any) -> str:
     """A value for a message; a thousand classes do not fit into one line."""
     text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ld3m.data.prepared import ImageSet
-from ld3m.errors import UserError, some
+from ld3m.errors import UserError, classes_text, some
 from ld3m.evaluation.training_sets import TrainingSets
 from ld3m.files import cache_key
 from ld3m.recipe import Recipe
@@ -98,18 +98,18 @@ def check_classes(argument: str, folder: Path, images: ImageSet) -> None:
     """Checks that a set is of the classes of the real images, in whatever order.
 
     Raises:
-        UserError: naming the first that is missing on either side.
+        UserError: naming those that are missing on either side.
     """
     theirs = classes(folder)
     wanted = set(images.classes)
     if unknown := [name for name in theirs if name not in wanted]:
         raise UserError(
-            f"SET: {argument} has the class {unknown[0]!r}, which is none of the recipe's: {some(images.classes)}; "
+            f"SET: {argument} has {classes_text(unknown)}, not among the recipe's: {some(images.classes)}; "
             "give sets of the same classes, or data.subset"
         )
     if missing := [name for name in images.classes if name not in theirs]:
         raise UserError(
-            f"SET: {argument} has no images of class {missing[0]!r}; give sets of the same classes, or data.subset"
+            f"SET: {argument} has no images of {classes_text(missing)}; give sets of the same classes, or data.subset"
         )
 
 

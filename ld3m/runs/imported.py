@@ -20,7 +20,7 @@ from ld3m.data.decode import convert
 from ld3m.data.examples import Source
 from ld3m.data.prepared import prepare
 from ld3m.data.sources import open_source
-from ld3m.errors import UserError, one_line, visible
+from ld3m.errors import UserError, classes_text, one_line, visible
 from ld3m.files import tensors_digest, write_folder, write_json, write_tensors, write_text
 from ld3m.images.grids import shown, to_image, write_grid
 from ld3m.images.ranges import bytes_to_unit, unit_to_bytes
@@ -119,7 +119,8 @@ class _Classes:
     def require_all(self, name: str, labels: Tensor) -> None:
         """Checks that a set has images of all classes."""
         if missing := [each for label, each in enumerate(self.names) if label not in labels]:
-            raise UserError(f"RUN: {name} has no images of class {missing[0]!r}; leave it out by data.subset")
+            absent = classes_text(missing)
+            raise UserError(f"RUN: {name} has no images of {absent}; leave out what it lacks by data.subset")
 
     def say(self, name: str) -> None:
         """Says how classes were matched."""

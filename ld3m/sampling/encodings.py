@@ -1,6 +1,7 @@
 """Real images as latents: all of a class, those that a core-set chooses, and the class's prototypes."""
 
 import math
+import sys
 import time
 from dataclasses import dataclass
 
@@ -92,7 +93,8 @@ def class_encodings(
             tensors, about = read_tensors(path, "its images are encoded again", expected)
             return ClassEncodings(tensors["latents"], float(about[SECONDS]))
         except (UserError, LookupError, ValueError) as error:
-            print(f"ld3m: {error if isinstance(error, UserError) else f'{path} is damaged; it is made again'}")
+            problem = error if isinstance(error, UserError) else f"{path} is damaged; it is made again"
+            print(f"ld3m: {problem}", file=sys.stderr)
     began = time.perf_counter()
     latents = torch.cat([first, encode(pixels[micro_batch:], prior, micro_batch, device).contiguous()])
     writable(path.parent, ANOTHER_CACHE)

@@ -3,6 +3,7 @@
 `sample_class` is the one way by which `ld3m sample` and `distill.init=sample` get their latents.
 """
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -127,7 +128,8 @@ class Parts:
                 tensors, about = read_tensors(path, "its images are sampled again", expected)
                 self._take(tensors["images"].tolist(), tensors["z"], tensors["on_the_way"], float(about[SECONDS]))
             except (UserError, LookupError, ValueError) as error:
-                print(f"ld3m: {error if isinstance(error, UserError) else f'{path} is damaged; it is sampled again'}")
+                problem = error if isinstance(error, UserError) else f"{path} is damaged; it is sampled again"
+                print(f"ld3m: {problem}", file=sys.stderr)
 
     def _take(self, images: Sequence[int], z: Tensor, way: Tensor, seconds: float) -> None:
         self.done |= dict(zip(images, zip(z, way, strict=True), strict=True))
