@@ -27,6 +27,7 @@ from ld3m.machine import memory
 from ld3m.machine.processes import Processes, start
 from ld3m.networks.flat import FlatNetwork
 from ld3m.objectives.experts import Trajectories, experts_of
+from ld3m.priors.base import weights_of
 from ld3m.recipe import Recipe
 from ld3m.runs import checkpoints, result
 from ld3m.sizing import devices
@@ -126,7 +127,7 @@ def plan(recipe: Recipe, processes: int, device: str | None = None) -> Plan:
     meta = meta_prior(recipe)
     images: Any = here[0].images if here else MetaImages.of(recipe.data)
     own = range(0, len(images.classes), processes)
-    weights = sum(tensor.nbytes for tensor in meta.weights)
+    weights = sum(tensor.nbytes for tensor in weights_of(meta))
     bench = Bench(recipe, meta, images, own, META)
     if here:
         recipe = here[0].recipe

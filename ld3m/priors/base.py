@@ -30,6 +30,9 @@ class Prior(Protocol):
 
     Images are [N, channels, H, W] in [-1, 1]; latents are [N, *latent_shape], scaled to about unit variance;
     conditioning is [N, *conditioning_shape]. All methods take gradients; none of the weights does.
+
+    A prior may also say `halves_agree = True`: that `denoise` takes N latents with the conditioning of 2 N, as guidance
+    has them, and answers as if it were given the latents twice.
     """
 
     image_channels: int
@@ -41,17 +44,10 @@ class Prior(Protocol):
     noise_schedule: NoiseSchedule
     denoiser: nn.Module | None
     """What `denoise` calls, to be compiled, sharded or given random weights; None if there is no such module."""
-    halves_agree: bool
-    """Whether guidance may give `denoise` N latents with the conditioning of 2 N, which answers as if it were given the
-    latents twice. False if it takes as many of both."""
 
     @property
     def null_embedding(self) -> Tensor | None:
         """[1, *conditioning_shape], what guidance contrasts with; None if there is nothing: `prior.guidance` is 1."""
-
-    @property
-    def weights(self) -> Sequence[Tensor]:
-        """Everything that a process loads and keeps, but for a table of class embeddings."""
 
     def encode(self, images: Tensor) -> Tensor:
         """Latents of images, before quantisation."""
@@ -69,13 +65,17 @@ class Prior(Protocol):
         """[len(classes), *conditioning_shape], by name."""
 
 
+def weights_of(prior: Prior) -> list[Tensor]:
+    """Everything that a process loads and keeps of a prior, but for a table of class embeddings."""
+    models = [each for each in vars(prior).values() if isinstance(each, nn.Module)]
+    return [tensor for model in models for tensor in (*model.parameters(), *model.buffers())]
+
+
 class Coder:
     """An autoencoder of images, as diffusers has it: what priors with one share.
 
     Inside, images may lie channels last; outside they never do, or sums over them would depend on where they are from.
     """
-
-    halves_agree = False
 
     def __init__(self, autoencoder: Any) -> None:
         self.autoencoder = freeze(autoencoder)
@@ -161,12 +161,6 @@ class LatentDiffusion(Coder):
             raise UserError(f"prior.resolution: {resolution} is not a multiple of {least}, as this prior's must be")
         self.image_size = resolution
         self.latent_shape = (self.latent_shape[0], resolution // factor, resolution // factor)
-
-    @property
-    def weights(self) -> list[Tensor]:
-        """Everything that a process loads and keeps, but for a table of class embeddings."""
-        models = (self.autoencoder, self.denoiser)
-        return [tensor for model in models for tensor in (*model.parameters(), *model.buffers())]
 
     def denoise(self, z: Tensor, t: float, c: Tensor) -> Tensor:
         """What the denoiser says of latents; the half that is a learnt variance is dropped: DDIM at η = 0 has none."""

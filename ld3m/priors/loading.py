@@ -82,7 +82,7 @@ class Parts:
     def denoiser(self, kind: Any, part: str = "unet") -> Any:
         """The model that the recipe gives a precision."""
         dtype = getattr(torch, self.recipe.dtype)
-        if self.device == "meta":  # diffusers' own `to` warns, of a list that is empty
+        if str(self.denoiser_device) == "meta":  # diffusers' own `to` warns, of a list that is empty
             return nn.Module.to(self.outline(kind, part), dtype)
         return self.model(kind, part, dtype, self.denoiser_device)
 

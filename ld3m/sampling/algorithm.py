@@ -149,7 +149,7 @@ def guided_and_own(prior: Prior, z: Tensor, time: float, c: Tensor, guidance: fl
     if prior.null_embedding is None:
         raise UserError(f"prior.guidance: {guidance:g}, but the prior has no null class to guide away from; give 1")
     null = prior.null_embedding.to(c).expand_as(c)
-    both = z if prior.halves_agree else torch.cat([z, z])
+    both = z if getattr(prior, "halves_agree", False) else torch.cat([z, z])
     unconditional, conditional = prior.denoise(both, time, torch.cat([null, c])).contiguous().chunk(2)
     return unconditional + guidance * (conditional - unconditional), conditional
 

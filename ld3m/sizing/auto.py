@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ld3m.machine.out_of_memory import ran_out
+from ld3m.priors.base import weights_of
 from ld3m.recipe import Recipe
 from ld3m.sampling import render
 from ld3m.sizing.bench import Bench
@@ -113,7 +114,7 @@ def _measured(bench: Bench, run: Callable[[Callable[[], int]], Any]) -> tuple[in
     """
     device = bench.device
     if device.type != "cuda":
-        with Tally(bench.prior.weights) as tally:
+        with Tally(weights_of(bench.prior)) as tally:
             answer = run(lambda: tally.bytes)
         return tally.peak, answer
     before = torch.cuda.memory_allocated(device)

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import flop_registry
 
 from ld3m.objectives.draws import REAL_CHUNK
 from ld3m.priors import Prior
+from ld3m.priors.base import weights_of
 from ld3m.sampling.algorithm import decoded, reverse_step
 from ld3m.sizing.bench import Bench
 
@@ -116,12 +117,10 @@ class Counts:
         z = torch.empty(micro_batch, *prior.latent_shape, device="meta")
         c = torch.empty(micro_batch, *prior.conditioning_shape, device="meta")
         schedule = bench.schedule if bench.schedule.steps else bench.sampling_schedule
-        step = Pass(0, 0, 0, 0)
+        step, known = Pass(0, 0, 0, 0), weights_of(prior)
         if schedule.steps:
-            step = Pass.of(
-                partial(reverse_step, prior, schedule, schedule.steps[-1]), [z.clone(), c, z.clone()], prior.weights
-            )
-        decoder = Pass.of(partial(decoded, prior, resolution=bench.recipe.rendered_size), [z], prior.weights)
+            step = Pass.of(partial(reverse_step, prior, schedule, schedule.steps[-1]), [z.clone(), c, z.clone()], known)
+        decoder = Pass.of(partial(decoded, prior, resolution=bench.recipe.rendered_size), [z], known)
         # In proportion to the units, from where the real images are as many as go through the network at a time.
         enough = 1 if settings.objective == "mtt" else -(-REAL_CHUNK // settings.real_batch)
         low, high = (enough, enough + 1) if bench.units > enough else (1, max(2, bench.units))

@@ -39,11 +39,6 @@ class Autoencoder(WithoutDenoiser, Coder):
         images = super().decode(z)
         return 2 * images - 1 if self.unit else images
 
-    @property
-    def weights(self) -> list[Tensor]:
-        """Everything that a process loads and keeps."""
-        return [*self.autoencoder.parameters(), *self.autoencoder.buffers()]
-
     @classmethod
     def load(cls, parts: Parts) -> "Autoencoder":
         """Reads the folder of an autoencoder.

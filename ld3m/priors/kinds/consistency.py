@@ -78,12 +78,6 @@ class ConsistencyModel(PixelSpace):
             return self.table.new_empty(len(classes), 0)
         return self.table[numbers_of(classes, self.names, self.named_in)]
 
-    @property
-    def weights(self) -> list[Tensor]:
-        """Everything that a process loads and keeps, but for the table of classes."""
-        assert self.denoiser is not None
-        return [*self.denoiser.parameters(), *self.denoiser.buffers()]
-
     @classmethod
     def class_names(cls, parts: Parts) -> list[list[str]]:
         """The names of each class of a folder."""

@@ -1,7 +1,5 @@
 """No prior: distillation in pixel space, as the objectives were published with, the baseline of all others."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -10,8 +8,6 @@ from ld3m.priors.base import WithoutDenoiser
 
 class PixelSpace:
     """What priors have in common whose Z is the images themselves."""
-
-    halves_agree = False
 
     def encode(self, images: Tensor) -> Tensor:
         """The images."""
@@ -28,8 +24,6 @@ class PixelSpace:
 
 class Pixels(PixelSpace, WithoutDenoiser):
     """Z is the images themselves, in [-1, 1]."""
-
-    weights: Sequence[Tensor] = ()
 
     def __init__(self, channels: int, size: int, device: torch.device | str = "cpu") -> None:
         super().__init__(device)
