@@ -16,6 +16,7 @@ from torch import nn
 from ld3m.distillation.plan import remedies
 from ld3m.machine import memory
 from ld3m.priors import weight_bytes
+from ld3m.priors.base import weights_of
 from ld3m.priors.originals.convert import write_configurations
 from ld3m.recipe import Recipe
 from ld3m.recipe.files import load
@@ -357,7 +358,7 @@ def test_what_runs_in_16_bits_takes_less(
 def test_weights_of_an_outline_are_those_of_the_files(prior_folder: Path, recipe_file: Path) -> None:
     recipe = load(Recipe, str(recipe_file), ["prior.dtype=bfloat16"]).prior
     table = 4 * 16 * 4  # three classes and none, of 16 numbers
-    held = sum(tensor.nbytes for tensor in MetaPrior.of(recipe).weights)
+    held = sum(tensor.nbytes for tensor in weights_of(MetaPrior.of(recipe)))
     assert held + table == weight_bytes(recipe)[1]
 
 

@@ -13,6 +13,7 @@ from test_priors import change, refusal, save_index, save_kl, save_stable_diffus
 from torch import Tensor, nn
 
 from ld3m import priors
+from ld3m.priors.base import weights_of
 from ld3m.priors.diffusers_layout import read_files
 from ld3m.priors.noise_schedule import ConsistencySchedule, FlowSchedule, Level, NoiseSchedule
 from ld3m.priors.random_copy import random_copy
@@ -255,7 +256,7 @@ def test_it_is_sampled_and_distilled(kind: tuple[str, Path], recipe_file: Path, 
     noise = torch.empty(2, *shapes[0], device="meta")
     answer = outline.denoise(noise, 3.0, torch.empty(2, *shapes[1], device="meta"))
     assert (answer.shape, outline.decode(noise).shape) == (noise.shape, (2, 1, 16, 16))
-    assert sum(map(torch.numel, prior.weights)) == sum(map(torch.numel, outline.weights)) > 0
+    assert sum(map(torch.numel, weights_of(prior))) == sum(map(torch.numel, weights_of(outline))) > 0
 
 
 @pytest.mark.parametrize("save", [save_sd3, save_sana])
@@ -513,7 +514,7 @@ def test_an_autoencoder_alone_is_a_prior(name: str, tmp_path: Path) -> None:
     wanted = torch.autograd.grad(expected, leaf, torch.ones_like(pixels))[0]
     torch.testing.assert_close(pull_back(torch.ones_like(pixels))[0], wanted, rtol=1e-4, atol=1e-5)
     outline = MetaPrior.of(recipe, 16)
-    assert sum(map(torch.numel, outline.weights)) == sum(map(torch.numel, prior.weights))
+    assert sum(map(torch.numel, weights_of(outline))) == sum(map(torch.numel, weights_of(prior)))
     assert priors.weight_bytes(recipe)[0] == sum(each.numel() for each in prior.autoencoder.state_dict().values())
     assert priors.provenance(recipe.source)["kind"] == name
 
