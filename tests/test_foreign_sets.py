@@ -430,6 +430,16 @@ def test_soft_labels_that_do_not_fit_are_one_line(
         brought("few.pt", recipe_file)
 
 
+def test_a_set_that_is_read_again_says_how_it_is_read_now(pixels: torch.Tensor, recipe_file: Path) -> None:
+    """The same images of the same classes are one set, whatever says which class is whose."""
+    torch.save([pixels / 255, torch.arange(3).repeat_interleave(2)], "data.pt")
+    by_number = find_set(["data.pt"], str(recipe_file), (), AS_IT_IS)
+    assert "by number" in json.loads((by_number / "origin.json").read_text())["classes"]
+    by_position = find_set(["data.pt"], str(recipe_file), (), Reading(by_position=True))
+    assert by_position == by_number
+    assert "as --by-position says" in json.loads((by_number / "origin.json").read_text())["classes"]
+
+
 # --- what is measured of them ------------------------------------------------------------------------------
 
 

@@ -361,11 +361,11 @@ def test_the_best_is_shown_beside_the_last_and_said_to_be_chosen() -> None:
         ),
         (
             {"epochs": 40, "schedule": "cosine"},
-            'glad, but epochs 40, not 1000; schedule "cosine", not "warmup-cosine"; batch 256, sgd, rate 0.001',
+            "glad, but epochs 40, not 1000; schedule cosine, not warmup-cosine; batch 256, sgd, rate 0.001",
         ),
         (
             {"labels": "soft", "teacher": {"teacher": "x"}, "temperature": 20.0},
-            'glad, but labels "soft", not "hard"; 1000 epochs, batch 256, sgd, rate 0.001, warmup-cosine',
+            "glad, but labels soft, not hard; 1000 epochs, batch 256, sgd, rate 0.001, warmup-cosine",
         ),
     ],
 )

@@ -15,6 +15,7 @@ from ld3m.evaluation.protocols.details import LAST
 from ld3m.evaluation.protocols.glad import LEARNING_RATES
 from ld3m.evaluation.row_schema import Evaluation
 from ld3m.reading import read_json, unless_unreadable
+from ld3m.recipe.varied import value_text
 
 FILE = "evaluation.json"
 Row = Mapping[str, Any]
@@ -109,7 +110,9 @@ def protocol_text(how: Mapping[str, Any]) -> str:
     Args:
         how: `protocol` of a row.
     """
-    changes = [f"{key} {_text(how[key])}, not {_text(value)}" for key, value in how.get("changed", {}).items()]
+    changes = [
+        f"{key} {value_text(how[key])}, not {value_text(value)}" for key, value in how.get("changed", {}).items()
+    ]
     return f"{how.get('name', '')}, but {'; '.join(changes)}" if changes else how.get("name", "")
 
 

@@ -299,12 +299,12 @@ def _write_set(
         if own is not None:
             weights.write(target, {each: own[labels == label].tolist() for label, each in enumerate(classes)})
         note_classes(target, {each: label for label, each in enumerate(classes)})
-        about = {"sha256": hashlib.sha256(content).hexdigest(), "classes": matched.matched.text}
-        write_json(target / "origin.json", {"source": name, **about})
 
     if not folder.is_dir():
         shutil.rmtree(folder, ignore_errors=True)
         write_folder(folder, fill)
+    about = {"sha256": hashlib.sha256(content).hexdigest(), "classes": matched.matched.text}
+    write_json(folder / "origin.json", {"source": name, **about})  # how it is read this time
     fewest = int(torch.bincount(labels).min())
     made = {"distill.images_per_class": fewest, "distill.iterations": 0}
     named = recipe.changed({"name": folder.name, "output": str(folder), **made})
