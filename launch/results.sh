@@ -104,8 +104,8 @@ methods() {
 }
 # Gradients through some of the denoiser's calls.
 pull-backs() {
-  ablate pull-backs-exact baselines/reference --axis prior.pull_back=exact "${seeds[@]}"
-  ablate pull-backs baselines/reference --axis prior.pull_back=shortcut --axis prior.differentiated=1,3 "${seeds[@]}"
+  ablate pull-backs-exact baselines/reference --axis prior.pull_back=exact "${five[@]}"
+  ablate pull-backs baselines/reference --axis prior.pull_back=shortcut --axis prior.differentiated=1,3 "${five[@]}"
   ablate pull-backs-latents baselines/reference distill.learn=latents --axis prior.pull_back=shortcut,exact \
     prior.differentiated=0 "${seeds[@]}"
 }
