@@ -149,7 +149,8 @@ def teacher_text(how: Mapping[str, Any]) -> str | None:
         return None
     kept = "made for each batch"
     if whose.get("stored"):
-        each = f"{whose.get('epochs')} epochs" if whose.get("per") == "epoch" else "one for each image"
+        epochs = whose.get("epochs")
+        each = f"{epochs} epoch{'s' * (epochs != 1)}" if whose.get("per") == "epoch" else "one for each image"
         top = f", top {whose['top']} classes" if whose.get("top") else ""
         kept = f"stored: {each}{top}, {whose.get('dtype')}, {whose.get('bytes', 0):,} bytes"
     if "accuracy" not in whose:

@@ -66,7 +66,8 @@ def _train_missing(recipe: Recipe, images: ImageSet, trajectories: Trajectories,
             _train(experts, recipe, images, real, trajectories, processes, bar)
     processes.wait_for_everyone()
     if main:
-        print(f"{trajectories.folder}: {settings.count} experts of {settings.epochs} epochs")
+        count, epochs = settings.count, settings.epochs
+        print(f"{trajectories.folder}: {count} expert{'s' * (count != 1)} of {epochs} epoch{'s' * (epochs != 1)}")
 
 
 def _network(recipe: Recipe, images: ImageSet, expert: int) -> torch.nn.Module:

@@ -194,7 +194,8 @@ def _accuracy_block(block: Block, number: int) -> dict[str, Any]:
     images = f" of {block.tested_on:,} images" if block.tested_on else ""
     augmented = "" if block.protocol.get("augment", True) else ", without augmentation"
     named = f" by {name}" if (name := rows.protocol_text(block.protocol)) else ""
-    trained = f"networks trained{named} for {block.protocol['epochs']} epochs{augmented}"
+    epochs = block.protocol["epochs"]
+    trained = f"networks trained{named} for {epochs} epoch{'s' * (epochs != 1)}{augmented}"
     of = f"{images} of the {block.split} split, {trained}"
     return {
         "chart": charts.bars(f"accuracies-{number}", f"Accuracy in %{of}, mean ± standard deviation", bars),

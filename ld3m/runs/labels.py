@@ -186,7 +186,7 @@ def unpacked(tensors: dict[str, Tensor], note: Note) -> Tensor:
 def text(note: Note) -> str:
     """Stored labels in a few words, for people."""
     kept = f"the top {note.top} of {len(note.classes)} classes" if note.top else f"{len(note.classes)} classes"
-    each = f"{note.epochs} epochs" if note.epochs else "one for each image"
+    each = f"{note.epochs} epoch{'s' * (note.epochs != 1)}" if note.epochs else "one for each image"
     whose = note.teacher if note.accuracy is None else f"of {note.teacher} ({note.accuracy:.1f} %)"
     return f"{each}, {kept}, {note.dtype}, {size_text(note)}, {whose}"
 

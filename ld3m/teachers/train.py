@@ -63,7 +63,7 @@ def train_teacher(processes: Processes, recipe: Recipe, resume: bool = True) -> 
     if processes.is_main_process:
         print(
             f"{folder}: {note.arch} of {len(note.classes)} classes, {note.accuracy:.2f} % of {note.tested_on:,} test "
-            f"images after {note.epochs} epochs"
+            f"images after {note.epochs} epoch{'s' * (note.epochs != 1)}"
         )
     return folder
 
