@@ -106,8 +106,9 @@ def _filled(settings: TeacherRecipe, shape: Shape, weights: dict[str, torch.Tens
         network = pretrained.with_small_stem(network, weights)
     own = {name: value for name, value in network.state_dict().items() if not name.endswith(COUNTERS)}
     theirs = {name: value for name, value in weights.items() if not name.endswith(COUNTERS)}
-    wrong = [f"it lacks {some(sorted(missing), 2)}" for missing in (own.keys() - theirs.keys(),) if missing]
-    wrong += [f"it also has {some(sorted(extra), 2)}" for extra in (theirs.keys() - own.keys(),) if extra]
+    missing, extra = own.keys() - theirs.keys(), theirs.keys() - own.keys()
+    wrong = [f"it lacks {some(sorted(missing), 2)}"] if missing else []
+    wrong += [f"it also has {some(sorted(extra), 2)}"] if extra else []
     wrong += [
         f"its {name} is {list(theirs[name].shape)}, not {list(own[name].shape)}"
         for name in own
