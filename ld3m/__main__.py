@@ -112,8 +112,8 @@ def _about(error: Exception) -> tuple[int, tuple[str, ...]]:
         from ld3m.machine.environment import misfit
         from ld3m.machine.out_of_memory import ran_out
 
-        if told := misfit(error):
-            return 1, (told,)
+        if advice := misfit(error):
+            return 1, (advice,)
         if ran_out(error):
             reason = one_line(error)
             return 1, (f"memory ran out ({reason}); ld3m plan RECIPE says how much is needed, and what takes less",)

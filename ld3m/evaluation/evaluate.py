@@ -97,8 +97,8 @@ def evaluate(
                 print(f"written to {target / FILE}; ld3m report {folder} -o {target} shows it", file=sys.stderr)
     processes.wait_for_everyone()
     clean_up(target, own)
-    own_rows = [number for number, row in enumerate(report["results"]) if any(is_same(row, each) for each in rows)]
-    return report | {"run": str(folder), "asked": own_rows}, processes.is_main_process
+    wanted = [number for number, row in enumerate(report["results"]) if any(is_same(row, each) for each in rows)]
+    return report | {"run": str(folder), "asked": wanted}, processes.is_main_process
 
 
 def measure_rows(
@@ -191,7 +191,7 @@ def prepare_to_test(recipe: Recipe, split: str, progress: bool) -> ImageSet:
 
 
 def with_learnt_rate(recipe: Recipe, folder: Path) -> Recipe:
-    """The recipe with the step size that the run learnt in target of `evaluate.lr: learnt`."""
+    """The recipe with the step size that the run learnt in place of `evaluate.lr: learnt`."""
     step_size = learnt(folder).get("step_size")
     if step_size is None:
         raise UserError(f"evaluate.lr: {folder} has learnt no step size (objective mtt does); give a number")

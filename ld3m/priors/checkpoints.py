@@ -125,10 +125,11 @@ def _tensors(content: Any) -> dict[str, Tensor]:
     """
     if not isinstance(content, Mapping):
         return {}
-    usual = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
-    if usual is not None or (top := _by_name(content)):
-        return _by_name(usual) if usual is not None else top
-    return max((_by_name(each) for each in content.values() if isinstance(each, Mapping)), key=len, default={})
+    for key in WRAPPERS:
+        if isinstance(content.get(key), Mapping):
+            return _by_name(content[key])
+    inner = (_by_name(each) for each in content.values() if isinstance(each, Mapping))
+    return _by_name(content) or max(inner, key=len, default={})
 
 
 def _by_name(content: Mapping[Any, Any]) -> dict[str, Tensor]:

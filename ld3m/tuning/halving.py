@@ -33,7 +33,7 @@ class Halving:
     highest: int
     """The highest rung, from 0, for which there is time."""
     least: int
-    """Trials that go on from each rung at least: 0 as long as there are more to come, 1 at the end."""
+    """Trials that are promoted from each rung at least: 0 as long as there are more to come, 1 at the end."""
 
     def promoted(self, notes: Sequence[Note]) -> int | None:
         """The trial to promote, from the highest rung that has one; the recipe as it is has all rungs anyway."""

@@ -17,7 +17,7 @@ from ld3m.tuning.results import FINAL, MOST_CLOSE
 from ld3m.tuning.search import Search
 
 TIMED = 5.0
-"""Seconds of iterations that are timed; the first run goes on from there."""
+"""Seconds of iterations that are timed; the first run resumes after them."""
 SEARCHED = 0.7
 """The part of the minutes in which new trials are made; the rest is for long runs and distillations of the best."""
 
