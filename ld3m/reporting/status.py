@@ -25,8 +25,6 @@ from ld3m.runs.folder import (
 
 CHEAP = 2**28
 """Bytes of a checkpoint up to which all of it is looked at; of a larger one, whether the rest is there."""
-KEPT = "are kept so far"
-"""Said of the images of a sampling that has been interrupted."""
 RECENT = 20
 """Logged iterations by which the rate is measured."""
 LOOK_AT = (
@@ -82,6 +80,8 @@ class Status:
     objective: str
     sampling: str
     """How Z was sampled; empty if it was not."""
+    classes_kept: int
+    """Classes of which a sampling that is not finished keeps images."""
     prior: str
     """Its source, and the decaying skip and the steps if it has any."""
     evaluation: list[dict[str, Any]]
@@ -130,6 +130,7 @@ def read(folder: Path) -> Status:
         unread=list(dict.fromkeys(unread)),
         objective=recipe.distill.objective,
         sampling=recipe.sampling_text + _took(folder, unread),
+        classes_kept=len({path.name.rpartition("-")[0] for path in (folder / SAMPLING_PARTS).glob("*.safetensors")}),
         prior=_prior(recipe.prior),
         evaluation=evaluation,
         look_at=[name for name in LOOK_AT if (folder / name).exists()],
@@ -153,11 +154,9 @@ def _prior(prior: SamplerRecipe) -> str:
 
 
 def _took(folder: Path, unread: list[str]) -> str:
-    """What the sampling of a run took, or how far it is; empty if nothing was sampled."""
-    if seconds := unless_unreadable(unread, {}, document, folder, SAMPLING).get("seconds"):
-        return f", {metrics.duration(seconds)}"
-    begun = {path.name.rpartition("-")[0] for path in (folder / SAMPLING_PARTS).glob("*.safetensors")}
-    return f"; images of {len(begun)} class{'es' * (len(begun) > 1)} {KEPT}" if begun else ""
+    """What the sampling of a run took; empty if it is not finished, or nothing was sampled."""
+    seconds = unless_unreadable(unread, {}, document, folder, SAMPLING).get("seconds")
+    return f", {metrics.duration(seconds)}" if seconds else ""
 
 
 def _evaluation(folder: Path) -> list[dict[str, Any]]:
@@ -194,6 +193,8 @@ def text(status: Status) -> str:
 def _lines(status: Status) -> dict[str, str]:
     rate, left, since = status.iterations_per_second, status.seconds_left, status.seconds_since_logged
     losses = (status.loss_first, status.loss)
+    kept = status.classes_kept
+    so_far = f"; images of {kept} class{'es' * (kept > 1)} are kept so far" if kept else ""
     lines = {
         "loss": " → ".join(f"{loss:.5g}" for loss in losses if loss is not None),
         "gradient norms": _labelled(status.grad_z, "Z") + _labelled(status.grad_c, ", c"),
@@ -205,14 +206,14 @@ def _lines(status: Status) -> dict[str, str]:
         "last logged": f"{metrics.duration(since)} ago" if since is not None else "",
         "checkpoint": f"iteration {status.checkpoint:,}" if status.checkpoint is not None and status.iterations else "",
         "objective": status.objective if status.iterations else "",
-        "sampling": status.sampling,
+        "sampling": status.sampling + so_far,
         "prior": status.prior,
     }
     if status.newest_is_damaged:
         lines["checkpoint"] = f"{lines['checkpoint'] or 'none that is whole'} (the newest is damaged)"
     if status.state == "stopped":
         begin = f"from iteration {status.checkpoint:,}" if status.checkpoint else "from the beginning"
-        if KEPT in status.sampling:
+        if status.classes_kept:
             begin = "after the images that are kept"
         recipe = shlex.quote(str(Path(status.run) / "recipe.yaml"))
         command = f"ld3m distill {recipe} -o {shlex.quote(status.run)}"
