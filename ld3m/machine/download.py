@@ -193,6 +193,9 @@ class _Download:
                     self.furthest, self.heard = self.part.offset, time.monotonic()
         if length is not None and self.part.offset < length:
             raise _CutError("the connection broke")
+        if length is not None and self.part.offset > length:
+            self.part.remove()
+            raise self._error(f"{self.shown} gives more than the {length:,} bytes that it should have")
         return True
 
     def _finish(self) -> None:
