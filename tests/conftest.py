@@ -404,10 +404,15 @@ class Outcome(NamedTuple):
     err: str
 
 
-@pytest.fixture
-def ld3m(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Outcome]:
-    """Runs a command line in this process, in an empty working folder."""
+@pytest.fixture(autouse=True)
+def _own_working_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What a test writes beside itself does not stay in the checkout."""
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def ld3m(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
+    """Runs a command line in this process."""
 
     def run(*arguments: object) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["ld3m", *map(str, arguments)])

@@ -17,9 +17,9 @@ from hypothesis.extra import numpy as hnp
 from processes import command_line, finish, spawn
 
 from ld3m import objectives, priors
-from ld3m.data import coresets, scorer
-from ld3m.data.coresets import SELECTIONS, open_kept, score
 from ld3m.data.prepared import ImageSet, prepare
+from ld3m.data.selection import coresets, scorer
+from ld3m.data.selection.coresets import SELECTIONS, open_kept, score
 from ld3m.distillation.loop import checkpoint_or_start, distill
 from ld3m.distillation.setup import Setup
 from ld3m.errors import UserError

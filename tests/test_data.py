@@ -18,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ld3m.data.decode import convert
+from ld3m.data.decoding.decode import convert
 from ld3m.data.known import fashion_mnist
 from ld3m.data.prepared import ImageSet, notes_once, prepare
 from ld3m.errors import UserError

@@ -14,10 +14,10 @@ import tifffile
 import torch
 from PIL import Image
 
-from ld3m.data import bits, depth
-from ld3m.data.decode import upright
+from ld3m.data.decoding import bits, depth
+from ld3m.data.decoding.decode import upright
+from ld3m.data.decoding.formats import open_image
 from ld3m.data.examples import UnreadableImageError
-from ld3m.data.formats import open_image
 from ld3m.data.prepared import ImageSet, prepare
 from ld3m.errors import UserError
 from ld3m.recipe import DataRecipe

@@ -11,7 +11,7 @@ from conftest import Outcome, distilled
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ld3m.data import testing
+from ld3m.data.selection import testing
 from ld3m.evaluation.differences import differences, paired
 from ld3m.evaluation.tables import accuracy_table, difference_caption, difference_text
 from ld3m.reporting.report import report

@@ -16,7 +16,7 @@ from PIL import Image
 from sklearn.svm import SVC
 
 from ld3m import priors
-from ld3m.data.decode import convert
+from ld3m.data.decoding.decode import convert
 from ld3m.data.prepared import ImageSet, prepare
 from ld3m.images.ranges import bytes_to_signed, bytes_to_unit, signed_to_unit
 from ld3m.prior_training.quality import sample

@@ -12,9 +12,9 @@ import pytest
 import torch
 from conftest import Outcome
 
-from ld3m.data import testing
-from ld3m.data.coresets import open_whole
 from ld3m.data.prepared import ImageSet, Rows, prepare
+from ld3m.data.selection import testing
+from ld3m.data.selection.coresets import open_whole
 from ld3m.evaluation import measure, training_sets
 from ld3m.evaluation.cross_architecture import cross_architecture
 from ld3m.evaluation.protocols import Task, protocol

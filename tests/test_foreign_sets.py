@@ -16,12 +16,12 @@ import torch
 from conftest import CLASSES, Outcome
 from PIL import Image
 
-from ld3m.data import testing
 from ld3m.data.class_matching import Order, class_numbers, match
-from ld3m.data.decode import convert
+from ld3m.data.decoding.decode import convert
 from ld3m.data.examples import Source
 from ld3m.data.known import imagenet
 from ld3m.data.prepared import ImageSet, prepare
+from ld3m.data.selection import testing
 from ld3m.data.whitening import whitening
 from ld3m.errors import UserError
 from ld3m.evaluation.blocks import blocks

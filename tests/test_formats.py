@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
+from ld3m.data.decoding.formats import is_image, open_image
 from ld3m.data.examples import UnreadableImageError
-from ld3m.data.formats import is_image, open_image
 
 GREY = np.arange(64, dtype=np.uint8).reshape(8, 8)
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"

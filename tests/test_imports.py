@@ -15,7 +15,7 @@ from conftest import CLASSES, Outcome, distilled
 from hub_server import Repository, serving
 from PIL import Image
 
-from ld3m.data.decode import convert
+from ld3m.data.decoding.decode import convert
 from ld3m.data.prepared import ImageSet, prepare
 from ld3m.errors import UserError
 from ld3m.recipe import Recipe

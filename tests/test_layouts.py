@@ -13,9 +13,9 @@ from PIL import Image
 
 from ld3m.data.class_choice import choose
 from ld3m.data.known import imagenet
+from ld3m.data.layouts.split_names import is_plain, split_of
 from ld3m.data.prepared import prepare
 from ld3m.data.sources import check_source, open_source
-from ld3m.data.split_names import is_plain, split_of
 from ld3m.errors import UserError
 from ld3m.priors.base import numbers_of
 from ld3m.recipe import DistilledDataRecipe

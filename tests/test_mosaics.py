@@ -9,8 +9,8 @@ import torch
 from conftest import Outcome, distilled
 from torch.nn import functional
 
-from ld3m.data.mosaics import CROPS, IMAGES, Judge, by_scorer, factor_at, mosaics, of_class, side_by_side
 from ld3m.data.prepared import ImageSet, prepare
+from ld3m.data.selection.mosaics import CROPS, IMAGES, Judge, by_scorer, factor_at, mosaics, of_class, side_by_side
 from ld3m.images.transforms import ResizedCrop
 from ld3m.randomness import generator
 from ld3m.recipe import Recipe

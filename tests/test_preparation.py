@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ld3m.data.decode import convert, convert_grey
+from ld3m.data.decoding.decode import convert, convert_grey
 from ld3m.data.examples import GreyArrays, Source
 from ld3m.data.prepared import ImageSet, prepare
 from ld3m.data.sources import SOURCES

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from ld3m.data.testing import at_chance
+from ld3m.data.selection.testing import at_chance
 from ld3m.errors import UserError
 from ld3m.evaluation.blocks import blocks
 from ld3m.evaluation.protocols import Task, protocol

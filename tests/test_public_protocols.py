@@ -12,8 +12,8 @@ from torch.nn import functional
 
 from ld3m import networks
 from ld3m.cli.arguments import HowMeasured
-from ld3m.data import mosaics
 from ld3m.data.prepared import ImageSet
+from ld3m.data.selection import mosaics
 from ld3m.errors import UserError
 from ld3m.evaluation.blocks import blocks
 from ld3m.evaluation.protocols import PROTOCOLS, Task, protocol

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from ld3m import priors
 from ld3m.api import SAMPLING, sample
-from ld3m.data.coresets import open_kept
 from ld3m.data.prepared import prepare
+from ld3m.data.selection.coresets import open_kept
 from ld3m.distillation.plan_sampling import not_counted
 from ld3m.errors import UserError
 from ld3m.images import grids

@@ -14,7 +14,7 @@ from conftest import Outcome, distilled
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ld3m.data import testing
+from ld3m.data.selection import testing
 from ld3m.evaluation import measure
 from ld3m.evaluation.scores import augmentation_robust, label_robust, scores
 from ld3m.evaluation.tables import accuracy_table

@@ -13,8 +13,8 @@ from conftest import CLASSES, Outcome
 from test_teachers import recipe_of
 from torch import Tensor
 
-from ld3m.data.mosaics import Judge, mosaics
 from ld3m.data.prepared import ImageSet, prepare
+from ld3m.data.selection.mosaics import Judge, mosaics
 from ld3m.errors import UserError
 from ld3m.evaluation.evaluate import matching_row
 from ld3m.evaluation.label import label

@@ -17,9 +17,9 @@ from conftest import CLASSES, Outcome, relative
 from torch import Tensor, nn
 
 from ld3m import networks
-from ld3m.data import testing
 from ld3m.data.known import imagenet
 from ld3m.data.prepared import ImageSet, prepare
+from ld3m.data.selection import testing
 from ld3m.errors import UserError
 from ld3m.networks import Shape
 from ld3m.recipe import NetworkRecipe, Recipe
@@ -289,7 +289,7 @@ def test_columns_of_an_imagenet_teacher_go_by_wordnet_id(images: ImageSet, shape
     safetensors.torch.save_file(network.state_dict(), tmp_path / "thousand.safetensors")
     settings = {"width": 4, "depth": 1, "norm": "instance", "resolution": 32}
     with pytest.MonkeyPatch.context() as patch:  # random weights are at chance, which is another test
-        patch.setattr("ld3m.data.testing.at_chance", lambda *_: False)
+        patch.setattr("ld3m.data.selection.testing.at_chance", lambda *_: False)
         teacher = load(recipe_of(shapes, tmp_path / "thousand.safetensors", **settings), named, CPU)
     assert teacher.columns.tolist() == numbers
     pixels = torch.rand(2, 1, 16, 16)
@@ -332,7 +332,7 @@ def torchvision(monkeypatch: pytest.MonkeyPatch) -> nn.Module:
         get_model_weights=lambda name: Weights(IMAGENET1K_V1=weights),
     )
     monkeypatch.setitem(sys.modules, "torchvision", SimpleNamespace(models=models))  # type: ignore[arg-type]
-    monkeypatch.setattr("ld3m.data.testing.at_chance", lambda *_: False)  # of random weights
+    monkeypatch.setattr("ld3m.data.selection.testing.at_chance", lambda *_: False)  # of random weights
     return pretrained
 
 

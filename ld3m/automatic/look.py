@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from ld3m.data.class_choice import choose_from
-from ld3m.data.decode import is_transparent, on_white
+from ld3m.data.decoding.decode import is_transparent, on_white
 from ld3m.data.examples import Examples
 from ld3m.data.sources import open_source
 from ld3m.errors import UserError, span

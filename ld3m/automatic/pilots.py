@@ -5,7 +5,7 @@ import time
 from ld3m.automatic.budget import LONGER, SHARES, Bracket, bracket, ends
 from ld3m.automatic.question import PILOTS, Pilot
 from ld3m.automatic.work import NARROWER, Work, measured, seconds_of_one, without_test
-from ld3m.data.depth import found_ranges
+from ld3m.data.decoding.depth import found_ranges
 from ld3m.data.preparation import RANGES
 from ld3m.data.prepared import ImageSet, preparation_of, prepare
 from ld3m.errors import UserError

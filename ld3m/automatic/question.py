@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from ld3m.data.listing import exists
+from ld3m.data.layouts.listing import exists
 from ld3m.errors import UserError
 from ld3m.files import write_json
 from ld3m.reading import read_json

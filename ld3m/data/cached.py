@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-from ld3m.data.listing import exists
+from ld3m.data.layouts.listing import exists
 from ld3m.errors import UserError
 from ld3m.files import ANOTHER_CACHE, writable, write_folder
 from ld3m.machine.lock import hold

@@ -10,13 +10,13 @@ from typing import Any
 
 from PIL import Image
 
+from ld3m.data.decoding.formats import open_image
 from ld3m.data.examples import Example, Source
-from ld3m.data.formats import open_image
-from ld3m.data.identity import Identity
-from ld3m.data.layout import find_layout
-from ld3m.data.listing import check_regular, printable
-from ld3m.data.places import Place, SomeFiles, listed
-from ld3m.data.tars import Member, Tar, open_member
+from ld3m.data.layouts.identity import Identity
+from ld3m.data.layouts.layout import find_layout
+from ld3m.data.layouts.listing import check_regular, printable
+from ld3m.data.layouts.places import Place, SomeFiles, listed
+from ld3m.data.layouts.tars import Member, Tar, open_member
 from ld3m.errors import some
 from ld3m.recipe.class_lists import wordnet_id
 

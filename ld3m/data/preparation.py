@@ -26,11 +26,11 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from ld3m.data import bits, depth
-from ld3m.data.decode import convert, convert_grey
+from ld3m.data.decoding import bits, depth
+from ld3m.data.decoding.decode import convert, convert_grey
 from ld3m.data.examples import Example, Examples, GreyArrays, Source, UnreadableImageError
-from ld3m.data.identity import CHEAP
-from ld3m.data.listing import exists
+from ld3m.data.layouts.identity import CHEAP
+from ld3m.data.layouts.listing import exists
 from ld3m.data.sealed import Sealed, read_sealed
 from ld3m.errors import UserError, one_line
 from ld3m.files import ANOTHER_CACHE, writable, write_tensors

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ld3m.data import preparation
 from ld3m.data.class_choice import choose_from
-from ld3m.data.depth import FoundRange, found_ranges
+from ld3m.data.decoding.depth import FoundRange, found_ranges
 from ld3m.data.first_images import FirstImagesRecipe, first_of
 from ld3m.data.preparation import ClassNote, Preparation
 from ld3m.data.sources import open_source

@@ -9,7 +9,7 @@ from ld3m.data import folders, table_files, tables
 from ld3m.data.class_choice import choose_from
 from ld3m.data.examples import Source
 from ld3m.data.known import digits, fashion_mnist, ilsvrc, imagenet
-from ld3m.data.listing import exists
+from ld3m.data.layouts.listing import exists
 from ld3m.errors import UserError
 from ld3m.recipe import DataRecipe, DistilledDataRecipe
 from ld3m.registry import Registry

@@ -9,8 +9,8 @@ from typing import Any
 
 from ld3m.data import tables
 from ld3m.data.examples import Source
-from ld3m.data.identity import Identity
-from ld3m.data.listing import (
+from ld3m.data.layouts.identity import Identity
+from ld3m.data.layouts.listing import (
     check_regular,
     files_below,
     has_images_itself,
@@ -18,7 +18,7 @@ from ld3m.data.listing import (
     printable,
     sub_folders,
 )
-from ld3m.data.split_names import split_of
+from ld3m.data.layouts.split_names import split_of
 from ld3m.errors import UserError, one_line
 from ld3m.reading import HEAD, foreign_kind, read_text
 from ld3m.recipe import DataRecipe

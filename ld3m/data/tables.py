@@ -12,11 +12,11 @@ from typing import Any, Literal
 
 from PIL import Image
 
+from ld3m.data.decoding.formats import open_image
 from ld3m.data.examples import Example, Examples, Source, UnreadableImageError
-from ld3m.data.formats import open_image
-from ld3m.data.identity import Identity
-from ld3m.data.listing import exists
-from ld3m.data.split_names import plainest, rank, split_of
+from ld3m.data.layouts.identity import Identity
+from ld3m.data.layouts.listing import exists
+from ld3m.data.layouts.split_names import plainest, rank, split_of
 from ld3m.errors import UserError, one_line, some
 from ld3m.recipe import DataRecipe
 

@@ -62,7 +62,7 @@ class Bookkeeping:
         setup.processes.print(f"{recipe.data.source}: {data_text(setup.images)}")
         hidden = not setup.processes.is_main_process
         total = None if timed else settings.iterations
-        with tqdm(desc=recipe.name, initial=first, total=total, disable=hidden) as bar:
+        with tqdm(desc=recipe.name, initial=first, total=total, disable=hidden or total == 0) as bar:
             yield cls(setup, tracked, bar)
 
     def is_saved(self, i: int) -> bool:

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from ld3m import networks, objectives, priors
-from ld3m.data import coresets, prepared, sources
+from ld3m.data import prepared, sources
+from ld3m.data.selection import coresets
 from ld3m.distillation.inputs import check_inputs
 from ld3m.errors import UserError
 from ld3m.machine import memory

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ld3m.data.coresets import Coreset
+from ld3m.data.selection.coresets import Coreset
 from ld3m.distillation.latents import unmoved
 from ld3m.errors import UserError
 from ld3m.priors import Prior

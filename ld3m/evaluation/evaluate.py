@@ -8,7 +8,7 @@ from typing import Any
 
 from ld3m import networks
 from ld3m.data.prepared import ImageSet, prepare
-from ld3m.data.testing import Tested
+from ld3m.data.selection.testing import Tested
 from ld3m.errors import UserError
 from ld3m.evaluation.blocks import blocks
 from ld3m.evaluation.measure import Evaluation, Training, Work, announce, clean_up, measure

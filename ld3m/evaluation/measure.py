@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ld3m.data.prepared import ImageSet, buffers
-from ld3m.data.testing import Tested, is_permuted, tested
+from ld3m.data.selection.testing import Tested, is_permuted, tested
 from ld3m.data.whitening import whitening
 from ld3m.evaluation.checkpoint import Checkpoint
 from ld3m.evaluation.effort import Cost, costs

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ld3m.data import coresets, mosaics
 from ld3m.data.prepared import ImageSet, Rows
+from ld3m.data.selection import coresets, mosaics
 from ld3m.errors import UserError
 from ld3m.evaluation.protocols import Task, protocol
 from ld3m.evaluation.rows import FILE

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ld3m.data import scorer
 from ld3m.data.prepared import ImageSet
+from ld3m.data.selection import scorer
 from ld3m.files import write_image
 from ld3m.images.grids import grid
 from ld3m.images.ranges import bytes_to_signed, bytes_to_unit, signed_to_unit, unit_to_bytes

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ld3m.data.formats import is_image
+from ld3m.data.decoding.formats import is_image
 from ld3m.errors import UserError, one_line, some
 from ld3m.reading import HEAD, foreign_kind
 from ld3m.runs.pixel_values import TensorSet

@@ -16,7 +16,7 @@ from torch.nn import functional
 from ld3m.data import class_matching
 from ld3m.data.class_choice import choose_from
 from ld3m.data.class_matching import Order
-from ld3m.data.decode import convert
+from ld3m.data.decoding.decode import convert
 from ld3m.data.examples import Source
 from ld3m.data.prepared import prepare
 from ld3m.data.sources import open_source

@@ -10,7 +10,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ld3m.data.coresets import Coreset
+from ld3m.data.selection.coresets import Coreset
 from ld3m.errors import UserError
 from ld3m.priors import Prior
 from ld3m.randomness import generator

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ld3m.data.coresets import Coreset
+from ld3m.data.selection.coresets import Coreset
 from ld3m.errors import UserError
 from ld3m.files import ANOTHER_CACHE, cache_folder, cache_key, writable, write_tensors
 from ld3m.images.ranges import bytes_to_signed

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ld3m.data import coresets
+from ld3m.data.selection import coresets
 from ld3m.images.multi_formation import enlarge
 from ld3m.machine.out_of_memory import in_parts
 from ld3m.recipe import SampleRecipe

@@ -8,7 +8,7 @@ import torch
 from pydantic import BaseModel, Field
 
 from ld3m.data.prepared import ImageSet
-from ld3m.data.testing import is_permuted, tested
+from ld3m.data.selection.testing import is_permuted, tested
 from ld3m.errors import UserError
 from ld3m.files import ANOTHER_CACHE, cache_folder, cache_key, writable, write_json
 from ld3m.machine.lock import hold

@@ -10,8 +10,8 @@ from torch.nn import functional
 
 from ld3m import networks
 from ld3m.data.prepared import ImageSet, Rows
+from ld3m.data.selection.testing import tested
 from ld3m.data.sources import check_source
-from ld3m.data.testing import tested
 from ld3m.errors import UserError
 from ld3m.files import cache_key, tensors_digest
 from ld3m.images import augment

@@ -34,9 +34,9 @@ from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 
 from ld3m import networks, priors
-from ld3m.data import coresets
 from ld3m.data.prepared import ImageSet, prepare
-from ld3m.data.testing import tested
+from ld3m.data.selection import coresets
+from ld3m.data.selection.testing import tested
 from ld3m.evaluation.protocols import Protocol, Task, protocol
 from ld3m.evaluation.protocols.details import warmup_cosine
 from ld3m.evaluation.training import train

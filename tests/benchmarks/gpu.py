@@ -44,8 +44,8 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ld3m import networks, objectives, priors
-from ld3m.data.coresets import open_whole
 from ld3m.data.prepared import ImageSet
+from ld3m.data.selection.coresets import open_whole
 from ld3m.distillation.latents import LearntLatents
 from ld3m.distillation.loop import iteration
 from ld3m.distillation.setup import Setup, noise_of, schedule_of

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from ld3m import objectives, priors
-from ld3m.data import coresets
 from ld3m.data.prepared import ImageSet, prepare
+from ld3m.data.selection import coresets
 from ld3m.distillation.setup import noise_of
 from ld3m.distillation.starts import initial_state
 from ld3m.machine import environment

@@ -34,8 +34,8 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from ld3m import networks
-from ld3m.data import coresets
 from ld3m.data.prepared import ImageSet, prepare
+from ld3m.data.selection import coresets
 from ld3m.evaluation.protocols import PROTOCOLS, Protocol, Task, protocol
 from ld3m.evaluation.protocols.details import SCHEDULES, TESTS
 from ld3m.evaluation.soft_labels import Online

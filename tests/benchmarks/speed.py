@@ -47,8 +47,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from ld3m import objectives, priors
-from ld3m.data import coresets
 from ld3m.data.prepared import prepare
+from ld3m.data.selection import coresets
 from ld3m.distillation.latents import LearntLatents
 from ld3m.distillation.setup import noise_of
 from ld3m.distillation.starts import initial_state

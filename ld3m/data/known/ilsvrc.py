@@ -24,8 +24,8 @@ from ld3m.data.known.ilsvrc_splits import (
     test_places,
     train_places,
 )
-from ld3m.data.label_files import WANTED
-from ld3m.data.listing import exists, files_below, is_hidden, printable
+from ld3m.data.layouts.label_files import WANTED
+from ld3m.data.layouts.listing import exists, files_below, is_hidden, printable
 from ld3m.errors import UserError, some
 from ld3m.recipe import DataRecipe
 from ld3m.recipe.class_lists import read_class_list

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ld3m.data.known import imagenet
-from ld3m.data.label_files import find_labels
-from ld3m.data.listing import image_files, is_hidden, printable, sub_folders
-from ld3m.data.places import Place, SomeFiles, SomeMembers
-from ld3m.data.split_names import SplitName, plainest, split_of
-from ld3m.data.tars import Member, Tar, is_image_name
+from ld3m.data.layouts.label_files import find_labels
+from ld3m.data.layouts.listing import image_files, is_hidden, printable, sub_folders
+from ld3m.data.layouts.places import Place, SomeFiles, SomeMembers
+from ld3m.data.layouts.split_names import SplitName, plainest, split_of
+from ld3m.data.layouts.tars import Member, Tar, is_image_name
 from ld3m.errors import UserError, some
 from ld3m.recipe.class_lists import wordnet_id
 

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from ld3m.data import coresets
+from ld3m.data.selection import coresets
 from ld3m.sampling.approach import ClassTask, Kept
 
 

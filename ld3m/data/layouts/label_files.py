@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ld3m.data.known import imagenet
-from ld3m.data.listing import exists, printable
+from ld3m.data.layouts.listing import exists, printable
 from ld3m.errors import UserError, one_line
 from ld3m.reading import HEAD, foreign_kind, read_text
 

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from ld3m.data.formats import SUFFIXES, UnreadableImageError, open_image
-from ld3m.data.listing import is_hidden, printable
+from ld3m.data.decoding.formats import SUFFIXES, UnreadableImageError, open_image
+from ld3m.data.layouts.listing import is_hidden, printable
 from ld3m.data.sealed import Sealed, read_sealed
 from ld3m.errors import UserError, one_line
 from ld3m.files import cache_folder, cache_key

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ld3m.data.decode import upright
-from ld3m.data.examples import UnreadableImageError
-from ld3m.data.tiff import (
+from ld3m.data.decoding.decode import upright
+from ld3m.data.decoding.tiff import (
     BITS,
     BLACK_IS_ZERO,
     COMPRESSION,
@@ -23,6 +22,7 @@ from ld3m.data.tiff import (
     TiffImage,
     Values,
 )
+from ld3m.data.examples import UnreadableImageError
 
 _NATIVE = "B" if sys.byteorder == "little" else "L"
 _OTHER_ORDER = {"B": "L", "L": "B", "N": _NATIVE}

@@ -14,10 +14,10 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from ld3m import networks
-from ld3m.data import scorer
 from ld3m.data.cached import REMOVE, cached
-from ld3m.data.identity import CHEAP
+from ld3m.data.layouts.identity import CHEAP
 from ld3m.data.prepared import ImageSet
+from ld3m.data.selection import scorer
 from ld3m.errors import UserError, one_line
 from ld3m.files import cache_folder, cache_key, tensors_digest, write_tensors
 from ld3m.images.ranges import bytes_to_unit

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ld3m.data.formats import SUFFIXES, is_image
+from ld3m.data.decoding.formats import SUFFIXES, is_image
 from ld3m.errors import UserError
 
 HIDDEN = (

@@ -7,10 +7,10 @@ from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
-from ld3m.data.label_files import find_labels
-from ld3m.data.listing import has_images_itself, holds_images, image_files, is_empty, printable, sub_folders
-from ld3m.data.places import Place, SomeFiles
-from ld3m.data.split_names import SplitName, is_plain, plainest, split_of
+from ld3m.data.layouts.label_files import find_labels
+from ld3m.data.layouts.listing import has_images_itself, holds_images, image_files, is_empty, printable, sub_folders
+from ld3m.data.layouts.places import Place, SomeFiles
+from ld3m.data.layouts.split_names import SplitName, is_plain, plainest, split_of
 from ld3m.errors import UserError, some
 from ld3m.recipe.class_lists import wordnet_id
 

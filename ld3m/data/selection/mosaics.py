@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
-from ld3m.data import coresets
 from ld3m.data.cached import REMOVE, cached
 from ld3m.data.prepared import ImageSet
+from ld3m.data.selection import coresets
 from ld3m.files import cache_folder, cache_key, write_tensors
 from ld3m.images.ranges import bytes_to_unit, unit_to_bytes
 from ld3m.images.transforms import ResizedCrop

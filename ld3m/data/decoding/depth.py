@@ -16,7 +16,7 @@ from PIL import Image
 from pydantic import BaseModel
 from tqdm import tqdm
 
-from ld3m.data.bits import kind, values
+from ld3m.data.decoding.bits import kind, values
 from ld3m.data.examples import Example, GreyArrays, Source
 from ld3m.data.sealed import Sealed, read_sealed
 from ld3m.errors import UserError

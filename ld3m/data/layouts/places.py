@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ld3m.data.listing import image_files
-from ld3m.data.tars import Member, Tar
+from ld3m.data.layouts.listing import image_files
+from ld3m.data.layouts.tars import Member, Tar
 
 
 class SomeFiles(NamedTuple):

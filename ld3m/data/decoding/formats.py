@@ -8,9 +8,9 @@ from pathlib import Path
 
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
-from ld3m.data.bits import is_misread, keep_all
+from ld3m.data.decoding.bits import is_misread, keep_all
+from ld3m.data.decoding.tiff import TiffImage
 from ld3m.data.examples import UnreadableImageError
-from ld3m.data.tiff import TiffImage
 from ld3m.reading import HEAD, foreign_kind
 
 with suppress(ImportError):  # HEIC images are named as unreadable then

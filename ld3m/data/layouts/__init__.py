@@ -1,0 +1,1 @@
+"""Folders, tars and lists as people have them: where the images are, of which class and split."""
