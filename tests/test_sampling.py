@@ -311,6 +311,20 @@ def test_guidance_stops_where_the_public_codes_stop() -> None:
         assert guided == list(range(last))
 
 
+def test_a_guide_is_told_what_the_prior_says_with_and_without_guidance() -> None:
+    """x̂0 = c + gain (z − s c) of N(c, v) for the class alone; guidance 3 goes on from that of N(0, 1), three times."""
+    drawn, seen = task("sample.guidance=3"), list[Moment]()
+    follow(drawn, Approach(guide=seen.append), range(6), torch.empty(0))
+    assert len(seen) == 10
+    for now in seen:
+        s, n = now.step.level
+        own = 0.8 + s * SPREAD / (s**2 * SPREAD + n**2) * (now.z - s * 0.8)
+        of_null = s / (s**2 + n**2) * now.z
+        torch.testing.assert_close(now.own_clean, own, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(now.clean, of_null + 3 * (own - of_null), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(now.z, s * now.clean + n * now.noise, rtol=1e-4, atol=1e-4)
+
+
 def test_guided_images_are_nearer_to_their_modes() -> None:
     drawn = task("sample.method=mgd3", "sample.mgd3.scale=1", "sample.mgd3.stop=0")
     modes = drawn.latents("prototype")
@@ -351,6 +365,12 @@ def test_a_choice_keeps_of_what_was_drawn_with_its_weights(monkeypatch: pytest.M
     assert done.weights is not None
     assert done.weights.tolist() == picked.tolist()
     assert done.drawn == 12
+    monkeypatch.setitem(CHOICES, "picked", lambda given, drawn: Kept(picked))
+    monkeypatch.setitem(METHODS, "weighing", lambda given: Approach(weights=10 * torch.arange(12.0)))
+    drawn = task(*overrides)
+    weighed = sample_class(replace(drawn, recipe=with_method(drawn, "weighing"))).weights
+    assert weighed is not None
+    assert weighed.tolist() == [110, 0, 30, 50, 70, 90], "the method's weights, of those that are kept"
 
 
 def test_k_center_keeps_what_covers_the_draw_best() -> None:

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,6 +29,7 @@ from ld3m.runs.folder import note_classes
 from ld3m.sampling.algorithm import Schedule, reverse_step
 from ld3m.sampling.approach import Approach, ClassTask, Moment
 from ld3m.sampling.chains import follow
+from ld3m.sampling.choices import CHOICES
 from ld3m.sampling.choices.confident import by_confidence
 from ld3m.sampling.choices.moments import moments
 from ld3m.sampling.choices.subgroup import worth_of_groups
@@ -130,6 +132,20 @@ def test_what_is_inverted_comes_back(prediction: Prediction, first: int) -> None
     assert torch.allclose(alone, z, atol=1e-5), "no image depends on the others"
 
 
+def test_what_is_missed_is_that_of_the_worst_step() -> None:
+    """Which is not the last with two calls each, each step undone by itself."""
+    prior: Any = Gaussian()
+    chain, z = schedule(prior), torch.randn(3, *SHAPE, generator=torch.Generator().manual_seed(0))
+    _, missed = inverted(prior, chain, z, torch.zeros(0), 0, 3, CPU, iterations=2)
+    by_step = []
+    for step in reversed(chain.steps):
+        z, of_step = inverted(prior, replace(chain, steps=(step,)), z, torch.zeros(0), 0, 3, CPU, iterations=2)
+        by_step.append(of_step)
+    worst = torch.stack(by_step).max(0).values
+    assert (worst > 2 * by_step[-1]).all()
+    assert torch.allclose(missed, worst, rtol=1e-4)
+
+
 def test_one_call_is_the_published_way() -> None:
     """The answer at z′ in the place of that at z: z = (s/s′) z′ + (n − s n′/s′) ε̂(z′)."""
     prior: Any = Gaussian()
@@ -176,6 +192,9 @@ def test_moments_are_those_of_the_published_code() -> None:
     )
     assert distances(groups, mean, std).numpy() == pytest.approx(wanted)
     assert distances(groups[:, :1], mean, std).isfinite().all(), "one image has no deviation"
+    found = of_latents(groups[0])
+    assert found[0].numpy() == pytest.approx(values[0].mean(0))
+    assert found[1].numpy() == pytest.approx(values[0].std(0, ddof=1))
 
 
 def test_d3hr_draws_what_inverted_latents_look_like(tmp_path: Path) -> None:
@@ -215,6 +234,10 @@ def test_what_is_kept_redraws_any_number(tmp_path: Path, monkeypatch: pytest.Mon
         assert start is not None
         assert len(start) == count
     assert all(torch.equal(one, other) for one, other in zip(d3hr.statistics(first), kept, strict=True)), "a resume"
+    over = task(tmp_path / "more", "sample.method=d3hr", "sample.draws=3", "sample.choose=moments", source)
+    start = d3hr.d3hr(over).start
+    assert start is not None
+    assert len(start.unique(dim=0)) == 12, "an over-draw has draws of its own, of all of which the moments are"
     other = task(tmp_path / "more", "sample.method=d3hr", "sample.steps=20", source)
     with pytest.raises(UserError, match=r"sample\.d3hr\.source: .* has statistics of sample\.steps 10, not 20; give"):
         d3hr.statistics(other)
@@ -293,6 +316,29 @@ def test_gradients_of_a_set_are_autograds() -> None:
     assert torch.allclose(there.mean(0), centre), "not beyond"
 
 
+@pytest.mark.parametrize("index", [0, 5, 9])
+def test_a_set_is_tilted_by_its_energy(index: int, tmp_path: Path) -> None:
+    """DDIM's step with ε̂ + √(1 − ᾱ) ∇E, ∇E by autograd; of a mean's part so small that it is linear."""
+    own = task(tmp_path, "sample.method=cgs", "sample.cgs.mean=1e-4", "sample.cgs.diversity=2e-3")
+    leaf = torch.randn(4, *SHAPE, generator=torch.Generator().manual_seed(1), dtype=torch.float64, requires_grad=True)
+    at = moment(own, index, leaf.detach())
+    (signal, noise), (next_signal, next_noise) = at.step.level, at.step.next
+    unit = functional.normalize(leaf.flatten(1), dim=1)
+    apart = torch.logdet(unit @ unit.T + cgs.EPSILON * torch.eye(4))
+    away = (leaf.mean(0) - signal * own.encodings().mean(0)).square().sum()
+    parts = torch.autograd.grad(1e-4 * away, leaf)[0], torch.autograd.grad(-2e-3 * apart, leaf)[0]
+    assert all(part.norm() > 0.2 * sum(parts).norm() for part in parts)
+
+    def stepped(epsilon: Tensor) -> Tensor:
+        return next_signal * (at.z - noise * epsilon) / signal + next_noise * epsilon
+
+    guide = cgs.cgs(own).guide
+    assert guide
+    shift = guide(at).shift
+    expected = stepped(at.noise + noise * sum(parts)) - stepped(at.noise)
+    assert (shift - expected).norm() < 1e-3 * expected.norm()
+
+
 def test_a_set_comes_nearer_to_the_mean_and_further_apart(tmp_path: Path) -> None:
     def sampled(*keys: str) -> Tensor:
         own = task(tmp_path, "sample.method=cgs", *keys)
@@ -334,6 +380,19 @@ def moment(own: ClassTask, index: int, z: Tensor, earlier: int = 0) -> Moment:
     clean, noise = own.prior.noise_schedule.clean_and_noise(z, own.prior.denoise(z, step.time, z), step.level)
     before = torch.randn(earlier, *SHAPE, generator=torch.Generator().manual_seed(9), dtype=z.dtype)
     return Moment(index, 10, step, 0.0, [0], z, clean, noise, clean, before)
+
+
+def test_the_gradient_of_real_images_is_that_of_their_mean_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of seven of the forty, at once in the place of three at a time."""
+    monkeypatch.setattr(igd, "CHUNK", 3)
+    own, network = task(tmp_path, "sample.method=igd", "sample.igd.real=7"), Small(0)
+    images = own.images.images("train", 1)[torch.randperm(40, generator=own.draws("real"))[:7]]
+    logits = network((images / 255 - 0.5) / 0.25)
+    losses = logits.logsumexp(1) - logits[:, 1]
+    expected = torch.cat([part.flatten() for part in torch.autograd.grad(losses.mean(), [*network.parameters()])])
+    assert torch.allclose(igd.real_gradient(own, network), expected, rtol=1e-5)
 
 
 def test_influence_is_that_of_finite_differences(tmp_path: Path) -> None:
@@ -416,6 +475,50 @@ def test_what_a_group_is_worth() -> None:
         apart = math.log(1 - math.sin(each)) + math.log(1 + math.cos(each))
         assert float(group) == pytest.approx(0.9 * apart - 0.4 * math.log(1 - math.cos(each)))
     assert int(worth_of_groups(groups, real, 0, 0.4, 0.9).argmax()) == 0
+
+
+class Pair(nn.Module):
+    """A scorer whose two features are the first two pixels, which are its logits too."""
+
+    classifier = nn.Identity()
+
+    def embed(self, images: Tensor) -> Tensor:
+        return images.flatten(1)[:, :2]
+
+
+def drawn_at(pairs: list[tuple[float, float]]) -> Tensor:
+    """Latents, which are images, of which the scorer makes these pairs of numbers, times two."""
+    drawn = torch.zeros(len(pairs), *SHAPE)
+    drawn.flatten(1)[:, :2] = torch.tensor(pairs)
+    return drawn
+
+
+@pytest.fixture
+def scorer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ld3m.sampling.judged.scoring_network", lambda _: Pair())
+
+
+@pytest.mark.usefixtures("scorer")
+@pytest.mark.parametrize(("choice", "kept"), [("confident", [1, 4]), ("least-confident", [0, 3])])
+def test_images_are_kept_by_what_the_scorer_says(choice: str, kept: list[int], tmp_path: Path) -> None:
+    """They are of the second class if its number is the larger one, and the surer the more it is."""
+    own = task(tmp_path, "sample.draws=3", f"sample.choose={choice}", count=2)
+    drawn = drawn_at([(0, 0.1), (0, 0.9), (0.8, 0), (0, 0.3), (0, 0.5), (0.05, 0)])
+    assert CHOICES[choice](own, drawn).images.tolist() == kept
+
+
+@pytest.mark.usefixtures("scorer")
+def test_the_group_near_its_class_and_far_from_the_other(tmp_path: Path) -> None:
+    """Groups at 80, 40 and 0 degrees, real images around 0 (the first class) and around 90 (the second, wanted)."""
+    own = task(tmp_path, "sample.draws=3", "sample.choose=subgroup", count=2)
+
+    def around(degrees: float, length: float = 1) -> list[tuple[float, float]]:
+        angles = [math.radians(degrees + by) for by in (-2, 2)]
+        return [(length * math.cos(angle), length * math.sin(angle)) for angle in angles]
+
+    own.images.scored = lambda measure, label: torch.tensor(around(90 * label, 7))  # type: ignore[method-assign]
+    drawn = drawn_at([*around(80, 0.9), *around(40), *around(0, 0.5)])
+    assert CHOICES["subgroup"](own, drawn).images.tolist() == [0, 1]
 
 
 def test_the_group_with_the_nearest_moments(tmp_path: Path) -> None:
