@@ -4,7 +4,7 @@
 
 Between `<!-- recipes/results/NAME.json -->` and `<!-- end -->` stands the table that `ld3m ablate` or `ld3m evaluate`
 prints for that file, or a table of the norms of tests/benchmarks/gradient_norms.py; for `*`, the summary; after
-`<!-- claims -->` what the paper finds, with verdicts. Command,
+`<!-- claims -->` what the paper finds, with verdicts; after `<!-- marks -->` published accuracies beside ours. Command,
 machine and protocol are folded below each table; captions are left to the page, which has each of them once.
 Several files of ablations become one table, with differences from the first row of the first file; several of
 `ld3m compare` become one of a column for each protocol, with differences of the first set from the others. With
@@ -27,7 +27,7 @@ RESULTS = ROOT / "recipes" / "results"
 PAGES = (ROOT / "README.md", ROOT / "recipes" / "SPEED.md", RESULTS / "README.md")
 """The pages with generated tables."""
 BLOCK = re.compile(r"(<!-- ((?:recipes/results/[\w*-]+\.json )+)-->\n).*?(<!-- end -->)", re.DOTALL)
-CLAIMED = re.compile(r"(<!-- claims -->\n).*?(<!-- end -->)", re.DOTALL)
+WRITTEN = re.compile(r"(<!-- (claims|marks) -->\n).*?(<!-- end -->)", re.DOTALL)
 CAPTION = re.compile(r"(Accuracy|Difference) in ")
 """How the captions of an ablation's tables begin."""
 SUMMARY = {
@@ -46,7 +46,7 @@ SECTIONS = {
     **dict.fromkeys(["whole", "whole-reference", "ten"], "ten-images-per-class"),
     "digits": "digits",
     "architectures": "other-networks",
-    "cifar10-prior-architectures": "cifar-10",
+    **dict.fromkeys(["cifar10", "cifar10-prior-architectures"], "cifar-10"),
 }
 """The section of recipes/results/README.md that has the table of each of these files."""
 
@@ -118,6 +118,25 @@ CLAIMS = (
 """What the paper finds by means over AlexNet, VGG11, ResNet18 and ViT on subsets of ImageNet."""
 
 
+class Mark(NamedTuple):
+    """Published accuracies of a ConvNet-3 in %, and the row of ours to hold against them, "FILE ROW" or empty."""
+
+    data: str
+    images_per_class: int
+    ours: str
+    published: dict[str, str]
+
+
+MARKS = (
+    Mark(FASHION, 1, "one 4", {"DC": "70.5", "DSA": "70.6", "IDC-I": "70.7", "IDC": "81.0", "KIP": "73.8"}),
+    Mark(FASHION, 10, "ten pixels", {"DC": "82.3", "DSA": "84.6", "IDC-I": "85.3", "IDC": "86.0", "KIP": "86.8"}),
+    Mark(FASHION, 50, "", {"DC": "83.6", "DSA": "88.7", "IDC-I": "89.1", "IDC": "86.2", "KIP": "87.8"}),
+    Mark(CIFAR10, 1, "cifar10 pixels", {"DM": "26.0", "DSA": "28.8", "MTT": "46.3", "IDC": "50.6"}),
+    Mark(CIFAR10, 10, "", {"DM": "48.9", "DSA": "52.1", "MTT": "65.3", "IDC": "67.5"}),
+    Mark(CIFAR10, 50, "", {"DM": "63.0", "DSA": "60.6", "MTT": "71.6", "IDC": "74.5"}),
+)
+
+
 def filled(text: str) -> str:
     """A page with each of its blocks generated from its JSON files."""
 
@@ -131,7 +150,8 @@ def filled(text: str) -> str:
         show = norms if "norms" in report else ablation if "rows" in report else evaluation
         return f"{block[1]}\n{show(report)}\n{block[3]}"
 
-    return CLAIMED.sub(lambda block: f"{block[1]}\n{claims()}\n{block[2]}", BLOCK.sub(generate, text))
+    tables = {"claims": claims, "marks": marks}
+    return WRITTEN.sub(lambda block: f"{block[1]}\n{tables[block[2]]()}\n{block[3]}", BLOCK.sub(generate, text))
 
 
 def joined(reports: list[dict[str, Any]]) -> dict[str, Any]:
@@ -193,6 +213,26 @@ def verdict(measured: dict[str, str]) -> str:
     said = [f"holds on {' and '.join(holds)}"] if holds else []
     said += [f"the opposite on {' and '.join(opposite)}"] if opposite else []
     return "; ".join(said) or "not shown"
+
+
+def marks() -> str:
+    """A row for each data set and number of images: ours, its distance to the best, and a column for each method."""
+    methods = list(dict.fromkeys(method for mark in MARKS for method in mark.published))
+    lines = [
+        f"| ConvNet-3, accuracy in % | images per class | here | minus the best | {' | '.join(methods)} |",
+        f"| --- | --: | --: | --- |{' --: |' * len(methods)}",
+    ]
+    for mark in MARKS:
+        ours, distance = "not measured", ""
+        if mark.ours:
+            file, name = mark.ours.split()
+            measured = row(file, name)["accuracies"][CONVNET]
+            best = max(mark.published, key=lambda method: float(mark.published[method]))
+            ours = f"[{accuracy_cell(measured)}](#{SECTIONS[file]})"
+            distance = f"{measured['mean'] - float(mark.published[best]):+.1f} ({best})"
+        cells = [mark.published.get(method, "") for method in methods]
+        lines.append(f"| {mark.data} | {mark.images_per_class} | {ours} | {distance} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 def row(file: str, name: str) -> dict[str, Any]:
