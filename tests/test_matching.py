@@ -1,5 +1,6 @@
 """Gradient and trajectory matching through the command line: loops, experts, resuming, processes."""
 
+import copy
 import json
 import math
 import re
@@ -16,11 +17,13 @@ from conftest import Outcome, distilled, latents, launch, noted, relative
 from ld3m import objectives
 from ld3m.data.prepared import prepare
 from ld3m.errors import UserError
+from ld3m.images import augment
 from ld3m.images.ranges import bytes_to_unit
 from ld3m.machine.processes import Processes
 from ld3m.networks.flat import weights_of
 from ld3m.objectives.draws import Draws
 from ld3m.objectives.experts import Trajectories, experts_of
+from ld3m.randomness import generator
 from ld3m.recipe import Recipe
 from ld3m.recipe.files import load
 
@@ -113,6 +116,24 @@ def test_the_inner_loop_learns_the_synthetic_images(recipe_file: Path) -> None:
     assert loss() > 0.3, "a new outer loop has a new network"
 
 
+def test_the_inner_loop_is_plain_sgd(recipe_file: Path) -> None:
+    """Three epochs in one batch each, at the rate of Zhao et al.'s code, 0.01, on images as networks see them."""
+    recipe = load(Recipe, str(recipe_file), [*DC, "distill.dc.inner=3", "distill.dc.augment=false"])
+    images = prepare(recipe.data, progress=False)
+    objective: Any = objectives.build(recipe, images, range(3), CPU)
+    pixels = torch.rand(3, 2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    objective.match(0, pixels)
+    network = copy.deepcopy(objective.network)
+    optimiser = torch.optim.SGD(network.parameters(), lr=0.01)
+    for _ in range(3):
+        optimiser.zero_grad()
+        logits = network((pixels.flatten(0, 1) - images.mean) / images.std)
+        torch.nn.functional.cross_entropy(logits, torch.tensor([0, 0, 1, 1, 2, 2])).backward()
+        optimiser.step()
+    objective.match(1, pixels)
+    assert relative(weights_of(objective.network), weights_of(network)) <= 1e-5
+
+
 def test_batch_norm_is_frozen_on_real_statistics(recipe_file: Path) -> None:
     recipe = load(Recipe, str(recipe_file), [*DC, "network.norm=batch"])
     images = prepare(recipe.data, progress=False)
@@ -140,13 +161,14 @@ def test_snapshots_are_copies_of_their_own(recipe_file: Path, experts: tuple[str
     assert not torch.equal(snapshots(recipe_file, experts, 0)[0], snapshots(recipe_file, experts, 1)[0])
 
 
-def test_one_epoch_is_plain_sgd(recipe_file: Path, tmp_path: Path) -> None:
-    """Against torch.optim.SGD on the whole training set in one batch without augmentation."""
+@pytest.mark.parametrize("augmented", [False, True])
+def test_an_expert_is_trained_by_plain_sgd(recipe_file: Path, tmp_path: Path, augmented: bool) -> None:
+    """Against torch.optim.SGD on the whole training set in one batch; each image augmented by its own numbers."""
     from ld3m import networks
     from ld3m.objectives.train_experts import train_experts
-    from ld3m.randomness import generator
 
-    settings = ["experts.count=1", "experts.epochs=4", "experts.augment=false", f"experts.folder={tmp_path / 'e'}"]
+    folder = f"experts.folder={tmp_path / 'e'}"
+    settings = ["experts.count=1", "experts.epochs=4", f"experts.augment={augmented}", folder]
     recipe = load(Recipe, str(recipe_file), settings)
     train_experts(recipe)
     images = prepare(recipe.data, progress=False)
@@ -154,9 +176,14 @@ def test_one_epoch_is_plain_sgd(recipe_file: Path, tmp_path: Path) -> None:
     network = networks.build("convnet", shape, recipe.network, generator(recipe.seed, "expert", 0))
     optimiser = torch.optim.SGD(network.parameters(), lr=0.01)
     pixels, labels = images.everything("train")
-    for _ in range(4):
+    for epoch in range(4):
+        draws = generator(recipe.seed, "expert epoch", 0, epoch)
+        order = torch.randperm(36, generator=draws)
+        shown = images.normalise(bytes_to_unit(pixels[order]))
+        if augmented:
+            shown = augment.draw(draws, 16, 36)(shown)
         optimiser.zero_grad()
-        torch.nn.functional.cross_entropy(network(images.normalise(bytes_to_unit(pixels))), labels).backward()
+        torch.nn.functional.cross_entropy(network(shown), labels[order]).backward()
         optimiser.step()
     expected = torch.nn.utils.parameters_to_vector(network.parameters())
     assert relative(snapshots(recipe_file, tuple(settings), 0)[-1], expected.detach()) <= 1e-5
@@ -349,6 +376,40 @@ def test_mtt_goes_on_bit_for_bit(followed: Path, recipe_file: Path, experts: tup
     assert torch.equal(latents(tmp_path / "run")["z"], latents(followed)["z"])
     last = [(folder / "metrics.jsonl").read_text().splitlines()[-1] for folder in (followed, tmp_path / "run")]
     assert json.loads(last[0])["step_size"] == json.loads(last[1])["step_size"]
+
+
+def test_a_student_starts_where_experts_were_and_learns_its_step_size(
+    recipe_file: Path, experts: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At epochs 0 to 2 of each of three, about as often; its target is two epochs on. A slope of −1 makes the step size
+    grow by SGD of momentum 0.5: by 1e-4 Σ 2 (1 − 2⁻ᵏ).
+    """
+    recipe = load(Recipe, str(recipe_file), [*MTT, *experts])
+    images = prepare(recipe.data, progress=False)
+    every = torch.stack([snapshots(recipe_file, experts, expert) for expert in range(3)])
+    pixels = torch.rand(3, 2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    counts = torch.zeros(3, 6)
+
+    def noted(
+        student: Any, start: torch.Tensor, target: torch.Tensor, step_size: Any, batches: Any, show: Any, *rest: Any
+    ) -> tuple[torch.Tensor, ...]:
+        ((expert, epoch),) = (every == start).all(2).nonzero().tolist()
+        counts[expert, epoch] += 1
+        assert torch.equal(target, every[expert, epoch + 2])
+        assert [len(batch) for batch in batches] == [2, 4, 2, 4]
+        whole = augment.draw(generator(recipe.seed, "augmentation", int(counts.sum()) - 1, 1), 16, 4)
+        some, shown = torch.tensor([3, 1]), rest[0][batches[1][[3, 1]]]
+        assert torch.equal(show(1, some, shown), whole.of(some)((shown - images.mean) / images.std))
+        return torch.tensor(3.0), torch.zeros_like(rest[0]), torch.tensor(-1.0)
+
+    monkeypatch.setattr("ld3m.objectives.mtt.match_trajectory", noted)
+    objective = objectives.build(recipe, images, range(3), CPU)
+    for iteration in range(90):
+        losses, _ = objective.match(iteration, pixels)
+        assert losses.tolist() == [1, 1, 1], "of all classes together, shared out"
+    assert not counts[:, 3:].any()
+    assert ((counts[:, :3] - 10).square() / 10).sum() < 26.1  # χ² of 8 degrees of freedom, p = 0.001
+    assert objective.learnt()["step_size"] == pytest.approx(0.01 + 1e-4 * (180 - 2), rel=1e-4)
 
 
 def test_the_learnt_step_size_is_saved_and_evaluated_with(ld3m: Callable[..., Outcome], followed: Path) -> None:

@@ -2,6 +2,8 @@
 
 import copy
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,14 +14,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ld3m import networks
+from ld3m import networks, objectives
+from ld3m.data.prepared import prepare
+from ld3m.images import augment
+from ld3m.machine.processes import Processes
 from ld3m.networks.flat import FlatNetwork, weights_of
 from ld3m.objectives.characteristic import CharacteristicFunction, characteristic_distance
-from ld3m.objectives.dc import match_gradients
+from ld3m.objectives.dc import match_gradients, row_distance
 from ld3m.objectives.dm import match_features, mean, moments, real_features
 from ld3m.objectives.lgm import head_gradient, match_heads
 from ld3m.objectives.mtt import draw_batches, match_trajectory
 from ld3m.objectives.orthogonal import orthogonal_distance, orthogonalised
+from ld3m.randomness import generator
+from ld3m.recipe import Recipe
+from ld3m.recipe.files import load
 
 
 @pytest.fixture(scope="module")
@@ -294,3 +302,68 @@ def test_linear_gradients_are_matched_as_by_differentiating_twice(
     assert loss.item() == pytest.approx(expected.item(), rel=1e-9)
     found = torch.autograd.grad(features, pixels, slopes)[0]
     assert (found - slope).norm() <= 1e-9 * slope.norm()
+
+
+# --- as a run asks them ------------------------------------------------------------------------------------
+
+
+def compared(recipe: Recipe, network: Any, real: list[Tensor], own: list[Tensor]) -> list[Tensor]:
+    """The losses of classes by the functions above, of images as networks see them."""
+    settings, keys = recipe.distill, (recipe.seed, "head", 1)
+    if settings.objective == "dc":
+        distance = {"rows": row_distance, "orthogonal": orthogonal_distance}[settings.dc.match]
+        pairs = enumerate(zip(real, own, strict=True))
+        return [match_gradients(network, one, other, label, distance) for label, (one, other) in pairs]
+    features = [[network.embed(each) for each in images] for images in (real, own)]
+    if settings.objective == "lgm":
+        head = 0.01 * torch.randn(3, features[0][0].shape[1], generator=generator(*keys))
+        one, other = (head_gradient(each, head).flatten() for each in features)
+        return [1 - torch.nn.functional.cosine_similarity(one, other, dim=0)]
+    if settings.dm.match == "mean":
+        return [(one.mean(0) - other.mean(0)).square().sum() for one, other in zip(*features, strict=True)]
+    statistics = CharacteristicFunction(30, generator(recipe.seed, "frequencies", 1))
+    return [
+        characteristic_distance(statistics(one), statistics(other), 0.2, 0.7)
+        for one, other in zip(*features, strict=True)
+    ]
+
+
+CHARACTERISTIC = ("distill.dm.match=characteristic", "distill.dm.frequencies=30", "distill.dm.amplitude=0.2")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        ("network.norm=batch",),
+        (*CHARACTERISTIC, "distill.dm.phase=0.7"),
+        ("distill.objective=dc", "distill.dc.outer=1"),
+        ("distill.objective=dc", "distill.dc.outer=1", "distill.dc.match=orthogonal"),
+        ("distill.objective=lgm",),
+    ],
+    ids=["mean", "batch norm", "characteristic", "rows", "orthogonal", "heads"],
+)
+def test_real_and_synthetic_images_are_seen_alike(recipe_file: Path, options: tuple[str, ...]) -> None:
+    """Normalised by the real images' mean and deviation and under one augmentation; five real ones of each class, and
+    the network, are those of the second iteration.
+    """
+    recipe = load(Recipe, str(recipe_file), ["distill.real_batch=5", "distill.images_per_class=2", *options])
+    images = prepare(recipe.data, progress=False)
+    processes = Processes(torch.device("cpu"))
+    draws = objectives.draws_of(recipe, images, processes)
+    network = draws.network(1)
+    draws.freeze_norms(network, 1)
+    pixels = torch.rand(3, 2, 1, 16, 16, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    real, own = [], []
+    for label in range(3):
+        chosen = torch.randperm(12, generator=generator(recipe.seed, "real batch", 1, label))[:5]
+        augmentation = augment.draw(generator(recipe.seed, "augmentation", 1, label), 16)
+        for seen, shown in ((real, images.images("train", label)[chosen] / 255), (own, pixels[label])):
+            seen.append(augmentation((shown - images.mean) / images.std))
+    expected = compared(recipe, network, real, own)
+    (slope,) = torch.autograd.grad(torch.stack(expected).sum(), pixels)
+    losses, gradient = objectives.build(recipe, images, range(3), processes).match(1, pixels.detach())
+    assert losses.sum().item() == pytest.approx(sum(each.item() for each in expected), rel=1e-4)
+    if len(expected) == 3:
+        assert losses.tolist() == pytest.approx([each.item() for each in expected], rel=1e-4)
+    assert (gradient - slope).norm() <= 1e-3 * slope.norm()
