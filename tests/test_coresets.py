@@ -123,6 +123,13 @@ def test_kmeans_finds_the_means_of_separate_clusters() -> None:
         torch.testing.assert_close(centres[centres[:, 0].argsort()], expected, rtol=0, atol=1e-4)
 
 
+def test_starts_are_drawn_by_squared_distances() -> None:
+    """k-means++ of 0, 1 and 3: 0 and 1 are the pair with probability (1/10 + 1/5)/3, by distances (1/4 + 1/3)/3."""
+    points = torch.tensor([[0.0], [1.0], [3.0]])
+    pairs = [sorted(kmeans(points, 2, generator(seed, "k-means"), 0).flatten().tolist()) for seed in range(600)]
+    assert pairs.count([0, 1]) / 600 == pytest.approx(0.1, abs=0.04)  # 3.3 standard errors
+
+
 def test_one_centre_is_the_mean() -> None:
     points = torch.randn(20, 6, generator=generator(0, "points"))
     torch.testing.assert_close(kmeans(points, 1, generator(0, "k-means"))[0], points.mean(0))

@@ -175,6 +175,9 @@ def test_each_call_is_drawn_as_often_and_by_the_iteration_alone() -> None:
         chosen = through(prior, "reference", "drawn", 2, iteration)
         assert chosen == through(prior, "reference", "drawn", 2, iteration)
         counts.update(chosen.steps)
+    schedule = Schedule.of(prior.noise_schedule, STEPS, "reference", 3.0)
+    of_seeds = {Differentiated("drawn", 2, seed).through(schedule, 0).steps for seed in range(20)}
+    assert len(of_seeds) > 5, "of ten pairs"
     expected = 600 * 2 / STEPS
     assert sum((counts[i] - expected) ** 2 / expected for i in range(STEPS)) < 18.5  # χ² of 4 degrees, p = 0.001
 

@@ -35,7 +35,7 @@ from ld3m.sampling.algorithm import Schedule, Step, images_of
 from ld3m.sampling.approach import Approach, ClassTask, Correction, Kept, Moment
 from ld3m.sampling.chains import added_noise, follow
 from ld3m.sampling.choices import CHOICES
-from ld3m.sampling.encodings import class_encodings
+from ld3m.sampling.encodings import ClassEncodings, class_encodings
 from ld3m.sampling.methods import METHODS
 from ld3m.sampling.sampled import sample_class
 from ld3m.sizing.cost import RunCost
@@ -143,6 +143,8 @@ def test_no_image_depends_on_the_batch_or_on_the_other_classes(method: str) -> N
     assert torch.equal(whole, z_of(*options, "prior.micro_batch=4"))
     assert torch.equal(z_of(*options, label=1), z_of(*options, "prior.micro_batch=1", label=1))
     assert not torch.equal(whole, z_of(*options, "seed=1"))
+    starts = [torch.randn(SHAPE, generator=task(label=label).draws("start", 0)) for label in (0, 1)]
+    assert not torch.equal(*starts), "each class has draws of its own"
 
 
 def test_an_over_draw_begins_with_the_images_of_a_plain_draw() -> None:
@@ -163,6 +165,13 @@ def test_at_full_strength_d4m_is_what_prototypes_are_rendered_as() -> None:
     schedule = Schedule.of(drawn.prior.noise_schedule, 10, "none", 3)
     rendered = images_of(drawn.prior, schedule, start, drawn.embedding.expand(6, 1), noise)
     torch.testing.assert_close(drawn.decode(sample_class(drawn).z), rendered)
+
+
+def test_a_class_took_what_encoding_it_took_earlier(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded = ClassEncodings(torch.randn(12, *SHAPE, generator=generator(0, "encoded")), 1000.0)
+    monkeypatch.setattr("ld3m.sampling.approach.class_encodings", lambda *_: encoded)
+    seconds = [sample_class(task(f"sample.method={method}", "sample.steps=1")).seconds for method in ("plain", "d4m")]
+    assert seconds[0] < 1000 < seconds[1] < 1100
 
 
 def test_what_has_no_part_is_said() -> None:

@@ -64,12 +64,9 @@ class ClassTask:
         """A generator keyed by the seed, a purpose, the class and what else is given, such as an image and a step."""
         return generator(self.recipe.seed, f"sample {purpose}", self.label, *key)
 
-    def encodings(self, label: int | None = None) -> Tensor:
-        """Latents [n, *latent_shape], on the CPU, of all real training images of a class; by default of this one."""
-        if label in (None, self.label):
-            return self._encodings.latents
-        assert label is not None
-        return class_encodings(self.images, self.prior, label, self.micro_batch, self.device).latents
+    def encodings(self) -> Tensor:
+        """Latents [n, *latent_shape], on the CPU, of all real training images of the class."""
+        return self._encodings.latents
 
     @cached_property
     def _encodings(self) -> ClassEncodings:
