@@ -133,7 +133,7 @@ def auto(
     from ld3m.automatic.answer import answer
     from ld3m.automatic.question import Question
 
-    folder = None if output is None else str(output)
+    folder = None if output is None else Path(output)
     question = Question(str(source), images_per_class, minutes, overrides, folder)
     answer(question)
     return question.folder

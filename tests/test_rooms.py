@@ -25,7 +25,7 @@ FLOORS = [
     {"networks"},
     {"images"},
     {"recipe", "machine"},
-    {"files", "markdown", "randomness", "reading", "registry"},
+    {"files", "launched", "markdown", "randomness", "reading", "registry"},
     {"errors"},
 ]
 """From the top."""

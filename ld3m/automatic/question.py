@@ -41,7 +41,7 @@ class Question:
     minutes: float = 15.0
     overrides: tuple[str, ...] = ()
     """`KEY=VALUE` of the recipe, which stand; `prior.source=…` names a prior to try as well."""
-    output: str | None = None
+    output: Path | None = None
     """The run folder; None: `runs/auto-<name of the source>`."""
 
     def __post_init__(self) -> None:
@@ -59,7 +59,7 @@ class Question:
     @property
     def folder(self) -> Path:
         """The run folder."""
-        return Path(self.output or f"runs/{self.name}")
+        return self.output or Path("runs", self.name)
 
     @property
     def name(self) -> str:

@@ -1,6 +1,5 @@
 """`ld3m ablate`."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -70,7 +69,7 @@ def ablate(
     from ld3m.ablation.cells import Ablation
     from ld3m.ablation.table import markdown
 
-    ablation = Ablation.of(recipes, overrides, axis or [], Path(output) if output else None, listed(against), split)
+    ablation = Ablation.of(recipes, overrides, axis or [], output, listed(against), split)
     if dry_run:
         from ld3m.distillation.inputs import check_classes
 

@@ -29,6 +29,7 @@ from ld3m.cli.status import status
 from ld3m.cli.train_prior import train_prior
 from ld3m.cli.train_teacher import train_teacher
 from ld3m.cli.tune import tune
+from ld3m.launched import is_first_process
 
 PANELS = {
     "Make": (distill, auto, sample, plan, train_prior, train_teacher, experts, convert_prior, launch),
@@ -80,7 +81,7 @@ def ld3m(
     ] = False,
 ) -> None:
     """Distil an image data set into a few images per class through a frozen latent diffusion model."""
-    further = os.environ.get("TORCHELASTIC_ERROR_FILE") and os.environ.get("RANK", "0") != "0"
+    further = os.environ.get("TORCHELASTIC_ERROR_FILE") and not is_first_process()
     if further and (context.invoked_subcommand not in SHARED or "--dry-run" in sys.argv):
         raise typer.Exit
 

@@ -41,18 +41,20 @@ PriorOverrides = Annotated[
 ]
 
 
-def _utf8(folder: str | None) -> str | None:
-    """An output folder, whose name safetensors must be able to open."""
+def folder_to_write(name: str) -> Path:
+    """What `--output` names; safetensors must be able to open it."""
     from ld3m.recipe.parsing import NOT_UTF8, is_utf8
 
-    if folder is not None and not is_utf8(folder):
-        raise UserError(f"--output: {folder!r}: {NOT_UTF8}")
-    return folder
+    if not name:
+        raise UserError("--output: is empty; give a folder, or leave it out")
+    if not is_utf8(name):
+        raise UserError(f"--output: {name!r}: {NOT_UTF8}")
+    return Path(name)
 
 
 Output = Annotated[
-    str | None,
-    typer.Option("--output", "-o", metavar="DIR", help="The folder to write the result to.", callback=_utf8),
+    Path | None,
+    typer.Option("--output", "-o", metavar="DIR", help="The folder to write the result to.", parser=folder_to_write),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe, each key explained, and exit.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
@@ -77,7 +79,7 @@ def resolve(
     recipe: str,
     overrides: list[str] | None,
     dry_run: bool = False,
-    output: str | None = None,
+    output: Path | None = None,
     data_only: bool = False,
     resume: bool = False,
 ) -> "AnyRecipe":
@@ -96,7 +98,7 @@ def resolve(
 
     overrides = list(overrides or [])
     if output is not None:
-        overrides.append(f"output={json.dumps(output, ensure_ascii=False)}")  # quoted: a folder's name is not YAML
+        overrides.append(f"output={json.dumps(str(output), ensure_ascii=False)}")  # quoted: a folder's name is not YAML
     resolved = load(kind, recipe, overrides)
     if dry_run:
         unseen = "images"

@@ -73,9 +73,8 @@ def compare(
     from ld3m.comparison.compare import compare
     from ld3m.comparison.table import markdown
 
-    wanted = Path(output) if output else None
     report, folder, is_main = compare(
-        names, overrides, recipe, reading, listed(against), published, split, again, wanted, command_line()
+        names, overrides, recipe, reading, listed(against), published, split, again, output, command_line()
     )
     if is_main:
         show_report(report, as_json, markdown)

@@ -58,7 +58,7 @@ def distill(
     if resume and no_resume:
         raise UserError("--resume and --no-resume are mutually exclusive; leave one out")
     if resume and output is None:
-        output = os.path.normpath(resume / "../.." if (resume / "manifest.json").is_file() else resume)
+        output = Path(os.path.normpath(resume / "../.." if (resume / "manifest.json").is_file() else resume))
     resolved = resolve(Recipe, recipe, overrides, dry_run, output, resume=not (resume or no_resume))
     if profile:
         from ld3m.distillation.profile import profile as take_profile
@@ -79,7 +79,7 @@ def distill(
     distill(resolved, not no_resume, resume)
 
 
-def _command(recipe: str, overrides: list[str] | None, output: str | None, no_resume: bool) -> str:
+def _command(recipe: str, overrides: list[str] | None, output: Path | None, no_resume: bool) -> str:
     """The command line that starts the run."""
-    options = [*(["-o", output] if output else []), *(["--no-resume"] if no_resume else [])]
+    options = [*(["-o", str(output)] if output else []), *(["--no-resume"] if no_resume else [])]
     return shlex.join(["ld3m", "distill", recipe, *(overrides or []), *options])

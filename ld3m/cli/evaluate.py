@@ -14,6 +14,7 @@ from ld3m.cli.arguments import (
     SetAndOverrides,
     Split,
     Whitening,
+    folder_to_write,
     grouped,
     names_and_overrides,
 )
@@ -63,6 +64,7 @@ def evaluate(
             "--output",
             "-o",
             metavar="DIR",
+            parser=folder_to_write,
             help="The folder for evaluation.json, if the run is not yours to write to; ld3m report takes the same.",
         ),
     ] = None,

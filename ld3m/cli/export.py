@@ -1,6 +1,5 @@
 """`ld3m export`."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -33,7 +32,7 @@ def export(
     from ld3m.runs.imported import find_set
 
     folder = find_set([name] if name else [])
-    written = export(folder, layout, Path(output) if output else None)
+    written = export(folder, layout, output)
     distilled = load_recipe(folder).distill
     several = f", each {distilled.factor} × {distilled.factor} smaller ones" if distilled.factor > 1 else ""
     typer.echo(

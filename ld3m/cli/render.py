@@ -1,6 +1,5 @@
 """`ld3m render`."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -41,4 +40,4 @@ def render(
     from ld3m.runs.imported import find_set
 
     folder = find_set(names)
-    render_again(folder, load_recipe(folder, overrides), Path(output) if output else None)
+    render_again(folder, load_recipe(folder, overrides), output)

@@ -1,8 +1,7 @@
 """`ld3m sample`."""
 
-import os
-
 from ld3m.cli.arguments import DryRun, NoResume, Output, Overrides, RecipeArgument, resolve
+from ld3m.launched import is_first_process
 
 
 def sample(
@@ -26,7 +25,7 @@ def sample(
 
     given = list(overrides or [])
     implied = sampling_overrides(recipe, given, output is not None)
-    if implied and (os.environ.get("RANK") or "0") == "0" and not dry_run:
+    if implied and is_first_process() and not dry_run:
         print(f"{recipe}: sampled with {' '.join(implied)}")
     resolved = resolve(Recipe, recipe, [*given, *implied], dry_run, output, resume=not no_resume)
     from ld3m.distillation.loop import distill

@@ -2,7 +2,6 @@
 
 import shlex
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -70,7 +69,7 @@ def tune(
     from ld3m.tuning.search import Search
     from ld3m.tuning.table import beginning, markdown
 
-    search = Search.of(recipe, own, axis or [], axes, Path(output) if output else None, budget)
+    search = Search.of(recipe, own, axis or [], axes, output, budget)
     if dry_run:
         typer.echo("\n".join(beginning(search, [])))
         raise typer.Exit

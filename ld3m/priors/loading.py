@@ -1,6 +1,5 @@
 """The parts of a prior, read one at a time."""
 
-import os
 import re
 import sys
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from ld3m import reading
 from ld3m.errors import UserError, one_line
+from ld3m.launched import say_once
 from ld3m.machine.out_of_memory import ran_out
 from ld3m.priors.diffusers_layout import GET_AGAIN, choose_weights, is_whole, read_index
 from ld3m.priors.file_kinds import COMPUTED, check_weights
@@ -166,11 +166,10 @@ class Parts:
         name = "scheduler/scheduler_config.json"
         config = self.json(name, dict[str, Any])
         check_scheduler(config, self.folder / name)
-        if (keys := not_applied(config)) and os.environ.get("RANK", "0") == "0":
-            print(
+        if keys := not_applied(config):
+            say_once(
                 f"prior.source: {self.folder / name}: {' and '.join(keys)} is not applied, as in the paper's code: "
-                "clean latents are not clipped, and no step draws noise of its own",
-                file=sys.stderr,
+                "clean latents are not clipped, and no step draws noise of its own"
             )
         if is_flow(config) or is_consistency(config):
             kind = getattr(diffusers, str(config["_class_name"]))

@@ -7,13 +7,13 @@ import functools
 import hashlib
 import json
 import math
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
 from ld3m.errors import UserError, one_line
 from ld3m.files import ASSETS
+from ld3m.launched import say_once
 from ld3m.priors import known, stored
 from ld3m.priors.diffusers_layout import GET_AGAIN, INDEXES, WEIGHTS, files_of, read_index, weighty_files
 from ld3m.priors.file_kinds import SAFETENSORS, kind_of
@@ -66,8 +66,8 @@ def check_prior_source(source: str) -> None:
 @functools.cache
 def _say_which(source: str) -> None:
     """Says that a known name is not taken for the folder of that name, if there is one; once, on one process."""
-    if (Path(source) / "model_index.json").is_file() and (os.environ.get("RANK") or "0") == "0":
-        print(f"prior.source: {source} is the known prior; ./{source} means the folder here", file=sys.stderr)
+    if (Path(source) / "model_index.json").is_file():
+        say_once(f"prior.source: {source} is the known prior; ./{source} means the folder here")
 
 
 def fetch(source: str) -> Path:

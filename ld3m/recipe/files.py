@@ -3,9 +3,7 @@
 import hashlib
 import itertools
 import json
-import os
 import re
-import sys
 import textwrap
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -16,6 +14,7 @@ import yaml
 
 from ld3m.errors import UserError
 from ld3m.files import PACKAGE
+from ld3m.launched import say_once
 from ld3m.reading import read_text
 from ld3m.recipe import Recipe
 from ld3m.recipe.class_lists import is_class_list, read_class_list
@@ -120,8 +119,8 @@ def load(kind: type[AnyRecipe], name: str, overrides: list[str] | None = None) -
     if mistakes:
         raise UserError(*mistakes)
     for key, (value, why) in removed.items():
-        if _at(content, key) != value and (os.environ.get("RANK") or "0") == "0":  # a launcher's first process says it
-            print(f"{path}: {'.'.join(key)} is ignored: there is no such key any more; {why}", file=sys.stderr)
+        if _at(content, key) != value:
+            say_once(f"{path}: {'.'.join(key)} is ignored: there is no such key any more; {why}")
     return kind.model_validate(content)
 
 
