@@ -276,8 +276,14 @@ def tune(
     *overrides: str,
     axis: Sequence[str] = (),
     axes: str | None = None,
+    trials: int | None = None,
+    minutes: float | None = None,
+    rungs: int = 3,
+    eta: int = 3,
+    close: float = 1.0,
+    distillations: int = 3,
+    final: bool = False,
     output: str | Path | None = None,
-    **budget: Any,
 ) -> "Outcome":
     """Searches the settings that make the best set, as `ld3m tune` does; the same call resumes.
 
@@ -285,8 +291,16 @@ def tune(
         recipe: a YAML file, or the name of a shipped recipe.
         axis: keys to search, such as "distill.lr_latents=0.03..3", as `ld3m.tuning.axes` describes them.
         axes: ready ones: "rates" or "all".
+        trials: candidates, 1 or more; by default 20, or as `minutes` allows.
+        minutes: the time of this call, above 0; no run begins that would not end in it. By default no limit.
+        rungs: lengths of runs, 1 to 10; 1: all are of full length.
+        eta: one of so many trials is promoted to runs that are so many times as long, 2 or more.
+        close: how near to the best, in points of accuracy, a candidate gets more distillations, 0 or more; not less
+            than one held-out image weighs.
+        distillations: distillation seeds of candidates that are close, 1 or more.
+        final: whether the best is distilled five times from all training images at the end, and measured once on test
+            images.
         output: the folder; by default one in tunings/.
-        budget: trials, minutes, rungs, eta, close, distillations and final, as `ld3m tune --help` explains them.
 
     Returns:
         `best` and `ranked`, with `settings`, `overrides` and `mean` accuracy in %; the `report` that tune.json holds.
@@ -300,7 +314,8 @@ def tune(
     from ld3m.tuning.tune import tune
 
     folder = None if output is None else Path(output)
-    return tune(Search.of(str(recipe), overrides, axis, axes, folder, Budget(**budget)))
+    budget = Budget(trials, minutes, rungs, eta, close, distillations, final)
+    return tune(Search.of(str(recipe), overrides, axis, axes, folder, budget))
 
 
 def load_latents(run: str | Path) -> "dict[str, Tensor]":

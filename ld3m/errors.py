@@ -56,6 +56,11 @@ def shortened(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}…"
 
 
+def counted(count: int, noun: str) -> str:
+    """A number of things: "1 image", "1,200 images"."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
 def span(counts: Sequence[int]) -> str:
     """From the least to the largest: "3 to 1,200", or "12" if all are the same."""
     return f"{min(counts):,}" if min(counts) == max(counts) else f"{min(counts):,} to {max(counts):,}"

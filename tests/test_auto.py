@@ -259,14 +259,14 @@ def test_the_best_of_each_kind_goes_on() -> None:
 
 
 def test_a_folder_keeps_one_question(tmp_path: Path) -> None:
-    Kept.of(Question("photos", 1, output=str(tmp_path)), True).save()
-    assert Kept.of(Question("photos", 1, 30, output=str(tmp_path)), True).state.asked["images_per_class"] == 1
-    two = Question("photos", 2, output=str(tmp_path))
+    Kept.of(Question("photos", 1, output=tmp_path), True).save()
+    assert Kept.of(Question("photos", 1, 30, output=tmp_path), True).state.asked["images_per_class"] == 1
+    two = Question("photos", 2, output=tmp_path)
     assert Kept.of(two, True).state.asked["images_per_class"] == 2, "nothing has been made of the first"
     (tmp_path / "pilots/1").mkdir(parents=True)
     with pytest.raises(UserError, match=r"answers another question \(images_per_class differ\); give another --output"):
         Kept.of(two, True)
-    skipping = Question("photos", 1, overrides=("data.on_corrupt=skip",), output=str(tmp_path))
+    skipping = Question("photos", 1, overrides=("data.on_corrupt=skip",), output=tmp_path)
     assert Kept.of(skipping, True).state.asked["images_per_class"] == 1, "a broken file was found late"
 
 
@@ -318,7 +318,7 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def asked_little(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Question:
     """A whole answer, small by its limits and not by its time."""
     own = ("network.width=8", "distill.lr_latents=0.1", "distill.objective=dm")  # whole images, and four in one
-    question = Question("counting", 1, 60, own, str(folder))
+    question = Question("counting", 1, 60, own, folder)
     monkeypatch.setattr("ld3m.automatic.budget.second_round", lambda count: 1)
     for name, limit in {
         "pilots.MOST_ITERATIONS": 2,
@@ -336,21 +336,21 @@ def asked_little(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Question:
 def test_no_test_image_is_read_before_the_end(
     counting: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It is stopped before it measures, and resumed."""
+    """It stops before it measures, as at a broken one, and is resumed."""
     question = asked_little(tmp_path / "mine", monkeypatch)
 
     def stop(*given: object) -> None:
-        raise KeyboardInterrupt
+        raise UserError("data.source: cannot read test/0")
 
     with monkeypatch.context() as patched:
         patched.setattr("ld3m.automatic.answer._measure", stop)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(UserError, match="cannot read test/0"):
             answer(question)
+    assert "what is done is kept: once this is mended, the same command resumes" in capsys.readouterr().err
     assert {name.partition("/")[0] for name in counting} == {"train"}
     state = json.loads((tmp_path / "mine/auto.json").read_text())
     assert [pilot["longer"] for pilot in state["pilots"]] == [False, False, True]
     assert all(pilot["accuracy"] is not None for pilot in state["pilots"])
-    capsys.readouterr()
 
     evaluation, is_main = answer(question)
     assert is_main

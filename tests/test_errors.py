@@ -614,6 +614,11 @@ def test_an_output_means_what_it_says_whatever_yaml_makes_of_it(ld3m: Command, r
     assert yaml.safe_load(out)["output"] == output
 
 
+@pytest.mark.parametrize("command", ["distill", "ablate", "tune", "auto", "evaluate"])
+def test_an_empty_output_is_not_this_folder(refused: Refusal, recipe_file: Path, command: str) -> None:
+    assert refused(command, recipe_file, "--output", "", parts=("--output: is empty; give a folder",))
+
+
 # --- evaluate ----------------------------------------------------------------------------------------------
 
 

@@ -1,5 +1,7 @@
 """Searches: axes, successive halving, resuming, workers that share a folder, and that test images are left alone."""
 
+import dataclasses
+import inspect
 import json
 import math
 import re
@@ -389,6 +391,19 @@ def test_what_is_close_gets_more_distillations_and_the_interval_decides() -> Non
     assert "more than the 1 within which" in decision([candidate(1, 70.0), candidate(2, 60.0)], 1)
 
 
+def test_one_image_does_not_tell_candidates_apart() -> None:
+    """On 40 images they are a step of 2.5 points apart, or two."""
+
+    def on_40(number: int, right: int) -> Candidate:
+        return Candidate(number, {}, 2, [{"mean": 100 * right / 40, "seconds": 1.0, "tested_on": 40}], 1.0)
+
+    best, one_less, two_less = on_40(1, 35), on_40(2, 34), on_40(3, 33)
+    assert close([best, one_less, two_less], 1.0) == [best, one_less]
+    assert decision([best, one_less], 1.0).endswith("by one distillation; they are not told apart")
+    assert "more than the 2.5 within which" in decision([best, two_less], 1.0)
+    assert close([best, one_less, two_less], 6.0) == [best, one_less, two_less]
+
+
 def test_what_matters_is_what_the_accuracy_depends_on() -> None:
     axes = [parse_axis("a=0.0..1.0"), parse_axis("b=0.0..1.0"), parse_axis("b=2:c=1,2")]
     values = np.random.default_rng(0).random((40, 2))
@@ -401,6 +416,8 @@ def test_what_matters_is_what_the_accuracy_depends_on() -> None:
     assert sum(shares.values()) == pytest.approx(1, abs=1e-3)
     assert "b=2:c" not in shares  # nothing had it
     assert importances(axes, notes[:5]) == {}
+    tied = [Note(note.number, {}, note.parameters, {0: {"mean": 15.0, "seconds": 1.0}}, "pruned") for note in notes]
+    assert importances(axes, tied) == {}  # and Optuna's warning is not printed
 
 
 # --- images that are not read --------------------------------------------------------------------------------
@@ -489,9 +506,9 @@ def test_a_search_reads_no_test_image_before_its_end(
         assert {row["split"] for row in json.loads((run / "evaluation.json").read_text())["results"]} == {"validation"}
     said = [line for line in outcome.err.splitlines() if "rung 1 of 2" in line]
     assert said[0] == "trial 0, rung 1 of 2: the recipe as it is"
-    assert "by some iterations and steps: runs of the 2 rungs take about " in outcome.err.partition(said[0])[0], (
-        "at the start"
-    )
+    assert (
+        "estimate, by a few iterations and steps: runs of the 2 rungs take about " in outcome.err.partition(said[0])[0]
+    ), "at the start"
     assert "after 1 iteration, in" in said[1]
     few = "easured on 2 images: each is 50.0 points of accuracy; data.validation_share holds out more"
     assert few in outcome.err
@@ -535,6 +552,11 @@ def test_the_same_from_python(counting: Counting, tmp_path: Path, monkeypatch: p
     assert sorted(candidate.overrides for candidate in found.ranked) == [[], ["distill.momentum=0"]]
     assert found.best.mean == found.report["ranked"][0]["mean"]
     assert counting.reads["test"] == 0
+    options = {field.name: field.default for field in dataclasses.fields(Budget)}
+    given = inspect.signature(package.tune).parameters
+    assert {name: given[name].default for name in options} == options
+    with pytest.raises(UserError, match="--trials: -1 is too few"):
+        package.tune("counted.yaml", axis=["distill.momentum=0,0.5"], trials=-1)
 
 
 @pytest.mark.parametrize(
@@ -558,7 +580,22 @@ def test_the_same_from_python(counting: Counting, tmp_path: Path, monkeypatch: p
             ["--axis", "prior.guidance=1..5", "--axis", "prior.guidance=3:distill.momentum=0,0.5"],
             "--axis prior.guidance=3:distill.momentum: no candidate has prior.guidance=3; give",
         ),
-        (["--axis", "sample.method=plain,d4m"], "--axis sample.method: has no effect, as nothing is sampled"),
+        (["--axis", "sample.method=plain,d4m"], "--axis sample.method: has no effect, as distill.init is real; give"),
+        (
+            ["--axis", "distill.dc.match=rows,orthogonal"],
+            "--axis distill.dc.match: has no effect, as distill.objective is",
+        ),
+        (
+            ["--axis", "prior.skip=none,paper", "prior.steps=0"],
+            "--axis prior.skip: has no effect, as prior.steps is 0;",
+        ),
+        (
+            ["--axis", "prior.skip=none,paper", "prior.source=pixels"],
+            "--axis prior.skip: has no effect, as prior.source",
+        ),
+        (["--axis", "distill.lr_conditioning=1..9", "distill.learn=latents"], "distill.learn is latents; give"),
+        (["--axis", "distill.checkpoint_every=1,5"], "--axis distill.checkpoint_every: no accuracy depends on it"),
+        (["--axis", "hub.private=true,false"], "--axis hub.private: no accuracy depends on it; leave it out"),
         (["--axes", "rates", "distill.init=sample", "distill.iterations=0"], "--axes rates: distill.iterations is 0"),
         (["--axes", "rates", "--rungs", "9"], "--rungs: 9, but 2 of them would be as short as the one before; give 7"),
     ],
@@ -586,9 +623,9 @@ def test_a_dry_run_says_what_it_will_take(ld3m: Callable[..., Outcome], tmp_path
 @pytest.mark.parametrize(
     ("budget", "made", "said"),
     [  # a third of the trials gets each longer run: 20 × (10 + 30/3 + 90/9) / 2 s; four twice more; five
-        (Budget(trials=20, final=True), 0, "; 20 trials 5 min 0 s (21 min 40 s if all went to the end); further "
+        (Budget(trials=20, final=True), 0, "; 20 trials about 5 min 0 s (21 min 40 s if all went to the end); further "
          "distillations up to 6 min 0 s; then 3 min 45 s for the final 5"),
-        (Budget(trials=20, distillations=1), 19, "; 1 trial 30 s (2 min 10 s if all went to the end)"),
+        (Budget(trials=20, distillations=1), 19, "; 1 trial about 30 s (2 min 10 s if all went to the end)"),
         (Budget(trials=20, distillations=1), 20, ""),
         (Budget(minutes=10), 5, ", so that there is time for about 28 trials"),
         (Budget(minutes=1), 0, ", so that there is time for about 3 trials; none of full length: that takes more than "

@@ -24,7 +24,7 @@ from ld3m.automatic.question import PILOTS, Kept, Question
 from ld3m.automatic.work import EMA, NARROWER, Work, data_overrides, measured
 from ld3m.data.prepared import notes_once, prepare
 from ld3m.distillation.inputs import check_inputs
-from ld3m.errors import UserError
+from ld3m.errors import UserError, counted
 from ld3m.evaluation.effort import Cost
 from ld3m.evaluation.evaluate import check_archs, evaluate
 from ld3m.files import write_text
@@ -100,6 +100,10 @@ def _work_on(work: Work) -> None:
         work.state.finished = True
     except SystemExit:
         work.say("interrupted; the same command resumes")
+        raise
+    except UserError:  # test images are read after hours, and one of them may be broken
+        if work.state.pilots or work.state.chosen is not None:
+            work.say("what is done is kept: once this is mended, the same command resumes")
         raise
     finally:
         work.save()
@@ -225,8 +229,8 @@ def _measure(work: Work, recipe: Recipe) -> None:
         work.say(f"no time to measure {name}: ld3m evaluate {run} --against {name}")
     work.say(
         f"measuring on {tested:,} test images: {', '.join(['distilled', *against])}; "
-        f"{planned.epochs} epoch{'s' * (planned.epochs > 1)}, "
-        f"{planned.seeds} network{'s' * (planned.seeds > 1)} of each if there is time"
+        f"{counted(planned.epochs, 'epoch')}, "
+        f"{counted(planned.seeds, 'network')} of each if there is time"
     )
     if planned.epochs < FEWEST_EPOCHS:
         work.say(

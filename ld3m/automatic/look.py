@@ -13,7 +13,7 @@ from ld3m.data.class_choice import choose_from
 from ld3m.data.decoding.decode import is_transparent, on_white
 from ld3m.data.examples import Examples
 from ld3m.data.sources import open_source
-from ld3m.errors import UserError, span
+from ld3m.errors import UserError, counted, span
 from ld3m.recipe import DistilledDataRecipe
 
 SAMPLE = 64
@@ -160,4 +160,4 @@ def _check_enough(found: Look, images_per_class: int) -> None:
 
 
 def _training_images(count: int) -> str:
-    return f"{count:,} training image{'s' * (count != 1)}"
+    return counted(count, "training image")

@@ -46,8 +46,8 @@ def choose(work: Work) -> None:
         work.save()
     planned = Bracket(*state.bracket)
     if planned.tried < len(work.options):
-        left_out = "; ".join(each.name for each in work.options[planned.tried :])
-        work.say(f"no time for pilots of {left_out if planned.tried > 1 else 'any'} (more --minutes would try them)")
+        left_out = f" of {'; '.join(each.name for each in work.options[planned.tried :])}" if planned.tried > 1 else ""
+        work.say(f"no time for pilots{left_out}; more --minutes would try them")
     until, longer = ends(work.total)["pilots"], LONGER * planned.seconds
     for number in range(planned.tried if planned.tried > 1 else 0):  # late ones go, rather than longer ones
         _try(work, number, planned.seconds, until - planned.again * longer, longer=False)

@@ -27,6 +27,7 @@ def export(
     By default to RUN/export/LAYOUT. The pixels are those of the run; layouts that number classes have a class_order.txt
     beside them, by which ld3m evaluate reads them back: ld3m evaluate runs/mine/export/rded --recipe quickstart
     """
+    from ld3m.errors import counted
     from ld3m.publishing.export import export
     from ld3m.runs.folder import load_recipe
     from ld3m.runs.imported import find_set
@@ -35,6 +36,4 @@ def export(
     written = export(folder, layout, output)
     distilled = load_recipe(folder).distill
     several = f", each {distilled.factor} × {distilled.factor} smaller ones" if distilled.factor > 1 else ""
-    typer.echo(
-        f"{written}: {distilled.images_per_class} image{'s' * (distilled.images_per_class != 1)} per class{several}"
-    )
+    typer.echo(f"{written}: {counted(distilled.images_per_class, 'image')} per class{several}")

@@ -78,5 +78,7 @@ def tune(
     outcome = run(search, command_line())
     if outcome.is_main:
         show_report(outcome.report, as_json, markdown)
-        assert outcome.best  # which says why, if there is none
-        print(f"next: ld3m distill {shlex.quote(str(search.folder / 'best.yaml'))}", file=sys.stderr)
+        print(
+            f"best: {outcome.best.name}; next: ld3m distill {shlex.quote(str(search.folder / 'best.yaml'))}",
+            file=sys.stderr,
+        )

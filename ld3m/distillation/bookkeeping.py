@@ -15,7 +15,7 @@ from ld3m.data.prepared import ImageSet
 from ld3m.distillation.latents import LearntLatents
 from ld3m.distillation.setup import Setup
 from ld3m.distillation.trackers import Trackers
-from ld3m.errors import DivergedError, span
+from ld3m.errors import DivergedError, counted, span
 from ld3m.images import grids
 from ld3m.images.multi_formation import stored
 from ld3m.machine import memory
@@ -205,5 +205,5 @@ class Bookkeeping:
 def data_text(images: ImageSet) -> str:
     """How many classes and training images there are, and their size."""
     counts, shape = images.counts["train"], images.shape
-    size = f"{shape.resolution} × {shape.resolution} pixels in {shape.channels} channel{'s' * (shape.channels > 1)}"
+    size = f"{shape.resolution} × {shape.resolution} pixels in {counted(shape.channels, 'channel')}"
     return f"{shape.classes:,} classes, {sum(counts):,} training images ({span(counts)} in each) of {size}"

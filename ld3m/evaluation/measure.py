@@ -16,6 +16,7 @@ from tqdm import tqdm
 from ld3m.data.prepared import ImageSet, buffers
 from ld3m.data.selection.testing import Tested, is_permuted, tested
 from ld3m.data.whitening import whitening
+from ld3m.errors import counted
 from ld3m.evaluation.checkpoint import Checkpoint
 from ld3m.evaluation.effort import Cost, costs
 from ld3m.evaluation.protocols import Protocol, Task, has_own_rate, protocol
@@ -356,7 +357,7 @@ def announce(processes: Processes, works: Sequence[Work]) -> None:
     epochs = sorted({evaluation.protocols[training.group].epochs for evaluation, training in left})
     where = f" by {processes.num_processes} processes together" if first.together else " here"
     parts = [
-        f"{len(left)} network{'s' * (len(left) != 1)} to train{where if processes.num_processes > 1 else ''}",
+        f"{counted(len(left), 'network')} to train{where if processes.num_processes > 1 else ''}",
         f"{', '.join(dict.fromkeys(training.arch for _, training in left))} "
         f"on {', '.join(dict.fromkeys(training.trained_on for _, training in left))}",
         f"{' and '.join(map(str, epochs))} epoch{'s' * (epochs != [1])} by {first.recipe.evaluate.protocol}",

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ld3m.errors import UserError
+from ld3m.errors import UserError, counted
 from ld3m.evaluation.protocols import full_ema
 from ld3m.evaluation.protocols.details import LAST
 from ld3m.evaluation.protocols.glad import LEARNING_RATES
@@ -150,7 +150,7 @@ def teacher_text(how: Mapping[str, Any]) -> str | None:
     kept = "made for each batch"
     if whose.get("stored"):
         epochs = whose.get("epochs")
-        each = f"{epochs} epoch{'s' * (epochs != 1)}" if whose.get("per") == "epoch" else "one for each image"
+        each = counted(epochs, "epoch") if whose.get("per") == "epoch" else "one for each image"
         top = f", top {whose['top']} classes" if whose.get("top") else ""
         kept = f"stored: {each}{top}, {whose.get('dtype')}, {whose.get('bytes', 0):,} bytes"
     if "accuracy" not in whose:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from ld3m.errors import counted
 from ld3m.evaluation.blocks import Block, blocks
 from ld3m.evaluation.differences import LEAST_PAIRS, TOO_FEW_PAIRS
 from ld3m.evaluation.protocols.details import Task
@@ -27,7 +28,7 @@ def accuracy_table(report: Mapping[str, Any]) -> str:
     shown = [block for block in tables if any(row in asked for line in block.lines for row in line.cells.values())]
     texts = [_table(block) for block in shown]
     if left := len(tables) - len(shown):
-        others = f"{left} more table{'s' * (left != 1)} of networks trained or tested otherwise"
+        others = f"{counted(left, 'more table')} of networks trained or tested otherwise"
         texts.append(f"{others}: ld3m report {report['run']} shows all")
     return "\n\n".join(texts)
 

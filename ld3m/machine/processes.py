@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, gather_object, parse_flag_from_env
 from torch import Tensor
 
-from ld3m.errors import UserError, one_line
+from ld3m.errors import UserError, counted, one_line
 from ld3m.machine.heartbeat import Heartbeat
 from ld3m.machine.launcher import arguments_of_launcher
 
@@ -155,7 +155,7 @@ def start() -> Processes:
     here, gpus = sizes.get("LOCAL_WORLD_SIZE", 1), torch.accelerator.device_count()
     if not cpu and here > gpus and not _flag("ACCELERATE_USE_CPU"):
         raise UserError(
-            f"--num_processes: {here} on this machine, which has {gpus} GPU{'s' * (gpus > 1)}; start one for each, or "
+            f"--num_processes: {here} on this machine, which has {counted(gpus, 'GPU')}; start one for each, or "
             "hide them for a run on CPUs: CUDA_VISIBLE_DEVICES="
         )
     accelerator = _join(cpu, sizes)

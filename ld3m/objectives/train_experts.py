@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from ld3m import networks
 from ld3m.data.prepared import ImageSet, Rows, prepare
-from ld3m.errors import UserError
+from ld3m.errors import UserError, counted
 from ld3m.images import augment
 from ld3m.images.ranges import bytes_to_unit
 from ld3m.machine.determinism import repeatable
@@ -67,7 +67,7 @@ def _train_missing(recipe: Recipe, images: ImageSet, trajectories: Trajectories,
     processes.wait_for_everyone()
     if main:
         count, epochs = settings.count, settings.epochs
-        print(f"{trajectories.folder}: {count} expert{'s' * (count != 1)} of {epochs} epoch{'s' * (epochs != 1)}")
+        print(f"{trajectories.folder}: {counted(count, 'expert')} of {counted(epochs, 'epoch')}")
 
 
 def _network(recipe: Recipe, images: ImageSet, expert: int) -> torch.nn.Module:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ld3m.data.prepared import prepare
-from ld3m.errors import UserError
+from ld3m.errors import UserError, counted
 from ld3m.evaluation.effort import costs
 from ld3m.evaluation.protocols import Task, protocol
 from ld3m.images.multi_formation import shown
@@ -82,7 +82,7 @@ def evaluating(recipe: Recipe, arch: str, rehearsed: Recipe, tested: int, proces
         pixels, labels = shown(bytes_to_unit(pixels), labels, recipe.distill.factor)
     how = protocol(settings, Task(arch, len(images.classes), len(pixels), images.resolution))
     cost = costs({arch: (pixels, labels, how)}, images, processes.device)[arch]
-    count = f"{settings.seeds:,} network{'s' * (settings.seeds != 1)}"
+    count = counted(settings.seeds, "network")
     networks = math.ceil(settings.seeds / processes.num_processes)
     return Part(
         networks * cost.seconds(len(pixels), how.epochs, tested),

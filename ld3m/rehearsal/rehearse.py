@@ -15,7 +15,7 @@ from ld3m.data.prepared import preparation_of, prepare
 from ld3m.distillation.inputs import check_inputs
 from ld3m.distillation.loop import distill
 from ld3m.distillation.setup import schedule_of
-from ld3m.errors import UserError
+from ld3m.errors import UserError, counted
 from ld3m.evaluation.evaluate import evaluate
 from ld3m.files import writable
 from ld3m.machine import lock, signals
@@ -75,7 +75,7 @@ class Rehearsal:
             command: that starts the run on one process.
         """
         if failed := self.failed:
-            return f"rehearsal: {failed} step{'s' * (failed > 1)} failed"
+            return f"rehearsal: {counted(failed, 'step')} failed"
         start = f"start it by {command}" if self.processes == 1 else "start it by the same launch without --rehearse"
         passed = "all passed with RANDOM weights" if self.random else "all passed"
         return f"rehearsal: {passed}; the whole will take about {duration(self.seconds)}; {start}"

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 from markupsafe import Markup
 
+from ld3m.errors import counted
 from ld3m.evaluation import rows
 from ld3m.evaluation.blocks import Block, blocks
 from ld3m.evaluation.protocols import Task, protocol
@@ -195,7 +196,7 @@ def _accuracy_block(block: Block, number: int) -> dict[str, Any]:
     augmented = "" if block.protocol.get("augment", True) else ", without augmentation"
     named = f" by {name}" if (name := rows.protocol_text(block.protocol)) else ""
     epochs = block.protocol["epochs"]
-    trained = f"networks trained{named} for {epochs} epoch{'s' * (epochs != 1)}{augmented}"
+    trained = f"networks trained{named} for {counted(epochs, 'epoch')}{augmented}"
     of = f"{images} of the {block.split} split, {trained}"
     return {
         "chart": charts.bars(f"accuracies-{number}", f"Accuracy in %{of}, mean ± standard deviation", bars),

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ld3m.errors import counted
 from ld3m.evaluation.rows import augmented, best_figures, has_learnt, results, set_name
 from ld3m.machine import lock
 from ld3m.reading import unless_unreadable
@@ -224,7 +225,7 @@ def _lines(status: Status) -> dict[str, str]:
         how = f"{row['split']}, {row['by']}" if "by" in row else row["split"]
         networks = f"{set_name(row)} {row['arch']} ({how}, epochs {row['epochs']}, lr {row['lr']:g})"
         spread = "" if row["std"] is None or row["seeds"] == 1 else f" ± {row['std']:.2f}"
-        seeds = f"{row['seeds']} seed{'s' * (row['seeds'] != 1)}"
+        seeds = counted(row["seeds"], "seed")
         learnt = "" if row["has_learnt"] else ", has not learnt"
         best = f", best {row['best']['mean']:.2f} %" if "best" in row else ""
         lines[f"accuracy, {networks}"] = f"{row['mean']:.2f}{spread} %, {seeds}{best}{learnt}"

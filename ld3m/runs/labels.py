@@ -13,7 +13,7 @@ import torch
 from pydantic import BaseModel, Field
 from torch import Tensor
 
-from ld3m.errors import UserError
+from ld3m.errors import UserError, counted
 from ld3m.files import tensors_digest, write_json, write_tensors
 from ld3m.reading import TensorSpec, read_json, read_tensors
 
@@ -186,7 +186,7 @@ def unpacked(tensors: dict[str, Tensor], note: Note) -> Tensor:
 def text(note: Note) -> str:
     """Stored labels in a few words, for people."""
     kept = f"the top {note.top} of {len(note.classes)} classes" if note.top else f"{len(note.classes)} classes"
-    each = f"{note.epochs} epoch{'s' * (note.epochs != 1)}" if note.epochs else "one for each image"
+    each = counted(note.epochs, "epoch") if note.epochs else "one for each image"
     whose = note.teacher if note.accuracy is None else f"of {note.teacher} ({note.accuracy:.1f} %)"
     return f"{each}, {kept}, {note.dtype}, {size_text(note)}, {whose}"
 

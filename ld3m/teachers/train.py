@@ -12,7 +12,7 @@ from ld3m import networks
 from ld3m.data.prepared import ImageSet, Rows
 from ld3m.data.selection.testing import tested
 from ld3m.data.sources import check_source
-from ld3m.errors import UserError
+from ld3m.errors import UserError, counted
 from ld3m.files import cache_key, tensors_digest
 from ld3m.images import augment
 from ld3m.images.ranges import bytes_to_unit
@@ -63,7 +63,7 @@ def train_teacher(processes: Processes, recipe: Recipe, resume: bool = True) -> 
     if processes.is_main_process:
         print(
             f"{folder}: {note.arch} of {len(note.classes)} classes, {note.accuracy:.2f} % of {note.tested_on:,} test "
-            f"images after {note.epochs} epoch{'s' * (note.epochs != 1)}"
+            f"images after {counted(note.epochs, 'epoch')}"
         )
     return folder
 

@@ -30,7 +30,12 @@ class Budget:
         int, Option(metavar="N", min=2, help="One of N trials is promoted to runs that are N times as long.")
     ] = 3
     close: Annotated[
-        float, Option(metavar="POINTS", min=0, help="How near to the best a candidate gets more distillations.")
+        float,
+        Option(
+            metavar="POINTS",
+            min=0,
+            help="How near to the best a candidate gets more distillations; not less than one held-out image weighs.",
+        ),
     ] = 1.0
     distillations: Annotated[
         int, Option(metavar="N", min=1, help="Distillation seeds of candidates that are close.")
@@ -45,8 +50,11 @@ class Budget:
 
     def __post_init__(self) -> None:
         bounds = {"--trials": self.trials, "--rungs": self.rungs, "--distillations": self.distillations}
-        if wrong := [f"{name}: {number} is too few; give 1 or more" for name, number in bounds.items() if number == 0]:
+        wrong = [f"{name}: {n} is too few; give 1 or more" for name, n in bounds.items() if n is not None and n < 1]
+        if wrong:
             raise UserError(*wrong)
+        if not self.close >= 0:
+            raise UserError(f"--close: {self.close:g} is invalid; give 0 or more points")
         if self.eta < 2:
             raise UserError(f"--eta: {self.eta} is invalid; give 2 or more, or --rungs 1 for full runs alone")
         if self.minutes is not None and not 0 < self.minutes < float("inf"):

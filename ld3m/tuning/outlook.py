@@ -7,6 +7,7 @@ from statistics import median
 from ld3m.data.prepared import prepare
 from ld3m.distillation.loop import distill
 from ld3m.distillation.measured import is_distilled
+from ld3m.errors import counted
 from ld3m.evaluation.effort import costs_of
 from ld3m.evaluation.protocols import Task, protocol
 from ld3m.machine.processes import Processes
@@ -69,13 +70,13 @@ def forecast(search: Search, by_rung: Sequence[float], made: int, processes: int
         assert budget.minutes is not None
         limit = 60 * budget.minutes
         trials = max(1, round(SEARCHED * limit * processes / promoted))
-        parts[0] += f", so that there is time for about {_trials(trials)}"
+        parts[0] += f", so that there is time for about {counted(trials, 'trial')}"
         if whole > limit:
             parts.append(f"none of full length: that takes more than --minutes {budget.minutes:g}")
     elif (left := budget.wanted - made) > 0:
         each = left / min(processes, left)
         longest = f" ({duration(each * sum(by_rung))} if all went to the end)" if cheap else ""
-        parts.append(f"{_trials(left)} {duration(each * promoted)}{longest}")
+        parts.append(f"{counted(left, 'trial')} about {duration(each * promoted)}{longest}")
     if budget.wanted and budget.minutes:
         parts.append(f"no more than {budget.minutes:g} minutes of it in this command")
     if budget.distillations > 1 and budget.minutes is None:
@@ -84,7 +85,3 @@ def forecast(search: Search, by_rung: Sequence[float], made: int, processes: int
     if budget.final:
         parts.append(f"then {duration(FINAL * whole / processes)} for the final {FINAL}")
     return "; ".join(parts)
-
-
-def _trials(count: int) -> str:
-    return f"{count:,} trial{'s' * (count != 1)}"

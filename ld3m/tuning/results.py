@@ -2,6 +2,7 @@
 
 import math
 import statistics
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,8 @@ MOST_CLOSE = 4
 """Candidates that get more distillations at a time."""
 FEWEST = 10
 """Trials with a value of an axis, below which nothing is said of it."""
+ROUNDING = 1e-3
+"""Points by which means differ that are the same but for rounding."""
 
 
 @dataclass(frozen=True)
@@ -125,12 +128,19 @@ def final_job(number: int, seed: int) -> str:
     return f"final-{number}-seed{seed}"
 
 
+def nearness(best: Candidate, points: float) -> float:
+    """How near to the best a candidate is close to it: so many points, or what one held-out image weighs if more."""
+    tested_on = min((figure["tested_on"] for figure in best.figures if "tested_on" in figure), default=None)
+    return max(points, 100 / tested_on if tested_on else 0.0)
+
+
 def close(candidates: Sequence[Candidate], points: float) -> list[Candidate]:
-    """The best and those within so many points of it, after runs of the same length; none if it is alone."""
+    """The best and those that are close to it (`nearness`), after runs of the same length; none if it is alone."""
     if not (candidates := sound(candidates)):
         return []
     best = candidates[0]
-    near = [each for each in candidates if each.rung == best.rung and best.mean - each.mean <= points]
+    limit = nearness(best, points) + ROUNDING
+    near = [each for each in candidates if each.rung == best.rung and best.mean - each.mean <= limit]
     return near[:MOST_CLOSE] if len(near) > 1 else []
 
 
@@ -146,8 +156,8 @@ def decision(candidates: Sequence[Candidate], points: float) -> str:
     test = paired(best.by_seed[:seeds], second.by_seed[:seeds])
     lead = f"{best.name} is {best.mean - second.mean:.2f} points ahead of {second.name}"
     if seeds == 1:
-        if best.mean - second.mean > points:
-            return f"{lead}, more than the {points:g} within which candidates get more distillations"
+        if best.mean - second.mean > (limit := nearness(best, points)) + ROUNDING:
+            return f"{lead}, more than the {limit:.3g} within which candidates get more distillations"
         return f"{lead}, by one distillation; they are not told apart"
     if test.low is None or test.high is None:
         return f"{lead}, over {seeds} distillations, too few for an interval; they are not told apart"
@@ -159,7 +169,8 @@ def importances(axes: Sequence[Axis], notes: Sequence[Note]) -> dict[str, float]
     """The share of each axis, by its name, from the accuracies of the first rung, which all trials have.
 
     Optuna's PED-ANOVA (Watanabe et al., IJCAI 2023) compares the values of the best tenth of the trials with those of
-    all. An axis with conditions is judged by the trials that have it. Empty with fewer than `FEWEST` of them.
+    all. An axis with conditions is judged by the trials that have it. Left out are axes of fewer than `FEWEST` trials,
+    and those of which so many trials tie for the best that the two are the same.
     """
     found = {}
     for axis in axes:
@@ -174,7 +185,12 @@ def importances(axes: Sequence[Axis], notes: Sequence[Note]) -> dict[str, float]
         for note in having:
             drawn, distribution = {axis.name: note.parameters[axis.name]}, {axis.name: axis.distribution}
             study.add_trial(create_trial(params=drawn, distributions=distribution, value=note.figures[0]["mean"]))
-        found[axis.name] = PedAnovaImportanceEvaluator().evaluate(study, params=[axis.name])[axis.name]
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # which it gives if the best are all
+            try:
+                found[axis.name] = PedAnovaImportanceEvaluator().evaluate(study, params=[axis.name])[axis.name]
+            except UserWarning:
+                continue
     total = sum(found.values())
     if not total or not math.isfinite(total):
         return {}

@@ -1,8 +1,6 @@
 """What is searched: a recipe, axes, a budget, and the runs that a search makes; checked before anything is run."""
 
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -13,8 +11,9 @@ from ld3m.data.prepared import preparation_of
 from ld3m.distillation.inputs import check_inputs
 from ld3m.errors import UserError
 from ld3m.evaluation.protocols import Task, full_ema, protocol
+from ld3m.files import cache_key
 from ld3m.recipe import Recipe
-from ld3m.recipe.files import load
+from ld3m.recipe.files import digest_with_paths, load
 from ld3m.recipe.parsing import parse
 from ld3m.recipe.varied import load_varied, value_of, value_text
 from ld3m.runs.resume import flat
@@ -25,7 +24,12 @@ from ld3m.tuning.ready import ready_axes
 HELD_OUT = 0.1
 """The share of the training images that is held out if the recipe holds out none."""
 NOT_THE_SEARCH = {"name", "output", "log_with", "hub"}
-"""Sections and keys of a recipe that change no figure."""
+"""Sections and keys of a recipe that may differ when a search is resumed."""
+OF_THE_DENOISER = {
+    *("prior.skip", "prior.noise", "prior.guidance", "prior.start", "prior.denoiser", "prior.dtype"),
+    *("prior.prompt", "prior.pull_back", "prior.differentiated"),
+}
+"""Keys that are read only if a denoiser is called."""
 
 
 @dataclass(frozen=True)
@@ -99,14 +103,13 @@ class Search:
         check_inputs(self.base)
         self._check_rungs()
         for axis in self.axes:
-            conditions, wrong = [(key, values[0]) for key, values in axis.when], list[str]()
+            conditions, wrong, made = [(key, values[0]) for key, values in axis.when], list[str](), list[str]()
             for end in axis.ends:
-                chosen = [*conditions, (axis.key, end)]
                 try:
-                    check_inputs(load_varied(self.recipe, [*self.overrides, *self.held_out], chosen))
+                    made.append(self.identify(dict([*conditions, (axis.key, end)])))
                 except UserError as error:
                     wrong += error.lines
-            mistakes += wrong or self._never_searched(axis)
+            mistakes += wrong or self._has_no_effect(axis, made)
         if mistakes:
             raise UserError(*dict.fromkeys(mistakes))
 
@@ -124,8 +127,12 @@ class Search:
                 f"{self.budget.rungs - same}, or more distill.iterations and evaluate.epochs"
             )
 
-    def _never_searched(self, axis: Axis) -> list[str]:
-        """Why an axis would change no run, in a line; empty if it may."""
+    def _has_no_effect(self, axis: Axis, fingerprints: Sequence[str]) -> list[str]:
+        """Why an axis would change no figure, in a line; empty if it may.
+
+        Args:
+            fingerprints: of the runs that its ends make.
+        """
         for key, wanted in axis.when:
             others = [other for other in self.axes if other.key == key]
             texts = {text for other in others if not isinstance(other.values, Range) for text in other.ends}
@@ -139,10 +146,29 @@ class Search:
                     f"--axis {axis.name}: no candidate has {key}={' or '.join(wanted)}{has}; give --axis {key}= a list "
                     "with it, or leave the condition out"
                 ]
-        starts = {text for other in self.axes if other.key == "distill.init" for text in other.ends}
-        if axis.key.startswith("sample.") and not self.base.samples and "sample" not in starts:
-            return [f"--axis {axis.key}: has no effect, as nothing is sampled; give distill.init=sample too"]
+        for key, is_read, needed in self._readers(axis.key):
+            if not is_read and key not in [other.key for other in self.axes]:
+                has = value_text(self.base_value(key))
+                return [
+                    f"--axis {axis.key}: has no effect, as {key} is {has}; give {key}={needed} too, or leave it out"
+                ]
+        if len(fingerprints) > 1 and len(set(fingerprints)) == 1:
+            return [f"--axis {axis.name}: no accuracy depends on it; leave it out"]
         return []
+
+    def _readers(self, key: str) -> Iterator[tuple[str, bool, str]]:
+        """Other keys that decide whether a key is read: whether they do so, and a value with which it would be."""
+        base, parts = self.base, key.split(".")
+        if parts[0] == "sample":
+            yield "distill.init", base.samples, "sample"
+        if parts[0] == "distill" and len(parts) > 2:
+            yield "distill.objective", parts[1] == base.distill.objective, parts[1]
+        if key in OF_THE_DENOISER:
+            yield "prior.source", base.prior.source != "pixels", "PRIOR"
+            yield "prior.steps", bool(base.prior.steps) or base.samples, "10"
+        if key in ("distill.lr_latents", "distill.lr_conditioning"):
+            own = key.removeprefix("distill.lr_")
+            yield "distill.learn", base.distill.learn in (own, "both"), own
 
     @property
     def about(self) -> dict[str, Any]:
@@ -165,15 +191,15 @@ class Search:
     # --- runs ----------------------------------------------------------------------------------------------
 
     def identify(self, settings: Mapping[str, str]) -> str:
-        """The same for settings that make the same run.
+        """The same for settings whose runs have the same figures.
 
         Raises:
-            UserError: if they make none, since they do not fit each other.
+            UserError: if they make no run, since they do not fit each other.
         """
         recipe = self._resolved(settings, self.held_out)
         check_inputs(recipe)
-        content = recipe.model_dump(mode="json", exclude=NOT_THE_SEARCH)
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+        measured_by = [recipe.evaluate.model_dump(mode="json"), recipe.teacher.model_dump(mode="json")]
+        return cache_key([digest_with_paths(recipe), recipe.distill.iterations, measured_by])
 
     def run(self, number: int, settings: Mapping[str, str], rung: int, seed: int) -> Recipe:
         """A candidate's run of a rung, on held-out images.

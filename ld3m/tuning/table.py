@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ld3m.errors import counted
 from ld3m.evaluation.blocks import few_images
 from ld3m.markdown import code, sentence, table, text
 from ld3m.recipe.varied import value_text
@@ -26,21 +27,25 @@ def beginning(search: Search, before: Sequence[Note]) -> list[str]:
     data, budget = search.base.data, search.budget
     count = f"{budget.wanted} trials" if budget.wanted else f"trials for {budget.minutes:g} minutes"
     share = f"{100 * data.validation_share:g} % of the training images"
-    chosen = "; set by tune, as the recipe has none" if any("share" in each for each in search.held_out) else ""
+    chosen = (
+        "; set by tune, as the recipe has none"
+        if any(each.startswith("data.validation_share") for each in search.held_out)
+        else ""
+    )
     lines = [
         f"tune {search.base.name}: {count}, measured on {share} (data.validation_share{chosen}); no test image is read",
         *(f"axis {axis_text(axis)}" for axis in search.axes),
         f"{rungs_text(search)}",
     ]
     if budget.distillations > 1:
-        near = f"{budget.close:g} point{'s' * (budget.close != 1)}"
+        near = f"{budget.close:g} point{'s' * (budget.close != 1)} (or one image)"
         lines.append(
             f"then candidates within {near} of the best get {budget.distillations} distillations each, {MOST_CLOSE} at "
             "a time; the highest mean is the best"
         )
     if before:
         runs = sum(len(note.figures) for note in before)
-        lines.append(f"resumed: {len(before)} trials with {runs} runs are in {search.folder}")
+        lines.append(f"resumed: {counted(len(before), 'trial')} with {counted(runs, 'run')} in {search.folder}")
     return lines
 
 
@@ -60,7 +65,8 @@ def rungs_text(search: Search) -> str:
     lengths = []
     for rung in range(budget.rungs):
         recipe = search.run(0, {}, rung, 0)
-        lengths.append(f"{recipe.distill.iterations:,} iterations and {recipe.evaluate.epochs or 'all'} epochs")
+        epochs = counted(recipe.evaluate.epochs, "epoch") if recipe.evaluate.epochs else "all epochs"
+        lengths.append(f"{counted(recipe.distill.iterations, 'iteration')} and {epochs}")
     return f"rungs: {'; '.join(lengths)}; the best 1/{budget.eta} of a rung go on to the next, in a run of its own"
 
 
@@ -134,11 +140,13 @@ def markdown(report: Mapping[str, Any]) -> str:
         name = str(each["trial"]) if each["settings"] else f"{each['trial']}, the recipe as it is"
         cells = [by_rung.get(rung, "") for rung in range(1, rungs + 1)]
         rows.append([name, *settings, *cells, several, STATES[trial["state"]]])
+    lengths = (
+        f"; a rung's runs have {', '.join(f'{share:.3g}' for share in report['rungs'])} of the iterations and epochs, "
+        "and their figures compare only with those of the same rung"
+    )
     paragraphs = [
         table([*heads, "mean of distillations", "state"], rows),
-        "Accuracy in % on held-out training images, the mean over networks; a rung's runs have "
-        f"{', '.join(f'{share:.3g}' for share in report['rungs'])} of the iterations and epochs, and their figures "
-        "compare only with those of the same rung.",
+        f"Accuracy in % on held-out training images, the mean over networks{lengths if rungs > 1 else ''}.",
     ]
     paragraphs += map(sentence, few_held_out([run for trial in report["trials"] for run in trial["runs"]]))
     if report["ranked"]:
@@ -149,7 +157,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         paragraphs.append(f"What mattered in runs of the first rung (PED-ANOVA, as shares): {shares}.")
     failed = [trial for trial in report["trials"] if trial["state"] == "failed"]
     paragraphs += [f"Failed: trial {trial['trial']}: {text(trial['why'])}" for trial in failed]
-    seconds = sum(each["seconds"] for each in report["ranked"])
+    seconds = sum(each["seconds"] for each in (*report["ranked"], *report["final"]))
     paragraphs.append(f"All runs together took {duration(seconds)}.")
     if report["command"]:
         paragraphs.append(f"Command: {code(report['command'])}")
@@ -172,6 +180,8 @@ def _final(figures: Sequence[Mapping[str, Any]]) -> list[str]:
         paragraphs.append(
             f"On test images, {len(figures)} distillations of the best from all training images: {text(arch)} {spread}."
         )
+    counts = [figure["tested_on"] for figure in figures if "tested_on" in figure]
+    paragraphs += map(sentence, few_images(min(counts, default=None)))
     if diverged := sum("failed" in figure for figure in figures):
         paragraphs.append(f"{diverged} of these distillations diverged, and are not in the mean.")
     return paragraphs

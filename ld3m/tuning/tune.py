@@ -12,7 +12,7 @@ from typing import Any
 
 from ld3m.data.prepared import notes_once
 from ld3m.distillation.measured import cost, make, result
-from ld3m.errors import UserError
+from ld3m.errors import UserError, counted
 from ld3m.files import writable, write_json, write_text
 from ld3m.machine import environment, signals
 from ld3m.machine.memory import keep_freed_memory
@@ -38,8 +38,11 @@ def tune(processes: Processes, search: Search, command: str = "") -> Outcome:
     Every process of a launch is a worker of its own, as are commands on other machines that share the folder. A worker
     that dies leaves its trial to the others, or to the next command; finished runs are not made again.
 
+    Args:
+        command: that was typed, which results note; "" for a call from Python.
+
     Returns:
-        Candidates from best to worst.
+        Candidates from best to worst, how the best was told from the next, and what tune.json holds.
 
     Raises:
         UserError: if the folder is another search's, or several trials in a row cannot be measured.
@@ -95,7 +98,7 @@ class Tuning:
         worker.until = end
         worker.end()
         while not worker.stopped and (jobs := self.further_distillations()):
-            self.say_once(f"{len(jobs)} more distillations of candidates that are close to the best")
+            self.say_once(f"{counted(len(jobs), 'more distillation')} of candidates that are close to the best")
             worker.share(jobs, ranked(self.trials)[0].rung)
         self.say_once(decision(ranked(self.trials), budget.close))
         if worker.stopped:
@@ -130,7 +133,7 @@ class Tuning:
         if number == rung == seed == 0:
             with redirect_stdout(io.StringIO()):  # what the run prints at its start
                 by_rung = timed(self.search, self.processes)
-            self.say(f"by some iterations and steps: {self.forecast(by_rung)}")
+            self.say(f"estimate, by a few iterations and steps: {self.forecast(by_rung)}")
         figure = self._made(self.search.run(number, settings, rung, seed), "validation", which, settings)
         if number == rung == seed == 0:
             for line in table.few_held_out([figure]):
@@ -174,7 +177,7 @@ class Tuning:
             "tested_on": next(row["tested_on"] for row in rows.values() if row),
         }
         got = ", ".join(f"{arch} {mean:.1f} %" for arch, mean in means.items())
-        self.say(f"{which}: {got} after {iterations:,} iteration{'s' * (iterations != 1)}, in {duration(seconds)}")
+        self.say(f"{which}: {got} after {counted(iterations, 'iteration')}, in {duration(seconds)}")
         return figure
 
     # --- what is written -----------------------------------------------------------------------------------
