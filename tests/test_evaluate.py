@@ -119,6 +119,50 @@ def test_nothing_is_chosen_by_the_images_that_it_is_tested_on(
         assert measured == ["begin", "end", *[split] * 3] * 4  # two sets, two seeds; each of three classes once
 
 
+def test_a_network_is_trained_by_its_seed_and_tested_as_its_protocol_says(
+    ld3m: Callable[..., Outcome], run: Path, recipe_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a random set of its own; on the centre of the test images, enlarged from 16 to 32 pixels."""
+    trained: list[tuple[torch.Tensor, tuple[int, int]]] = []
+    shown: list[torch.Tensor] = []
+
+    class Noting(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            shown.append(images)
+            return images.flatten(1)[:, :3]
+
+    monkeypatch.setattr(measure, "train", lambda *given: trained.append((given[1], given[5])) or Noting())
+    outcome = ld3m("evaluate", run, "--against", "random", "evaluate.test_resize=32")
+    assert outcome.code == 0, outcome.err
+    (one, first), (same, second), (random, third), (other, fourth) = trained
+    assert (first, second, third, fourth) == ((0, 0), (0, 1)) * 2
+    assert torch.equal(one, same)
+    assert not torch.equal(random, other)
+    images = prepare(load(Recipe, str(recipe_file)).data, progress=False)
+    real = (images.images("test", 0) / 255 - images.mean) / images.std
+    large = torch.nn.functional.interpolate(real, (32, 32), mode="bilinear", antialias=True)
+    torch.testing.assert_close(shown[0], large[:, :, 8:24, 8:24], rtol=1e-4, atol=1e-4)
+
+
+def test_the_best_is_the_highest_of_all_tests(
+    ld3m: Callable[..., Outcome], run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a network's accuracies after its first and its last epoch, whichever it is; the mean is after the last."""
+
+    def two_epochs(*given: Any) -> torch.nn.Module:
+        network = torch.nn.Identity()
+        for done in (1, 2):
+            given[8](done, network)
+        return network
+
+    accuracies = iter([40.0, 70.0, 80.0, 60.0])
+    monkeypatch.setattr(measure, "train", two_epochs)
+    monkeypatch.setattr(measure, "tested", lambda *_: testing.Tested(next(accuracies), False))
+    outcome = ld3m("evaluate", run, "--protocol", "minimax", "evaluate.epochs=2", "--best", "--json")
+    (row,) = json.loads(outcome.out)["results"]
+    assert (row["accuracies"], row["mean"], row["best"]["accuracies"]) == ([70, 60], 65, [70, 80])
+
+
 def row(arch: str, accuracies: list[float], trained_on: str = "distilled", **protocol: object) -> dict[str, Any]:
     """A result as evaluation.json has it, under the protocol where nothing else is said."""
     usual = {"epochs": 1000, "batch": 256, "lr": 1e-4 if arch == "vgg11" else 1e-3, "ema": 0.995, "augment": True}

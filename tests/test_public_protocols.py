@@ -22,7 +22,7 @@ from ld3m.evaluation.protocols.rded import LARGEST_WHOLE
 from ld3m.evaluation.rows import merged, protocol_text
 from ld3m.evaluation.soft_labels import Online
 from ld3m.evaluation.tables import accuracy_table, training_text
-from ld3m.evaluation.training import optimiser_of, train
+from ld3m.evaluation.training import optimiser_of, shown_in_epoch, train
 from ld3m.images.resample import centre
 from ld3m.images.transforms import CutMix, Flip, ResizedCrop
 from ld3m.networks.training import divergence, squared_error
@@ -105,6 +105,17 @@ def test_what_the_protocols_share_and_where_they_differ() -> None:
     assert protocol(EvaluateRecipe(protocol="rd3"), Task("convnet", 10, 100, 64)).augment == rded.augment
     assert all((mosaics.factor_at(size, 1) == 1) == (size <= LARGEST_WHOLE) for size in (32, 64, 65, 128))
     assert named("minimax").test_resize is None
+
+
+@pytest.mark.parametrize(
+    ("name", "decay_all", "average"),
+    [("glad", True, 0.995), ("minimax", True, 0), ("idc", True, 0), ("rded", False, 0), ("rd3", False, 0),
+     ("rethinkdc", False, 0)],
+)  # fmt: skip
+def test_momentum_and_what_decays_are_those_of_the_codes(name: str, decay_all: bool, average: float) -> None:
+    """SGD's momentum, or Adam's first decay rate, is 0.9 in all of them; tables do not say these details."""
+    how = named(name)
+    assert (how.momentum, how.decay_all, how.ema) == (0.9, decay_all, average)
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
@@ -265,11 +276,11 @@ def few() -> tuple[ImageSet, Tensor, Tensor]:
     return images, pixels, torch.arange(10) % 3
 
 
-@pytest.mark.parametrize("labels", ["hard", "soft"])
-def test_a_training_is_that_of_a_few_plain_lines(labels: str) -> None:
+@pytest.mark.parametrize(("labels", "decay"), [("hard", 0.0), ("soft", 0.0), ("hard", 0.6)])
+def test_a_training_is_that_of_a_few_plain_lines(labels: str, decay: float) -> None:
     images, pixels, classes = few()
     keys = {"epochs": 6, "batch": 4, "augment": {"crop": [0.5, 1], "flip": 0.5}, "cutmix": 1.0, "schedule": "step"}
-    how = named("custom", lr=0.05, labels=labels, temperature=3.0, **keys)
+    how = named("custom", lr=0.05, labels=labels, temperature=3.0, ema=decay, **keys)
     weights = torch.randn(3 * 8 * 8, 3, generator=generator(0, "weights"))
     asked: list[tuple[int, list[int]]] = []
 
@@ -284,6 +295,7 @@ def test_a_training_is_that_of_a_few_plain_lines(labels: str) -> None:
 
     network = networks.build("convnet", images.shape, NetworkRecipe(), generator(5, "evaluation network", 2))
     optimiser = torch.optim.SGD(network.parameters(), 0.05, momentum=0.9, weight_decay=5e-4)
+    tested = [torch.zeros_like(each) for each in network.parameters()]
     for epoch, rate in enumerate([0.05] * 4 + [0.01, 0.002]):
         draws = generator(5, "evaluation epoch", 2, epoch)
         optimiser.param_groups[0]["lr"] = rate
@@ -302,12 +314,25 @@ def test_a_training_is_that_of_a_few_plain_lines(labels: str) -> None:
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
-    for mine, plain in zip(ours.parameters(), network.parameters(), strict=True):
+        kept = min(epoch / (epoch + 1), decay)  # ema_pytorch's warm-up
+        tested = [
+            kept * one + (1 - kept) * each.detach() for one, each in zip(tested, network.parameters(), strict=True)
+        ]
+    for mine, plain in zip(ours.parameters(), tested, strict=True):
         torch.testing.assert_close(mine, plain, rtol=1e-3, atol=1e-4)
     assert done == [1, 2, 3, 4, 5, 6]
     if soft:
         assert [epoch for epoch, _ in asked] == [epoch for epoch in range(6) for _ in range(3)]
         assert sorted(index for epoch, each in asked for index in each if epoch == 0) == [*range(10)]
+
+
+def test_a_share_of_the_batches_is_mixed() -> None:
+    """Those of one image count, too: their labels are then shares of classes."""
+    images, pixels, classes = few()
+    how = named("custom", cutmix=1.0, cutmix_share=0.3)
+    shown = shown_in_epoch(pixels, classes, images, how, generator(0, "cutmix"), 0, None)
+    mixed = [shown(torch.tensor([index % 10]))[1].dim() == 2 for index in range(200)]
+    assert sum(mixed) / 200 == pytest.approx(0.3, abs=0.107)  # 3.3 standard errors
 
 
 def test_soft_labels_need_somebody_who_gives_them() -> None:
