@@ -351,7 +351,7 @@ def test_real_and_synthetic_images_are_seen_alike(recipe_file: Path, options: tu
     images = prepare(recipe.data, progress=False)
     processes = Processes(torch.device("cpu"))
     draws = objectives.draws_of(recipe, images, processes)
-    network = draws.network(1)
+    network = networks.build("convnet", images.shape, recipe.network, generator(recipe.seed, "network", 1)).eval()
     draws.freeze_norms(network, 1)
     pixels = torch.rand(3, 2, 1, 16, 16, generator=torch.Generator().manual_seed(0), requires_grad=True)
     real, own = [], []

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,7 @@ from ld3m.tuning.results import Candidate, close, decision, importances, ranked
 from ld3m.tuning.results import Outcome as Results
 from ld3m.tuning.search import Search
 from ld3m.tuning.trials import Trials
+from ld3m.tuning.tune import Tuning
 from ld3m.tuning.worker import Worker, measured
 
 # --- axes --------------------------------------------------------------------------------------------------
@@ -107,6 +109,15 @@ def test_a_wrong_axis_is_named(option: str, said: str) -> None:
     assert said in str(caught.value)
 
 
+def test_values_are_apart_by_their_scale() -> None:
+    """By the factor between them if it is logarithmic; of a list, by how seldom one was tried."""
+    far, near = parse_axis("distill.lr_latents=0.01..100"), parse_axis("distill.momentum=0..0.9")
+    assert far.apart(1.0, [0.01, 10.0]) == pytest.approx(math.log(10))
+    assert near.apart(0.5, [0.1, 0.8]) == pytest.approx(0.3)
+    assert near.apart(0.5, []) == 0
+    assert [parse_axis("a=u,v,w").apart(value, ["u", "v", "u"]) for value in "uvw"] == [-2, -1, 0]
+
+
 SKIPS = [  # the conditional ones first, which need what comes later
     "prior.skip=paper:distill.lr_latents=5..500",
     "prior.skip=none,reference:distill.lr_latents=0.03..3",
@@ -133,6 +144,14 @@ def test_an_axis_is_drawn_where_its_condition_holds() -> None:
         ordered([parse_axis("a=1:b=1,2"), parse_axis("b=1:a=1,2")])
 
 
+RATES = {
+    "reference": {"distill.lr_latents": (0.03, 3), "distill.lr_conditioning": (0.03, 3)},
+    "none": {"distill.lr_latents": (0.3, 100), "distill.lr_conditioning": (0.02, 2)},
+    "paper": {"distill.lr_latents": (5, 2000), "distill.lr_conditioning": (0.1, 500)},
+}
+"""Around the rates that were the best by skip, in recipes/results/README.md, for `dm` and one image per class."""
+
+
 @pytest.mark.parametrize("name", ["rates", "all"])
 def test_ready_axes_fit_each_objective_skip_and_prior(name: str) -> None:
     """All ends of all ranges are recipes; the published rates of the objectives are inside; ten images widen them."""
@@ -145,12 +164,16 @@ def test_ready_axes_fit_each_objective_skip_and_prior(name: str) -> None:
                 conditions = [f"{key}={values[0]}" for key, values in axis.when]
                 for end in axis.ends if objective == "dm" and prior != ["prior.steps=0"] else ():
                     load(Recipe, "baselines/base", [*given_, *conditions, f"{axis.key}={end}"])
-            own = [axis for axis in axes if axis.key == "distill.lr_latents"]
-            (fits,) = [axis for axis in own if axis.applies(lambda key, recipe=recipe: _value(recipe, key))]  # type: ignore[misc]
-            assert isinstance(fits.values, Range)
-            if "prior.skip=paper" not in prior and "prior.skip=none" not in prior:
-                assert fits.values.low == pytest.approx(0.03 * rate)
-                assert fits.values.high == pytest.approx(3 * rate * 10)
+            skip = prior[0].removeprefix("prior.skip=")
+            for key, (low, high) in RATES.get(skip, RATES["reference"]).items():
+                own = [axis for axis in axes if axis.key == key]
+                fitting = [axis for axis in own if axis.applies(lambda key, recipe=recipe: _value(recipe, key))]  # type: ignore[misc]
+                if key == "distill.lr_conditioning" and not fitting:
+                    assert recipe.distill.learn == "latents"
+                    continue
+                (values,) = [axis.values for axis in fitting]
+                assert isinstance(values, Range)
+                assert (values.low, values.high) == pytest.approx((low * rate, high * rate * 10))
     sixteen_in_one = ready_axes("all", load(Recipe, "fashion-mnist-ipc1"))  # one image has no deviation to match
     assert {"distill.factor=2,4", "distill.factor=2,4:distill.dm.match=mean,moments"} <= set(sixteen_in_one)
     with pytest.raises(UserError, match="--axes: 'rate' is not known; known are rates, all"):
@@ -373,8 +396,30 @@ def candidate(number: int, *means: float, rung: int = 2) -> Candidate:
     return Candidate(number, {"a": str(number)}, rung, [{"mean": mean, "seconds": 1.0} for mean in means], 1.0)
 
 
+def test_candidates_are_ranked_by_length_and_by_the_mean_of_their_distillations() -> None:
+    """A short run's accuracy is no longer one's, and one lucky distillation is not the mean of two."""
+    notes = [
+        Note(0, {}, {}, {0: {"mean": 99.0, "seconds": 1.0}}, "pruned"),
+        Note(1, {}, {}, {0: {"mean": 50.0, "seconds": 1.0}, 1: {"mean": 75.0, "seconds": 3.0}}, "complete"),
+        Note(2, {}, {}, {0: {"mean": 60.0, "seconds": 1.0}, 1: {"mean": 70.0, "seconds": 3.0}}, "complete"),
+        Note(3, {}, {}, {}, "failed"),
+    ]
+    more = {"1-rung1-seed1": {"mean": 61.0, "seconds": 4.0}, "2-rung1-seed1": {"mean": 69.0, "seconds": 4.0}}
+    trials: Any = SimpleNamespace(notes=lambda: notes, figure=more.get)
+    found = [(each.number, each.by_seed, each.mean, each.seconds) for each in ranked(trials)]
+    assert found == [(2, [70, 69], 69.5, 8), (1, [75, 61], 68, 8), (0, [99], 99, 1)]
+
+
+def test_four_at_a_time_are_close() -> None:
+    """A point away is within a point; shorter runs are not compared."""
+    found = [candidate(number, 70.0 - 0.25 * number) for number in range(6)]
+    assert [each.number for each in close(found, 1)] == [0, 1, 2, 3]
+    assert [each.number for each in close([found[0], found[4], candidate(7, 69.0, rung=1)], 1)] == [0, 4]
+    assert close([found[0], found[5]], 1) == []
+
+
 def test_what_is_close_gets_more_distillations_and_the_interval_decides() -> None:
-    """Student's interval of paired differences, by its formula."""
+    """Student's interval of paired differences, by its formula; a fourth of the second has no counterpart."""
     ours, theirs = [70.0, 72.0, 71.0], [69.0, 70.5, 70.4]
     best, second, low = candidate(1, *ours), candidate(2, *theirs), candidate(3, 99.0, rung=1)
     assert close([best, second, low], 1.5) == [best, second]
@@ -386,6 +431,8 @@ def test_what_is_close_gets_more_distillations_and_the_interval_decides() -> Non
         f"trial 1 (a=1) is {differences.mean():.2f} points ahead of trial 2 (a=2), 95 % interval "
         f"[{low_end:+.2f}, {high_end:+.2f}] over 3 distillations: they are not told apart, and the higher mean is taken"
     )
+    fourth = decision([best, candidate(2, *theirs, 70.0)], 1)
+    assert f"interval [{low_end:+.2f}, {high_end:+.2f}] over 3 distillations" in fourth
     told_apart = decision([candidate(1, 70.0, 71.0, 72.0), candidate(2, 60.0, 61.1, 62.0)], 1)
     assert told_apart.endswith("they are told apart")
     assert "more than the 1 within which" in decision([candidate(1, 70.0), candidate(2, 60.0)], 1)
@@ -406,10 +453,13 @@ def test_one_image_does_not_tell_candidates_apart() -> None:
 
 def test_what_matters_is_what_the_accuracy_depends_on() -> None:
     axes = [parse_axis("a=0.0..1.0"), parse_axis("b=0.0..1.0"), parse_axis("b=2:c=1,2")]
-    values = np.random.default_rng(0).random((40, 2))
+    draws = np.random.default_rng(0)
+    values = [(draws.permutation(40) / 40).tolist() for _ in "ab"]  # the best have a high a, the worst a low b
     notes = [
-        Note(number, {}, {"a": a, "b": b}, {0: {"mean": 80 - 50 * abs(a - 0.4), "seconds": 1.0}}, "pruned")
-        for number, (a, b) in enumerate(values.tolist())
+        Note(
+            number, {}, {"a": a, "b": b}, {0: {"mean": 50 + 40 * (a >= 0.9) - 45 * (b < 0.1), "seconds": 1.0}}, "pruned"
+        )
+        for number, (a, b) in enumerate(zip(*values, strict=True))
     ]
     shares = importances(axes, notes)
     assert shares["a"] > 0.7
@@ -651,6 +701,30 @@ def test_a_short_run_has_its_part_of_everything(tmp_path: Path) -> None:
     assert (short.data.validation_share, short.data.read_test) == (0.2, False)
     assert search.held_out == ["data.read_test=false"]
     assert short.folder == tmp_path / "trials/0003/rung-1-seed-1"
+
+
+def test_all_networks_count_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mean over architectures, whatever the seeds of each; its runs are measured on held-out images alone."""
+    rows = {"convnet": [60.0, 70.0, 80.0], "resnet18": [10.0, 20.0]}
+    asked: list[str] = []
+
+    def row(recipe: Recipe, trained_on: str, arch: str, split: str) -> dict[str, Any]:
+        asked.append(split)
+        return {"accuracies": rows[arch], "tested_on": 100}
+
+    monkeypatch.setattr("ld3m.tuning.search.check_inputs", lambda _: None)  # which builds networks
+    monkeypatch.setattr("ld3m.tuning.tune.make", lambda *_: None)
+    monkeypatch.setattr("ld3m.tuning.tune.result", row)
+    monkeypatch.setattr("ld3m.tuning.tune.cost", lambda _: {"seconds": 3.0})
+    search = Search.of(
+        "digits",
+        ["evaluate.arch=[convnet,resnet18]"],
+        ["distill.momentum=0,0.9"],
+        folder=tmp_path,
+    )
+    figure = Tuning(Processes(torch.device("cpu")), search, "").measure(1, {"distill.momentum": "0"}, 2, 0)
+    assert (figure["mean"], figure["accuracies"], figure["seconds"]) == (42.5, rows, 3)
+    assert set(asked) == {"validation"}
 
 
 def test_a_command_apart_is_each_processs_own() -> None:
