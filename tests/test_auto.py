@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,12 +21,13 @@ from ld3m.automatic.budget import bracket, ends, full_epochs, measurement, pilot
 from ld3m.automatic.candidates import candidates
 from ld3m.automatic.look import Look
 from ld3m.automatic.question import Kept, Pilot, Question, State
-from ld3m.automatic.work import Work
+from ld3m.automatic.work import Work, measured, seconds_of_one
 from ld3m.data.examples import Example, Source
 from ld3m.data.sources import SOURCES
 from ld3m.distillation.loop import distill
 from ld3m.errors import UserError
 from ld3m.evaluation.effort import Cost
+from ld3m.machine.processes import Processes
 from ld3m.recipe import Recipe
 from ld3m.recipe.files import load
 from ld3m.runs.folder import iterations_saved
@@ -208,6 +210,51 @@ def test_the_most_promising_comes_first(
     assert any("distill.objective=dc" in option.overrides for option in options) == (wanted == 1)
 
 
+def test_candidates_have_the_rates_of_their_latents() -> None:
+    """0.075 for each latent of a class, its triple and its third for the best factor; one image has no deviation."""
+    found = []
+    for option in candidates(seen(32, 1), 1, "fashion-mnist"):
+        own = dict(each.split("=", 1) for each in option.overrides)
+        keys = ("prior.source", "prior.steps", "distill.factor", "distill.lr_latents", "distill.dm.match")
+        found.append(tuple(own.get(key) for key in keys))
+    assert found == [
+        ("pixels", None, "4", "1.2", "moments"),
+        ("pixels", None, "1", "0.1", None),
+        ("pixels", None, "4", "3.6", "moments"),
+        ("pixels", None, "2", "0.3", "moments"),
+        ("fashion-mnist", "0", "4", "1.2", "moments"),
+        ("fashion-mnist", "5", "1", "0.075", "mean"),
+        ("pixels", None, "4", "0.4", "moments"),
+        ("pixels", None, "1", "0.075", "mean"),
+    ]
+
+
+def test_pilots_are_measured_on_two_thousand_images() -> None:
+    """Between a fiftieth and a fifth of the training images, of which the smallest class has the rest."""
+    found = Look(["a", "b"], [10_000, 4_000], 32, 1, 200, None, [])
+    assert (found.validation_share, found.fewest, found.smallest) == (0.143, 4_000 - 572, "b")
+    assert [seen(32, 1, each).validation_share for each in (100, 10_000, 10**6)] == [0.2, 0.1, 0.02]
+
+
+def test_a_pilots_recipe_goes_by_its_seconds(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """15 % of ten seconds are for what ten networks, three times as fast as the measured one, make of real images."""
+    question = Question(str(shapes), 2, output=tmp_path / "mine")
+    found = look(question, "cpu")
+    kept = Kept.of(question, True)
+    kept.state.cost = (0.01, 0.001)
+    work = Work(Processes(torch.device("cpu")), question, found, worth_trying(question, found), kept, 0.0)
+    recipe = work.recipe(0, 100, 10.0, 10)
+    assert recipe.distill.real_batch == int(0.15 * 10 / (10 * 3 * 0.001 / 3)) == 150
+    assert [work.recipe(0, 100, seconds, 10).distill.real_batch for seconds in (0.1, 1e4)] == [16, 500]
+    evaluated = measured(recipe, 60, 2).evaluate
+    assert (evaluated.epochs, evaluated.seeds, evaluated.batch) == (60, 2, 64)
+    assert evaluated.ema == pytest.approx(0.985**5, abs=1e-6), "over the same share of 60 epochs as 0.985 is of 300"
+    rows = [5.0, 5.0, 5.0, 1.0, 2.0, 3.0]  # networks see their real images first
+    monkeypatch.setattr("ld3m.automatic.work.metrics.read", lambda _: SimpleNamespace(rows=rows))
+    monkeypatch.setattr("ld3m.automatic.work.metrics.seconds", lambda row: row)
+    assert [seconds_of_one(tmp_path, pool) for pool in (3, 6)] == [2, 4]
+
+
 def test_what_the_user_sets_stands(shapes: Path, prior_folder: Path) -> None:
     """Rates are not varied if one is given; a prior that is named is tried, and must be there."""
     own = ("distill.lr_latents=0.5", "distill.factor=1", f"prior.source={prior_folder}")
@@ -350,7 +397,9 @@ def test_no_test_image_is_read_before_the_end(
     assert {name.partition("/")[0] for name in counting} == {"train"}
     state = json.loads((tmp_path / "mine/auto.json").read_text())
     assert [pilot["longer"] for pilot in state["pilots"]] == [False, False, True]
-    assert all(pilot["accuracy"] is not None for pilot in state["pilots"])
+    first, second, longer = state["pilots"]
+    best = max((first, second), key=lambda pilot: (pilot["accuracy"], -pilot["candidate"]))
+    assert longer["candidate"] == state["chosen"] == best["candidate"]
 
     evaluation, is_main = answer(question)
     assert is_main
