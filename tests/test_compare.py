@@ -1,6 +1,7 @@
 """Several sets in one table: statistics as scipy has them, what is shown and said, and a comparison from end to end."""
 
 import json
+import math
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
@@ -113,6 +114,23 @@ def test_intervals_of_means_are_scipys() -> None:
     assert interval([61.0, 62.0]) is None
     assert FIGURES[0].interval() == pytest.approx((48.0670665, 49.7329335))
     assert FIGURES[1].interval() is None
+    beyond = [
+        Figure(name="m", arch="a", accuracy=mean, std=3, networks=3, protocol="p", source="s") for mean in (1, 99)
+    ]
+    margin = 4.302652730 * 3 / math.sqrt(2)  # t of 2 degrees of freedom
+    assert [each.interval() for each in beyond] == [
+        (0, pytest.approx(1 + margin)),
+        (pytest.approx(99 - margin), 100),
+    ]
+    assert interval([0.0, 0.0, 3.0]) == (0, pytest.approx(1 + 4.302652730)), "an accuracy is not below 0"
+
+
+def test_sets_of_unlike_numbers_of_networks_are_paired_by_seed() -> None:
+    """The first of each have the same seeds; a further one has no counterpart."""
+    ours, theirs = ACCURACIES["set a"], [*ACCURACIES["set b"], 99.0]
+    (found,) = pairwise(SETS[:2], [row("set a", ours), row("set b", theirs)])
+    assert found["differences"] == pytest.approx([a - b for a, b in zip(ours, theirs, strict=False)])
+    assert len(found["differences"]) == 5
 
 
 # --- tables ------------------------------------------------------------------------------------------------

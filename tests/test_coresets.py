@@ -191,6 +191,24 @@ def test_scores_are_the_networks_and_the_same_each_time(recipe_file: Path, own_s
     assert contents(score(images, recipe.data.scorer, CPU)) == before
 
 
+def test_the_scorer_is_trained_on_what_networks_see(recipe_file: Path, own_scores: None) -> None:
+    """Two epochs of AdamW over all training images, normalised, in one batch each, at a rate of one cycle."""
+    images, _, folder = scored(recipe_file, "data.scorer.seed=3")
+    network = scorer.build("convnet", 8, images, seed=3)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=2e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=2)
+    pixels, labels = images.everything("train")
+    for epoch in range(2):
+        order = torch.randperm(36, generator=generator(3, "classifier order", epoch))
+        logits = network((pixels[order] / 255 - images.mean) / images.std)
+        optimiser.zero_grad()
+        torch.nn.functional.cross_entropy(logits, labels[order]).backward()
+        optimiser.step()
+        schedule.step()
+    for name, tensor in safetensors.torch.load_file(folder / "scorer.safetensors").items():
+        torch.testing.assert_close(tensor, network.state_dict()[name], rtol=1e-4, atol=1e-5)
+
+
 def test_scores_are_made_once(recipe_file: Path, own_scores: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run of another seed, share or start finds them; other settings of the scorer do not."""
     _, _, folder = scored(recipe_file)
@@ -280,7 +298,7 @@ def test_weights_of_the_user_that_cannot_be_read(
 
 @pytest.mark.parametrize("order", ["random", *SELECTIONS])
 def test_a_share_of_each_class_is_kept_and_nothing_else_changes(recipe_file: Path, order: str) -> None:
-    recipe = load(Recipe, str(recipe_file), [*SCORER, "data.keep=0.6", f"data.keep_order={order}"])
+    recipe = load(Recipe, str(recipe_file), [*SCORER, "seed=3", "data.keep=0.6", f"data.keep_order={order}"])
     prepared = prepare(recipe.data, progress=False)
     kept = open_kept(prepared, recipe.data, recipe.seed, [], CPU)
     assert kept.counts == {"train": [7, 7, 7], "test": [6, 6, 6]}  # round(0.6 · 12)
@@ -291,6 +309,8 @@ def test_a_share_of_each_class_is_kept_and_nothing_else_changes(recipe_file: Pat
         places = [int((whole == image).flatten(1).all(1).nonzero()) for image in images]
         assert places == sorted(set(places)), "real images, in their order"
         if order == "random":
+            drawn = torch.randperm(12, generator=generator(3, "keep", label))[:7]
+            assert places == sorted(drawn.tolist()), "others for each seed and class"
             continue
         assert kept.scores
         values = safetensors.torch.load_file(kept.scores / f"{label}.safetensors")[SELECTIONS[order][0]]

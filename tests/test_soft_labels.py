@@ -143,6 +143,12 @@ def test_one_label_for_each_image_is_mixed_by_area(run: Path, recipe: Recipe, im
     mixed = (labels(torch.zeros(3, 1, 16, 16), indices, 0, mix) / 20).softmax(1)
     shares = (expected[indices] / 20).softmax(1)
     assert torch.allclose(mixed, 0.75 * shares + 0.25 * shares[[2, 0, 1]], atol=1e-6)
+    asked = recipe.model_copy(update={"teacher": recipe.teacher.model_copy(update={"source": "stored"})})
+    found = Labels(asked, images, {"distilled": run}, CPU).of(
+        "distilled", stored_digest(run), how(recipe, soft_loss="squared")
+    )
+    linear = 0.75 * expected[indices] + 0.25 * expected[indices][[2, 0, 1]]
+    assert torch.allclose(found(torch.zeros(3, 1, 16, 16), indices, 0, mix), linear, atol=1e-5), "of a squared error"
 
 
 @pytest.mark.parametrize("kind", ["online", "image", "epoch"])
