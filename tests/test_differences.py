@@ -80,6 +80,7 @@ def test_three_pairs_have_an_interval_but_equal_differences_none() -> None:
     (three,) = differences([row("distilled", [51.0, 62.0, 43.0]), row("random", [50.0, 60.0, 40.0])])
     assert difference_text(three) == "+2.0  [-0.5, +4.5]  p = 0.074 (3)"  # as in the test by hand
     assert "95 % interval" in difference_caption([three])
+    assert three["differences"] == [1, 2, 3], "seed by seed"
     (same,) = differences([row("distilled", [50.1, 60.1, 70.1]), row("random", [45.0, 55.0, 65.0])])
     assert (same["mean"], same["low"], same["p"]) == (5.1, None, None)
     assert difference_text(same) == "+5.1  no interval: the same for all 3 seeds"

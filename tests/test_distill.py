@@ -80,7 +80,7 @@ def test_pictures_show_a_hundred_images_at_most(classes: int, each: int, seen: t
 
 
 def test_images_are_what_the_latents_render_to(finished: Path, prior_folder: Path) -> None:
-    """Independently: diffusers' own parts, its DDIM schedule, and the noise that the metadata names."""
+    """With the noise that the metadata names, to half a level of a pixel."""
     from ld3m import priors
     from ld3m.randomness import generator
     from ld3m.recipe import SamplerRecipe

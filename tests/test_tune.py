@@ -9,7 +9,7 @@ import xml.etree.ElementTree as ET
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -239,6 +239,37 @@ def test_the_known_optimum_is_found(searched: tuple[Trials, MadeUp]) -> None:
     assert best.settings["prior.skip"] == "paper"
     assert 50 < float(best.settings["distill.lr_latents"]) < 200
     assert best.rung == 2
+
+
+def drawn_after(values: list[float], accuracies: list[float], seed: int) -> float:
+    """What is tried of a rate from 0.01 to 100 after some values and what they got."""
+    axis = parse_axis("distill.lr_latents=0.01..100")
+    notes = [
+        Note(number, {}, {axis.name: value}, {0: {"mean": mean, "seconds": 1.0}}, "complete")
+        for number, (value, mean) in enumerate(zip(values, accuracies, strict=True))
+    ]
+    tried = Draws([axis], {"distill.lr_latents": 1.0}.get, json.dumps, seed, print).next(notes, ())
+    assert tried is not None
+    return float(tried["parameters"][axis.name])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_first_values_are_spread(seed: int) -> None:
+    """Each two more than half a decade from each other, of four; random ones of four are half as far."""
+    values = [drawn_after([], [], seed)]
+    assert values == [1.0], "the recipe as it is"
+    for _ in range(3):
+        values.append(drawn_after(values, [50.0] * len(values), seed))
+    logarithms = sorted(map(math.log10, values))
+    assert min(b - a for a, b in pairwise(logarithms)) > 0.5
+
+
+def test_later_values_are_near_the_best() -> None:
+    """Of accuracies that fall by ten points per decade from a rate of 10 on; the worst is three decades away."""
+    values = np.logspace(-2, 2, 24).tolist()
+    accuracies = [80 - 10 * abs(math.log10(value) - 1) for value in values]
+    away = [abs(math.log10(drawn_after(values, accuracies, seed)) - 1) for seed in range(8)]
+    assert np.mean(away) < 0.75
 
 
 def test_the_best_third_of_a_rung_is_promoted(searched: tuple[Trials, MadeUp]) -> None:
