@@ -91,7 +91,7 @@ ten() {
 # Sampled, learnt, and sampled first and learnt after, ten images per class.
 sampled() {
   local ten=("${ten_each[@]}" distill.lr_latents=10 sample.steps=20 evaluate.lr=0.01 evaluate.ema=0.97 --seeds 1)
-  ablate sampled sampling/{mgd3,refined} baselines/{autoencoder,pixels} "${ten[@]}" --axis seed=2,3,4
+  ablate sampled sampling/{mgd3,refined} baselines/{autoencoder,pixels} "${ten[@]}" "${five[@]}"
   ablate sampled-plain sampling/plain "${ten[@]}" "${seeds[@]}" --against random,herding,rded
   chart sampled
 }
