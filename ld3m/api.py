@@ -204,7 +204,8 @@ def evaluate(
         split: the images to test on, "test" or "validation".
         scores: whether to measure what DD-Ranking's scores need.
         again: whether to measure again what was measured in the same way before.
-        pixels: what the floats of a .pt file mean: "normalised", "unit" or "whitened"; by default it is judged.
+        pixels: what the floats of a .pt file mean: "normalised", "unit", "signed", "whitened", or the data whose public
+            constants they are normalised by, such as "cifar10"; by default it is judged.
         class_order: a file with a class per line, in the order of the numbers by which a set calls its classes.
         by_position: whether these numbers count the recipe's classes.
         output: the folder for evaluation.json; by default the run's.

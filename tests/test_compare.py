@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import CLASSES, Outcome
+from conftest import CLASSES, Outcome, distilled
 from PIL import Image
 
 from ld3m.comparison import page, table
+from ld3m.comparison.named_sets import sets_and_recipe
 from ld3m.comparison.published import Figure, read_figures
 from ld3m.comparison.rows import same_content, shared_protocol, varying, with_accuracies
 from ld3m.comparison.sets import Measured, folder_of, names_of
@@ -274,6 +275,15 @@ def test_a_comparison_resumes_from_what_others_measured(
     assert (now["one"], now["two"], now["random, as many as two"]) == (kept["one"], kept["two"], kept["random"])
     assert [each["images_per_class"] for each in after["sets"]] == [[1, 1], [1, 1], [2, 2], [1, 1], [2, 2]]
     assert str(tmp_path) not in Path("comparisons/one-two/comparison.json").read_text().replace(before["command"], "")
+
+
+def test_the_recipe_of_a_run_of_several_in_one_measures_others(recipe_file: Path, tmp_path: Path) -> None:
+    """As `ld3m auto` makes them of one image per class: matched by moments, which a single image has not."""
+    several = ("distill.factor=2", "distill.dm.match=moments", "prior.source=pixels", "distill.iterations=1")
+    run, other = distilled(recipe_file, tmp_path / "run", *several), set_of_images(tmp_path / "other", 1, 0)
+    sets, recipe = sets_and_recipe([str(other), str(run)], None, ["evaluate.epochs=3"])
+    assert sets["run"] == (str(run), run)
+    assert (recipe.distill.factor, recipe.evaluate.epochs, recipe.prior.source) == (1, 3, "pixels")
 
 
 def test_what_cannot_be_compared_is_one_line(ld3m: Callable[..., Outcome], recipe_file: Path, tmp_path: Path) -> None:

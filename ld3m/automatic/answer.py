@@ -225,8 +225,8 @@ def _measure(work: Work, recipe: Recipe) -> None:
         work.save()
     planned = Measurement(*state.measurement)
     against, run = BASELINES[: planned.sets - 1], shlex.quote(str(recipe.folder))
-    for name in BASELINES[planned.sets - 1 :]:
-        work.say(f"no time to measure {name}: ld3m evaluate {run} --against {name}")
+    if left_out := BASELINES[planned.sets - 1 :]:
+        work.say(f"no time to measure {' and '.join(left_out)}: ld3m evaluate {run} --against {','.join(left_out)}")
     work.say(
         f"measuring on {tested:,} test images: {', '.join(['distilled', *against])}; "
         f"{counted(planned.epochs, 'epoch')}, "

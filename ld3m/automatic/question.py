@@ -46,7 +46,7 @@ class Question:
 
     def __post_init__(self) -> None:
         if not 0.05 <= self.minutes <= 10**5:
-            raise UserError(f"--minutes: {self.minutes:g} is invalid: give a number of minutes, such as 15")
+            raise UserError(f"--minutes: {self.minutes:g} is invalid; give 0.05 to 100,000 minutes")
         given = [override.partition("=")[0] for override in self.overrides]
         if refused := [key for key in given if key in OURS]:
             options = {"output": "--output", "data.source": "SOURCE", "distill.images_per_class": "--images-per-class"}

@@ -75,11 +75,14 @@ def differences(report: Report) -> Table | None:
     tests = sum(row["p"] is not None for row in report["differences"])
     caption = "Difference in points, set − against, paired by seed. "
     if tests:
+        corrected = " are of one comparison,"
+        if tests > 1:
+            corrected = f" are corrected for {tests} comparisons by Bonferroni: all intervals hold together with 95 % "
+            corrected += "confidence,"
         caption += (
-            f"Intervals (Student's) and p-values (two-sided) are corrected for {tests} comparisons by Bonferroni: all "
-            "intervals hold together with 95 % confidence, and a difference holds if its interval leaves out 0. They "
-            "tell which set is better, not which method: that takes several distillations of each (ld3m ablate --axis "
-            "seed=0,1,…)."
+            f"Intervals (Student's) and p-values (two-sided){corrected} and a difference holds if its interval leaves "
+            "out 0. They tell which set is better, not which method: that takes several distillations of each (ld3m "
+            "ablate --axis seed=0,1,…)."
         )
     else:
         caption += f"Nothing is tested: {TOO_FEW_PAIRS}; give --seeds {LEAST_PAIRS} or more."

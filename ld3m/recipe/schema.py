@@ -94,7 +94,7 @@ class DistillRecipe(Section):
         if self.objective == "dm" and self.dm.match == "moments" and self.latents_per_class == 1:
             raise ValueError(
                 "dm.match: moments takes the standard deviation of a class's images, and there is one; "
-                "give more distill.images_per_class, or distill.factor=2"
+                "give more distill.images_per_class, distill.factor=2 or distill.dm.match=mean"
             )
         return self
 

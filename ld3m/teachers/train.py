@@ -2,7 +2,6 @@
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +23,7 @@ from ld3m.recipe.files import to_yaml
 from ld3m.teachers.folder import FORMAT, NOTE, Note, fingerprints, is_teacher, read_note, untrained, write
 from ld3m.teachers.pretrained import TIMM, TORCHVISION
 from ld3m.teachers.sources import FILES, STORED, folder_of
-from ld3m.training.fit import Fit, fit, steps_of_a_pass
+from ld3m.training.fit import Fit, LossOf, fit, steps_of_a_pass
 from ld3m.training.folder import TRAINING, claimed
 
 NAME = "teacher"
@@ -144,7 +143,7 @@ def _train(recipe: Recipe, images: ImageSet, folder: Path, processes: Processes)
     return processes.gather(note)[0]
 
 
-def _loss(recipe: Recipe, network: nn.Module, images: ImageSet, real: Rows, processes: Processes) -> Any:
+def _loss(recipe: Recipe, network: nn.Module, images: ImageSet, real: Rows, processes: Processes) -> LossOf:
     """The loss of a process's share of a batch, as `fit` takes it."""
 
     def loss_of(step: int, indices: Tensor, share: slice) -> Tensor:

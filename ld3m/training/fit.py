@@ -40,13 +40,19 @@ class Fit:
     """How a network is trained, and the folder of its checkpoint, log and curve."""
 
     name: str
+    """Of what is trained, and of its files; random numbers are keyed by it."""
     folder: Path
     seed: int
     steps: int
+    """Optimiser steps in all, 1 or more."""
     batch: int
+    """Examples of a step, over all processes."""
     lr: float
+    """The highest rate, after the warm-up."""
     ema: float
+    """Decay of the average of the weights per step, in [0, 1); 0: no average."""
     checkpoint_every: int
+    """Steps."""
     in_passes: bool = False
     """Whether each example is shown once before any is shown again, but for those that fill no batch of a pass; else
     each batch is drawn by itself."""
@@ -80,7 +86,7 @@ class Progress(BaseModel):
         return hashlib.sha256(content.encode()).hexdigest()
 
 
-def fit(settings: Fit, network: nn.Module, loss_of: LossOf, count: int, processes: Processes) -> tuple[Any, float]:
+def fit(settings: Fit, network: nn.Module, loss_of: LossOf, count: int, processes: Processes) -> tuple[Any, int]:
     """Trains by AdamW with warm-up, cosine decay and weight averaging, resuming from the checkpoint if there is one.
 
     Every batch, drawn from `count` examples, is a function of (seed, name, step), so an interrupted training gives
@@ -88,7 +94,7 @@ def fit(settings: Fit, network: nn.Module, loss_of: LossOf, count: int, processe
     buffers, such as the statistics of batch norm, are those of the main process, which sees its share alone.
 
     Returns:
-        The network with averaged weights, and the seconds it took in all sessions.
+        The network with averaged weights, and the seconds that it took, in all commands together.
 
     Raises:
         UserError: if the loss is not finite, or the checkpoint is damaged.

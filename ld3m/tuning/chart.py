@@ -27,7 +27,7 @@ def draw(report: Mapping[str, Any]) -> str:
     panels = [panel for axis in report["axes"] if (panel := _panel(axis, runs, report["importance"]))]
     parts, top = side_by_side(panels)
     for rung, share in enumerate(report["rungs"]):
-        name = f"rung {rung + 1}: {share:.3g} of the iterations and epochs"
+        name = f"rung {rung + 1}: {'all' if share == 1 else f'{share:.3g} of the'} iterations and epochs"
         parts += [svg.dot(rung, LEFT + 4, top + rung * LINE - 4), svg.text("label", LEFT + 16, top + rung * LINE, name)]
     size = (2 * PANEL if len(panels) > 1 else PANEL, top + len(report["rungs"]) * LINE)
     return svg.drawing(size, "Accuracy in % on held-out images", report["decision"], parts) + "\n"
