@@ -122,6 +122,8 @@ cifar10() {
   ablate cifar10 baselines/{pixels,herding,random} "${cifar10[@]}" "${seeds[@]}" --seeds 5
   ablate cifar10-prior baselines/{autoencoder,reference} "${cifar10[@]}" prior.source=priors/cifar10 "${seeds[@]}" --seeds 5
   stack cifar10 ablations/cifar10/pixels/seed=0 ablations/cifar10-prior/{autoencoder,reference}/seed=0
+  ablate cifar10-one baselines/pixels data.source=data/cifar10 data.channels=3 distill.dm.match=moments distill.dm.pool=40 \
+    distill.real_batch=480 distill.iterations=400 distill.factor=4 distill.lr_latents=0.5 "${seeds[@]}" --seeds 5
   ablate cifar10-random-architectures baselines/random "${cifar10[@]}" "${other_networks[@]}" --axis seed=0,1,2 --seeds 3
   ablate cifar10-architectures baselines/pixels "${cifar10[@]}" "${other_networks[@]}" --axis seed=0,1,2,3,4,5,6 --seeds 3
   ablate cifar10-prior-architectures baselines/{autoencoder,reference} "${cifar10[@]}" "${other_networks[@]}" \
