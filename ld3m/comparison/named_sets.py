@@ -12,7 +12,7 @@ from ld3m.runs.folder import is_run, load_recipe
 from ld3m.runs.imported import find_set
 from ld3m.runs.options import Reading
 
-OF_NO_SET = ("distill.factor=1", "distill.dm.match=mean")
+WITHOUT_FORMATION = ("distill.factor=1", "distill.dm.match=mean")
 """How many images are in one is each set's own; `moments` of one image, which no measurement asks for, is refused."""
 
 
@@ -36,7 +36,7 @@ def sets_and_recipe(
     if recipe is None:
         first = next((name for name in names if is_run(Path(name))), names[0])
         folder, _ = set_and_recipe([first], None, overrides, reading)
-        recipe, overrides = str(folder / "recipe.yaml"), [*OF_NO_SET, *overrides]
+        recipe, overrides = str(folder / "recipe.yaml"), [*WITHOUT_FORMATION, *overrides]
     measured_by = load(Recipe, recipe, overrides)
     folders = [set_and_recipe([name], recipe, overrides, reading)[0] for name in names]
     return dict(zip(called, zip(names, folders, strict=True), strict=True)), measured_by
