@@ -168,7 +168,7 @@ class Search:
             yield "prior.steps", bool(base.prior.steps) or base.samples, "10"
         if key in ("distill.lr_latents", "distill.lr_conditioning"):
             own = key.removeprefix("distill.lr_")
-            yield "distill.learn", base.distill.learn in (own, "both"), own
+            yield "distill.learn", base.distill.learn in (own, "both"), "both"
 
     @property
     def about(self) -> dict[str, Any]:
