@@ -109,3 +109,14 @@ def test_what_windows_lacks_is_not_imported_at_once(path: Path) -> None:
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
         assert id(node) in inner or missing.isdisjoint(names)
+
+
+def test_nothing_else_lies_at_the_top() -> None:
+    """What a test or a command left in the checkout is not committed."""
+    if not (PACKAGE.parent / ".git").exists():
+        pytest.skip("not a checkout of git")
+    command = ["git", "-c", "safe.directory=*", "ls-files"]
+    tracked = subprocess.run(command, cwd=PACKAGE.parent, capture_output=True, text=True, check=True).stdout.split("\n")
+    folders = {".ci", "launch", "ld3m", "recipes", "tests"}
+    files = {"CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "README.md", "pyproject.toml", ".gitignore"}
+    assert {path.partition("/")[0] for path in tracked if path} == folders | files
